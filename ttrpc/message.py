@@ -1,0 +1,46 @@
+"""What the library asks of a service's messages, and what a peer is told of unreadable ones.  Pure.
+
+Any generated protobuf message fits; so does a hand-made class with these two methods.
+"""
+
+from typing import Final, Protocol, Self, TypeVar
+
+from google.protobuf.message import DecodeError
+
+from ttrpc.codes import Code
+from ttrpc.errors import StatusError
+
+
+class Message(Protocol):
+    def SerializeToString(self) -> bytes: ...  # noqa: N802 - protobuf's name
+
+    @classmethod
+    def FromString(cls, s: bytes, /) -> Self: ...  # noqa: N802 - protobuf's name
+
+
+M = TypeVar("M", bound=Message)
+
+UNREADABLE: Final = (DecodeError, UnicodeDecodeError)  # the second: protobuf without its C core
+
+
+def reason(exc: Exception) -> str:
+    """Say in the Go implementation's words why bytes are not a message.
+
+    protobuf before 5 does not say which of the two it was; then it is the first.
+    """
+    if isinstance(exc, UnicodeDecodeError) or "UTF-8" in str(exc):
+        return "string field contains invalid UTF-8"
+    return "proto: cannot parse invalid wire-format data"
+
+
+def parse(message_type: type[M], payload: bytes) -> M:
+    """Parse a payload.  A known field with a wrong wire type is an unknown field, no error.
+
+    Raises:
+        StatusError: INTERNAL, with the text the Go implementation sends.
+    """
+    try:
+        return message_type.FromString(payload)
+    except UNREADABLE as exc:
+        text = f"ttrpc: error unmarshalling payload: {reason(exc)}"
+        raise StatusError(Code.INTERNAL, text) from None

@@ -1,0 +1,170 @@
+"""A ttrpc server: accepts, checks who connects, runs sessions, ends well."""
+
+import asyncio
+import functools
+import logging
+import os
+import random
+import socket
+from collections.abc import Callable
+from typing import Final
+
+from ttrpc import errors
+from ttrpc.call import PeerCredentials
+from ttrpc.codes import Code
+from ttrpc.errors import StatusError
+from ttrpc.registry import Registry
+from ttrpc.session import Session
+from ttrpc.transport import peer_credentials
+
+log = logging.getLogger("ttrpc")
+
+ACCEPTS_PER_STEP: Final = 64
+BACKOFF_S: Final = (0.001, 1.0)  # after a failed accept: first and longest pause
+IDLE_POLL_S: Final = 0.05  # only while shutting down
+HANDLERS_END_S: Final = 5.0  # for handlers to end once they are cancelled
+
+
+def same_user(peer: PeerCredentials) -> bool:
+    """Allow our own effective user *and* group, as the Go shims do; other groups do not count."""
+    return peer.uid == os.geteuid() and peer.gid == os.getegid()
+
+
+def to_status(exc: Exception) -> StatusError:
+    """The usual errors get their code; any other is a bug, and its traceback is logged."""
+    status = errors.to_status(exc)
+    if status.code == Code.UNKNOWN and status is not exc:
+        log.error("unexpected error in a handler", exc_info=exc)
+    return status
+
+
+class Server:
+    """Serves a registry on any number of sockets, until `close` or `shutdown`."""
+
+    def __init__(
+        self,
+        registry: Registry,
+        *,
+        to_status: Callable[[Exception], StatusError] = to_status,
+        allow_peer: Callable[[PeerCredentials], bool] = same_user,
+    ) -> None:
+        self._registry = registry
+        self._to_status = to_status
+        self._allow_peer = allow_peer
+        self._listeners: dict[socket.socket, asyncio.TimerHandle | None] = {}
+        self._backoff_s = BACKOFF_S[0]
+        self._sessions: set[Session] = set()
+        self._ending: set[asyncio.Task[None]] = set()
+
+    @property
+    def connections(self) -> int:
+        return len(self._sessions)
+
+    @property
+    def calls(self) -> int:
+        """Calls of all connections that are not answered yet."""
+        return sum(session.calls for session in self._sessions)
+
+    def listen(self, sock: socket.socket) -> None:
+        """Accept from a listening Unix socket; the server owns it from here."""
+        sock.setblocking(False)
+        self._listeners[sock] = None
+        self._watch(sock)
+
+    def stop_listening(self) -> None:
+        """Close the listeners; connections live on.  Their paths are the caller's to unlink."""
+        loop = asyncio.get_running_loop()
+        for sock, pause in self._listeners.items():
+            if pause is None:
+                loop.remove_reader(sock.fileno())
+            else:
+                pause.cancel()
+            sock.close()
+        self._listeners.clear()
+
+    async def flush(self, timeout_s: float) -> None:
+        """Wait, but not longer, until the kernel has all replies written so far."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                for session in list(self._sessions):
+                    await session.flush()
+        except TimeoutError:
+            log.warning("a client did not read its replies in time")
+
+    async def shutdown(self, timeout_s: float) -> None:
+        """End gracefully: no new connections, each one closed as soon as it is idle.
+
+        After `timeout_s` the rest is closed as by `close`.
+        """
+        self.stop_listening()
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + timeout_s
+        while True:
+            for session in [session for session in self._sessions if session.idle]:
+                session.close()
+            if not self._sessions or loop.time() >= deadline:
+                break
+            await asyncio.sleep(IDLE_POLL_S)
+        await self.close()
+
+    async def close(self) -> None:
+        """Drop everything at once.  Returns when the handlers, cancelled, have ended; one that
+        takes longer than `HANDLERS_END_S` is left behind, and logged.
+        """
+        self.stop_listening()
+        for session in list(self._sessions):
+            session.close()
+        current = asyncio.current_task()
+        tasks = {task for task in self._ending if task is not current}
+        if tasks:
+            _, left = await asyncio.wait(tasks, timeout=HANDLERS_END_S)
+            for task in left:
+                log.error("a cancelled handler does not end", extra={"task": repr(task)})
+
+    def _watch(self, sock: socket.socket) -> None:
+        self._listeners[sock] = None
+        loop = asyncio.get_running_loop()
+        loop.add_reader(sock.fileno(), functools.partial(self._accept, sock))
+
+    def _accept(self, sock: socket.socket) -> None:
+        for _ in range(ACCEPTS_PER_STEP):
+            try:
+                connected, _address = sock.accept()
+            except (BlockingIOError, InterruptedError):
+                return
+            except OSError as exc:
+                self._back_off(sock, exc)
+                return
+            self._backoff_s = BACKOFF_S[0]
+            self._open(connected)
+
+    def _back_off(self, sock: socket.socket, exc: OSError) -> None:
+        """Out of fds or memory, or a client that left while it queued: it will pass.  Who waits in
+        the backlog keeps waiting; to look again at once would only burn the CPU.
+        """
+        pause_s = self._backoff_s * random.uniform(0.5, 1.0)  # noqa: S311 - no secret
+        self._backoff_s = min(self._backoff_s * 2, BACKOFF_S[1])
+        log.warning("accept failed", extra={"error": str(exc), "pause_s": pause_s})
+        loop = asyncio.get_running_loop()
+        loop.remove_reader(sock.fileno())
+        self._listeners[sock] = loop.call_at(loop.time() + pause_s, self._watch, sock)
+
+    def _open(self, sock: socket.socket) -> None:
+        peer = peer_credentials(sock)
+        if not self._allow_peer(peer):
+            who = {"peer_pid": peer.pid, "uid": peer.uid, "gid": peer.gid}
+            log.warning("ttrpc: refusing connection after handshake", extra=who)
+            sock.close()
+            return
+        sock.setblocking(False)
+        session = Session(
+            asyncio.get_running_loop(),
+            sock,
+            peer,
+            registry=self._registry,
+            to_status=self._to_status,
+            ending=self._ending,
+            gone=self._sessions.discard,
+        )
+        self._sessions.add(session)
+        session.start()
