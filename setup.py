@@ -1,0 +1,97 @@
+"""Builds the C parts: everything else about the package stands in pyproject.toml.
+
+    python setup.py build_native     into shimv2/_bin of this tree, for development
+
+A wheel gets them where a C compiler (`$CC`, else `cc`) is there; without one it is built all the
+same, and the shim does the same steps in Python, only slower.
+"""
+
+import os
+import shlex
+import shutil
+import subprocess  # noqa: TID251 - the build, not the shim
+import sys
+from typing import Any, Final
+
+from setuptools import Command, Distribution, setup
+from setuptools.command.build_py import build_py
+
+SOURCES: Final = "shimv2/native"
+FLAGS: Final = ("-std=gnu11", "-O2", "-Wall", "-Wextra")
+# What is built, from what, and how.
+PRODUCTS: Final = (
+    ("libspawn.so", "_spawn.c", ("-shared", "-fPIC", "-fvisibility=hidden")),
+)  # fmt: skip
+
+
+def compiler() -> list[str]:
+    """The compiler's command line, empty when there is none."""
+    words = shlex.split(os.environ.get("CC", "cc"))
+    return words if words and shutil.which(words[0]) else []
+
+
+def build(folder: str) -> None:
+    """Compile all products into `folder`; a missing or failing compiler is told, not fatal."""
+    cc = compiler()
+    if not cc:
+        sys.stderr.write("no C compiler: built without the native parts\n")
+        return
+    os.makedirs(folder, exist_ok=True)
+    extra = shlex.split(os.environ.get("CFLAGS", "")) + shlex.split(os.environ.get("LDFLAGS", ""))
+    for product, source, flags in PRODUCTS:
+        path = os.path.join(folder, product)
+        # Renamed into place: a shim that runs has the old file mapped.
+        argv = [*cc, *FLAGS, *flags, os.path.join(SOURCES, source), "-o", f"{path}.new", *extra]
+        if subprocess.run(argv, check=False).returncode == 0:
+            os.replace(f"{path}.new", path)
+        else:
+            sys.stderr.write(f"{product} does not compile: built without it\n")
+
+
+class BuildPy(build_py):
+    def run(self) -> None:
+        super().run()
+        build("shimv2/_bin" if self.editable_mode else f"{self.build_lib}/shimv2/_bin")
+
+
+class BuildNative(Command):
+    description = "compile the C parts into this tree"
+    user_options: Final[list[Any]] = []
+
+    def initialize_options(self) -> None:
+        """Nothing to set."""
+
+    def finalize_options(self) -> None:
+        """Nothing to check."""
+
+    def run(self) -> None:
+        build("shimv2/_bin")
+
+
+class WithNative(Distribution):
+    def has_ext_modules(self) -> bool:
+        return bool(compiler())
+
+
+def wheel_commands() -> dict[str, type[Command]]:
+    """A wheel with native parts is for this machine only, but for every Python 3."""
+    try:
+        from setuptools.command.bdist_wheel import bdist_wheel  # noqa: PLC0415 - not everywhere
+    except ImportError:  # before setuptools 70
+        try:
+            from wheel.bdist_wheel import bdist_wheel  # noqa: PLC0415 - not everywhere
+        except ImportError:
+            return {}  # no wheel can be built here
+
+    class BdistWheel(bdist_wheel):
+        def get_tag(self) -> tuple[str, str, str]:
+            _, _, platform = super().get_tag()
+            return "py3", "none", "any" if self.root_is_pure else platform
+
+    return {"bdist_wheel": BdistWheel}
+
+
+setup(
+    distclass=WithNative,
+    cmdclass={"build_py": BuildPy, "build_native": BuildNative, **wheel_commands()},
+)

@@ -1,0 +1,271 @@
+"""One thin function per system call that Python does not offer, or not in 3.11.
+
+-1 becomes `OSError` with the path it is about.  Calls that can wait on a disk or a network (mount,
+umount) go through a library handle that releases the interpreter lock, so that a thread may be
+stuck in one while the loop runs on.  Nothing here keeps state.
+"""
+
+import ctypes
+import errno
+import fcntl
+import os
+import struct
+import sys
+import termios
+from collections.abc import Sequence
+from ctypes import c_char_p, c_int, c_long, c_ulong, c_void_p
+from typing import Final
+
+# mount(2); Linux keeps these numbers on every architecture.
+MS_RDONLY: Final = 0x1
+MS_NOSUID: Final = 0x2
+MS_NODEV: Final = 0x4
+MS_NOEXEC: Final = 0x8
+MS_SYNCHRONOUS: Final = 0x10
+MS_REMOUNT: Final = 0x20
+MS_MANDLOCK: Final = 0x40
+MS_DIRSYNC: Final = 0x80
+MS_NOATIME: Final = 0x400
+MS_NODIRATIME: Final = 0x800
+MS_BIND: Final = 0x1000
+MS_REC: Final = 0x4000
+MS_UNBINDABLE: Final = 0x20000
+MS_PRIVATE: Final = 0x40000
+MS_SLAVE: Final = 0x80000
+MS_SHARED: Final = 0x100000
+MS_RELATIME: Final = 0x200000
+MS_STRICTATIME: Final = 0x1000000
+
+UMOUNT_NOFOLLOW: Final = 0x8
+
+CLONE_FS: Final = 0x200
+CLONE_NEWNS: Final = 0x20000
+
+# Operations of prctl(2).
+PR_SET_PDEATHSIG: Final = 1
+PR_GET_PDEATHSIG: Final = 2
+PR_GET_DUMPABLE: Final = 3
+PR_SET_DUMPABLE: Final = 4
+PR_SET_CHILD_SUBREAPER: Final = 36
+PR_GET_CHILD_SUBREAPER: Final = 37
+PR_SCHED_CORE: Final = 62
+_SCHED_CORE_CREATE: Final = 1
+_PIDTYPE_PGID: Final = 2
+
+# loop devices, linux/loop.h
+_LOOP_CONFIGURE: Final = 0x4C0A
+_LOOP_CTL_GET_FREE: Final = 0x4C82
+LO_FLAGS_READ_ONLY: Final = 1
+LO_FLAGS_AUTOCLEAR: Final = 4
+LO_FLAGS_DIRECT_IO: Final = 16
+_LOOP_NAME_BYTES: Final = 64
+# struct loop_config: fd, block size, loop_info64, eight reserved words; and within loop_info64:
+# five numbers, four words (number, encrypt type, key size, flags), two names, key, two words.
+_LOOP_INFO64: Final = "5Q4I64s64s32s2Q"
+_LOOP_CONFIG: Final = struct.Struct(f"=II{_LOOP_INFO64}8Q")
+
+# openat2(2) came after the numbers were unified: the same on every architecture.
+_SYS_OPENAT2: Final = 437
+_OPEN_HOW: Final = struct.Struct("=QQQ")  # flags, mode, resolve
+_RESOLVE_IN_ROOT: Final = 0x10
+_RESOLVE_NO_MAGICLINKS: Final = 0x02
+
+_SYS_CLOSE_RANGE: Final = 436
+_CLOSE_RANGE_CLOEXEC: Final = 4
+_LAST_FD: Final = 2**32 - 1
+
+CGROUP2_SUPER_MAGIC: Final = 0x63677270
+TMPFS_MAGIC: Final = 0x01021994
+_STATFS_BYTES: Final = 256  # more than any architecture's struct statfs; f_type is its first word
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.prctl.argtypes = (c_int, c_ulong, c_ulong, c_ulong, c_ulong)
+_libc.mount.argtypes = (c_char_p, c_char_p, c_char_p, c_ulong, c_char_p)
+_libc.umount2.argtypes = (c_char_p, c_int)
+_libc.unshare.argtypes = (c_int,)
+_libc.statfs.argtypes = (c_char_p, c_void_p)
+_libc.syscall.restype = c_long
+
+
+def _checked(result: int, path: str | None = None) -> int:
+    if result == -1:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), path)
+    return result
+
+
+def c_string(text: str) -> bytes:
+    """A string for the kernel.
+
+    Raises:
+        OSError: EINVAL, as Go says it: with a NUL inside it would be cut there without a word.
+    """
+    raw = os.fsencode(text)
+    if b"\0" in raw:
+        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL), text)
+    return raw
+
+
+def syscall(number: int, *args: int | bytes | None) -> int:
+    """A call without a wrapper: ints become longs, bytes pointers to them, None a null pointer."""
+    return _checked(
+        int(_libc.syscall(number, *(c_long(a) if isinstance(a, int) else a for a in args)))
+    )
+
+
+# --- fds ---------------------------------------------------------------------------------------
+
+
+def duplicate(fd: int, lowest: int) -> int:
+    """A copy of `fd` with a number not below `lowest`, closed on exec."""
+    return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, lowest)
+
+
+def close_on_exec_except(kept: Sequence[int]) -> None:
+    """Let an exec close every fd but those in `kept` (ascending).
+
+    Before Linux 5.11 nothing is done: Python opens all its fds close-on-exec.
+    """
+    first = 0
+    try:
+        for number in (*kept, _LAST_FD + 1):
+            if number > first:
+                syscall(_SYS_CLOSE_RANGE, first, number - 1, _CLOSE_RANGE_CLOEXEC)
+            first = number + 1
+    except OSError as exc:
+        if exc.errno not in (errno.ENOSYS, errno.EINVAL):
+            raise
+
+
+# --- prctl -------------------------------------------------------------------------------------
+
+
+def prctl(option: int, value: int = 0, arg3: int = 0, arg4: int = 0, arg5: int = 0) -> int:
+    return _checked(_libc.prctl(option, value, arg3, arg4, arg5))
+
+
+def _prctl_int(option: int) -> int:
+    out = c_int()
+    _checked(_libc.prctl(option, ctypes.addressof(out), 0, 0, 0))
+    return out.value
+
+
+def set_child_subreaper(enabled: bool = True) -> None:
+    """Make this process the parent of its descendants' orphans (not inherited by children)."""
+    prctl(PR_SET_CHILD_SUBREAPER, int(enabled))
+
+
+def is_child_subreaper() -> bool:
+    return bool(_prctl_int(PR_GET_CHILD_SUBREAPER))
+
+
+def set_parent_death_signal(signal_number: int) -> None:
+    """Send ourselves this signal when the *thread* that made us ends; 0 = none."""
+    prctl(PR_SET_PDEATHSIG, signal_number)
+
+
+def parent_death_signal() -> int:
+    return _prctl_int(PR_GET_PDEATHSIG)
+
+
+def set_dumpable(enabled: bool) -> None:
+    """Not dumpable = no core, no ptrace, and /proc/self belongs to root."""
+    prctl(PR_SET_DUMPABLE, int(enabled))
+
+
+def is_dumpable() -> bool:
+    return prctl(PR_GET_DUMPABLE) == 1
+
+
+def create_core_scheduling_group() -> None:
+    """Give the process group a core scheduling cookie of its own; children inherit it."""
+    prctl(PR_SCHED_CORE, _SCHED_CORE_CREATE, 0, _PIDTYPE_PGID, 0)
+
+
+# --- mounts ------------------------------------------------------------------------------------
+
+
+def mount(source: str, target: str, fstype: str, flags: int, data: str) -> None:
+    """mount(2), all strings passed as they are: an empty one is empty, not absent."""
+    _checked(
+        _libc.mount(c_string(source), c_string(target), c_string(fstype), flags, c_string(data)),
+        target,
+    )
+
+
+def unmount(target: str, flags: int = 0) -> None:
+    _checked(_libc.umount2(c_string(target), flags), target)
+
+
+def unshare(flags: int) -> None:
+    """Of the calling thread (os.unshare is only in Python 3.12)."""
+    _checked(_libc.unshare(flags))
+
+
+def filesystem_type(path: str) -> int:
+    """The magic number of the filesystem `path` is on (statfs(2) f_type)."""
+    buffer = ctypes.create_string_buffer(_STATFS_BYTES)
+    _checked(_libc.statfs(c_string(path), buffer), path)
+    return int(c_ulong.from_buffer(buffer).value)
+
+
+def open_in_root(root_fd: int, path: str, flags: int) -> int:
+    """Open `path` as if `root_fd` were `/`: neither `..` nor a symlink leads out (openat2).
+
+    Raises:
+        OSError: ENOSYS before Linux 5.6.
+    """
+    how = _OPEN_HOW.pack(flags | os.O_CLOEXEC, 0, _RESOLVE_IN_ROOT | _RESOLVE_NO_MAGICLINKS)
+    while True:
+        try:
+            return syscall(_SYS_OPENAT2, root_fd, c_string(path), how, len(how))
+        except (BlockingIOError, InterruptedError):
+            pass  # a rename raced with the look-up of a `..`: the kernel says try again
+        except OSError as exc:
+            raise OSError(exc.errno, exc.strerror, path) from None
+
+
+# --- loop devices ------------------------------------------------------------------------------
+
+
+def free_loop_device(control_fd: int) -> int:
+    """The number of a loop device that is free now: another process may take it first."""
+    return fcntl.ioctl(control_fd, _LOOP_CTL_GET_FREE)
+
+
+def configure_loop_device(device_fd: int, backing_fd: int, name: str, flags: int) -> None:
+    """Attach a file to a loop device in one step (Linux 5.8).
+
+    Raises:
+        OSError: EBUSY when somebody else took the device.
+    """
+    short = os.fsencode(name)[: _LOOP_NAME_BYTES - 1]
+    info = (0, 0, 0, 0, 0, 0, 0, 0, flags, short, b"", b"", 0, 0)
+    fcntl.ioctl(device_fd, _LOOP_CONFIGURE, _LOOP_CONFIG.pack(backing_fd, 0, *info, *([0] * 8)))
+
+
+# --- pipes -------------------------------------------------------------------------------------
+
+
+def splice(source: int, sink: int, count_bytes: int) -> int:
+    """Move bytes between two fds without copying, one of them a pipe; 0 = end of file.
+
+    Raises:
+        BlockingIOError: nothing to read, or no room: it does not say which.
+    """
+    return os.splice(source, sink, count_bytes, flags=os.SPLICE_F_NONBLOCK | os.SPLICE_F_MOVE)
+
+
+def pipe_capacity_bytes(fd: int) -> int:
+    return fcntl.fcntl(fd, fcntl.F_GETPIPE_SZ)
+
+
+def set_pipe_capacity(fd: int, capacity_bytes: int) -> int:
+    """Return what the kernel made of it; EPERM above /proc/sys/fs/pipe-max-size."""
+    return fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, capacity_bytes)
+
+
+def bytes_waiting(fd: int) -> int:
+    """How much a pipe, socket or tty has to read now."""
+    out = fcntl.ioctl(fd, termios.FIONREAD, b"\0" * 4)
+    return int.from_bytes(out, sys.byteorder)

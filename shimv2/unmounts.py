@@ -1,0 +1,93 @@
+"""Taking mounts away again: blocking, without a loop, so that `delete` can use it as it is.
+
+Never lazily (MNT_DETACH): the daemon removes or reuses the directories below right afterwards, and
+a detached overlay would still hold its work directory.
+"""
+
+import errno
+import logging
+import os
+import re
+import time
+from typing import Final
+
+from shimv2 import linux
+
+_MOUNT_TABLE: Final = "/proc/self/mountinfo"
+_MOUNT_POINT_FIELD: Final = 4
+_ESCAPED: Final = re.compile(rb"\\([0-7]{3})")  # blank, tab, newline and backslash
+
+BUSY_TRIES: Final = 50
+BUSY_PAUSE_S: Final = 0.05
+
+log = logging.getLogger(__name__)
+
+
+def unmount_recursive_now(target: str) -> None:
+    """Unmount `target` and all below it, the deepest first; nothing there is fine.
+
+    May take `BUSY_TRIES` * `BUSY_PAUSE_S` for each mount that is in use.
+
+    Raises:
+        OSError: of the outermost mount; other failures are logged only.
+    """
+    if not target:
+        return
+    try:
+        os.lstat(target)
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    except OSError:
+        pass  # a dead FUSE or network mount cannot be looked at, but it can be unmounted
+    points = mount_points_below(os.path.realpath(target))
+    for index, point in enumerate(points, start=1):
+        try:
+            unmount_fully(point)
+        except OSError as exc:
+            if index == len(points):
+                raise
+            log.warning("cannot unmount %s: %s", point, exc.strerror)
+
+
+def mount_points_below(root: str) -> list[str]:
+    """Every mount point equal to `root` (canonical) or below it, the deepest first."""
+    with open(_MOUNT_TABLE, "rb") as table:
+        found = {point for line in table if _is_below(point := _mount_point(line), root)}
+    return sorted(found, key=len, reverse=True)
+
+
+def _mount_point(line: bytes) -> str:
+    raw = line.split(b" ")[_MOUNT_POINT_FIELD]
+    return os.fsdecode(_ESCAPED.sub(lambda match: bytes([int(match[1], 8)]), raw))
+
+
+def _is_below(path: str, root: str) -> bool:
+    return path == root or path.startswith(root.rstrip("/") + "/")
+
+
+def unmount_fully(path: str) -> None:
+    """Unmount everything that is stacked on `path`; nothing there is fine.
+
+    Raises:
+        OSError: it stayed busy, or the kernel refuses.
+    """
+    while unmount_one(path):
+        pass
+
+
+def unmount_one(path: str) -> bool:
+    """Take the topmost mount off `path`; False when there is none."""
+    tries = 1
+    while True:
+        try:
+            # The final part of a mount point is no symlink; if it is one now, it is not ours.
+            linux.unmount(path, linux.UMOUNT_NOFOLLOW)
+        except OSError as exc:
+            if exc.errno in (errno.EINVAL, errno.ENOENT):
+                return False
+            if exc.errno != errno.EBUSY or tries == BUSY_TRIES:
+                raise
+        else:
+            return True
+        tries += 1
+        time.sleep(BUSY_PAUSE_S)

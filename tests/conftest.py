@@ -1,0 +1,60 @@
+"""What every test gets: leak counters, a printed seed, and in CI no silent skips."""
+
+import fnmatch
+import os
+from collections.abc import Generator, Iterator
+from pathlib import Path
+from typing import Final
+
+import pytest
+from _pytest.terminal import TerminalReporter
+
+from tests.support.leaks import OwnState, own_leaks
+from tests.support.outcome import FAILED, allowed_skips
+
+STRICT: Final = os.environ.get("SHIM_TEST_STRICT") == "1"
+_ALLOWED: Final = Path(__file__).parent / "allowed_skips.toml"
+
+
+@pytest.fixture(autouse=True)
+def _no_own_leaks(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Fail a test that leaves an fd, a child or a thread in the test process."""
+    before = OwnState.now()
+    yield
+    if not request.node.stash.get(FAILED, False):
+        assert own_leaks(before) == []
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    if report.failed:
+        item.stash[FAILED] = True
+    if STRICT and report.skipped and not hasattr(report, "wasxfail"):
+        _refuse_skip(report)
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(
+    collector: pytest.Collector,
+) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    report = yield
+    if STRICT and report.skipped:
+        _refuse_skip(report)
+    return report
+
+
+def pytest_terminal_summary(terminalreporter: TerminalReporter) -> None:
+    seed = terminalreporter.config.getoption("randomly_seed", None)
+    if seed not in {None, "default"} and terminalreporter.stats.get("failed"):
+        terminalreporter.write_line(f"repeat with: make test SEED={seed}")
+
+
+def _refuse_skip(report: pytest.TestReport | pytest.CollectReport) -> None:
+    if not any(fnmatch.fnmatch(report.nodeid, pattern) for pattern in allowed_skips(_ALLOWED)):
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
+        report.outcome = "failed"
+        report.longrepr = f"a skip that {_ALLOWED.name} does not allow: {reason}"

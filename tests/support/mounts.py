@@ -1,0 +1,48 @@
+"""Rootfs directories, overlay layers and a look at the mount table, for tests as root."""
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from shimv2.model import Mount
+from shimv2.unmounts import mount_points_below, unmount_fully
+
+
+@contextlib.contextmanager
+def a_rootfs(folder: Path) -> Iterator[str]:
+    """A bundle's rootfs; what is still mounted below `folder` at the end is an error."""
+    target = folder / "bundle" / "rootfs"
+    target.mkdir(parents=True)
+    try:
+        yield str(target)
+    finally:
+        left = mount_points_below(str(folder))
+        for point in left:
+            unmount_fully(point)
+    assert left == []
+
+
+def layers(folder: Path, count: int) -> list[str]:
+    """Directories for an overlay's lowerdir, each with one file that names it."""
+    made = []
+    for number in range(count):
+        layer = folder / f"layer-{number:04}" / "fs"
+        layer.mkdir(parents=True)
+        (layer / f"file-{number}").touch()
+        made.append(str(layer))
+    return made
+
+
+def overlay(folder: Path, lower: list[str]) -> Mount:
+    """An overlay of `lower` with its upper and work directories in `folder`."""
+    for name in ("upper", "work"):
+        (folder / name).mkdir(parents=True)
+    words = (f"lowerdir={':'.join(lower)}", f"upperdir={folder}/upper", f"workdir={folder}/work")
+    return Mount("overlay", "overlay", "", words)
+
+
+def flags_of(path: str) -> set[str]:
+    """The options of the topmost mount on `path`: those of the mount, not of the filesystem."""
+    with open("/proc/self/mountinfo", encoding="utf-8") as file:
+        lines = [line.split() for line in file]
+    return set([line[5] for line in lines if line[4] == path][-1].split(","))

@@ -1,0 +1,140 @@
+"""Mount options as containerd says them, in flags and data.  Pure."""
+
+import functools
+import operator
+import os
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shimv2 import linux
+from shimv2.errors import Refused, Unsupported
+from shimv2.mounts import Options, compact_lowerdirs, parse_options
+
+SETTERS = {
+    "ro": 1, "nosuid": 2, "nodev": 4, "noexec": 8, "sync": 16, "remount": 32, "mand": 64,
+    "dirsync": 128, "noatime": 1024, "nodiratime": 2048, "bind": 4096, "rbind": 4096 | 16384,
+    "relatime": 1 << 21, "strictatime": 1 << 24,
+}  # fmt: skip
+CLEARERS = {
+    "rw": "ro", "suid": "nosuid", "dev": "nodev", "exec": "noexec", "async": "sync",
+    "nomand": "mand", "atime": "noatime", "diratime": "nodiratime", "norelatime": "relatime",
+    "nostrictatime": "strictatime",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("word", "flag"), SETTERS.items())
+def test_flag_word_sets_its_flag(word: str, flag: int) -> None:
+    """mounts.md table, left and right; the numbers are the kernel's."""
+    assert parse_options([word]) == Options(flags=flag)
+
+
+@pytest.mark.parametrize(("word", "of"), CLEARERS.items())
+def test_opposite_word_takes_the_flag_away_again(word: str, of: str) -> None:
+    """The later word wins, in both orders."""
+    assert parse_options([of, word]) == Options()
+    assert parse_options([word, of]) == Options(flags=SETTERS[of])
+
+
+@pytest.mark.parametrize(
+    "word",
+    ["defaults", "rprivate", "private", "rshared", "slave", "unbindable", "size=64m", "direct-io"],
+)
+def test_word_that_is_no_flag_is_data(word: str) -> None:
+    """Propagation words and `defaults` go to the filesystem, as upstream."""
+    assert parse_options(["ro", word, "x=y"]) == Options(flags=1, data=(word, "x=y"))
+
+
+def test_loop_and_its_direct_io_are_consumed() -> None:
+    """Neither is an option of the filesystem; their order does not matter."""
+    expected = Options(flags=1, data=("noload",), loop=True, direct_io=True)
+
+    assert parse_options(["direct-io", "ro", "noload", "loop"]) == expected
+    assert parse_options(["loop"]) == Options(loop=True)
+
+
+def test_option_for_the_daemon_is_an_error() -> None:
+    """X-containerd.*: the mount manager should have taken it."""
+    with pytest.raises(Refused) as caught:
+        parse_options(["ro", 'X-containerd.mkdir.path=/a:"0755"'])
+
+    assert str(caught.value) == (
+        'internal mount option "X-containerd.mkdir.path=/a:\\"0755\\"" '
+        "was not consumed by the mount manager"
+    )
+
+
+@pytest.mark.parametrize("word", ["uidmap=0:100000:65536", "gidmap=0:100000:65536"])
+def test_idmapped_mount_is_not_supported(word: str) -> None:
+    """Said plainly, rather than mounted without the map."""
+    with pytest.raises(Unsupported, match="idmapped"):
+        parse_options([word])
+
+
+@given(st.lists(st.sampled_from([*SETTERS, *CLEARERS, "loop", "a=b", ""])))
+def test_every_word_ends_up_in_one_place(words: list[str]) -> None:
+    """No word is lost or doubled, whatever the order."""
+    options = parse_options(words)
+
+    assert list(options.data) == [word for word in words if word in ("a=b", "")]
+    assert options.loop == ("loop" in words)
+    assert options.flags & ~functools.reduce(operator.or_, SETTERS.values()) == 0
+
+
+ROOT = "/var/lib/containerd/snapshots"
+
+
+def test_lowerdirs_are_named_relative_to_what_they_share() -> None:
+    """Other options keep their place and their absolute names."""
+    words = ["index=off", f"lowerdir={ROOT}/3/fs:{ROOT}/2/fs:{ROOT}/1/fs", f"upperdir={ROOT}/4/fs"]
+
+    parent, short = compact_lowerdirs(words)
+
+    assert parent == ROOT
+    assert short == ("index=off", "lowerdir=3/fs:2/fs:1/fs", f"upperdir={ROOT}/4/fs")
+
+
+def test_layer_inside_of_another_keeps_a_name() -> None:
+    """The shared directory is above all of them, never one of them."""
+    assert compact_lowerdirs(["lowerdir=/a/b:/a/b/c"]) == ("/a", ("lowerdir=b:b/c",))
+
+
+def test_data_only_layers_keep_their_separator() -> None:
+    """`::` is part of overlay's syntax."""
+    assert compact_lowerdirs(["lowerdir=/a/b::/a/c"]) == ("/a", ("lowerdir=b::c",))
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        "lowerdir=/a/only",
+        "lowerdir=/a/b:/c/d",
+        "lowerdir=/a:/b",
+        "lowerdir=a/b:a/c",
+        "lowerdir=/a/b/../c:/a/d",
+        "lowerdir=/a/b\\:c:/a/d",
+        "lowerdir=/a/b:/a//c",
+        "lowerdir=",
+        "upperdir=/a/b:/a/c",
+    ],
+)
+def test_options_that_cannot_be_shortened_safely_stay_as_they_are(word: str) -> None:
+    """One layer, nothing shared but /, relative, not canonical, escaped."""
+    assert compact_lowerdirs(["x", word]) == ("", ("x", word))
+
+
+@given(st.lists(st.lists(st.sampled_from("abc"), min_size=2, max_size=4), min_size=1, max_size=6))
+def test_shortened_names_mean_the_same_directories(parts: list[list[str]]) -> None:
+    """Joined with the directory they are relative to, they are what they were."""
+    layers = ["/" + "/".join(part) for part in parts]
+    parent, (word,) = compact_lowerdirs(["lowerdir=" + ":".join(layers)])
+    names = word.removeprefix("lowerdir=").split(":")
+
+    assert [os.path.join(parent, name) for name in names] == layers
+
+
+def test_numbers_are_the_kernels() -> None:
+    """Those that Python's os module knows under another name."""
+    assert linux.MS_RDONLY == os.ST_RDONLY
+    assert linux.MS_NOATIME == os.ST_NOATIME

@@ -1,0 +1,399 @@
+"""The reaper tells every exit exactly once, and whoever asks late is still told."""
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from shimv2 import linux, reaper
+from shimv2.model import Exit
+from shimv2.reaper import Reaper
+from shimv2.spawn import spawn
+from tests.support.aio import LOOPS, LoopName, run
+from tests.support.children import status_of
+from tests.support.until import until
+
+both_loops = pytest.mark.parametrize("loop", LOOPS)
+
+
+def shell(script: str, **options: dict[int, int]) -> int:
+    return spawn(["sh", "-c", script], executable="/bin/sh", **options)  # type: ignore[arg-type] # fds only
+
+
+def started() -> Reaper:
+    made = Reaper(asyncio.get_running_loop())
+    made.start()
+    return made
+
+
+def dead(pid: int) -> None:
+    """Return when `pid` has exited; a loop of ours does not run meanwhile, so it is not reaped."""
+
+    def is_dead() -> bool:
+        try:
+            return status_of(pid)["State"][0] == "Z"
+        except FileNotFoundError:
+            return True
+
+    until(is_dead, f"{pid} to exit")
+
+
+@pytest.fixture
+def subreaper() -> Iterator[None]:
+    before = linux.is_child_subreaper()
+    linux.set_child_subreaper()
+    yield
+    linux.set_child_subreaper(before)
+
+
+@both_loops
+def test_exit_is_told_with_its_status_and_time(loop: LoopName) -> None:
+    """33: the code, or 128 + the signal, the core dump bit ignored; the time of the wall clock."""
+
+    async def main() -> None:
+        mine = started()
+        for script, status in [
+            ("exit 0", 0),
+            ("exit 255", 255),
+            ("kill -KILL $$", 128 + signal.SIGKILL),
+            ("ulimit -c unlimited; cd /proc; kill -ABRT $$", 128 + signal.SIGABRT),
+        ]:
+            before_ns = time.time_ns()
+            pid = shell(script)
+            ended = await mine.claim(pid)
+            assert (ended.pid, ended.status) == (pid, status)
+            assert before_ns <= ended.at_ns <= time.time_ns()
+        mine.stop()
+
+    run(main(), loop=loop)
+
+
+@both_loops
+def test_burst_of_exits_is_told_once_each_while_waiters_are_stalled(loop: LoopName) -> None:
+    """21, fault row 1: one SIGCHLD stands for many exits, and no waiter holds up the reaping."""
+
+    async def main() -> None:
+        mine, told = started(), dict[int, list[int]]()
+        gate, hold = os.pipe2(os.O_CLOEXEC)
+        stalled, all_told = asyncio.Event(), asyncio.Event()
+        pids = [shell(f"read x; exit {n % 200}", fds={0: gate}) for n in range(100)]
+
+        async def waiter(pid: int) -> None:
+            ended = await mine.claim(pid)
+            told.setdefault(pid, []).append(ended.status)
+            if len(told) == len(pids):
+                all_told.set()
+            await stalled.wait()
+
+        async with asyncio.TaskGroup() as group:
+            for pid in pids:
+                group.create_task(waiter(pid))
+            await asyncio.sleep(0)
+            os.close(hold)  # all of them read the end of the file and exit
+            os.close(gate)
+            for pid in pids:
+                dead(pid)
+            await all_told.wait()
+            stalled.set()
+        assert told == {pid: [n % 200] for n, pid in enumerate(pids)}
+        mine.stop()
+
+    run(main(), loop=loop, timeout_s=30, debug=False)
+
+
+STOPPED_SHIM = """
+import asyncio, os
+from shimv2 import loop, spawn
+from shimv2.reaper import Reaper
+
+async def main():
+    reaper = Reaper(asyncio.get_running_loop())
+    reaper.start()
+    exits = [reaper.claim(spawn.spawn(["/bin/sleep", "0.1"])) for _ in range(20)]
+    os.write(1, b"ready\\n")
+    told = [await future for future in exits]
+    os.write(1, b"%d\\n" % len({e.pid for e in told}))
+
+loop.run(main())
+"""
+
+
+def test_exits_during_a_stop_of_the_shim_are_told_after_it() -> None:
+    """Fault row 1: SIGSTOP the shim, let its children die, SIGCONT: none is missing."""
+    source, sink = os.pipe2(os.O_CLOEXEC)
+    with open(source, encoding="ascii") as output:
+        shim = spawn([sys.executable, "-c", STOPPED_SHIM], cwd=os.getcwd(), fds={1: sink, 2: 2})
+        os.close(sink)
+        assert output.readline() == "ready\n"
+        with open(f"/proc/{shim}/task/{shim}/children", encoding="ascii") as file:
+            pids = [int(pid) for pid in file.read().split()]
+        os.kill(shim, signal.SIGSTOP)
+        for pid in pids:
+            dead(pid)
+        os.kill(shim, signal.SIGCONT)
+
+        assert output.readline() == "20\n"
+    ended = os.waitid(os.P_PID, shim, os.WEXITED)
+    assert ended is not None
+    assert ended.si_status == 0
+
+
+@both_loops
+def test_exit_before_the_claim_is_kept_while_a_launch_window_is_open(loop: LoopName) -> None:
+    """23, 24: dead and reaped before its pid is known: the claim resolves at once."""
+
+    async def main() -> None:
+        mine = started()
+        with mine.launching():
+            pid = shell("exit 7")
+            dead(pid)
+            mine.collect()
+            future = mine.claim(pid)
+            assert future.done()
+            assert (await future).status == 7
+            assert (await mine.claim(pid)).status == 7  # asked twice, told twice
+        with pytest.raises(ChildProcessError):
+            mine.claim(pid)
+        mine.stop()
+
+    run(main(), loop=loop)
+
+
+def test_exit_outside_of_every_window_is_forgotten() -> None:
+    """25: orphans are reaped silently; a claim that could never resolve is an error, not a hang."""
+
+    async def main() -> None:
+        mine = started()
+        pid = shell("exit 7")
+        dead(pid)
+        mine.collect()
+        assert not os.path.exists(f"/proc/{pid}")
+        with mine.launching(), pytest.raises(ChildProcessError, match=str(pid)):
+            mine.claim(pid)
+        with pytest.raises(ChildProcessError):
+            mine.claim(1)
+        mine.stop()
+
+    run(main())
+
+
+def test_windows_overlap_and_the_last_one_forgets() -> None:
+    """Two launches at a time: the end of one does not take the other's exits away."""
+
+    async def main() -> None:
+        mine = started()
+        first, second = mine.launching(), mine.launching()
+        with mine.launching():
+            first.__enter__()
+            second.__enter__()
+            pid = shell("exit 1")
+            dead(pid)
+            mine.collect()
+        first.__exit__(None, None, None)
+        assert mine.claim(pid).done()
+        second.__exit__(None, None, None)
+        with pytest.raises(ChildProcessError):
+            mine.claim(pid)
+        mine.stop()
+
+    run(main())
+
+
+@both_loops
+def test_everyone_who_claims_gets_the_same_exit(loop: LoopName) -> None:
+    """51: one exit, one time; whoever is cancelled harms no other."""
+
+    async def main() -> None:
+        mine = started()
+        gate, hold = os.pipe2(os.O_CLOEXEC)
+        pid = shell("read x; exit 3", fds={0: gate})
+        claims = [mine.claim(pid) for _ in range(3)]
+        claims[1].cancel()
+        os.close(hold)
+        os.close(gate)
+        first, third = await claims[0], await claims[2]
+        assert first is third
+        assert first.status == 3
+        assert claims[1].cancelled()
+        mine.stop()
+
+    run(main(), loop=loop)
+
+
+def test_claims_that_are_given_up_leave_nothing_behind() -> None:
+    """28, 52: 1,000 waits with a time limit on one long-lived process: memory stays flat."""
+
+    async def main() -> None:
+        mine = started()
+        gate, hold = os.pipe2(os.O_CLOEXEC)
+        pid = shell("read x", fds={0: gate})
+        for _ in range(1000):
+            mine.claim(pid).cancel()
+        await asyncio.sleep(0)
+        assert mine._claims == {}
+        last = mine.claim(pid)
+        os.close(hold)
+        os.close(gate)
+        await last
+        assert mine._claims == {}
+        assert mine._kept == {}
+        mine.stop()
+
+    run(main(), debug=False)
+
+
+def test_exits_are_kept_and_delivered_in_the_order_of_reaping() -> None:
+    """The time of an exit and the order of its telling agree."""
+
+    async def main() -> None:
+        mine, order = started(), list[Exit]()
+        pids = [shell("exit 0") for _ in range(20)]
+        futures = [mine.claim(pid) for pid in pids]
+        for future in futures:
+            future.add_done_callback(lambda done: order.append(done.result()))
+        await asyncio.gather(*futures)
+        await asyncio.sleep(0)
+        assert len(order) == 20
+        assert order == sorted(order, key=lambda ended: ended.at_ns)
+        mine.stop()
+
+    run(main())
+
+
+@both_loops
+def test_orphan_can_be_claimed_after_its_parent_was_reaped(subreaper: None, loop: LoopName) -> None:
+    """24: that is how a container's init becomes ours: runc leaves it behind and exits."""
+
+    async def main() -> None:
+        mine = started()
+        for delay in ("0", "0.02") * 10:
+            source, sink = os.pipe2(os.O_CLOEXEC)
+            with mine.launching():
+                parent = shell(f"(sleep {delay}; exit 5) & echo $!", fds={1: sink})
+                os.close(sink)
+                assert (await mine.claim(parent)).status == 0
+                orphan = int(os.read(source, 100))
+                os.close(source)
+                ended = mine.claim(orphan)
+            assert await ended == Exit(orphan, 5, (await ended).at_ns)
+        mine.stop()
+
+    run(main(), loop=loop)
+
+
+@both_loops
+def test_children_that_died_before_the_start_are_collected_by_it(loop: LoopName) -> None:
+    """Their SIGCHLD came when nobody listened."""
+
+    async def main() -> None:
+        mine = Reaper(asyncio.get_running_loop())
+        pid = shell("exit 9")
+        dead(pid)
+        claimed = mine.claim(pid)  # not reaped yet: still our child
+        mine.start()
+        assert (await claimed).status == 9
+        mine.stop()
+        mine.stop()
+        assert signal.getsignal(signal.SIGCHLD) is signal.SIG_DFL
+
+    run(main(), loop=loop)
+
+
+def test_storm_of_orphans_gives_the_loop_its_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fault row 9: 20,000 short children must not keep State from being answered."""
+    monkeypatch.setattr(reaper, "_REAPED_PER_TURN", 4)
+
+    async def main() -> None:
+        mine = Reaper(asyncio.get_running_loop())
+        pids = [shell("exit 0") for _ in range(20)]
+        for pid in pids:
+            dead(pid)
+        mine.start()
+        left = list[int]()
+        while os.path.exists(f"/proc/{pids[-1]}"):
+            left.append(sum(os.path.exists(f"/proc/{pid}") for pid in pids))
+            await asyncio.sleep(0)
+        assert left == [16, 12, 8, 4]
+        mine.collect()
+        assert mine._again is None
+        mine.stop()
+
+    run(main())
+
+
+def test_stop_in_the_middle_of_a_storm_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is scheduled any more; what is dead stays a zombie for whoever comes next."""
+    monkeypatch.setattr(reaper, "_REAPED_PER_TURN", 1)
+
+    async def main() -> None:
+        mine = Reaper(asyncio.get_running_loop())
+        pids = [shell("exit 0") for _ in range(3)]
+        for pid in pids:
+            dead(pid)
+        mine.start()
+        mine.stop()
+        await asyncio.sleep(0.01)
+        assert sum(os.path.exists(f"/proc/{pid}") for pid in pids) == 2
+        mine.collect()
+        mine.collect()
+
+    run(main())
+
+
+def test_kept_exits_are_bounded(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Fault row 9: a fork storm during a launch costs no more than the limit; the loss is told."""
+    monkeypatch.setattr(reaper, "KEPT_EXITS_LIMIT", 3)
+
+    async def main() -> None:
+        mine = started()
+        with mine.launching():
+            pids = list[int]()
+            for _ in range(5):
+                pids.append(shell("exit 0"))
+                dead(pids[-1])
+                mine.collect()
+            for pid in pids[:2]:
+                with pytest.raises(ChildProcessError):
+                    mine.claim(pid)
+            for pid in pids[2:]:
+                assert mine.claim(pid).done()
+        mine.stop()
+
+    with caplog.at_level(logging.WARNING):
+        run(main())
+
+    assert caplog.text.count("2 exits of unknown processes") == 1
+
+
+@pytest.mark.root
+def test_recycled_pid_does_not_get_its_predecessors_exit() -> None:
+    """27, fault row 5: a live child's claim waits, though an exit of the same number is kept."""
+
+    async def main() -> bool:
+        mine = started()
+        with mine.launching():
+            first = shell("exit 1")
+            dead(first)
+            mine.collect()
+            with open("/proc/sys/kernel/ns_last_pid", "w", encoding="ascii") as file:  # noqa: ASYNC230 - a sysctl
+                file.write(str(first - 1))
+            gate, hold = os.pipe2(os.O_CLOEXEC)
+            second = shell("read x; exit 2", fds={0: gate})
+            claimed = mine.claim(second)
+            if second == first:
+                assert not claimed.done()
+            os.close(hold)
+            os.close(gate)
+            assert (await claimed).status == 2
+            assert (await mine.claim(second)).status == 2
+        mine.stop()
+        return second == first
+
+    until(lambda: run(main()), "the kernel to give the same pid again")

@@ -1,0 +1,60 @@
+"""The C parts are built where there is a compiler, and are not missed where there is none."""
+
+import ctypes
+import os
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+from shimv2.spawn import spawn
+from tests.support.children import wait_for
+
+PROJECT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    """Just what the build needs."""
+    shutil.copy(PROJECT / "setup.py", tmp_path)
+    shutil.copytree(PROJECT / "shimv2" / "native", tmp_path / "shimv2" / "native")
+    return tmp_path
+
+
+def build(tree: Path, **env: str) -> str:
+    """Run `setup.py build_native` and return what it says."""
+    with open(tree / "said", "w+", encoding="utf-8") as said:
+        pid = spawn(
+            [sys.executable, "setup.py", "-q", "build_native"],
+            cwd=str(tree),
+            env={**os.environ, **env},
+            fds={1: said.fileno(), 2: said.fileno()},
+        )
+        status = wait_for(pid)
+        said.seek(0)
+        text = said.read()
+    assert status == 0, text
+    return text
+
+
+@pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler")
+def test_spawn_library_builds_without_a_warning_and_loads(tree: Path) -> None:
+    """-Wall -Wextra say nothing; the one function is there, under its versioned name."""
+    assert "warning" not in build(tree, CC="cc", CFLAGS="-Werror")
+
+    library = ctypes.PyDLL(str(tree / "shimv2/_bin/libspawn.so"))
+    assert hasattr(library, "pyrunc_spawn_1")
+    assert os.listdir(tree / "shimv2/_bin") == ["libspawn.so"]
+
+
+def test_build_without_a_compiler_says_so_and_succeeds(tree: Path) -> None:
+    """The shim then makes its children by os.fork: slower, otherwise the same."""
+    assert "no C compiler" in build(tree, CC="no-such-compiler")
+    assert not (tree / "shimv2/_bin").exists()
+
+
+def test_build_with_a_broken_compiler_says_so_and_succeeds(tree: Path) -> None:
+    """No half-built file is left for the shim to load."""
+    assert "does not compile" in build(tree, CC="false")
+    assert os.listdir(tree / "shimv2/_bin") == []
