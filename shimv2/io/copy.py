@@ -1,0 +1,301 @@
+"""Carry one stream's bytes from where they come to where they go, driven by the loop.
+
+Nothing here waits, and nothing wakes up without cause: at any time a relay is registered for what
+it needs next and for nothing else - bytes, or room for them.  A descriptor that hung up stays
+readable for ever, so it is taken out of the loop at once.
+"""
+
+import asyncio
+import errno
+import logging
+import os
+from typing import Final, Protocol
+
+from shimv2.io.fifo import grow_pipes
+from shimv2.io.process_io import BUFFER, DROP_OLDEST, IoPolicy, StreamCounters
+from shimv2.io.sinks import PAGE_BYTES, Sink
+from shimv2.linux import bytes_waiting, splice
+
+STEP_BYTES: Final = 1024 * 1024
+"""Moved in one callback at most, so that one busy container does not keep the others waiting."""
+
+_READ_BYTES: Final = 64 * 1024  # into the backlog, at once
+_BULK_BYTES: Final = 32 * 1024  # half of a pipe as it is made
+_GROW_AFTER: Final = 32  # bulk splices: 1 MiB at least
+_RETRIES_S: Final = (0.1, 0.2, 0.4, 0.8)  # a failing sink gets 1.5 s to recover
+_UNPOLLABLE_RETRY_S: Final = 0.1
+
+log = logging.getLogger(__name__)
+
+
+class Source(Protocol):
+    @property
+    def number(self) -> int: ...
+
+    def close(self) -> None: ...
+
+
+class Relay:
+    """One stream.  It owns source and sink, and closes both when the stream ends.
+
+    With the policy `block` at most one chunk is held in memory, between a read and a write that
+    found the sink full; the other policies keep reading into a backlog.
+    """
+
+    def __init__(self, name: str, source: Source, sink: Sink, policy: IoPolicy) -> None:
+        self.name = name
+        self.counters = StreamCounters()
+        self._loop = asyncio.get_running_loop()
+        self.ended: asyncio.Future[None] = self._loop.create_future()
+        self.last_moved_at = self._loop.time()
+        self._source = source
+        self._sink = sink
+        self._policy = policy
+        self._backlog = bytearray()
+        self._can_splice = True
+        self._splicing = False  # in this step
+        self._bulk_splices = 0  # until the pipes are made larger
+        self._source_dry = False  # the last read took all there was
+        self._source_ended = False
+        self._sink_full = False  # or failing: nothing is written until it is looked at again
+        self._source_polls = True
+        self._reading = False  # what is registered with the loop
+        self._writing = False
+        self._timer: asyncio.Handle | None = None  # in place of a registration
+        self._failures = 0  # in a row, the retries at most
+        self._failure_told = False
+
+    # --- life ----------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        if self._sink.broken_is_end:
+            # A pipe's writing end is never readable: this tells that its last reader has gone.
+            self._loop.add_reader(self._sink.number, self.finish)
+        self.step()
+
+    @property
+    def idle(self) -> bool:
+        """No byte is under way.  Ended is idle."""
+        if self._backlog:
+            return False
+        return self._source_ended or self.ended.done() or bytes_waiting(self._source.number) == 0
+
+    def close(self) -> None:
+        """Give up everything."""
+        self.finish()
+        self._sink.close()
+
+    def finish(self) -> None:
+        """End the stream now.  Idempotent; what is still under way is lost and counted."""
+        if self.ended.done():
+            return
+        lost_bytes = len(self._backlog)
+        if not (self._source_ended or self._sink.broken_is_end):
+            lost_bytes += bytes_waiting(self._source.number)
+        self.counters.dropped_bytes += lost_bytes
+        self._backlog.clear()
+        self._watch(read=False, write=False)
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._sink.broken_is_end:
+            self._loop.remove_reader(self._sink.number)
+        self._source.close()
+        self._sink.end()
+        self.ended.set_result(None)
+        if self.counters.dropped_bytes:
+            log.warning(
+                "%s: %d bytes were not delivered",
+                self.name,
+                self.counters.dropped_bytes,
+                extra={"stream": self.name},
+            )
+
+    # --- steps ---------------------------------------------------------------------------------
+
+    def step(self) -> None:
+        """Move what can be moved without waiting, STEP_BYTES at most; then wait for the rest."""
+        left_bytes = STEP_BYTES
+        self._source_dry = self._splicing = False
+        while left_bytes > 0 and not self.ended.done():
+            moved = self._pass_on(left_bytes) or self._collect()
+            if not moved:
+                break
+            left_bytes -= moved
+        if left_bytes < STEP_BYTES:
+            self.last_moved_at = self._loop.time()
+        if self.ended.done():
+            return
+        if self._source_ended and not self._backlog:
+            self.finish()
+            return
+        self._watch(
+            read=self._room_bytes() > 0,
+            write=bool(self._backlog) or self._sink_full,
+        )
+
+    def look(self) -> None:
+        """Step, also on the chance that the sink has room the loop has not told of yet."""
+        if self._timer is None:
+            self._sink_full = False
+        self.step()
+
+    def _on_writable(self) -> None:
+        self._sink_full = False
+        self.step()
+
+    def _on_timer(self) -> None:
+        self._timer = None
+        self._on_writable()
+
+    def _pass_on(self, limit_bytes: int) -> int:
+        """Give the sink what it takes now; how much, 0 = nothing there or nothing taken."""
+        if self._sink_full:
+            return 0
+        if self._backlog:
+            return self._write()
+        if self._source_ended or self._source_dry or not self._can_splice:
+            return 0
+        return self._splice(limit_bytes)
+
+    def _splice(self, limit_bytes: int) -> int:
+        try:
+            if bytes_waiting(self._source.number) < PAGE_BYTES:
+                return 0
+            if not self._splicing and not self._sink.takes_splice():
+                return 0
+            moved = splice(self._source.number, self._sink.number, limit_bytes)
+        except BlockingIOError:
+            self._sink_full = True  # there is something to read, and nobody else reads it
+            return 0
+        except OSError:
+            # A source that is no pipe (ENOTTY, EINVAL), or EPIPE: the plain way finds out.
+            self._can_splice = False
+            return 0
+        self._splicing = True
+        self._sink.spliced(moved)
+        self.counters.relayed_bytes += moved
+        if moved >= _BULK_BYTES:
+            self._bulk_splices += 1
+            if self._bulk_splices == _GROW_AFTER:
+                grow_pipes(self._source.number, self._sink.number)
+        return moved
+
+    def _write(self) -> int:
+        try:
+            written = self._sink.write(self._backlog)
+        except BlockingIOError:
+            self._sink_full = True
+            return 0
+        except OSError as exc:
+            return self._failed(exc)
+        del self._backlog[:written]
+        self.counters.relayed_bytes += written
+        self._failures = 0
+        return written
+
+    def _failed(self, exc: OSError) -> int:
+        """The sink refused what is in the backlog: try again later, or give the bytes up.
+
+        A container must not hang because a disk is full: after the retries its bytes are read and
+        dropped until a write succeeds again.
+        """
+        self.counters.errors += 1
+        if self._sink.broken_is_end and exc.errno == errno.EPIPE:
+            self.finish()
+            return 0
+        if self._failures < len(_RETRIES_S):
+            self._sink_full = True
+            self._timer = self._loop.call_later(_RETRIES_S[self._failures], self._on_timer)
+            self._failures += 1
+            return 0
+        if not self._failure_told:
+            self._failure_told = True
+            log.warning(
+                "%s: writing failed, what comes is dropped until it works again: %s",
+                self.name,
+                exc,
+                extra={"stream": self.name},
+            )
+        dropped = len(self._backlog)
+        self.counters.dropped_bytes += dropped
+        self._backlog.clear()
+        return dropped
+
+    # --- the source ----------------------------------------------------------------------------
+
+    def _room_bytes(self) -> int:
+        """How much may be read into the backlog."""
+        if self._source_ended:
+            return 0
+        if not self._backlog and not self._sink_full:
+            return self._sink.chunk_bytes
+        if self._policy.stdio_policy == DROP_OLDEST:
+            return _READ_BYTES
+        if self._policy.stdio_policy == BUFFER:
+            return min(self._policy.limit_bytes - len(self._backlog), _READ_BYTES)
+        return 0
+
+    def _collect(self) -> int:
+        """Read what there is room for; how much, 0 = nothing there or no room."""
+        room = self._room_bytes()
+        if room <= 0 or self._source_dry:
+            return 0
+        try:
+            chunk = os.read(self._source.number, room)
+        except BlockingIOError:
+            self._source_dry = True
+            return 0
+        except OSError as exc:
+            log.warning("%s: reading failed: %s", self.name, exc, extra={"stream": self.name})
+            chunk = b""
+        if not chunk:
+            self._end_source()
+            return 0
+        self._source_dry = len(chunk) < room
+        self._backlog += chunk
+        excess = len(self._backlog) - self._policy.limit_bytes
+        if self._policy.stdio_policy == DROP_OLDEST and self._sink_full and excess > 0:
+            del self._backlog[:excess]
+            self.counters.dropped_bytes += excess
+        return len(chunk)
+
+    def _end_source(self) -> None:
+        self._source_ended = True
+        self._watch(read=False, write=self._writing)
+        self._source.close()
+
+    # --- the loop ------------------------------------------------------------------------------
+
+    def _watch(self, *, read: bool, write: bool) -> None:
+        """Be called when there is something to read, or room to write, and for nothing else."""
+        if self._source_polls:
+            self._watch_source(read)
+        if not self._source_polls and read:
+            self._loop.call_soon(self.step)
+        self._watch_sink(write and self._timer is None)
+
+    def _watch_source(self, wanted: bool) -> None:
+        if wanted == self._reading:
+            return
+        if not wanted:
+            self._loop.remove_reader(self._source.number)
+        else:
+            try:
+                self._loop.add_reader(self._source.number, self.step)
+            except PermissionError:  # epoll's word for a regular file, which is always ready
+                self._source_polls = False
+                return
+        self._reading = wanted
+
+    def _watch_sink(self, wanted: bool) -> None:
+        if wanted == self._writing:
+            return
+        if not wanted:
+            self._loop.remove_writer(self._sink.number)
+        else:
+            try:
+                self._loop.add_writer(self._sink.number, self._on_writable)
+            except PermissionError:
+                self._timer = self._loop.call_later(_UNPOLLABLE_RETRY_S, self._on_timer)
+                return
+        self._writing = wanted

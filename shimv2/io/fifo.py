@@ -1,0 +1,161 @@
+"""Open the files behind stdio names, without ever being stuck in open(2).
+
+The two ends of a FIFO wait for each other when they are opened the plain way.  Here every open is
+non-blocking, and goes through a handle (O_PATH) that pins what the name meant when it was looked
+at: a file that is renamed or replaced in between cannot take the FIFO's place.
+"""
+
+import asyncio
+import contextlib
+import errno
+import functools
+import logging
+import os
+import stat
+from typing import Final, Self
+
+from shimv2.errors import Refused
+from shimv2.gotext import strerror
+from shimv2.linux import set_pipe_capacity
+
+# The shim leads a session: a terminal it writes to must not become its controlling terminal.
+NO_SURPRISES: Final = os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+_BULK_PIPE_BYTES: Final = 1024 * 1024  # what pipe-max-size allows everybody, as it is shipped
+_INITIAL_USER_NAMESPACE: Final = 0xEFFFFFFD  # linux/proc_ns.h
+_RETRY_FIRST_S: Final = 0.005
+_RETRY_LAST_S: Final = 0.1
+
+log = logging.getLogger(__name__)
+
+
+class Fd:
+    """One descriptor and its only owner."""
+
+    __slots__ = ("number",)
+
+    def __init__(self, number: int) -> None:
+        self.number = number  # -1 = closed
+
+    def close(self) -> None:
+        """Give it back, once: the number is forgotten before another file can have it."""
+        number, self.number = self.number, -1
+        if number < 0:
+            return
+        try:
+            os.close(number)
+        except (
+            OSError
+        ) as exc:  # it is closed all the same; network filesystems tell a full disk now
+            log.warning("close of a stdio file: %s", exc)
+
+
+class Pinned:
+    """What a name means now; a context manager, because it holds a handle."""
+
+    def __init__(self, path: str) -> None:
+        """Raises OSError when the name leads nowhere."""
+        if "\0" in path:  # os.open would raise ValueError
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL), path)
+        self.path = path
+        self._handle = Fd(os.open(path, os.O_PATH | os.O_CLOEXEC))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._handle.close()
+
+    def is_fifo(self) -> bool:
+        return stat.S_ISFIFO(os.fstat(self._handle.number).st_mode)
+
+    def open(self, flags: int) -> Fd:
+        """Open it; ENXIO for the writing end of a FIFO that nobody reads."""
+        try:
+            return Fd(os.open(f"/proc/self/fd/{self._handle.number}", flags | NO_SURPRISES))
+        except OSError as exc:
+            raise OSError(exc.errno, exc.strerror, self.path) from None
+
+    async def open_writer(self, deadline: float) -> Fd:
+        """Open the writing end of a FIFO as soon as it has a reader, by loop time `deadline`.
+
+        The kernel is asked again and again, every 0.1 s at last; mostly the first time is enough,
+        as clients open their ends first.  inotify is no help: a client that sits in open(2) and
+        waits for *us* has not caused an event yet, though it already lets our open through.
+
+        Raises:
+            TimeoutError: nobody reads it.  OSError: it cannot be opened at all.
+        """
+        loop = asyncio.get_running_loop()
+        pause_s = _RETRY_FIRST_S
+        while True:
+            try:
+                return self.open(os.O_WRONLY)
+            except OSError as exc:
+                if exc.errno != errno.ENXIO:
+                    raise
+            left_s = deadline - loop.time()
+            if left_s <= 0:
+                raise TimeoutError
+            await asyncio.sleep(min(pause_s, left_s))
+            pause_s = min(pause_s * 2, _RETRY_LAST_S)
+
+
+class StdinFifo:
+    """Both ends of a stdin FIFO: one to read, one that only keeps it from ending.
+
+    As long as the shim is a writer too, a client that detaches is not the end of the input.
+    """
+
+    def __init__(self, path: str) -> None:
+        """Open both ends; the reading one first, so that the other need not wait for a reader.
+
+        A name that is no FIFO is only read.
+
+        Raises:
+            Refused: with the reference's text.
+        """
+        self._reader = self._writer = Fd(-1)
+        try:
+            with Pinned(path) as pinned:
+                self._reader = pinned.open(os.O_RDONLY)
+                if pinned.is_fifo():
+                    self._writer = pinned.open(os.O_WRONLY)
+        except OSError as exc:
+            self.close()
+            text = f"failed to open stdin fifo {path}: stat {path}: {reason(exc)}"
+            raise Refused(text) from None
+
+    @property
+    def number(self) -> int:
+        return self._reader.number
+
+    def release(self) -> None:
+        """CloseIO: stop being a writer.  The input ends when the last client's writer has left."""
+        self._writer.close()
+
+    def close(self) -> None:
+        self._writer.close()
+        self._reader.close()
+
+
+def grow_pipes(*numbers: int) -> None:
+    """Give pipes and FIFOs that carry much more room: it saves three of four wake-ups.
+
+    Only for real root.  For others the pages of all their pipes are counted together
+    (pipe-user-pages-soft, 64 MiB), and beyond that their new pipes get two pages.
+    """
+    if not _pipes_are_unlimited():
+        return
+    for number in numbers:
+        with contextlib.suppress(OSError):  # not a pipe, or the administrator allows less
+            set_pipe_capacity(number, _BULK_PIPE_BYTES)
+
+
+@functools.cache
+def _pipes_are_unlimited() -> bool:
+    return os.geteuid() == 0 and os.stat("/proc/self/ns/user").st_ino == _INITIAL_USER_NAMESPACE
+
+
+def reason(exc: OSError) -> str:
+    """What went wrong, without the name of what it went wrong with."""
+    return str(exc) if exc.errno is None else strerror(exc.errno)

@@ -1,0 +1,74 @@
+"""The streams of one process as the rest of the shim sees them, whatever is behind them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+# The words of the annotation `pyrunc.shim/stdio-policy`.
+BLOCK: Final = "block"  # the container waits, as with the reference
+BUFFER: Final = "buffer"  # it waits once `limit_bytes` are kept
+DROP_OLDEST: Final = "drop-oldest"  # it never waits
+
+_NO_FDS: Final[Mapping[int, int]] = {}
+
+
+@dataclass(frozen=True, slots=True)
+class IoPolicy:
+    """What the operator chose: settings, and the container's annotations."""
+
+    stdio_policy: str = BLOCK  # what an output does when nobody takes its bytes
+    limit_bytes: int = 0  # kept in memory per stream, beside pipe and FIFO; 0 with BLOCK
+    drain_grace_s: float = 0.5  # without a byte, while somebody still holds the writing end
+    drain_limit_s: float = 10.0
+    open_limit_s: float = 30.0  # for all output FIFOs together
+
+
+@dataclass(slots=True)
+class StreamCounters:
+    relayed_bytes: int = 0
+    dropped_bytes: int = 0
+    errors: int = 0  # failed writes
+
+
+@dataclass(frozen=True, slots=True)
+class IoCounters:
+    stdin: StreamCounters = field(default_factory=StreamCounters)
+    stdout: StreamCounters = field(default_factory=StreamCounters)
+    stderr: StreamCounters = field(default_factory=StreamCounters)
+
+
+class ProcessIO:
+    """The streams of a process that has none: all three are /dev/null.  Others override it all.
+
+    The order is: `spawned`, `connect`, `drain`, `close`.  `close` may come at any time, also
+    instead of the others and while `connect` or `drain` waits; `close_stdin` as well.
+    """
+
+    @property
+    def fds(self) -> Mapping[int, int]:
+        """The process's 0, 1, 2 -> our descriptor to give it; missing = /dev/null."""
+        return _NO_FDS
+
+    def spawned(self) -> None:
+        """The runtime has its copies of `fds`: give up ours, or the streams would never end."""
+
+    async def connect(self, *, timeout_s: float | None = None) -> None:
+        """Open the client's side and start to copy.
+
+        `timeout_s` is what is left to the caller, when that may be less than the policy's limit.
+
+        Raises:
+            TimeoutError, Refused: with the whole text that a client sees.
+        """
+
+    async def drain(self) -> None:
+        """After the process ended: wait until the client's side has what it wrote, or gave up."""
+
+    def close_stdin(self) -> None:
+        """CloseIO: let the input end once no client's writer is left.  Repeating it is harmless."""
+
+    async def close(self) -> None:
+        """Release everything; what the client's side takes without waiting is delivered first."""
+
+    def counters(self) -> IoCounters:
+        return IoCounters()

@@ -1,0 +1,221 @@
+"""Where a stream's bytes go: a client's FIFO, a file, or the pipe to a container's stdin."""
+
+import contextlib
+import errno
+import os
+from typing import Final
+
+from shimv2.errors import Refused
+from shimv2.gotext import quote
+from shimv2.io.fifo import NO_SURPRISES, Fd, Pinned, reason
+from shimv2.io.unread import Unread
+from shimv2.linux import bytes_waiting
+
+PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
+_FILE_CHUNK_BYTES: Final = 64 * 1024
+_FILE_MODE: Final = 0o644
+_FOLDER_MODE: Final = 0o755
+
+
+class NoReader(TimeoutError):
+    """Nobody opened the reading end of an output FIFO in time."""
+
+
+class Sink:
+    """What a relay writes to; it owns the descriptors."""
+
+    chunk_bytes = PAGE_BYTES  # the most that is taken from the source for one write
+    broken_is_end = False  # EPIPE ends the stream; otherwise it is a failure like others
+
+    def __init__(self, fd: Fd) -> None:
+        self._fd = fd
+
+    @property
+    def number(self) -> int:
+        return self._fd.number
+
+    def takes_splice(self) -> bool:
+        """Whether splice(2) is possible and of use right now."""
+        return False
+
+    def spliced(self, count_bytes: int) -> None:
+        """Told after each splice."""
+
+    def write(self, data: bytearray) -> int:
+        """Write what fits of `data`, at least a byte.
+
+        Raises:
+            BlockingIOError: nothing fits.  OSError: the sink fails.
+        """
+        return os.write(self.number, data)
+
+    def end(self) -> None:
+        """The stream has ended.  What is not closed here is closed by `close`."""
+        self.close()
+
+    def close(self) -> None:
+        """Give up the descriptors.  Idempotent."""
+        fd, self._fd = self._fd, Fd(-1)
+        fd.close()
+
+
+class PipeSink(Sink):
+    """The pipe to a container's stdin: once the container closed its end, it is over."""
+
+    broken_is_end = True
+
+    def takes_splice(self) -> bool:
+        return True
+
+
+class FifoSink(Sink):
+    """A client's FIFO, and a reading end of our own that is never read.
+
+    Without it a client that goes away would break the stream; with it, what is in the FIFO waits
+    for the next client.
+
+    A FIFO has 16 slots of up to a page.  Spliced fragments take a slot each, so splicing is for
+    the time when somebody reads; otherwise bytes are written, in pieces that just fill each page.
+    """
+
+    def __init__(self, writer: Fd, reader: Fd) -> None:
+        super().__init__(writer)
+        self._reader = reader
+        self._unread: Unread | None = None
+        self._page_filled_bytes = 0  # of the last slot, as far as we know; 0 = the next is new
+        self._written_bytes = 0
+        self._taken_bytes = 0  # by the client, when we last looked
+
+    def takes_splice(self) -> bool:
+        before = self._taken_bytes
+        self._taken_bytes = self._written_bytes - bytes_waiting(self.number)
+        return self._taken_bytes > before
+
+    def spliced(self, count_bytes: int) -> None:
+        self._written_bytes += count_bytes
+        self._page_filled_bytes = 0
+
+    def write(self, data: bytearray) -> int:
+        # Up to a page is written whole or not at all, and what fits the last slot is merged.
+        written = os.write(self.number, data[: PAGE_BYTES - self._page_filled_bytes])
+        self._page_filled_bytes = (self._page_filled_bytes + written) % PAGE_BYTES
+        self._written_bytes += written
+        return written
+
+    def end(self) -> None:
+        self._reader.close()
+        writer, self._fd = self._fd, Fd(-1)
+        self._unread = Unread(writer)
+
+    def close(self) -> None:
+        super().close()
+        self._reader.close()
+        if self._unread is not None:
+            self._unread.close()
+
+
+class FileSink(Sink):
+    """A file that is appended to; it can be shared by the streams that name it."""
+
+    chunk_bytes = _FILE_CHUNK_BYTES
+
+    def share(self) -> "FileSink":
+        """Another sink of the same open file, which is closed after both."""
+        if not isinstance(self._fd, _SharedFd):
+            self._fd = _SharedFd(self._fd.number)
+        self._fd.users += 1
+        return FileSink(self._fd)
+
+
+class _SharedFd(Fd):
+    __slots__ = ("users",)
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.users = 1
+
+    def close(self) -> None:
+        self.users -= 1
+        if self.users == 0:
+            super().close()
+
+
+async def open_output(path: str, deadline: float) -> FifoSink | FileSink:
+    """Open what a client named for output; a FIFO once somebody reads it, by loop time `deadline`.
+
+    Raises:
+        NoReader, Refused: with the reference's texts.
+    """
+    try:
+        pinned = Pinned(path)
+    except FileNotFoundError as exc:
+        raise _no_file(path, exc) from None
+    except OSError as exc:
+        raise Refused(f"stat {path}: {reason(exc)}") from None
+    with pinned:
+        if pinned.is_fifo():
+            return await _open_fifo(pinned, deadline)
+        try:
+            return FileSink(pinned.open(os.O_WRONLY | os.O_APPEND))
+        except OSError as exc:
+            raise _no_file(path, exc) from None
+
+
+def _no_file(path: str, exc: OSError) -> Refused:
+    text = f"containerd-shim: opening file {quote(path)} failed: open {path}: {reason(exc)}"
+    return Refused(text)
+
+
+async def _open_fifo(pinned: Pinned, deadline: float) -> FifoSink:
+    path = pinned.path
+    failed = f"fifo {quote(path)} failed"
+    try:
+        writer = await pinned.open_writer(deadline)
+    except TimeoutError:
+        text = f"containerd-shim: opening w/o {failed}: context deadline exceeded"
+        raise NoReader(text) from None
+    except OSError as exc:
+        text = f"containerd-shim: opening w/o {failed}: open {path}: {reason(exc)}"
+        raise Refused(text) from None
+    try:
+        return FifoSink(writer, pinned.open(os.O_RDONLY))
+    except OSError as exc:
+        writer.close()
+        text = f"containerd-shim: opening r/o {failed}: open {path}: {reason(exc)}"
+        raise Refused(text) from None
+
+
+def create_file(path: str) -> FileSink | None:
+    """Open the file of a `file://` URI for appending, made with its folders when it is missing.
+
+    None when it is a FIFO: that is opened later, by its name.
+
+    Raises:
+        Refused: with the reference's text.
+    """
+    step = "mkdir"
+    try:
+        _make_folder(os.path.dirname(path) or ".")
+        step = "open"
+        with contextlib.suppress(FileNotFoundError), Pinned(path) as pinned:
+            if pinned.is_fifo():
+                return None
+        flags = os.O_APPEND | os.O_CREAT | os.O_WRONLY | NO_SURPRISES
+        return FileSink(Fd(os.open(path, flags, _FILE_MODE)))
+    except OSError as exc:
+        where = path if step == "open" else exc.filename
+        raise Refused(f"{step} {where}: {reason(exc)}") from None
+
+
+def _make_folder(path: str) -> None:
+    """Make `path` and what is missing above it; os.makedirs gives the mode only to the last one."""
+    if os.path.isdir(path):
+        return
+    parent = os.path.dirname(path.rstrip("/"))
+    if parent and parent != path:
+        _make_folder(parent)
+    try:
+        os.mkdir(path, _FOLDER_MODE)
+    except FileExistsError as exc:
+        if not os.path.isdir(path):  # or else somebody else made it in the meantime
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), path) from exc

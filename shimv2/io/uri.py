@@ -1,0 +1,95 @@
+"""The words a client uses to say where stdio goes.  Pure.
+
+The reference hands stdout to Go's `net/url`, and clients see its words; the rules that can fail
+for such a string are kept here with their texts.  Only the scheme of stdout selects anything.
+"""
+
+import re
+from dataclasses import dataclass
+from typing import Final
+from urllib.parse import unquote_plus, unquote_to_bytes
+
+from shimv2.errors import Refused
+from shimv2.gotext import quote
+
+_SCHEME: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
+_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
+_BAD_ESCAPE: Final = re.compile(r"%(?![0-9A-Fa-f]{2}).{0,2}", re.DOTALL)
+_PORT: Final = re.compile(r"[0-9]*")
+
+
+@dataclass(frozen=True, slots=True)
+class StdioUri:
+    scheme: str  # lower case; "" = the string is a plain path
+    path: str  # percent-decoded
+    query: str = ""  # as it was written
+
+    def arguments(self) -> list[str]:
+        """Each key of the query once, in the order written, followed by its first value.
+
+        That is a logging binary's argv[1:].  A pair that cannot be decoded is left out.
+        """
+        values: dict[str, str] = {}
+        for pair in self.query.split("&"):
+            key, _, value = pair.partition("=")
+            if pair and ";" not in pair and not _BAD_ESCAPE.search(pair):
+                values.setdefault(_decoded(key), _decoded(value))
+        return [word for item in values.items() for word in item]
+
+
+def parse(text: str) -> StdioUri:
+    """Take stdout's string apart.
+
+    Raises:
+        Refused: with the text of Go's url.Parse.
+    """
+    text, _, fragment = text.partition("#")
+    _check(not _CONTROL.search(text), text, "net/url: invalid control character in URL")
+    _check(not text.startswith(":"), text, "missing protocol scheme")
+    found = _SCHEME.match(text)
+    scheme = found[1].lower() if found else ""
+    rest, _, query = (text[found.end() :] if found else text).partition("?")
+    if not rest.startswith("/"):
+        if scheme:  # `scheme:word` has no path
+            return StdioUri(scheme, "", query)
+        colon_first = ":" in rest.partition("/")[0]
+        _check(not colon_first, text, "first path segment in URL cannot contain colon")
+    if rest.startswith("//") and (scheme or not rest.startswith("///")):
+        host, slash, path = rest[2:].partition("/")
+        rest = slash + path
+        _check_host(host, text)
+    _check_escapes(rest, text)
+    _check_escapes(fragment, f"{text}#{fragment}")
+    # As the reference's bytes: what is not UTF-8 survives the way back to the kernel.
+    return StdioUri(scheme, unquote_to_bytes(rest).decode("utf-8", "surrogateescape"), query)
+
+
+def fifo_path(text: str) -> str:
+    """The path in `text`: the reference fails on `fifo://`, here it is taken off."""
+    scheme = "fifo:"
+    if text[: len(scheme)].lower() != scheme:
+        return text
+    return text[len(scheme) :].removeprefix("//")
+
+
+def _decoded(word: str) -> str:
+    return unquote_plus(word, errors="surrogateescape")
+
+
+def _check(valid: bool, text: str, why: str) -> None:
+    if not valid:
+        raise Refused(f"unable to parse stdout uri: parse {quote(text)}: {why}")
+
+
+def _check_escapes(part: str, text: str) -> None:
+    bad = _BAD_ESCAPE.search(part)
+    _check(bad is None, text, f"invalid URL escape {quote(bad[0]) if bad else ''}")
+
+
+def _check_host(host: str, text: str) -> None:
+    """The host is ignored, but a broken one is refused."""
+    host = host.rpartition("@")[2]
+    _check_escapes(host, text)
+    _, colon, port = host.rpartition("]")[2].rpartition(":")
+    valid = not colon or _PORT.fullmatch(port) is not None
+    _check(valid, text, f"invalid port {quote(colon + port)} after host")

@@ -1,0 +1,103 @@
+"""The strings that name stdio: schemes, paths, arguments, and Go's words for what is wrong."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shimv2.errors import Refused
+from shimv2.io.uri import StdioUri, fifo_path, parse
+
+
+@pytest.mark.parametrize(
+    ("text", "scheme", "path"),
+    [
+        ("", "", ""),
+        ("/run/c1/stdout", "", "/run/c1/stdout"),
+        ("relative/name", "", "relative/name"),
+        ("///run/x", "", "///run/x"),
+        ("file:///var/log/c1.log", "file", "/var/log/c1.log"),
+        ("FILE:///x", "file", "/x"),
+        ("file:/x", "file", "/x"),
+        ("file:x", "file", ""),
+        ("file://host:80/x?a=b#c", "file", "/x"),
+        ("file://u:p@[::1]:80/x", "file", "/x"),
+        ("file:///a%20b", "file", "/a b"),
+        ("file:///a%ffb", "file", "/a\udcffb"),
+        ("fifo:///run/x", "fifo", "/run/x"),
+        ("binary-v2:///bin/log?k=v", "binary-v2", "/bin/log"),
+        ("grpc+vsock://4:1024", "grpc+vsock", ""),
+    ],
+)
+def test_uri_well_formed_gives_scheme_and_path(text: str, scheme: str, path: str) -> None:
+    """IO-1..IO-5: the scheme selects; host, query and fragment are no part of the path."""
+    found = parse(text)
+
+    assert (found.scheme, found.path) == (scheme, path)
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("%zz:/x", 'parse "%zz:/x": first path segment in URL cannot contain colon'),
+        ("a\x01b", 'parse "a\\x01b": net/url: invalid control character in URL'),
+        ("a\x7fb#c", 'parse "a\\x7fb": net/url: invalid control character in URL'),
+        (":/x", 'parse ":/x": missing protocol scheme'),
+        ("1a:b", 'parse "1a:b": first path segment in URL cannot contain colon'),
+        ("/a%zzb", 'parse "/a%zzb": invalid URL escape "%zz"'),
+        ("/a%2", 'parse "/a%2": invalid URL escape "%2"'),
+        ("/a#%2", 'parse "/a#%2": invalid URL escape "%2"'),
+        ("file://h:x/y", 'parse "file://h:x/y": invalid port ":x" after host'),
+        ("file://%zz/y", 'parse "file://%zz/y": invalid URL escape "%zz"'),
+    ],
+)
+def test_uri_malformed_is_refused_in_go_words(text: str, why: str) -> None:
+    """IO-6, O-224, O-225: clients see what Go's url.Parse says."""
+    with pytest.raises(Refused) as caught:
+        parse(text)
+
+    assert str(caught.value) == f"unable to parse stdout uri: {why}"
+
+
+def test_uri_arguments_are_keys_with_their_first_values_in_order() -> None:
+    """IO 4.4: argv[1:] of a logging binary; order kept, the empty value included (O-357)."""
+    found = parse("binary:///bin/log?b=2&a=1&c&a=9&mode=x%20y&p=q+r")
+
+    assert found.arguments() == ["b", "2", "a", "1", "c", "", "mode", "x y", "p", "q r"]
+
+
+def test_uri_arguments_leave_out_what_cannot_be_decoded() -> None:
+    """Go's Query() drops such pairs without a word."""
+    assert StdioUri("binary", "/x", "a=%zz&b;c=1&&d=1").arguments() == ["d", "1"]
+
+
+@pytest.mark.parametrize(
+    ("text", "path"),
+    [
+        ("/run/x", "/run/x"),
+        ("fifo:///run/x", "/run/x"),
+        ("FIFO:/run/x", "/run/x"),
+        ("fifo:///a%20b", "/a%20b"),
+        ("fifox", "fifox"),
+    ],
+)
+def test_fifo_path_scheme_is_taken_off(text: str, path: str) -> None:
+    """§4.1: the reference opens the raw string and fails (O-336)."""
+    assert fifo_path(text) == path
+
+
+@given(st.text())
+def test_uri_any_text_is_parsed_or_refused(text: str) -> None:
+    """Whatever a client sends, the answer is a URI or a Refused."""
+    try:
+        found = parse(text)
+    except Refused:
+        return
+
+    assert found.scheme == found.scheme.lower()
+    found.arguments()
+
+
+@given(st.from_regex(r"/[a-z0-9/._-]*", fullmatch=True).filter(lambda p: not p.startswith("//")))
+def test_uri_plain_path_is_itself(path: str) -> None:
+    """IO-3: an absolute path has no scheme and is not touched."""
+    assert parse(path) == StdioUri("", path)
