@@ -1,0 +1,197 @@
+"""From requests to specs: everything that is checked about a request is checked here, once.
+
+The same functions serve the task services v2 and v3, whose messages are equal but for the package.
+"""
+
+import dataclasses
+import json
+import logging
+import tomllib
+from collections.abc import Mapping
+from typing import Any, Final
+
+from google.protobuf import any_pb2, descriptor_pool
+from google.protobuf.message import DecodeError
+
+from protos import runc_pb2, runtimeoptions_pb2, task_v2_pb2, task_v3_pb2
+from shimv2 import gojson, oci
+from shimv2.anyurl import type_name
+from shimv2.errors import InvalidArgument, Refused
+from shimv2.gotext import os_error
+from shimv2.model import CreateSpec, ExecSpec, Mount, RuncOptions, Stdio
+
+log = logging.getLogger(__name__)
+
+RUNC_OPTIONS: Final = "containerd.runc.v1.Options"
+RUNTIME_OPTIONS: Final = "runtimeoptions.v1.Options"
+
+_CONFIG_LIMIT_BYTES: Final = 1024 * 1024
+_FIELDS: Final = {field.name: field for field in dataclasses.fields(RuncOptions)}
+
+CreateRequest = task_v2_pb2.CreateTaskRequest | task_v3_pb2.CreateTaskRequest
+ExecRequest = task_v2_pb2.ExecProcessRequest | task_v3_pb2.ExecProcessRequest
+UpdateRequest = task_v2_pb2.UpdateTaskRequest | task_v3_pb2.UpdateTaskRequest
+
+
+def create_spec(request: CreateRequest) -> CreateSpec:
+    """Read a Create.
+
+    Raises:
+        Refused, InvalidArgument: its options are unknown, unreadable or of another type.
+    """
+    return CreateSpec(
+        id=request.id,
+        bundle=request.bundle,
+        rootfs=tuple(
+            Mount(mount.type, mount.source, mount.target, tuple(mount.options))
+            for mount in request.rootfs
+        ),
+        stdio=_stdio(request),
+        checkpoint=request.checkpoint,
+        parent_checkpoint=request.parent_checkpoint,
+        options=runtime_options(request.options if request.HasField("options") else None),
+    )
+
+
+def exec_spec(request: ExecRequest) -> ExecSpec:
+    """Read an Exec; whatever its spec's type URL says, the value is the JSON of an OCI process.
+
+    Raises:
+        InvalidArgument: it has no spec.
+        Refused: the spec is no JSON or not a process, in Go's words.
+    """
+    if not request.HasField("spec"):
+        raise InvalidArgument("exec without a process spec")
+    process = _json_value(request.spec.value, oci.PROCESS)
+    # Go reads members whatever their case: no other spelling may survive beside ours.
+    process = {name: value for name, value in process.items() if name.lower() != "terminal"}
+    process["terminal"] = request.terminal
+    return ExecSpec(id=request.exec_id, stdio=_stdio(request), process=process)
+
+
+def resources(request: UpdateRequest) -> Mapping[str, object]:
+    """Read an Update: OCI LinuxResources, whatever the type URL says.
+
+    Raises:
+        InvalidArgument: there are none.
+        Refused: they are no JSON or something else, in Go's words.
+    """
+    if not request.HasField("resources"):
+        raise InvalidArgument("update without resources")
+    return _json_value(request.resources.value, oci.RESOURCES)
+
+
+def _stdio(request: CreateRequest | ExecRequest) -> Stdio:
+    return Stdio(request.stdin, request.stdout, request.stderr, request.terminal)
+
+
+def _json_value(data: bytes, shape: gojson.Struct) -> dict[str, Any]:
+    try:
+        value = gojson.loads(data)
+        gojson.check(value, shape)
+    except gojson.JsonError as error:
+        raise Refused(str(error)) from None
+    return value if isinstance(value, dict) else {}  # only null is left: nothing is set
+
+
+# --- options of the runtime --------------------------------------------------------------------
+
+
+def runtime_options(packed: any_pb2.Any | None) -> RuncOptions:
+    """Unpack what Create, `start` and `-info` are given as options; nothing = the defaults.
+
+    Raises:
+        Refused: the type is not known, or the value is no message.
+        InvalidArgument: it is known and of no use here, or its configuration is wrong.
+    """
+    if packed is None or not packed.value:  # the reference looks at the value, too, not at the URL
+        return RuncOptions()
+    name = type_name(packed.type_url)
+    try:
+        if name == RUNC_OPTIONS:
+            return _from_message(runc_pb2.Options.FromString(packed.value))
+        if name == RUNTIME_OPTIONS:
+            return _from_config(runtimeoptions_pb2.Options.FromString(packed.value))
+    except DecodeError:
+        raise Refused("proto: cannot parse invalid wire-format data") from None
+    try:
+        descriptor_pool.Default().FindMessageTypeByName(name)
+    except KeyError:
+        raise Refused(f"type with url {packed.type_url}: not found") from None
+    raise InvalidArgument(f"options of type {name}, not {RUNC_OPTIONS}")
+
+
+def _from_message(message: runc_pb2.Options) -> RuncOptions:
+    return RuncOptions(**{field.name: value for field, value in message.ListFields()})
+
+
+def _from_config(message: runtimeoptions_pb2.Options) -> RuncOptions:
+    """Read what CRI sends for runtimes it does not know: a TOML text, or a file with one.
+
+    The text is a whole section of containerd's configuration: what is none of our options in it is
+    meant for somebody else.
+    """
+    where = message.config_path or "options"
+    body = bytes(message.config_body)
+    if not body and message.config_path:
+        try:
+            with open(message.config_path, "rb") as file:
+                body = file.read(_CONFIG_LIMIT_BYTES)
+        except OSError as error:
+            raise InvalidArgument(f"runtime options: {os_error(error)}") from None
+    try:
+        return _from_values(tomllib.loads(body.decode()))
+    except ValueError as error:  # TOMLDecodeError and UnicodeDecodeError among them
+        raise InvalidArgument(f"runtime options in {where}: {error}") from None
+
+
+def _from_values(values: Mapping[str, Any]) -> RuncOptions:
+    """Pick the options by name, whichever way it is written: BinaryName, binary_name.
+
+    Raises:
+        ValueError: one has a value of a wrong type.
+    """
+    known = {name.replace("_", ""): name for name in _FIELDS}
+    options: dict[str, Any] = {}
+    for key, value in values.items():
+        name = known.get(key.lower().replace("_", ""))
+        if name is None:
+            log.debug("runtime options: %s is none of ours", key)
+            continue
+        _require_type(key, value, _FIELDS[name].default)
+        options[name] = value
+    return RuncOptions(**options)
+
+
+def _require_type(key: str, value: object, default: object) -> None:
+    wanted = type(default)
+    if type(value) is not wanted:  # not isinstance: true is no number
+        raise ValueError(f"{key}: expected {wanted.__name__}, not {type(value).__name__}")
+    if isinstance(value, int) and not 0 <= value <= 0xFFFF_FFFF:
+        raise ValueError(f"{key}: {value} is out of range")
+
+
+def options_json(options: RuncOptions) -> str:
+    """Write options as containerd's `options.json`: snake case, in field order, no zero values."""
+    given = {name: value for name in _FIELDS if (value := getattr(options, name))}
+    return json.dumps(given, separators=(",", ":"))
+
+
+def options_from_json(text: bytes | str) -> RuncOptions:
+    """Read an `options.json`, also one that another shim wrote; unknown members are skipped.
+
+    Raises:
+        Refused: it is malformed, in Go's words.
+    """
+    values = _json_value(text.encode() if isinstance(text, str) else text, _JSON_OPTIONS)
+    return RuncOptions(**{name: values[name] for name in _FIELDS if values.get(name) is not None})
+
+
+_JSON_OPTIONS: Final = gojson.Struct(
+    "Options",
+    {
+        name: {bool: "bool", str: "string", int: "uint32"}[type(field.default)]
+        for name, field in _FIELDS.items()
+    },
+    package="options",
+)

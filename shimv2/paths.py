@@ -1,0 +1,137 @@
+"""Names: of every file in a bundle, of the runtime's state, of the socket.  Pure."""
+
+import hashlib
+import os.path
+from collections.abc import Mapping
+from typing import Final
+
+SOCKET_DIR: Final = "/run/containerd/s"
+MAX_SOCKET_DIR_BYTES: Final = 42
+"""sun_path holds 107 bytes and a NUL; a slash and 64 hex digits follow the folder (CLI-24)."""
+
+RUNTIME_ROOT: Final = "/run/containerd/runc"
+
+GROUP_ANNOTATIONS: Final = ("io.containerd.runc.v2.group", "io.kubernetes.cri.sandbox-id")
+"""Containers with the same value share a shim; the first that is present wins (CLI-31)."""
+
+# --- files of a bundle; the daemon makes config.json, rootfs, work and log ---------------------
+
+
+def config_file(bundle: str) -> str:
+    return os.path.join(bundle, "config.json")
+
+
+def rootfs(bundle: str) -> str:
+    return os.path.join(bundle, "rootfs")
+
+
+def work_dir(bundle: str) -> str:
+    """Name the link to the folder that outlives a reboot: for checkpoints."""
+    return os.path.join(bundle, "work")
+
+
+def log_fifo(bundle: str) -> str:
+    """Name the FIFO that the daemon reads the shim's log from."""
+    return os.path.join(bundle, "log")
+
+
+def address_file(bundle: str) -> str:
+    return os.path.join(bundle, "address")
+
+
+def socket_dir_link(bundle: str) -> str:
+    """Name the link to a socket folder that is not the usual one (CLI-25)."""
+    return os.path.join(bundle, "s")
+
+
+def options_file(bundle: str) -> str:
+    return os.path.join(bundle, "options.json")
+
+
+def runtime_file(bundle: str) -> str:
+    """Name the file that tells `delete` which runtime the container was made with."""
+    return os.path.join(bundle, "runtime")
+
+
+def runtime_log(bundle: str) -> str:
+    return os.path.join(bundle, "log.json")
+
+
+def criu_dump_log(bundle: str) -> str:
+    return os.path.join(bundle, "criu-dump.log")
+
+
+def init_pid_file(bundle: str) -> str:
+    return os.path.join(bundle, "init.pid")
+
+
+def exec_pid_file(bundle: str, exec_id: str) -> str:
+    """Name the file in which the runtime leaves an exec's pid: `<bundle>/<exec id>.pid`.
+
+    Two kinds of ids get another name, which no other id can lead to: `init`, whose file would be
+    that of the container's init (and make `delete` believe in the wrong pid), and ids that would
+    leave the bundle.  An id with a harmless slash keeps its name; the runtime refuses it, in the
+    words clients know.
+    """
+    if exec_id == "init" or ".." in exec_id.split("/"):
+        return os.path.join(bundle, f"{exec_record(exec_id)}.pid-file")
+    return f"{bundle}/{exec_id.lstrip('/')}.pid"
+
+
+# --- exit records ------------------------------------------------------------------------------
+
+EXITS_DIR: Final = "exits"
+INIT_RECORD: Final = "init.json"
+
+
+def exec_record(exec_id: str) -> str:
+    """Name an exec's exit record: ids may hold anything and be long, so they are hashed."""
+    digest = hashlib.sha256(exec_id.encode("utf-8", "surrogateescape")).hexdigest()
+    return f"exec-{digest[:32]}.json"
+
+
+# --- the runtime -------------------------------------------------------------------------------
+
+
+def runtime_root(root: str, namespace: str) -> str:
+    """Name the runtime's state folder: the option `root` or its default, and the namespace."""
+    return go_join(root or RUNTIME_ROOT, namespace)
+
+
+def bundle_for_delete(cwd: str, container_id: str) -> str:
+    """Name the bundle that `delete` is about: a sibling of its folder, or that folder (CLI 1.9)."""
+    return go_join(os.path.dirname(cwd), container_id)
+
+
+# --- the socket --------------------------------------------------------------------------------
+
+
+def group_id(annotations: Mapping[str, str], container_id: str) -> str:
+    """Say which shim a container belongs to; an annotation that is there but empty wins too."""
+    for name in GROUP_ANNOTATIONS:
+        if name in annotations:
+            return annotations[name]
+    return container_id
+
+
+def socket_path(
+    grpc_address: str, namespace: str, group: str, *, folder: str = SOCKET_DIR, debug: bool = False
+) -> str:
+    """Name the socket of a group's shim, the same for everybody who computes it (CLI-21)."""
+    joined = go_join(grpc_address, namespace, group, *(["debug"] if debug else []))
+    digest = hashlib.sha256(joined.encode("utf-8", "surrogateescape")).hexdigest()
+    return f"{folder}/{digest}"
+
+
+def address_of(path: str) -> str:
+    return f"unix://{path}"
+
+
+def go_join(*parts: str) -> str:
+    """Join and clean as Go's filepath.Join: empty parts go, `.`, `..` and `//` are resolved."""
+    joined = "/".join(part for part in parts if part)
+    if not joined:
+        return ""
+    cleaned = os.path.normpath(joined)
+    # POSIX lets two leading slashes mean something else; Go does not.
+    return cleaned[1:] if cleaned.startswith("//") else cleaned

@@ -1,0 +1,132 @@
+"""What every call of a runtime has in common: how it is found, started, and said to have failed."""
+
+import os
+import stat
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from shimv2 import spawn
+from shimv2.gotext import quote, strerror
+
+DEFAULT_BINARY: Final = "runc"
+
+OUTPUT_LIMIT_BYTES: Final = 64 * 1024
+"""How much of a failed runtime's output a client is told: the end, where the reason stands."""
+
+_KEEP_FROM_BYTES: Final = 16 * OUTPUT_LIMIT_BYTES  # so that trimming copies little per byte written
+
+NO_OUTPUT: Final = ": <nil>"
+"""What Go prints for the output of a command that could not be started."""
+
+
+class CommandFailed(Exception):
+    """A runtime failed, in go-runc's words; `exit_status` is -1 when it could not be executed."""
+
+    def __init__(self, text: str, exit_status: int = -1) -> None:
+        super().__init__(text)
+        self.exit_status = exit_status
+
+
+def ended_badly(argv0: str, status: int) -> str:
+    return f"{argv0} did not terminate successfully: exit status {status}"
+
+
+def global_args(
+    binary: str, *, root: str, log_path: str, systemd_cgroup: bool = False, criu_path: str = ""
+) -> list[str]:
+    """Make the part of the command line before the verb, argv[0] as configured included."""
+    args = [binary or DEFAULT_BINARY, "--root", root, "--log", log_path, "--log-format", "json"]
+    if criu_path:
+        args += ["--criu", criu_path]
+    if systemd_cgroup:
+        args.append("--systemd-cgroup")
+    return args
+
+
+def environment() -> dict[str, str]:
+    """Copy our environment for a runtime.
+
+    Without NOTIFY_SOCKET: runc would wait for a readiness message on behalf of the container.
+    """
+    return {name: value for name, value in os.environ.items() if name != "NOTIFY_SOCKET"}
+
+
+def launch(argv: Sequence[str], fds: Mapping[int, int]) -> int:
+    """Start a runtime in our working directory; its pid.
+
+    Raises:
+        CommandFailed: it could not be executed.
+    """
+    executable = look_up(argv[0])
+    try:
+        return spawn.spawn(argv, executable=executable, env=environment(), fds=fds)
+    except OSError as error:
+        reason = strerror(error.errno or 0)
+    except ValueError:  # a NUL within an argument: what the kernel cannot even be told
+        reason = "invalid argument"
+    raise CommandFailed(f"fork/exec {executable}: {reason}")
+
+
+def look_up(binary: str) -> str:
+    """Find a program as Go's exec.LookPath does; a name with a slash is taken as it is.
+
+    Raises:
+        CommandFailed: Go's text.
+    """
+    if "/" in binary:
+        return binary
+    for folder in os.environ.get("PATH", "").split(":"):
+        path = os.path.join(folder or ".", binary)
+        if _is_program(path):
+            if not os.path.isabs(path):
+                what = "cannot run executable found relative to current directory"
+                raise CommandFailed(f"exec: {quote(binary)}: {what}")
+            return path
+    raise CommandFailed(f"exec: {quote(binary)}: executable file not found in $PATH")
+
+
+def _is_program(path: str) -> bool:
+    try:
+        mode = os.stat(path).st_mode
+    except (OSError, ValueError):
+        return False
+    return not stat.S_ISDIR(mode) and bool(mode & 0o111)
+
+
+# --- output -----------------------------------------------------------------------------------
+
+
+def memory_file(name: str, content: bytes = b"") -> int:
+    """Open a file in memory, read from its start by whoever gets it; the caller closes it.
+
+    For a runtime's output it is better than a pipe: the runtime cannot block on it, and what a
+    container or a hook inherits of it keeps nobody waiting.
+    """
+    fd = os.memfd_create(name, os.MFD_CLOEXEC)
+    view = memoryview(content)
+    while view:
+        view = view[os.write(fd, view) :]
+    os.lseek(fd, 0, os.SEEK_SET)
+    return fd
+
+
+def trim(fd: int) -> None:
+    """Bound what a runtime has written so far, keeping its end.
+
+    What it writes at that moment may be lost or out of order: better than memory without limit.
+    """
+    if os.fstat(fd).st_size > _KEEP_FROM_BYTES:
+        kept = _tail(fd)
+        os.ftruncate(fd, 0)
+        os.lseek(fd, 0, os.SEEK_SET)  # the offset is the runtime's too: it goes on from here
+        os.write(fd, kept)
+
+
+def output(fd: int) -> str:
+    """Return the last of what was written; bytes that are no UTF-8 become U+FFFD."""
+    return _tail(fd).decode("utf-8", "replace")
+
+
+def _tail(fd: int) -> bytes:
+    size = os.fstat(fd).st_size
+    return os.pread(fd, OUTPUT_LIMIT_BYTES, max(0, size - OUTPUT_LIMIT_BYTES))

@@ -1,0 +1,357 @@
+"""runc, or any runtime with its command line (crun): one process per verb."""
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Final
+
+from shimv2.errors import NotFound, RuntimeFailed
+from shimv2.gotext import os_error
+from shimv2.model import Exit
+from shimv2.reaper import Reaper
+from shimv2.runtime import runclog
+from shimv2.runtime.command import (
+    NO_OUTPUT,
+    CommandFailed,
+    ended_badly,
+    global_args,
+    launch,
+    memory_file,
+    output,
+    trim,
+)
+from shimv2.runtime.runclog import KillResult
+from shimv2.runtime.tree import kill_tree
+
+log = logging.getLogger(__name__)
+
+DEATH_LIMIT_S: Final = 10.0
+"""How long a runtime may take to die of SIGKILL: longer only in an uninterruptible state."""
+
+LOG_LIMIT_BYTES: Final = 1024 * 1024
+"""How much of what one call wrote to the log is looked at: its end."""
+
+CREATE_GRACE_S: Final = 2.0
+"""How long a create whose caller has gone may still take before it is killed: many times what it
+needs.  One that ends by itself can be undone by a forced delete; of one that is killed the runtime
+knows nothing, and its cgroup stays."""
+
+_TRIM_EVERY_S: Final = 1.0
+_KILLED: Final = 137
+
+
+class Runc:
+    """A runtime's command line for one container: its options hold for the container's life.
+
+    Cheap: it holds a few strings.  Calls may overlap; what one of them adds to the log can then be
+    taken for the other's, which is so with every shim that uses one log.
+    """
+
+    def __init__(
+        self,
+        *,
+        reaper: Reaper,
+        binary: str,
+        root: str,
+        log_path: str,
+        systemd_cgroup: bool = False,
+        criu_path: str = "",
+    ) -> None:
+        self._reaper = reaper
+        self._root = root
+        self._log_path = log_path
+        self._args = global_args(
+            binary,
+            root=root,
+            log_path=log_path,
+            systemd_cgroup=systemd_cgroup,
+            criu_path=criu_path,
+        )
+
+    def knows(self, container_id: str) -> bool:
+        return os.path.lexists(os.path.join(self._root, container_id))
+
+    # --- verbs ---------------------------------------------------------------------------------
+
+    async def create(
+        self,
+        container_id: str,
+        *,
+        bundle: str,
+        pid_file: str,
+        fds: Mapping[int, int],
+        spawned: Callable[[], None],
+        no_pivot: bool = False,
+        no_new_keyring: bool = False,
+        console_socket: str = "",
+        timeout_s: float,
+    ) -> None:
+        args = ["create", "--bundle", bundle, "--pid-file", os.path.abspath(pid_file)]
+        args += _console(console_socket)
+        args += ["--no-pivot"] if no_pivot else []
+        args += ["--no-new-keyring"] if no_new_keyring else []
+        with self._explained("create", "OCI runtime create failed"):
+            # A console takes the place of the fds: then nothing keeps the output from us.
+            given = None if console_socket else fds
+            await self._run(
+                [*args, container_id],
+                timeout_s=timeout_s,
+                fds=given,
+                spawned=spawned,
+                grace_s=CREATE_GRACE_S,
+            )
+
+    async def start(self, container_id: str, *, timeout_s: float) -> None:
+        with self._explained("start", "OCI runtime start failed"):
+            await self._run(["start", container_id], timeout_s=timeout_s)
+
+    async def exec(
+        self,
+        container_id: str,
+        *,
+        process: Mapping[str, object],
+        pid_file: str,
+        fds: Mapping[int, int],
+        spawned: Callable[[], None],
+        console_socket: str = "",
+        timeout_s: float,
+    ) -> None:
+        with (
+            self._explained("exec", "OCI runtime exec failed"),
+            _process_file(process) as process_path,
+        ):
+            args = ["exec", "--process", process_path, *_console(console_socket)]
+            args += ["--detach", "--pid-file", os.path.abspath(pid_file), container_id]
+            given = None if console_socket else fds
+            await self._run(args, timeout_s=timeout_s, fds=given, spawned=spawned)
+
+    async def kill(
+        self,
+        container_id: str,
+        signal: int,
+        *,
+        all: bool = False,
+        timeout_s: float,
+    ) -> None:
+        args = ["kill", *(["--all"] if all else []), container_id, str(signal)]
+        try:
+            await self._run(args, timeout_s=timeout_s)
+        except CommandFailed as error:
+            result = runclog.kill_result(str(error))
+            if result is KillResult.FINISHED:
+                raise NotFound("process already finished") from None
+            if result is KillResult.UNKNOWN_CONTAINER or self._lost(container_id, error):
+                raise NotFound("no such container") from None
+            raise _failed(f"unknown error after kill: {error}", "kill", error) from None
+
+    async def delete(
+        self,
+        container_id: str,
+        *,
+        force: bool = False,
+        timeout_s: float,
+    ) -> None:
+        args = ["delete", *(["--force"] if force else []), container_id]
+        with self._explained("delete", "failed to delete task"):
+            try:
+                await self._run(args, timeout_s=timeout_s)
+            except CommandFailed as error:
+                if "does not exist" not in str(error) and not self._lost(container_id, error):
+                    raise
+
+    async def pause(self, container_id: str, *, timeout_s: float) -> None:
+        with self._explained("pause", "OCI runtime pause failed"):
+            await self._run(["pause", container_id], timeout_s=timeout_s)
+
+    async def resume(self, container_id: str, *, timeout_s: float) -> None:
+        with self._explained("resume", "OCI runtime resume failed"):
+            await self._run(["resume", container_id], timeout_s=timeout_s)
+
+    async def update(
+        self,
+        container_id: str,
+        *,
+        resources: Mapping[str, object],
+        timeout_s: float,
+    ) -> None:
+        stdin = json.dumps(resources, separators=(",", ":")).encode() + b"\n"
+        try:
+            args = ["update", "--resources=-", container_id]
+            await self._run(args, timeout_s=timeout_s, stdin=stdin)
+        except CommandFailed as error:  # told raw, its last newline included, as the reference does
+            raise _failed(str(error), "update", error) from None
+
+    # --- how a verb is run ---------------------------------------------------------------------
+
+    async def _run(
+        self,
+        args: Sequence[str],
+        *,
+        timeout_s: float,
+        fds: Mapping[int, int] | None = None,
+        spawned: Callable[[], None] | None = None,
+        stdin: bytes = b"",
+        grace_s: float = 0.0,
+    ) -> None:
+        """Run one verb.  Without `fds` its output is caught, for the text of the error.
+
+        A runtime never outlives its verb: it is killed when its time is up, and when the caller
+        is cancelled, then after `grace_s`.
+
+        Raises:
+            CommandFailed: go-runc's text.
+        """
+        nothing = NO_OUTPUT if fds is None else ""
+        if timeout_s <= 0:
+            raise CommandFailed(f"context deadline exceeded{nothing}")
+        with contextlib.ExitStack() as files:
+            caught = None
+            given = dict(fds or {})
+            if fds is None:
+                caught = given[1] = given[2] = memory_file("runtime-output")
+                files.callback(os.close, caught)
+            if stdin:
+                given[0] = memory_file("runtime-input", stdin)
+                files.callback(os.close, given[0])
+            try:
+                pid, exited = self._launch(args, given)
+            except CommandFailed as error:
+                raise CommandFailed(f"{error}{nothing}") from None
+            try:
+                if spawned is not None:
+                    spawned()
+                await _wait(exited, timeout_s, caught)
+            except (Exception, asyncio.CancelledError):
+                await _end(pid, exited, grace_s)
+                raise
+            await _end(pid, exited)
+            status = exited.result().status if exited.done() else _KILLED
+            if status:
+                text = ended_badly(self._args[0], status)
+                said = f": {output(caught)}" if caught is not None else ""
+                raise CommandFailed(text + said, status)
+
+    def _launch(
+        self, args: Sequence[str], fds: Mapping[int, int]
+    ) -> tuple[int, "asyncio.Future[Exit]"]:
+        with self._reaper.launching():
+            pid = launch([*self._args, *args], fds)
+            return pid, self._reaper.claim(pid)
+
+    # --- what is said of a failure -------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def _explained(self, verb: str, prefix: str) -> Iterator[None]:
+        """Turn CommandFailed into what the client is told, by what the call adds to the log.
+
+        The log grows with every call: only what is added counts, or the error of an earlier call
+        would be told for a runtime that says nothing.
+        """
+        before = self._log_size()
+        try:
+            yield
+        except CommandFailed as error:
+            failure = str(error)
+            try:
+                text = runclog.explain(prefix, failure, self._read_log(before))
+            except OSError as why:
+                text = runclog.unexplained(prefix, failure, os_error(why))
+            raise _failed(text, verb, error) from None
+
+    def _log_size(self) -> int:
+        try:
+            return os.stat(self._log_path).st_size
+        except OSError:
+            return 0
+
+    def _read_log(self, start: int) -> bytes:
+        with open(self._log_path, "rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            if size < start:  # somebody made it anew
+                start = 0
+            if size - start <= LOG_LIMIT_BYTES:
+                file.seek(start)
+                return file.read(LOG_LIMIT_BYTES)
+            file.seek(size - LOG_LIMIT_BYTES)
+            return file.read(LOG_LIMIT_BYTES).partition(b"\n")[2]
+
+    def _lost(self, container_id: str, error: CommandFailed) -> bool:
+        """Whether the runtime misses its own state of the container: what crun says when asked
+        about one that is gone, naming a file below its folder.
+        """
+        text = str(error)
+        folder = os.path.join(self._root, container_id)
+        return folder in text and "no such file" in text.lower() and not self.knows(container_id)
+
+
+def _console(socket_path: str) -> list[str]:
+    return ["--console-socket", socket_path] if socket_path else []
+
+
+def _failed(text: str, verb: str, error: CommandFailed) -> RuntimeFailed:
+    return RuntimeFailed(text, verb=verb, exit_status=error.exit_status, detail=str(error))
+
+
+async def _wait(exited: "asyncio.Future[Exit]", timeout_s: float, caught: int | None) -> None:
+    """Wait for the exit, at most `timeout_s`; now and then bound what is caught of the output."""
+    loop = asyncio.get_running_loop()
+    until = loop.time() + timeout_s
+    while not exited.done() and (left_s := until - loop.time()) > 0:
+        if caught is None:
+            await asyncio.wait([exited], timeout=left_s)
+        else:
+            await asyncio.wait([exited], timeout=min(left_s, _TRIM_EVERY_S))
+            trim(caught)
+
+
+async def _end(pid: int, exited: "asyncio.Future[Exit]", grace_s: float = 0.0) -> None:
+    """Kill a runtime and what it has started, if it is not done in `grace_s`.
+
+    Returns once it is dead, however often cancelled.
+    """
+    loop = asyncio.get_running_loop()
+    cancelled: asyncio.CancelledError | None = None
+    for limit_s, kill in ((grace_s, False), (DEATH_LIMIT_S, True)):
+        if kill and not exited.done():
+            log.warning("killing the runtime, pid %d", pid)
+            kill_tree(pid)
+        until = loop.time() + limit_s
+        while not exited.done() and (left_s := until - loop.time()) > 0:
+            try:
+                await asyncio.wait([exited], timeout=left_s)
+            except asyncio.CancelledError as error:
+                cancelled = error
+    if not exited.done():
+        log.error("the runtime, pid %d, does not die of SIGKILL", pid)
+    if cancelled is not None:
+        raise cancelled
+
+
+@contextlib.contextmanager
+def _process_file(process: Mapping[str, object]) -> Iterator[str]:
+    """Write an OCI process for the runtime to read; the file is gone afterwards, come what may.
+
+    Raises:
+        CommandFailed: it cannot be written.
+    """
+    folder = os.environ.get("XDG_RUNTIME_DIR") or os.environ.get("TMPDIR") or "/tmp"  # noqa: S108 - created O_EXCL, 0600
+    path = os.path.join(folder, f"runc-process{int.from_bytes(os.urandom(6))}")
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+    try:
+        fd = os.open(path, flags, 0o600)
+    except OSError as error:
+        raise CommandFailed(os_error(error)) from None
+    try:
+        try:
+            with open(fd, "wb") as file:
+                file.write(json.dumps(process, separators=(",", ":")).encode())
+        except OSError as error:
+            error.filename = path
+            raise CommandFailed(os_error(error, op="write")) from None
+        yield path
+    finally:
+        with contextlib.suppress(OSError):
+            os.unlink(path)

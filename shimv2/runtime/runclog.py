@@ -1,0 +1,113 @@
+"""From what a runtime wrote to what a client is told: its log, and its output.  Pure."""
+
+import re
+from datetime import datetime
+from enum import Enum, auto
+from typing import Final
+
+from shimv2.gojson import JsonError, decode_next, json_kind
+from shimv2.gotext import quote
+
+
+class CorruptLog(ValueError):
+    """Why a runtime's log cannot be read, in Go's words."""
+
+
+def last_error(log: bytes) -> str:
+    """Return the message of the last entry of level `error`, "" when there is none.
+
+    Strict, as the reference: one thing that is no log entry spoils the whole log.  As in its
+    decoder, a member that an entry lacks keeps the value it had in the entry before.
+
+    Raises:
+        CorruptLog: the log cannot be read.
+    """
+    entry = {"level": "", "msg": ""}
+    found = ""
+    at = 0
+    while (parsed := _next(log, at)) is not None:
+        value, at = parsed
+        _decode(value, entry)
+        if entry["level"] == "error":
+            found = entry["msg"].strip()
+    return found
+
+
+def _next(log: bytes, at: int) -> tuple[object, int] | None:
+    try:
+        return decode_next(log, at)
+    except JsonError as error:
+        raise CorruptLog(str(error)) from None
+
+
+_GO_TYPE: Final = "struct { Level string; Msg string; Time time.Time }"
+
+
+def _decode(value: object, entry: dict[str, str]) -> None:
+    """Take over what a log entry says; null says nothing, and names are of any case."""
+    if value is None:
+        return
+    if not isinstance(value, dict):
+        what = json_kind(value)
+        raise CorruptLog(f"json: cannot unmarshal {what} into Go value of type {_GO_TYPE}")
+    for key, member in value.items():
+        name = key.lower()
+        if member is None:
+            continue
+        if name == "time":
+            _check_time(member)
+        elif name in entry:
+            if not isinstance(member, str):
+                where = f"Go struct field .{name.capitalize()} of type string"
+                raise CorruptLog(f"json: cannot unmarshal {json_kind(member)} into {where}")
+            entry[name] = member
+
+
+_RFC3339: Final = re.compile(
+    r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)([.,]\d+)?(Z|[+-]\d\d:\d\d)", re.ASCII
+)
+
+
+def _check_time(value: object) -> None:
+    if not isinstance(value, str):
+        raise CorruptLog("Time.UnmarshalJSON: input is not a JSON string")
+    found = _RFC3339.fullmatch(value)
+    if found is None:
+        layout = quote("2006-01-02T15:04:05Z07:00")
+        raise CorruptLog(f"parsing time {quote(value)} as {layout}: cannot parse {quote(value)}")
+    try:
+        datetime.fromisoformat(found[1])
+    except ValueError:
+        raise CorruptLog(f"parsing time {quote(value)}: out of range") from None
+
+
+def explain(prefix: str, failure: str, log: bytes) -> str:
+    """Say why a verb failed: the runtime's own last error, else what is known from outside.
+
+    `failure` is go-runc's text; `log` what the call added to the runtime's log.
+    """
+    try:
+        found = last_error(log)
+    except CorruptLog as why:
+        return unexplained(prefix, failure, str(why))
+    return f"{prefix}: {found or failure}"
+
+
+def unexplained(prefix: str, failure: str, why: str) -> str:
+    return f"{prefix}: unable to retrieve OCI runtime error ({why}): {failure}"
+
+
+class KillResult(Enum):
+    FINISHED = auto()
+    UNKNOWN_CONTAINER = auto()
+    FAILED = auto()
+
+
+def kill_result(failure: str) -> KillResult:
+    """Say what a failed `kill` means, judged by its text as the reference judges it."""
+    finished = ("os: process already finished", "container not running")
+    if any(words in failure for words in finished) or "no such process" in failure.lower():
+        return KillResult.FINISHED
+    if "does not exist" in failure:
+        return KillResult.UNKNOWN_CONTAINER
+    return KillResult.FAILED

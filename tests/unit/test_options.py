@@ -1,0 +1,396 @@
+"""Requests are read once, here; everything wrong with them is found here."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from google.protobuf import any_pb2
+from google.protobuf.message import Message
+from hypothesis import given
+from hypothesis import strategies as st
+
+from protos import runc_pb2, runtimeoptions_pb2, task_v2_pb2, task_v3_pb2, types_pb2
+from shimv2 import options
+from shimv2.errors import InvalidArgument, Refused, ShimError
+from shimv2.model import Mount, RuncOptions, Stdio
+
+APIS = [task_v2_pb2, task_v3_pb2]
+PROCESS_URL = "types.containerd.io/opencontainers/runtime-spec/1/Process"
+
+
+def packed(message: Message, url: str | None = None) -> any_pb2.Any:
+    name = message.DESCRIPTOR.full_name
+    return any_pb2.Any(type_url=name if url is None else url, value=message.SerializeToString())
+
+
+def generic(body: bytes = b"", path: str = "") -> any_pb2.Any:
+    return packed(runtimeoptions_pb2.Options(config_body=body, config_path=path))
+
+
+# --- Create ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("api", APIS, ids=["v2", "v3"])
+def test_create_is_read_whole(api: Any) -> None:
+    """task-api 3.5: every field of the request arrives, in both services."""
+    request = api.CreateTaskRequest(
+        id="c1",
+        bundle="/b",
+        rootfs=[types_pb2.Mount(type="bind", source="/s", target="t", options=["rbind", "ro"])],
+        terminal=True,
+        stdin="/in",
+        stdout="/out",
+        stderr="/err",
+        checkpoint="/cp",
+        parent_checkpoint="/pcp",
+        options=packed(runc_pb2.Options(binary_name="crun", systemd_cgroup=True)),
+    )
+
+    spec = options.create_spec(request)
+
+    assert (spec.id, spec.bundle, spec.checkpoint, spec.parent_checkpoint) == (
+        "c1",
+        "/b",
+        "/cp",
+        "/pcp",
+    )
+    assert spec.rootfs == (Mount("bind", "/s", "t", ("rbind", "ro")),)
+    assert spec.stdio == Stdio("/in", "/out", "/err", True)
+    assert spec.options == RuncOptions(binary_name="crun", systemd_cgroup=True)
+
+
+def test_create_without_options_has_the_defaults() -> None:
+    assert options.create_spec(task_v2_pb2.CreateTaskRequest(id="c1")).options == RuncOptions()
+
+
+# --- runtime options ---------------------------------------------------------------------------
+
+
+def test_every_option_arrives() -> None:
+    """options 6.1: the fields of containerd.runc.v1.Options."""
+    message = runc_pb2.Options(
+        no_pivot_root=True,
+        no_new_keyring=True,
+        shim_cgroup="/cg",
+        io_uid=1,
+        io_gid=4294967295,
+        binary_name="/usr/bin/crun",
+        root="/r",
+        systemd_cgroup=True,
+        criu_image_path="/i",
+        criu_work_path="/w",
+        task_api_address="a",
+        task_api_version=3,
+    )
+
+    assert options.runtime_options(packed(message)) == RuncOptions(
+        no_pivot_root=True,
+        no_new_keyring=True,
+        shim_cgroup="/cg",
+        io_uid=1,
+        io_gid=4294967295,
+        binary_name="/usr/bin/crun",
+        root="/r",
+        systemd_cgroup=True,
+        criu_image_path="/i",
+        criu_work_path="/w",
+        task_api_address="a",
+        task_api_version=3,
+    )
+
+
+def test_options_with_a_prefixed_url_are_read() -> None:
+    """O-208, protos 7.12."""
+    url = "type.googleapis.com/containerd.runc.v1.Options"
+
+    assert options.runtime_options(packed(runc_pb2.Options(root="/r"), url)).root == "/r"
+
+
+def test_criu_path_of_an_old_daemon_is_skipped() -> None:
+    """options 6.1: field 8 is reserved since 2.0; accepted from 1.x daemons."""
+    any_ = any_pb2.Any(type_url="containerd.runc.v1.Options", value=b"\x42\x04/cri\x3a\x02/r")
+
+    assert options.runtime_options(any_) == RuncOptions(root="/r")
+
+
+@pytest.mark.parametrize("url", ["foo.Bar", "", "containerd.runc.v1.CheckpointOptions"])
+def test_options_without_a_value_are_the_defaults(url: str) -> None:
+    """O-207: the URL of an empty value is not looked at."""
+    assert options.runtime_options(any_pb2.Any(type_url=url)) == RuncOptions()
+
+
+@pytest.mark.parametrize("url", ["foo.Bar", "", "x/y/foo.Bar", "bad type!"])
+def test_options_of_an_unknown_type_are_refused(url: str) -> None:
+    """O-206: code 2, without a second class word."""
+    with pytest.raises(Refused) as caught:
+        options.runtime_options(any_pb2.Any(type_url=url, value=b"x"))
+
+    assert str(caught.value) == f"type with url {url}: not found"
+
+
+def test_options_of_a_known_but_other_type_are_an_invalid_argument() -> None:
+    """O-211: the reference dies of it; ours answers code 3."""
+    with pytest.raises(InvalidArgument, match=r"CheckpointOptions.*: invalid argument$"):
+        options.runtime_options(packed(runc_pb2.CheckpointOptions(exit=True)))
+
+
+@pytest.mark.parametrize(
+    ("url", "value"),
+    [
+        (options.RUNC_OPTIONS, b"\xff"),
+        (options.RUNC_OPTIONS, b"\x32\x02x"),
+        (options.RUNC_OPTIONS, b"\x32\x01\xff"),  # a name that is no UTF-8
+        (options.RUNTIME_OPTIONS, b"\x0a\xff"),
+        (options.RUNTIME_OPTIONS, b"\x0a\x02\xff\xfe"),
+    ],
+)
+def test_garbage_is_refused_in_the_reference_words(url: str, value: bytes) -> None:
+    """O-210."""
+    with pytest.raises(Refused) as caught:
+        options.runtime_options(any_pb2.Any(type_url=url, value=value))
+
+    assert str(caught.value) == "proto: cannot parse invalid wire-format data"
+
+
+@given(st.binary(max_size=40), st.sampled_from([options.RUNC_OPTIONS, options.RUNTIME_OPTIONS]))
+def test_any_value_is_read_or_refused(value: bytes, url: str) -> None:
+    """Options come from a client: nothing else than a refusal may happen."""
+    try:
+        options.runtime_options(any_pb2.Any(type_url=url, value=value))
+    except ShimError as error:
+        text = str(error)
+    else:
+        text = "they are options"
+
+    assert text
+
+
+def test_generic_options_in_a_toml_body_are_read() -> None:
+    """task-api 3.5: what CRI sends for runtimes it does not know; names in either spelling."""
+    body = b"""
+        TypeUrl = "not ours"
+        BinaryName = "crun"
+        Root = "/r"
+        SystemdCgroup = true
+        NoPivotRoot = true
+        NoNewKeyring = true
+        ShimCgroup = "/cg"
+        IoUid = 7
+        io_gid = 8
+        CriuPath = "/criu"
+        CriuImagePath = "/i"
+        CriuWorkPath = "/w"
+    """
+
+    assert options.runtime_options(generic(body)) == RuncOptions(
+        binary_name="crun",
+        root="/r",
+        systemd_cgroup=True,
+        no_pivot_root=True,
+        no_new_keyring=True,
+        shim_cgroup="/cg",
+        io_uid=7,
+        io_gid=8,
+        criu_path="/criu",
+        criu_image_path="/i",
+        criu_work_path="/w",
+    )
+
+
+def test_generic_options_in_a_file_are_read(tmp_path: Path) -> None:
+    """options 6.1: config_path, as `ctr --runtime-config-path` sends it."""
+    config = tmp_path / "config.toml"
+    config.write_text('BinaryName = "crun"\n')
+
+    assert options.runtime_options(generic(path=str(config))).binary_name == "crun"
+
+
+def test_generic_options_body_wins_over_the_file() -> None:
+    assert options.runtime_options(generic(b'Root = "/r"', "/no/such")).root == "/r"
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        (b"= 1", "at line 1"),
+        (b"\xff", "decode"),
+        (b"BinaryName = 1", "BinaryName: expected str, not int"),
+        (b'SystemdCgroup = "yes"', "SystemdCgroup: expected bool, not str"),
+        (b"IoUid = true", "IoUid: expected int, not bool"),
+        (b"IoUid = -1", "IoUid: -1 is out of range"),
+        (b"IoUid = 4294967296", "IoUid: 4294967296 is out of range"),
+    ],
+)
+def test_wrong_generic_options_are_an_invalid_argument(body: bytes, reason: str) -> None:
+    """A configuration that is not what was meant must not start a container."""
+    with pytest.raises(InvalidArgument, match=reason):
+        options.runtime_options(generic(body))
+
+
+def test_missing_file_of_generic_options_is_an_invalid_argument() -> None:
+    with pytest.raises(InvalidArgument, match="open /no/such: no such file or directory"):
+        options.runtime_options(generic(path="/no/such"))
+
+
+# --- options.json ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("given_options", "text"),
+    [
+        (RuncOptions(), "{}"),
+        (RuncOptions(binary_name="runc"), '{"binary_name":"runc"}'),
+        (
+            RuncOptions(systemd_cgroup=True, binary_name="crun", io_uid=5),
+            '{"io_uid":5,"binary_name":"crun","systemd_cgroup":true}',
+        ),
+        (
+            RuncOptions(binary_name="/argv", root="/rr", task_api_address="x"),
+            '{"binary_name":"/argv","root":"/rr","task_api_address":"x"}',
+        ),
+    ],
+)
+def test_options_file_is_that_of_the_reference(given_options: RuncOptions, text: str) -> None:
+    """O-582, O-600, options 6.1: snake case, field order, zero values left out."""
+    assert options.options_json(given_options) == text
+    assert options.options_from_json(text) == given_options
+
+
+def test_options_file_of_another_shim_is_read() -> None:
+    """A drop-in's `delete` may find a bundle the Go shim made."""
+    text = b'{"root":"/rr", "new_field": [1], "criu_path":"/my/criu", "io_uid": null}\n'
+
+    assert options.options_from_json(text) == RuncOptions(root="/rr", criu_path="/my/criu")
+    assert options.options_from_json("null") == RuncOptions()
+
+
+@pytest.mark.parametrize(
+    ("text", "error"),
+    [
+        ("{bad", "invalid character 'b' looking for beginning of object key string"),
+        ("[]", "json: cannot unmarshal array into Go value of type options.Options"),
+        (
+            '{"root":1}',
+            "json: cannot unmarshal number into Go struct field Options.root of type string",
+        ),
+    ],
+)
+def test_malformed_options_file_is_told_in_go_words(text: str, error: str) -> None:
+    """O-459."""
+    with pytest.raises(Refused) as caught:
+        options.options_from_json(text)
+
+    assert str(caught.value) == error
+
+
+# --- Exec and Update ---------------------------------------------------------------------------
+
+
+def exec_request(value: bytes, *, terminal: bool = False) -> task_v2_pb2.ExecProcessRequest:
+    return task_v2_pb2.ExecProcessRequest(
+        id="c1",
+        exec_id="e1",
+        terminal=terminal,
+        stdin="/in",
+        stdout="/out",
+        stderr="/err",
+        spec=any_pb2.Any(type_url=PROCESS_URL, value=value),
+    )
+
+
+def test_exec_is_read_whole() -> None:
+    value = {"args": ["sh", "-c", "true"], "cwd": "/", "futureField": {"x": 1}}
+
+    spec = options.exec_spec(exec_request(json.dumps(value).encode()))
+
+    assert (spec.id, spec.stdio) == ("e1", Stdio("/in", "/out", "/err", False))
+    assert spec.process == {**value, "terminal": False}
+
+
+@pytest.mark.parametrize("api", APIS, ids=["v2", "v3"])
+def test_exec_with_any_type_url_is_read(api: Any) -> None:
+    """O-167: the URL is not looked at."""
+    spec = any_pb2.Any(type_url="odd", value=b'{"args":["a"]}')
+    request = api.ExecProcessRequest(exec_id="e1", spec=spec)
+
+    assert options.exec_spec(request).process["args"] == ["a"]
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+@pytest.mark.parametrize("value", [b'{"terminal":true}', b'{"TERMINAL":true,"Terminal":false}'])
+def test_terminal_of_the_request_overrides_that_of_the_spec(terminal: bool, value: bytes) -> None:
+    """task-api 3.5, Exec; Go would read any spelling, so none but ours may be left."""
+    assert options.exec_spec(exec_request(value, terminal=terminal)).process == {
+        "terminal": terminal
+    }
+
+
+@pytest.mark.parametrize(
+    ("value", "error"),
+    [
+        (b"{bad", "invalid character 'b' looking for beginning of object key string"),
+        (b"", "unexpected end of JSON input"),
+        (
+            b'{"args":"x"}',
+            "json: cannot unmarshal string into Go struct field Process.args of type []string",
+        ),
+        (b"[]", "json: cannot unmarshal array into Go value of type specs.Process"),
+    ],
+)
+def test_exec_of_no_process_is_refused_in_go_words(value: bytes, error: str) -> None:
+    """O-164, O-166."""
+    with pytest.raises(Refused) as caught:
+        options.exec_spec(exec_request(value))
+
+    assert str(caught.value) == error
+
+
+def test_exec_of_null_is_an_empty_process() -> None:
+    """As in Go; the runtime then says what is missing."""
+    assert options.exec_spec(exec_request(b"null")).process == {"terminal": False}
+
+
+def test_exec_without_a_spec_is_an_invalid_argument() -> None:
+    """O-183: the reference dies of it."""
+    with pytest.raises(InvalidArgument):
+        options.exec_spec(task_v2_pb2.ExecProcessRequest(id="c1", exec_id="e1"))
+
+
+@pytest.mark.parametrize("api", APIS, ids=["v2", "v3"])
+def test_update_is_passed_through(api: Any) -> None:
+    """options 6.3, O-70: JSON of LinuxResources under any URL."""
+    value = {"pids": {"limit": 55}, "new": {"x": [1]}}
+    request = api.UpdateTaskRequest(
+        id="c1", resources=any_pb2.Any(type_url="odd", value=json.dumps(value).encode())
+    )
+
+    assert options.resources(request) == value
+
+
+LIMIT_FIELD = "Go struct field LinuxMemory.memory.limit of type int64"
+
+
+@pytest.mark.parametrize(
+    ("value", "error"),
+    [
+        (b"{bad", "invalid character 'b' looking for beginning of object key string"),
+        (
+            b'{"memory":{"limit":"x"}}',
+            f"json: cannot unmarshal string into {LIMIT_FIELD}",
+        ),
+    ],
+)
+def test_update_with_no_resources_in_it_is_refused_in_go_words(value: bytes, error: str) -> None:
+    """O-68, O-72."""
+    request = task_v2_pb2.UpdateTaskRequest(resources=any_pb2.Any(value=value))
+    with pytest.raises(Refused) as caught:
+        options.resources(request)
+
+    assert str(caught.value) == error
+
+
+def test_update_without_resources_is_an_invalid_argument() -> None:
+    """O-116: the reference dies of it."""
+    with pytest.raises(InvalidArgument):
+        options.resources(task_v2_pb2.UpdateTaskRequest(id="c1"))

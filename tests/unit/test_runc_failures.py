@@ -1,0 +1,301 @@
+"""What is made of a runtime's failure."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from shimv2.errors import NotFound, RuntimeFailed
+from shimv2.runtime import command
+from shimv2.runtime.runc import Runc
+from tests.support.fake_runtime import PREFIXES, VERBS, FakeRuntime, create, failure
+
+
+@pytest.fixture
+def fake(tmp_path: Path) -> FakeRuntime:
+    return FakeRuntime(tmp_path)
+
+
+def test_missing_runtime_by_name_is_told_as_go_tells_it(fake: FakeRuntime) -> None:
+    """O-215."""
+    assert failure(fake, create, binary="nosuchrunc") == (
+        "OCI runtime create failed: unable to retrieve OCI runtime error "
+        f"(open {fake.log}: no such file or directory): "
+        'exec: "nosuchrunc": executable file not found in $PATH'
+    )
+
+
+def test_missing_runtime_by_path_is_told_as_go_tells_it(fake: FakeRuntime) -> None:
+    """O-216."""
+    assert failure(fake, create, binary="/no/such/runc") == (
+        "OCI runtime create failed: unable to retrieve OCI runtime error "
+        f"(open {fake.log}: no such file or directory): "
+        "fork/exec /no/such/runc: no such file or directory"
+    )
+
+
+@pytest.mark.parametrize(
+    ("content", "mode", "reason"),
+    [
+        (b"#!/bin/sh\n", 0o644, "permission denied"),
+        (b"no program", 0o755, "exec format error"),
+        (b"#!/no/such/interpreter\n", 0o755, "no such file or directory"),
+    ],
+)
+def test_runtime_that_is_no_program_is_told(
+    fake: FakeRuntime, content: bytes, mode: int, reason: str
+) -> None:
+    Path(fake.binary).write_bytes(content)
+    os.chmod(fake.binary, mode)
+    fake.log.touch()
+
+    text = failure(fake, VERBS["start"])
+
+    # No output at all: Go prints its empty buffer.
+    assert text == f"OCI runtime start failed: fork/exec {fake.binary}: {reason}: <nil>"
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_argument_that_no_program_can_get_is_told(fake: FakeRuntime, verb: str) -> None:
+    """An id with a NUL byte fails that call, not the shim."""
+    fake.script("exit 0")
+    fake.log.touch()
+    with pytest.raises(RuntimeFailed, match="invalid argument"):
+        fake.run(VERBS[verb], root=f"{fake.root}\0")
+
+
+def test_runtime_that_fails_in_silence_is_told_by_its_status(fake: FakeRuntime) -> None:
+    """O-219."""
+    fake.script("exit 3")
+
+    assert failure(fake, create) == (
+        "OCI runtime create failed: unable to retrieve OCI runtime error "
+        f"(open {fake.log}: no such file or directory): "
+        f"{fake.binary} did not terminate successfully: exit status 3"
+    )
+
+
+def test_last_error_of_the_log_is_told(fake: FakeRuntime) -> None:
+    """O-220."""
+    fake.script(
+        """cat >$LOG <<END
+{"level":"error","msg":"first msg","time":"2026-11-23T22:54:22Z"}
+{"level":"error","msg":"second msg","time":"2026-11-23T22:54:22Z"}
+{"level":"info","msg":"third msg","time":"2026-11-23T22:54:22Z"}
+END
+exit 1"""
+    )
+
+    assert failure(fake, create) == "OCI runtime create failed: second msg"
+
+
+def test_corrupt_log_is_told_with_the_failure(fake: FakeRuntime) -> None:
+    """O-221."""
+    fake.script("echo not json >$LOG; exit 1")
+
+    assert failure(fake, create) == (
+        "OCI runtime create failed: unable to retrieve OCI runtime error "
+        "(invalid character 'o' in literal null (expecting 'u')): "
+        f"{fake.binary} did not terminate successfully: exit status 1"
+    )
+
+
+def test_killed_runtime_is_told_by_128_and_its_signal(fake: FakeRuntime) -> None:
+    """O-222."""
+    fake.script("kill -9 $$")
+
+    assert failure(fake, create).endswith(
+        f"{fake.binary} did not terminate successfully: exit status 137"
+    )
+
+
+@pytest.mark.parametrize(("verb", "prefix"), PREFIXES.items())
+def test_error_of_an_earlier_call_is_not_told_again(
+    fake: FakeRuntime, verb: str, prefix: str
+) -> None:
+    """Pitfall 96, O-243: a silent failure must not get the text of another one."""
+    fake.log.write_text('{"level":"error","msg":"stale"}\n')
+    fake.script("exit 1")
+
+    text = failure(fake, VERBS[verb])
+
+    assert text.startswith(f"{prefix}: {fake.binary} did not terminate successfully: exit status 1")
+    assert "stale" not in text
+
+
+def test_error_after_half_a_line_of_a_killed_call_is_found(fake: FakeRuntime) -> None:
+    """A killed runtime leaves half an entry; that must not spoil the log for ever."""
+    fake.log.write_text('{"level":"error","msg":"sta')
+    fake.script("""echo '{"level":"error","msg":"fresh"}' >>$LOG; exit 1""")
+
+    assert failure(fake, VERBS["start"]) == "OCI runtime start failed: fresh"
+
+
+def test_log_made_anew_is_read_from_its_start(fake: FakeRuntime) -> None:
+    fake.log.write_text('{"level":"error","msg":"stale and longer than the fresh one"}\n')
+    fake.script("""echo '{"level":"error","msg":"fresh"}' >$LOG; exit 1""")
+
+    assert failure(fake, VERBS["start"]) == "OCI runtime start failed: fresh"
+
+
+def test_end_of_an_endless_log_is_read(fake: FakeRuntime) -> None:
+    """A client's message is bounded, and so is the memory to make it."""
+    line = '{"level":"error","msg":"' + "x" * 1000 + '"}'
+    fake.script(
+        f"""for I in 1 2 3 4 5 6 7 8 9 10; do echo '{line}'; done >$HERE/ten
+for I in $(seq 200); do cat $HERE/ten; done >>$LOG
+echo '{{"level":"error","msg":"last"}}' >>$LOG; exit 1"""
+    )
+
+    assert failure(fake, VERBS["start"]) == "OCI runtime start failed: last"
+
+
+@pytest.mark.parametrize(
+    ("verb", "prefix"),
+    [*((verb, prefix) for verb, prefix in PREFIXES.items() if verb not in ("create", "exec"))],
+)
+def test_output_is_told_where_the_log_says_nothing(
+    fake: FakeRuntime, verb: str, prefix: str
+) -> None:
+    """O-235, O-240: both streams in order, the last newline included."""
+    fake.script('touch "$LOG"; echo one; echo two >&2; echo three; exit 1')
+
+    assert failure(fake, VERBS[verb]) == (
+        f"{prefix}: {fake.binary} did not terminate successfully: exit status 1: one\ntwo\nthree\n"
+    )
+
+
+def test_failing_update_is_told_raw(fake: FakeRuntime) -> None:
+    """O-73: no prefix, no log."""
+    fake.script("""echo '{"level":"error","msg":"logged"}' >$LOG; echo printed >&2; exit 1""")
+
+    assert failure(fake, VERBS["update"]) == (
+        f"{fake.binary} did not terminate successfully: exit status 1: printed\n"
+    )
+
+
+def test_failing_create_with_a_console_tells_its_output(fake: FakeRuntime) -> None:
+    """task-api 3.3: with a terminal the streams are free to be caught."""
+    fake.script('touch "$LOG"; echo printed >&2; exit 1')
+
+    assert failure(fake, lambda runc: create(runc, console_socket="/s")) == (
+        "OCI runtime create failed: "
+        f"{fake.binary} did not terminate successfully: exit status 1: printed\n"
+    )
+
+
+def test_output_that_is_no_utf8_is_told_all_the_same(fake: FakeRuntime) -> None:
+    """A message on the wire must be UTF-8, or the reply fails and with it the connection."""
+    fake.script('touch "$LOG"; printf "a\\377b"; exit 1')
+
+    assert failure(fake, VERBS["start"]).endswith("exit status 1: a\ufffdb")
+
+
+@pytest.mark.parametrize("verb", ["start", "kill", "delete"])
+def test_ten_megabytes_of_output_block_nobody(fake: FakeRuntime, verb: str) -> None:
+    """faults 11: more than a pipe holds; the end is told, where the reason stands."""
+    fake.script(
+        'touch "$LOG"; head -c 10485760 /dev/zero | tr "\\0" x >&2; echo the reason >&2; exit 1'
+    )
+
+    text = failure(fake, VERBS[verb])
+
+    assert text.endswith("xxx" + "the reason\n")
+    assert command.OUTPUT_LIMIT_BYTES <= len(text) <= command.OUTPUT_LIMIT_BYTES + 300
+
+
+def test_hook_that_keeps_the_output_open_holds_up_nobody(fake: FakeRuntime) -> None:
+    """What a container inherits of the runtime's streams must not delay the verb's end."""
+    fake.script("sleep 1000 & echo $! >$HERE/pid; exit 0")
+    fake.run(VERBS["start"], timeout_s=5.0)
+
+    os.kill(int(fake.saw("pid")), 9)
+
+
+def test_failure_keeps_its_parts_apart(fake: FakeRuntime) -> None:
+    """RuntimeFailed tells verb, status and go-runc's text apart from what a client sees."""
+    fake.script("""echo '{"level":"error","msg":"logged"}' >$LOG; exit 7""")
+    with pytest.raises(RuntimeFailed) as caught:
+        fake.run(VERBS["pause"])
+
+    error = caught.value
+    assert (error.verb, error.exit_status) == ("pause", 7)
+    assert error.detail == f"{fake.binary} did not terminate successfully: exit status 7: "
+
+
+# --- kill and delete ---------------------------------------------------------------------------
+
+
+def test_kill_of_what_has_ended_is_not_found(fake: FakeRuntime) -> None:
+    """O-238."""
+    fake.script("echo container not running >&2; exit 1")
+    with pytest.raises(NotFound) as caught:
+        fake.run(VERBS["kill"])
+
+    assert str(caught.value) == "process already finished: not found"
+
+
+def test_kill_of_what_the_runtime_does_not_know_is_not_found(fake: FakeRuntime) -> None:
+    fake.script("echo container does not exist >&2; exit 1")
+    with pytest.raises(NotFound) as caught:
+        fake.run(VERBS["kill"])
+
+    assert str(caught.value) == "no such container: not found"
+
+
+def test_kill_that_fails_otherwise_is_told_raw(fake: FakeRuntime) -> None:
+    """O-239: no log is looked at."""
+    fake.script("""echo '{"level":"error","msg":"logged"}' >$LOG; echo boom >&2; exit 1""")
+
+    assert failure(fake, VERBS["kill"]) == (
+        "unknown error after kill: "
+        f"{fake.binary} did not terminate successfully: exit status 1: boom\n"
+    )
+
+
+def test_kill_without_a_runtime_is_told_raw(fake: FakeRuntime) -> None:
+    assert failure(fake, VERBS["kill"], binary="nosuchrunc") == (
+        'unknown error after kill: exec: "nosuchrunc": executable file not found in $PATH: <nil>'
+    )
+
+
+@pytest.mark.parametrize("verb", ["delete", "delete-force"])
+def test_delete_of_what_is_gone_is_a_success(fake: FakeRuntime, verb: str) -> None:
+    """task-api 3.5, Delete; pitfall 47."""
+    fake.script("echo container does not exist >&2; exit 1")
+
+    fake.run(VERBS[verb])
+
+
+CRUN_LOST = "cannot open directory '{root}/c1': No such file or directory"
+
+
+@pytest.mark.parametrize("verb", ["delete", "delete-force"])
+def test_delete_of_what_crun_lost_is_a_success(fake: FakeRuntime, verb: str) -> None:
+    """crun has other words for a container that is gone; a repeated Delete must get through."""
+    fake.script(f'echo "{CRUN_LOST.format(root=fake.root)}" >&2; exit 1')
+
+    fake.run(VERBS[verb])
+
+
+def test_kill_of_what_crun_lost_is_not_found(fake: FakeRuntime) -> None:
+    fake.script(f"""echo "error opening file '{fake.root}/c1/status': No such file" >&2; exit 1""")
+    with pytest.raises(NotFound, match="no such container"):
+        fake.run(VERBS["kill"])
+
+
+def test_delete_that_misses_a_file_of_a_container_it_has_is_a_failure(fake: FakeRuntime) -> None:
+    """The words alone are not believed while the runtime's state is there."""
+    os.makedirs(f"{fake.root}/c1")
+    fake.script(f'touch "$LOG"; echo "{CRUN_LOST.format(root=fake.root)}" >&2; exit 1')
+
+    assert failure(fake, VERBS["delete"]).startswith("failed to delete task: ")
+
+
+def test_container_is_known_by_its_state_folder(fake: FakeRuntime) -> None:
+    async def known(runc: Runc) -> bool:
+        return runc.knows("c1")
+
+    assert not fake.run(known)
+    os.makedirs(f"{fake.root}/c1")
+    assert fake.run(known)

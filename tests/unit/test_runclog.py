@@ -1,0 +1,160 @@
+"""What a runtime's log and output mean for a client."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shimv2.runtime import runclog
+from shimv2.runtime.runclog import CorruptLog, KillResult, last_error
+
+CAPTURED = Path(__file__).parent.parent / "data" / "runc"
+LOGS = sorted(path.stem for path in CAPTURED.glob("*.log"))
+OUTPUTS = sorted(path.stem for path in CAPTURED.glob("*.out"))
+
+
+def captured(name: str) -> bytes:
+    return (CAPTURED / name).read_bytes()
+
+
+@pytest.mark.parametrize("name", LOGS)
+def test_log_of_a_real_runtime_has_its_reason(name: str) -> None:
+    """task-api 3.4, with logs as runc and crun wrote them."""
+    assert last_error(captured(f"{name}.log"))
+
+
+@pytest.mark.parametrize("name", OUTPUTS)
+def test_log_of_a_real_runtime_ends_in_what_it_printed(name: str) -> None:
+    """The log's last error is the one a user would have seen on the terminal."""
+    printed = captured(f"{name}.out").decode().strip().splitlines()
+
+    assert last_error(captured(f"{name}.log")) == printed[-1]
+
+
+def test_missing_binary_is_told_in_runc_words() -> None:
+    """O-198; docker's clients look for `no such file or directory` beside the command."""
+    log = captured("runc-create-missing-binary.log")
+
+    assert runclog.explain("OCI runtime create failed", "not used", log) == (
+        "OCI runtime create failed: runc create failed: unable to start container process: "
+        'exec: "/bin/nosuch": stat /bin/nosuch: no such file or directory'
+    )
+
+
+@pytest.mark.parametrize(
+    ("log", "message"),
+    [
+        (b"", ""),
+        (b"\n \n", ""),
+        (b"null", ""),
+        (b'{"level":"info","msg":"a"}\n', ""),
+        (b'{"level":"error","msg":"a"}\n{"level":"error","msg":"b"}\n', "b"),
+        (b'{"level":"error","msg":"a"}\n{"level":"info","msg":"c"}\n', "a"),
+        (b'{"level":"error","msg":" \\n a \\n"}', "a"),
+        (b'{"level":"error","msg":"a"}{"msg":"b"}', "b"),
+        (b'{"Level":"error","MSG":"a"}', "a"),
+        (b'{"level":"error","msg":"a","time":null,"pid":[1]}', "a"),
+        (b'{"level":"error","msg":"a","time":"2026-11-23T23:07:39.123456789012+01:00"}', "a"),
+        (b'{"level":"error","msg":"a","time":"2026-11-23T23:07:39,5Z"}', "a"),
+        (b'{"level":"error","msg":"\xff"}', "\ufffd"),
+    ],
+)
+def test_last_error_of_a_readable_log_is_found(log: bytes, message: str) -> None:
+    """O-220: the last entry of level error, trimmed; the expected values are a Go decoder's."""
+    assert last_error(log) == message
+
+
+@pytest.mark.parametrize(
+    ("log", "why"),
+    [
+        (b"not json", "invalid character 'o' in literal null (expecting 'u')"),
+        (b'{"level":"error","msg":"a"} x', "invalid character 'x' looking for beginning of value"),
+        (b'{"level":"error","msg":"a"', "unexpected EOF"),
+        (
+            b'{"level":5}',
+            "json: cannot unmarshal number into Go struct field .Level of type string",
+        ),
+        (b'{"msg":[]}', "json: cannot unmarshal array into Go struct field .Msg of type string"),
+        (
+            b"[]",
+            f"json: cannot unmarshal array into Go value of type {runclog._GO_TYPE}",
+        ),
+        (b'{"time":5}', "Time.UnmarshalJSON: input is not a JSON string"),
+    ],
+)
+def test_log_that_is_none_is_told_why(log: bytes, why: str) -> None:
+    """O-221: strict, and in Go's words."""
+    with pytest.raises(CorruptLog) as caught:
+        last_error(log)
+
+    assert str(caught.value) == why
+    assert runclog.explain("P", "failure", log) == (
+        f"P: unable to retrieve OCI runtime error ({why}): failure"
+    )
+
+
+@pytest.mark.parametrize(
+    "time",
+    [
+        "",
+        "x",
+        "2026-11-23T23:07:39",
+        "2026-11-23 23:07:39Z",
+        "2026-13-23T23:07:39Z",
+        "2026-02-30T23:07:39Z",
+        "2026-11-23T24:00:00Z",
+        "2026-11-23T23:07:39.Z",
+        "2026-11-23T23:07:39+0100",
+        "2026-11-23t23:07:39z",
+        "2026-W11-2T23:07:39Z",
+        "٢٠٢٦-11-23T23:07:39Z",
+    ],
+)
+def test_time_that_is_no_rfc3339_spoils_the_log(time: str) -> None:
+    """task-api 3.4: a `time` that Go cannot read makes the whole log corrupt."""
+    with pytest.raises(CorruptLog, match="parsing time"):
+        last_error(f'{{"level":"error","msg":"a","time":"{time}"}}'.encode())
+
+
+@given(st.binary(max_size=60))
+def test_any_log_gives_a_text(log: bytes) -> None:
+    """A client always gets prefix and reason, whatever a runtime wrote."""
+    assert runclog.explain("P", "failure", log).startswith("P: ")
+
+
+def test_log_without_errors_leaves_the_failure() -> None:
+    """task-api 3.4: empty → the go-runc error."""
+    assert runclog.explain("P", "runc did not terminate", b'{"level":"info","msg":"x"}') == (
+        "P: runc did not terminate"
+    )
+
+
+@pytest.mark.parametrize(
+    ("failure", "result"),
+    [
+        ("runc did not terminate successfully: exit status 1: container not running\n", "FINISHED"),
+        ("x: os: process already finished", "FINISHED"),
+        ("x: kill container: No such process\n", "FINISHED"),
+        ("x: no such process", "FINISHED"),
+        ("x: container does not exist\n", "UNKNOWN_CONTAINER"),
+        ("x: unable to signal init: invalid argument\n", "FAILED"),
+        ("x: Container Not Running", "FAILED"),
+    ],
+)
+def test_failed_kill_is_classified_by_its_text(failure: str, result: str) -> None:
+    """task-api 3.5, Kill: NotFound is what daemons ignore."""
+    assert runclog.kill_result(failure) is KillResult[result]
+
+
+@pytest.mark.parametrize(
+    ("name", "result"),
+    [
+        ("runc-kill-stopped.out", KillResult.FINISHED),
+        ("runc-kill-gone.out", KillResult.UNKNOWN_CONTAINER),
+        ("runc-kill-65.out", KillResult.FAILED),
+        ("crun-kill-65.out", KillResult.FAILED),
+    ],
+)
+def test_failed_kill_of_a_real_runtime_is_classified(name: str, result: KillResult) -> None:
+    assert runclog.kill_result(captured(name).decode()) is result

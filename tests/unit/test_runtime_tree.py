@@ -1,0 +1,90 @@
+"""Killing a process with all it started."""
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from shimv2 import linux
+from shimv2.runtime.tree import kill_tree
+from shimv2.spawn import spawn
+from tests.support.fake_runtime import is_alive
+from tests.support.until import until
+
+DEPTH = 5
+NEST = """#!/bin/sh
+trap '' TERM INT HUP
+[ "$1" = 0 ] || setsid "$0" $(($1 - 1)) "$2" &
+echo $$ >"$2/$1.new"; mv "$2/$1.new" "$2/$1"
+while :; do sleep 1000; done
+"""
+
+
+@pytest.fixture(autouse=True)
+def _subreaper() -> Iterator[None]:
+    """As in the shim: what a dead parent leaves becomes ours, and is reaped here."""
+    linux.set_child_subreaper(True)
+    yield
+    while True:
+        try:
+            os.waitpid(-1, 0)
+        except ChildProcessError:
+            break
+    linux.set_child_subreaper(False)
+
+
+def test_whole_tree_is_killed(tmp_path: Path) -> None:
+    """faults 10: sessions, ignored signals and depth make no difference."""
+    script = tmp_path / "nest"
+    script.write_text(NEST)
+    script.chmod(0o755)
+    spawn([str(script), str(DEPTH), str(tmp_path)])
+    files = [tmp_path / str(number) for number in range(DEPTH + 1)]
+    until(lambda: all(file.exists() for file in files), "the tree")
+    pids = [int(file.read_text()) for file in files]
+
+    kill_tree(pids[DEPTH])
+
+    until(lambda: _all_reaped(pids), "the end of the tree")
+
+
+def test_process_that_is_gone_is_no_error() -> None:
+    """It may end by itself at any moment."""
+    pid = spawn(["/bin/true"])
+    os.waitpid(pid, 0)
+
+    kill_tree(pid)
+
+
+def test_zombie_is_no_error() -> None:
+    """Dead, not yet reaped: still ours, and nothing below it."""
+    pid = spawn(["/bin/true"])
+    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+
+    kill_tree(pid)
+
+    assert os.waitpid(pid, 0)[1] == 0
+
+
+def test_process_beside_it_is_spared() -> None:
+    """Only what is below is killed: the shim's other children run on."""
+    victim = spawn(["/bin/sleep", "1000"])
+    other = spawn(["/bin/sleep", "1000"])
+
+    kill_tree(victim)
+
+    assert os.waitpid(victim, 0)[1] == signal.SIGKILL
+    assert is_alive(other)
+    os.kill(other, signal.SIGKILL)
+
+
+def _all_reaped(pids: list[int]) -> bool:
+    while True:
+        try:
+            if os.waitpid(-1, os.WNOHANG)[0] == 0:
+                break
+        except ChildProcessError:
+            break
+    return not any(map(is_alive, pids))
