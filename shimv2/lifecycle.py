@@ -158,16 +158,16 @@ class Lifecycle:
         self._table = table
         self.state = State.CREATED
 
-    def check(self, step: Step) -> State:
-        """Return where `step` leads without taking it.
+    def check(self, step: Step, state: State | None = None) -> State:
+        """Return where `step` leads from `state` (default: the own one) without taking it.
 
         Raises:
             WrongState, NotFound: the text of the table's cell.
         """
-        cell = self._table[self.state].get(step)
+        state = state or self.state
+        cell = self._table[state].get(step)
         if cell is None:
-            what = f"cannot {step.name.lower()} a {self.state.name.lower()} process"
-            raise WrongState(what)
+            raise WrongState(f"cannot {step.name.lower()} a {state.name.lower()} process")
         if isinstance(cell, No):
             raise cell.error(cell.text)
         return cell

@@ -1,0 +1,1 @@
+"""Control groups: where a container's are, and what their files say."""

@@ -1,0 +1,61 @@
+"""One container's control groups, found once, right after its init was made."""
+
+import os
+from typing import Final
+
+from shimv2.cgroups import parse
+from shimv2.linux import filesystem_type
+
+_ROOT: Final = "/sys/fs/cgroup"
+_CGROUP2_MAGIC: Final = 0x63677270  # of statfs(2)
+# Which v1 hierarchy tells the processes: runc joins all it finds, so the first that is there.
+_V1_ORDER: Final = ("pids", "memory", "cpu", "freezer", "devices", "cpuset", "name=systemd")
+
+
+def is_unified() -> bool:
+    """Whether cgroup v2 rules; a hybrid hierarchy counts as v1, whose controllers are the live."""
+    return filesystem_type(_ROOT) == _CGROUP2_MAGIC
+
+
+def folders(path: str) -> list[str]:
+    """Name the directories of the cgroup `path` (which starts with a slash), one a hierarchy."""
+    if is_unified():
+        return [_ROOT + path]
+    return sorted({mount + path for mount in _v1_mounts().values()})
+
+
+def _v1_mounts() -> dict[str, str]:
+    with open("/proc/self/mountinfo", encoding="utf-8") as file:
+        return parse.mountpoints(file.read())
+
+
+class Cgroup:
+    """The directory whose `cgroup.procs` names a container's processes."""
+
+    def __init__(self, directory: str) -> None:
+        self.directory = directory
+
+    @classmethod
+    def of(cls, pid: int) -> "Cgroup | None":
+        """Find the cgroup of `pid`; None when it is gone or in no cgroup of its own."""
+        try:
+            with open(f"/proc/{pid}/cgroup", encoding="utf-8") as file:
+                member = parse.memberships(file.read())
+        except OSError:
+            return None
+        if is_unified():
+            path = member.get("", "/")
+            return cls(_ROOT + path) if path != "/" else None
+        directory = parse.directory(member, _v1_mounts(), _V1_ORDER)
+        return cls(directory) if directory else None
+
+    def pids(self) -> list[int]:
+        """List the processes, sub-cgroups included; empty when the cgroup is gone."""
+        found: set[int] = set()
+        for folder, _, _ in os.walk(self.directory):
+            try:
+                with open(f"{folder}/cgroup.procs", encoding="ascii") as file:
+                    found.update(parse.pids(file.read()))
+            except OSError:  # removed meanwhile, or threaded: then its domain lists the processes
+                continue
+        return sorted(found)

@@ -1,0 +1,89 @@
+"""The containers of this shim: one, or those of a pod."""
+
+import asyncio
+
+from shimv2.container import Container, Host
+from shimv2.errors import NotFound, Refused
+from shimv2.model import CreateSpec, Exit
+
+
+class Containers:
+    """The table of containers.  An id is taken from the first moment of Create to Delete's end."""
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+        self._table: dict[str, Container] = {}
+        self._being_made: set[str] = set()
+        self._given_up: dict[str, asyncio.Task[Container]] = {}  # of those, being undone
+
+    def __bool__(self) -> bool:
+        """Whether there is a reason for the shim to stay."""
+        return bool(self._table or self._being_made)
+
+    def get(self, container_id: str) -> Container:
+        """The container of that id.
+
+        Raises:
+            NotFound: it was not created, or was deleted.
+        """
+        try:
+            return self._table[container_id]
+        except KeyError:
+            raise NotFound("container not created") from None
+
+    def pid_of(self, container_id: str) -> int:
+        """The pid of a container's init, 0 when there is no such container."""
+        container = self._table.get(container_id)
+        return container.init.pid if container else 0
+
+    async def create(self, spec: CreateSpec, *, deadline: float | None = None) -> Container:
+        """Make a container: all or nothing.  `deadline` is the caller's, in loop time.
+
+        Raises:
+            Refused: the id is taken; the container that has it is not touched.
+        """
+        while (undone := self._given_up.get(spec.id)) is not None:
+            await asyncio.wait([undone])
+        if spec.id in self._table or spec.id in self._being_made:
+            # What runc would say; it is not asked, because asking overwrites the bundle's files.
+            what = "container with given ID already exists"
+            raise Refused(f"OCI runtime create failed: runc create failed: {what}")
+        self._being_made.add(spec.id)
+        making = self._host.background.start(
+            self._make(spec, deadline), f"create of {spec.id}", for_a_request=True
+        )
+        try:
+            return await asyncio.shield(making)
+        except asyncio.CancelledError:
+            if not making.done():
+                # The caller is answered now; what was begun is undone in the daemon's own time.
+                self._given_up[spec.id] = making
+                making.cancel()
+            raise
+
+    async def _make(self, spec: CreateSpec, deadline: float | None) -> Container:
+        try:
+            async with self._host.background.all_or_nothing(f"create of {spec.id}") as undo:
+                container = await Container.create(spec, self._host, undo, deadline=deadline)
+        finally:
+            self._being_made.discard(spec.id)
+            self._given_up.pop(spec.id, None)
+        self._table[spec.id] = container
+        container.announce()
+        return container
+
+    async def settled(self) -> None:
+        """Wait until every create whose caller left is undone.
+
+        A daemon whose Create ran out of time asks for Shutdown at once: it must find the shim as
+        empty as the roll-back is going to leave it.
+        """
+        while self._given_up:
+            await asyncio.wait(self._given_up.values())
+
+    async def delete(self, container_id: str) -> tuple[int, Exit | None]:
+        """Remove a container: its init's pid and how that ended."""
+        container = self.get(container_id)
+        outcome = await container.delete()
+        self._table.pop(container_id, None)
+        return outcome

@@ -1,0 +1,143 @@
+"""The shim's server: builds the parts, runs them, and stops them in order."""
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+from dataclasses import dataclass
+from typing import Any, Final
+
+from shimv2 import linux, log, loop
+from shimv2.background import Background, Verbs
+from shimv2.container import Host
+from shimv2.containers import Containers
+from shimv2.model import Identity
+from shimv2.publisher import Publisher
+from shimv2.reaper import Reaper
+from shimv2.service import TaskService
+from shimv2.settings import Settings
+from shimv2.sockets import BoundSocket
+from shimv2.status import to_status
+from ttrpc import Registry, Server
+
+LAST_EVENTS_LIMIT_S: Final = 5.0  # for what a daemon has not yet acknowledged when the shim ends
+LAST_REPLIES_LIMIT_S: Final = 1.0
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class DaemonConfig:
+    """What `start` hands to the server it leaves behind.
+
+    `listener` listens already and belongs to the server; `bound` is its name in the file system,
+    None when somebody else bound it.
+    """
+
+    identity: Identity
+    listener: socket.socket
+    bound: BoundSocket | None
+    settings: Settings
+
+
+def serve(config: DaemonConfig) -> int:
+    """Serve until Shutdown, SIGTERM or SIGINT; the exit status.
+
+    Raises:
+        OSError: the `log` FIFO of the bundle is missing.
+    """
+    linux.set_child_subreaper()
+    log.setup(config.identity.name, debug=config.identity.debug)
+    # Caught and dropped, not ignored: what is ignored would stay so in runc and the containers.
+    for number in (signal.SIGPIPE, signal.SIGXFSZ):
+        signal.signal(number, _drop)
+    return loop.run(_Daemon(config).main())
+
+
+def _drop(*_: object) -> None:
+    pass
+
+
+class _Daemon:
+    def __init__(self, config: DaemonConfig) -> None:
+        self._config = config
+        self._stop = asyncio.Event()
+        self._unlisted = False
+
+    async def main(self) -> int:
+        config, running = self._config, asyncio.get_running_loop()
+        running.set_exception_handler(_report)
+        background = Background()
+        reaper = Reaper(running)
+        publisher = Publisher(config.identity.ttrpc_address, config.identity.namespace)
+        self._containers = Containers(
+            Host(
+                namespace=config.identity.namespace,
+                reaper=reaper,
+                events=publisher,
+                background=background,
+                settings=config.settings,
+            )
+        )
+        registry = Registry()
+        TaskService(
+            self._containers,
+            verbs=Verbs(background),
+            publisher=publisher,
+            shutdown=self._shut_down,
+        ).register(registry)
+        self._server = Server(registry, to_status=to_status)
+        reaper.start()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            running.add_signal_handler(number, self._terminate, number)
+        running.add_signal_handler(signal.SIGUSR1, log.dump_stacks)
+        background.start(publisher.run(), "publisher")
+        self._server.listen(config.listener)
+        if config.settings.self_exit_s:
+            background.start(self._exit_when_idle(publisher), "self-exit")
+        if os.geteuid() == 0:
+            linux.set_dumpable(False)  # last: it hides /proc/self from all but root
+        await self._stop.wait()
+
+        self._unlist()
+        await publisher.drain(LAST_EVENTS_LIMIT_S)
+        await self._server.shutdown(LAST_REPLIES_LIMIT_S)
+        await background.stop()
+        reaper.stop()
+        return 0
+
+    async def _shut_down(self) -> None:
+        # Before the reply: a `start` that follows it must not find the socket of a dying shim.
+        self._unlist()
+        self._stop.set()
+
+    def _terminate(self, number: int) -> None:
+        """Stop, whatever runs: containers are left alone and outlive the shim."""
+        _log.info("stopping: %s", signal.Signals(number).name)
+        self._stop.set()
+
+    async def _exit_when_idle(self, publisher: Publisher) -> None:
+        """Stop once nobody has needed the shim at two looks, `self_exit_s` apart."""
+        looks = 0
+        while looks < 2:
+            await asyncio.sleep(self._config.settings.self_exit_s)
+            busy = self._containers or self._server.connections or publisher.pending
+            looks = 0 if busy else looks + 1
+        _log.info("stopping: no container and no connection")
+        self._stop.set()
+
+    def _unlist(self) -> None:
+        """Take no more connections and remove the socket's name, once."""
+        if self._unlisted:
+            return
+        self._unlisted = True
+        self._server.stop_listening()
+        if self._config.bound is not None:
+            with contextlib.suppress(OSError):
+                self._config.bound.unlink()
+
+
+def _report(_loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    _log.error("%s", context.get("message"), exc_info=context.get("exception"))

@@ -1,0 +1,122 @@
+"""A container's init: made by the runtime at Create, run by Start."""
+
+from contextlib import AsyncExitStack
+
+from shimv2 import mounts, paths
+from shimv2.errors import Refused, ShimError
+from shimv2.lifecycle import INIT, Step
+from shimv2.model import CreateSpec, Exit, Started
+from shimv2.process import Process, Scope, log, time_to_open
+from shimv2.runtime import read_pid_file
+
+
+class InitProcess(Process):
+    def __init__(self, scope: Scope, spec: CreateSpec) -> None:
+        super().__init__(scope, spec.stdio, INIT, id=spec.id)
+        self._spec = spec
+
+    async def create(self, undo: AsyncExitStack, *, deadline: float | None) -> None:
+        """Make the container in the runtime, its init waiting to be started.
+
+        What was done is pushed on `undo`, which the caller runs when this raises.  `deadline` is
+        the caller's, in loop time.
+
+        Raises:
+            RuntimeFailed, Refused: the reference's texts.
+            TimeoutError: nobody opened the other ends of the FIFOs.
+        """
+        scope, spec = self._scope, self._spec
+        io = scope.open_io(spec.stdio)
+        undo.push_async_callback(io.close)
+        with scope.reaper.launching():
+            # What another shim made under this id is not ours to remove.
+            if not scope.runtime.knows(spec.id):
+                undo.push_async_callback(self._remove)
+            await scope.runtime.create(
+                spec.id,
+                bundle=spec.bundle,
+                pid_file=paths.init_pid_file(spec.bundle),
+                fds=io.fds,
+                spawned=io.spawned,
+                no_pivot=spec.options.no_pivot_root,
+                no_new_keyring=spec.options.no_new_keyring,
+                timeout_s=scope.settings.create_s,
+            )
+            pid = read_pid_file(paths.init_pid_file(spec.bundle))
+            exited = scope.reaper.claim(pid)
+        await io.connect(timeout_s=time_to_open(deadline))
+        self._attach(io)
+        self._track(pid, exited)
+
+    async def _remove(self) -> None:
+        scope = self._scope
+        try:
+            await scope.runtime.delete(self.id, force=True, timeout_s=scope.settings.delete_s)
+        except ShimError as error:
+            log.warning(
+                "what is left of a failed create could not be removed: %s",
+                error,
+                extra={"container": self.id},
+            )
+
+    def _write_record(self, ended: Exit) -> None:
+        self._scope.records.write_init(ended, start_time=self._start_time)
+
+    async def start(self) -> int:
+        """Start the created init; its pid.
+
+        Raises:
+            WrongState: it is not in state created.  RuntimeFailed: the state is unchanged.
+        """
+        scope = self._scope
+        async with self._steps:
+            self.check(Step.START)
+            await scope.runtime.start(self.id, timeout_s=scope.settings.start_s)
+            self._life.take(Step.START)
+            scope.events.emit(Started(self.id, self.pid))
+            return self.pid
+
+    async def kill(self, signal: int, *, all: bool) -> None:
+        """Send `signal` to the init, or to all processes of the container; takes no lock.
+
+        Raises:
+            NotFound: it has ended - but the processes it left can still be killed with `all`.
+        """
+        if not (all and self.exit is not None):
+            self.check(Step.KILL)
+        scope = self._scope
+        await scope.runtime.kill(self.id, signal, all=all, timeout_s=scope.settings.kill_s)
+
+    async def kill_leftovers(self) -> None:
+        """End what outlives an init that is no pid 1: the kernel does it only for one that is."""
+        scope = self._scope
+        try:
+            await scope.runtime.kill(self.id, 9, all=True, timeout_s=scope.settings.kill_s)
+        except ShimError as error:
+            log.error("failed to kill init's children: %s", error, extra={"container": self.id})
+
+    async def delete(self) -> Exit | None:
+        """Remove the ended (or never started) container from the runtime; how it ended.
+
+        Raises:
+            WrongState: it runs.  RuntimeFailed: the state is unchanged; it can be repeated.
+        """
+        scope = self._scope
+        await self.settled()
+        async with self._steps:
+            self.check(Step.DELETE)
+            ended = self.exit
+            await self._close_io()
+            await scope.runtime.delete(self.id, timeout_s=scope.settings.delete_s)
+            await self._unmount()
+            self._life.take(Step.DELETE)
+            self._release()
+            return ended
+
+    async def _unmount(self) -> None:
+        if not self._scope.rootfs:
+            return
+        try:
+            await mounts.unmount_recursive(self._scope.rootfs)
+        except OSError as error:
+            raise Refused(f"failed rootfs umount: {error}") from error

@@ -1,0 +1,224 @@
+"""The ordered outbox of events, against a real ttrpc sink that misbehaves."""
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from google.protobuf.empty_pb2 import Empty
+
+from protos import events_pb2
+from protos.ttrpc_events_pb2 import ForwardRequest
+from shimv2 import publisher as module
+from shimv2.errors import ResourceExhausted
+from shimv2.model import Deleted, Exit, Exited, Started
+from shimv2.publisher import Publisher
+from tests.support.aio import run
+from tests.support.until import eventually
+from ttrpc import Call, Code, Registry, Server, StatusError
+
+
+class Sink:
+    """A daemon's events service.  `answers` are taken one per call; after them every call is OK."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "sink.sock"
+        self.requests: list[tuple[ForwardRequest, Call]] = []
+        self.answers: list[StatusError | asyncio.Event] = []
+        self._server: Server | None = None
+
+    def open(self) -> None:
+        registry = Registry()
+        registry.unary(module.SERVICE, "Forward", ForwardRequest, self._forward)
+        self._server = Server(registry)
+        sock = socket.socket(socket.AF_UNIX)
+        sock.bind(str(self.path))
+        sock.listen()
+        self._server.listen(sock)
+
+    async def close(self) -> None:
+        if self._server is not None:
+            await self._server.close()
+            self.path.unlink()
+
+    @property
+    def pids(self) -> list[int]:
+        """The pids of the events received, in order: each event of these tests has its own."""
+        started = events_pb2.TaskStart.FromString
+        return [started(request.envelope.event.value).pid for request, _ in self.requests]
+
+    async def _forward(self, request: ForwardRequest, call: Call) -> Empty:
+        self.requests.append((request, call))
+        answer = self.answers.pop(0) if self.answers else None
+        if isinstance(answer, StatusError):
+            raise answer
+        if answer is not None:
+            await answer.wait()
+        return Empty()
+
+
+@contextlib.asynccontextmanager
+async def publishing(address: str) -> AsyncIterator[Publisher]:
+    publisher = Publisher(address, "ns")
+    task = asyncio.create_task(publisher.run())
+    try:
+        yield publisher
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
+
+
+def test_event_is_wrapped_as_containerd_expects(tmp_path: Path) -> None:
+    """Envelope, bare type URL, namespace, metadata and time limit of EV 5.1."""
+
+    async def main() -> None:
+        sink = Sink(tmp_path)
+        sink.open()
+        async with publishing(f"unix://{sink.path}") as publisher:
+            publisher.emit(Exited("c1", "e1", Exit(7, 137, 1_700_000_000_000_000_005)))
+            publisher.emit(Deleted("c1", 7, None))
+            await publisher.drain(5)
+        (exited, call), (deleted, _) = sink.requests
+        assert exited.envelope.topic == "/tasks/exit"
+        assert exited.envelope.namespace == "ns"
+        assert exited.envelope.event.type_url == "containerd.events.TaskExit"
+        assert call.metadata.get("containerd-namespace-ttrpc") == ("ns",)
+        assert call.deadline is not None
+        assert 0 < call.deadline - asyncio.get_running_loop().time() <= 5
+        message = events_pb2.TaskExit.FromString(exited.envelope.event.value)
+        assert (message.container_id, message.id, message.pid) == ("c1", "e1", 7)
+        assert (message.exit_status, message.exited_at.nanos) == (137, 5)
+        never = events_pb2.TaskDelete.FromString(deleted.envelope.event.value)
+        assert never.exited_at.seconds == -62_135_596_800
+        await sink.close()
+
+    run(main())
+
+
+def test_events_while_the_daemon_is_away_arrive_in_order_once_it_is_back(tmp_path: Path) -> None:
+    """EV-3 is not copied: nothing is dropped, nothing overtakes (design 4.2)."""
+
+    async def main() -> None:
+        sink = Sink(tmp_path)
+        async with publishing(str(sink.path)) as publisher:
+            for pid in range(1, 301):
+                publisher.emit(Started("c1", pid))
+            await eventually(lambda: publisher.pending == 300, "the outbox to fill")
+            sink.open()
+            await publisher.drain(20)
+            assert sink.pids == list(range(1, 301))
+            await sink.close()
+            publisher.emit(Started("c1", 301))
+            sink.open()  # a restarted daemon: the old connection is dead
+            await publisher.drain(20)
+        assert sink.pids == list(range(1, 302))
+        await sink.close()
+
+    run(main(), timeout_s=50)
+
+
+@pytest.mark.parametrize(
+    "code", [Code.DEADLINE_EXCEEDED, Code.RESOURCE_EXHAUSTED, Code.UNAVAILABLE]
+)
+def test_answer_that_means_not_now_is_tried_again_in_place(tmp_path: Path, code: Code) -> None:
+    """design 4.2: codes 4, 8 and 14 acknowledge nothing."""
+
+    async def main() -> None:
+        sink = Sink(tmp_path)
+        sink.open()
+        sink.answers = [StatusError(code, "busy")]
+        async with publishing(str(sink.path)) as publisher:
+            publisher.emit(Started("c1", 1))
+            publisher.emit(Started("c1", 2))
+            await publisher.drain(5)
+        assert sink.pids == [1, 1, 2]
+        await sink.close()
+
+    run(main())
+
+
+def test_refusal_is_an_acknowledgement_and_logged_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A daemon that cannot take an event will not take it later: the next one must get through."""
+
+    async def main() -> None:
+        sink = Sink(tmp_path)
+        sink.open()
+        sink.answers = [StatusError(Code.NOT_FOUND, "no such namespace")]
+        async with publishing(str(sink.path)) as publisher:
+            publisher.emit(Started("c1", 1))
+            publisher.emit(Started("c1", 2))
+            await publisher.drain(5)
+        assert sink.pids == [1, 2]
+        await sink.close()
+
+    run(main())
+    assert caplog.text.count("no such namespace") == 1
+
+
+def test_daemon_that_dies_over_an_event_gets_it_again(tmp_path: Path) -> None:
+    """A lost connection acknowledges nothing, whether or not the event was read."""
+
+    async def main() -> None:
+        sink = Sink(tmp_path)
+        sink.open()
+        sink.answers = [asyncio.Event()]
+        async with publishing(str(sink.path)) as publisher:
+            publisher.emit(Started("c1", 1))
+            publisher.emit(Started("c1", 2))
+            await eventually(lambda: sink.requests, "the first event")
+            await sink.close()
+            sink.open()
+            await publisher.drain(5)
+        assert sink.pids == [1, 1, 2]
+        await sink.close()
+
+    run(main())
+
+
+def test_without_an_address_events_are_dropped_at_once() -> None:
+    """EV-8: a shim nobody listens to works all the same."""
+
+    async def main() -> None:
+        async with publishing("") as publisher:
+            publisher.emit(Started("c1", 1))
+            assert publisher.pending == 0
+            await publisher.drain(0)
+
+    run(main())
+
+
+def test_full_outbox_refuses_new_processes_and_drops_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """design 4.2: at the bound Create and Exec get code 8; what must be told is still taken."""
+    monkeypatch.setattr(module, "MAX_PENDING", 2)
+
+    async def main() -> None:
+        async with publishing(str(tmp_path / "nobody.sock")) as publisher:
+            publisher.emit(Started("c1", 1))
+            publisher.check_room()
+            publisher.emit(Started("c1", 2))
+            with pytest.raises(ResourceExhausted):
+                publisher.check_room()
+            publisher.emit(Started("c1", 3))
+            assert publisher.pending == 3
+
+    run(main())
+
+
+def test_what_nobody_took_at_the_end_is_logged(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """EV-7: the end of the shim waits a bounded time for its last events, and says what is lost."""
+
+    async def main() -> None:
+        async with publishing(str(tmp_path / "nobody.sock")) as publisher:
+            publisher.emit(Started("c1", 1))
+            await publisher.drain(0.05)
+
+    run(main())
+    assert "/tasks/start" in caplog.text
