@@ -1,0 +1,227 @@
+"""`start`: find or make the shim of a container's group, and say where it listens.
+
+Works in the bundle, which is the working directory, and for three generations of daemons (CLI 1.5).
+"""
+
+import contextlib
+import json
+import os
+import socket
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Final, TypeVar
+
+from google.protobuf.any_pb2 import Any
+from google.protobuf.message import DecodeError, Message
+
+from protos.bootstrap_pb2 import BootstrapParams, BootstrapResult
+from shimv2 import gojson, linux, paths
+from shimv2.anyurl import type_name
+from shimv2.errors import Refused, ShimError
+from shimv2.gotext import os_error
+from shimv2.model import Identity, RuncOptions
+from shimv2.options import RUNC_OPTIONS, RUNTIME_OPTIONS, runtime_options
+from shimv2.running import serves
+from shimv2.settings import Settings
+from shimv2.sockets import BoundSocket, bind_or_join
+
+_DEBUG_LEVEL: Final = -4  # of BootstrapParams.log_level: this and below is debug
+_ADDRESS_MODE: Final = 0o644
+_CONFIG: Final = gojson.Struct("Spec", {"annotations": gojson.StringMap("string")})
+
+M = TypeVar("M", bound=Message)
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What the daemon wants, whichever generation of the bootstrap protocol it speaks."""
+
+    identity: Identity  # of the server to be
+    options: RuncOptions
+    socket_dir: str  # "" = the usual one
+    new: bool  # containerd 2.3 and newer: parameters and reply are protobuf
+
+
+def start(
+    identity: Identity, stdin: bytes, settings: Settings, answer: Callable[[bytes], None]
+) -> None:
+    """Leave a shim for the container behind, or find the one of its group; `answer` the reply.
+
+    On failure, one of `answer` included, nothing is left: no process, no socket, no file.
+
+    Raises:
+        Refused, OSError, ValueError: the text that the daemon shows.
+    """
+    request = read_request(identity, stdin)
+    group = paths.group_id(_annotations(), identity.id)
+    path = paths.socket_path(
+        request.identity.grpc_address,
+        identity.namespace,
+        group,
+        folder=request.socket_dir or paths.SOCKET_DIR,
+    )
+    with contextlib.ExitStack() as undo:
+        if request.socket_dir:
+            undo.callback(_forget, paths.socket_dir_link(""))
+            _link_socket_dir(request.socket_dir)
+        made = bind_or_join(path)
+        if made is None:
+            _write_address(path)
+            answer(_reply(request, path, settings, joined=True))
+        else:
+            listener, bound = made
+            undo.callback(_withdraw, listener, bound)
+            undo.callback(_forget, paths.address_file(""))
+            _write_address(path)  # before there is a server, which may die at once (CLI 1.8)
+            from shimv2 import detach  # noqa: PLC0415 - before the fork; who joins needs no server
+            from shimv2.daemon import DaemonConfig  # noqa: PLC0415 - the same
+
+            place = detach.Place(detach.oom_score_above(os.getppid()), request.options.shim_cgroup)
+            _isolate_cores()
+            config = DaemonConfig(request.identity, listener, bound, settings)
+            with detach.left_behind(config, place):
+                answer(_reply(request, path, settings, joined=False))
+            listener.close()
+        undo.pop_all()
+
+
+def _withdraw(listener: socket.socket, bound: BoundSocket) -> None:
+    listener.close()
+    with contextlib.suppress(OSError):  # why `start` fails is the error to tell
+        bound.unlink()
+
+
+def _isolate_cores() -> None:
+    """Give this process group a core scheduling cookie, for the server to inherit, if asked to."""
+    if os.environ.get("SCHED_CORE"):
+        try:
+            linux.create_core_scheduling_group()
+        except OSError as error:
+            raise Refused(f"enable sched core support: {os_error(error)}") from None
+
+
+# --- what the daemon says ----------------------------------------------------------------------
+
+
+def read_request(identity: Identity, stdin: bytes) -> Request:
+    """Tell the generations apart: old daemons send an Any of options, or nothing.
+
+    An Any parses as BootstrapParams as well, both have a string and bytes in front; so what
+    decides is whether the parameters are those of the command line.
+    """
+    params = _parsed(BootstrapParams, stdin)
+    named = (identity.id, identity.namespace)
+    if params is not None and (params.instance_id, params.namespace) == named:
+        return _new_request(identity, params)
+    packed = _parsed(Any, stdin)
+    options = RuncOptions() if packed is None else _options(packed)
+    return Request(identity, options, "", new=False)
+
+
+def _new_request(identity: Identity, params: BootstrapParams) -> Request:
+    # The level counts, not the flag `-debug`: so does the reference.
+    known = replace(
+        identity,
+        grpc_address=params.containerd_grpc_address,
+        ttrpc_address=identity.ttrpc_address or params.containerd_ttrpc_address,
+        debug=params.log_level <= _DEBUG_LEVEL,
+    )
+    options = RuncOptions()
+    for extension in params.extensions:
+        if type_name(extension.value.type_url) in (RUNC_OPTIONS, RUNTIME_OPTIONS):
+            options = _options(extension.value)
+    return Request(known, options, params.socket_dir, new=True)
+
+
+def _options(packed: Any) -> RuncOptions:
+    """Unpack the options; what is wrong with them is for Create to say, which gets them as well."""
+    try:
+        return runtime_options(packed)
+    except ShimError:
+        return RuncOptions()
+
+
+def _parsed(kind: type[M], data: bytes) -> M | None:
+    try:
+        return kind.FromString(data)
+    except DecodeError:
+        return None
+
+
+def _annotations() -> Mapping[str, str]:
+    """Read the annotations of the container: they say which group it belongs to.
+
+    Raises:
+        OSError, ValueError: the configuration is missing or wrong; the latter in Go's words.
+    """
+    with open(paths.config_file(""), "rb") as file:
+        text = file.read()
+    try:
+        config = gojson.loads(text)
+    except gojson.JsonError:
+        found = gojson.decode_next(text, 0)  # like the reference: what follows is not looked at
+        if found is None:
+            raise ValueError("EOF") from None
+        config = found[0]
+    gojson.check(config, _CONFIG)
+    annotations = (config.get("annotations") if isinstance(config, dict) else None) or {}
+    return {name: value or "" for name, value in annotations.items()}  # null is "" to Go
+
+
+# --- what it is told ---------------------------------------------------------------------------
+
+
+def _reply(request: Request, path: str, settings: Settings, *, joined: bool) -> bytes:
+    """Answer in the form the daemon understands, with a version the shim at `path` serves.
+
+    The plain address, which means version 2, is what all daemons before 2.3 understand.  Only a
+    shim of the reference's 2.x, met by a new binary, does not serve that version; its daemon does
+    understand JSON.
+    """
+    address = paths.address_of(path)
+    if request.new:
+        version = 2 if joined and not serves(path, 3) else 3
+        result = BootstrapResult(version=version, address=address, protocol="ttrpc")
+        return result.SerializeToString()
+    newer = settings.json_v3_reply
+    if joined:
+        newer = serves(path, 3) if newer else not serves(path, 2)
+    if newer:
+        reply = {"version": 3, "address": address, "protocol": "ttrpc"}
+        return json.dumps(reply, separators=(",", ":")).encode()
+    return os.fsencode(address)
+
+
+# --- what is left in the bundle ----------------------------------------------------------------
+
+
+def _write_address(path: str) -> None:
+    """Tell containerd up to 1.7 where to find the shim after its own restart.
+
+    In the bundle of a container that joins a shim, too.  Put in its place whole, but not synced:
+    it has to outlive a process, not the machine.
+    """
+    target = paths.address_file("")
+    temporary = f".{target}.{os.getpid()}"
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    _forget(temporary)  # of a `start` that was killed right here
+    try:
+        with open(os.open(temporary, flags, _ADDRESS_MODE), "wb") as file:
+            os.fchmod(file.fileno(), _ADDRESS_MODE)  # whatever the umask
+            file.write(os.fsencode(paths.address_of(path)))
+        os.rename(temporary, target)
+    except OSError:
+        _forget(temporary)
+        raise
+
+
+def _link_socket_dir(folder: str) -> None:
+    """Let `delete`, which is not told the folder, find it (CLI-25)."""
+    link = paths.socket_dir_link("")
+    _forget(link)
+    os.symlink(folder, link)
+
+
+def _forget(path: str) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)

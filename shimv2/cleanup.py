@@ -1,0 +1,164 @@
+"""`delete`: remove what a dead shim left of one container.  Works without a daemon or a loop.
+
+containerd runs it after every container, also after an ordinary removal, and kills it after five
+seconds; so it does little, and nothing it does harms a shim that lives.  It waits for imports more
+than for anything else: the message it answers is written by hand, because protobuf and the modules
+with our messages would add half as much again to its time.
+"""
+
+import logging
+import os
+import time
+from collections.abc import Mapping
+from typing import Final
+
+from shimv2 import gojson, log, paths
+from shimv2.errors import Refused
+from shimv2.exits import recorded_exit
+from shimv2.gotext import os_error, quote
+from shimv2.model import Exit, Identity
+from shimv2.runtime.command import CommandFailed
+from shimv2.runtime.once import delete_force_now
+from shimv2.sockets import unlink_if_dead
+from shimv2.unmounts import unmount_recursive_now
+
+RUNTIME_LIMIT_S: Final = 4.0  # containerd's five, less what comes after
+KILLED: Final = 137  # 128 + SIGKILL: what is said when nothing is known
+_PID_FILE_BYTES: Final = 32
+_OPTIONS: Final = gojson.Struct(
+    "Options", {"root": "string", "binary_name": "string"}, package="options"
+)
+_SPEC: Final = gojson.Struct("Spec", {"annotations": gojson.StringMap("string")})
+
+_log = logging.getLogger(__name__)
+
+
+def delete(identity: Identity) -> bytes:
+    """Clean up after container `identity.id`; a serialized DeleteResponse.
+
+    Each step is done even if one before it failed; what failed is a line on stderr.
+
+    Raises:
+        Refused, ValueError, OSError: the id is none, or the container's options cannot be read.
+    """
+    log.setup_stderr(identity.name)
+    if "/" in identity.id or identity.id in (".", ".."):  # of a path that is unmounted below
+        raise Refused(f"invalid container id {quote(identity.id)}")
+    bundle = paths.bundle_for_delete(os.getcwd(), identity.id)
+    binary = _content(paths.runtime_file(bundle))
+    options = _json(paths.options_file(bundle), _OPTIONS)
+    pid, no_pid = _init_pid(paths.init_pid_file(bundle))
+    # Before it is killed: an init that runs is then seen to be running.
+    ended = recorded_exit(bundle, container_id=identity.id, init_pid=pid) if pid else None
+
+    try:
+        delete_force_now(
+            binary=binary or str(options.get("binary_name") or ""),
+            root=paths.runtime_root(str(options.get("root") or ""), identity.namespace),
+            log_path=paths.runtime_log(bundle),
+            container_id=identity.id,
+            timeout_s=RUNTIME_LIMIT_S,
+        )
+    except (CommandFailed, OSError) as error:
+        _warn("failed to remove runc container", error)
+    try:
+        unmount_recursive_now(paths.rootfs(bundle))
+    except OSError as error:
+        _warn("failed to cleanup rootfs mount", error, op="unmount")
+    try:
+        unlink_if_dead(_socket(bundle, identity))
+    except PermissionError:
+        pass  # rootless, and nothing written down: root's folder holds no socket of ours
+    except OSError as error:
+        _warn("failed to remove the socket", error, op="unlink")
+    if no_pid is not None:
+        _warn("failed to read init pid file", no_pid)
+    return delete_response(ended or Exit(pid, KILLED, time.time_ns()))
+
+
+def _warn(what: str, error: Exception, *, op: str = "open") -> None:
+    said = os_error(error, op=op) if isinstance(error, OSError) else str(error)
+    _log.warning("%s", what, extra={"error": said})
+
+
+def _init_pid(path: str) -> tuple[int, Exception | None]:
+    """Read the pid that the runtime left; 0 and the reason when there is none."""
+    try:
+        with open(path, "rb") as file:
+            text = os.fsdecode(file.read(_PID_FILE_BYTES))
+    except OSError as error:
+        return 0, error
+    if not (text.isascii() and text.isdecimal()):
+        return 0, ValueError(f"strconv.Atoi: parsing {quote(text)}: invalid syntax")
+    return int(text), None
+
+
+def _socket(bundle: str, identity: Identity) -> str:
+    """Name the socket of the dead shim: the one it wrote down, else the one it would have had.
+
+    Shims of the reference's 2.x write nothing down, and leave the file when they are killed.
+    """
+    path = _content(paths.address_file(bundle)).strip().removeprefix("unix://")
+    if os.path.isabs(path):
+        return path
+    try:
+        folder = os.readlink(paths.socket_dir_link(bundle))
+    except OSError:
+        folder = paths.SOCKET_DIR
+    try:
+        spec = _json(paths.config_file(bundle), _SPEC)
+    except (OSError, ValueError):
+        spec = {}
+    annotations = spec.get("annotations")
+    group = paths.group_id(annotations if isinstance(annotations, dict) else {}, identity.id)
+    return paths.socket_path(identity.grpc_address, identity.namespace, group or "", folder=folder)
+
+
+def _json(path: str, shape: gojson.Struct) -> Mapping[str, object]:
+    """Read a JSON object; empty when there is no such file.
+
+    Raises:
+        OSError, ValueError: it is there and of no use, the latter in Go's words.
+    """
+    data = _data(path)
+    if data is None:
+        return {}
+    value = gojson.loads(data)
+    gojson.check(value, shape)
+    return value if isinstance(value, dict) else {}
+
+
+def _content(path: str) -> str:
+    return os.fsdecode(_data(path) or b"")
+
+
+def _data(path: str) -> bytes | None:
+    """Read a file of the bundle; None when it is missing, as after a Create that failed."""
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+# --- the answer ---------------------------------------------------------------------------------
+
+
+def delete_response(ended: Exit) -> bytes:
+    """Serialize containerd.task.v2.DeleteResponse (v3 is the same): pid, status, time."""
+    seconds, nanos = divmod(ended.at_ns, 1_000_000_000)
+    at = _number(1, seconds) + _number(2, nanos)
+    head = _number(1, ended.pid) + _number(2, ended.status)
+    return head + bytes([3 << 3 | 2, len(at)]) + at
+
+
+def _number(field: int, value: int) -> bytes:
+    """Encode a varint field; 0 is left out, as proto3 does."""
+    if not value:
+        return b""
+    raw = bytearray([field << 3])
+    while value > 0x7F:
+        raw.append(value & 0x7F | 0x80)
+        value >>= 7
+    raw.append(value)
+    return bytes(raw)

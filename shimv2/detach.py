@@ -1,0 +1,264 @@
+"""Leaves the server behind: from a child of `start` to a daemon in its place.
+
+    start ── fork ──► child ── DaemonContext: fork, setsid, fork ──► server
+      └────────────────── one socket pair ─────────────────────────────┘
+
+Only the child opens the DaemonContext: opening it ends the process that does, and `start` has
+still to answer.  The server knows its own pid, so it takes its place (OOM score, cgroup) by itself
+and reports over the pair; then it waits for a word from `start`.  Without one - `start` failed to
+answer, or was killed - nobody will ever know of this server, and it ends.
+
+Everything the server needs is imported with this module, before the fork: an upgrade may replace
+the files under a running shim.
+"""
+
+import contextlib
+import ctypes
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final, NoReturn
+
+from daemon import DaemonContext
+from setproctitle import setproctitle
+
+from shimv2.cgroups import tree
+from shimv2.daemon import DaemonConfig, serve
+from shimv2.errors import Refused
+from shimv2.gotext import os_error, strerror
+from shimv2.model import Identity
+
+READY_LIMIT_S: Final = 10.0
+_REPORT_LIMIT_BYTES: Final = 4096
+_READY: Final = b"ready"  # else the report is the text of an error
+_GO: Final = b"go"
+
+_OOM_SCORE_RANGE: Final = (-1000, 1000)
+_ARG_START_FIELD: Final = 48  # of /proc/<pid>/stat, counted from 1
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where the server belongs."""
+
+    oom_score_adj: int | None  # None: as inherited
+    cgroup: str  # "" = as inherited
+
+
+@contextlib.contextmanager
+def left_behind(config: DaemonConfig, place: Place) -> Iterator[None]:
+    """Fork the server, in its place when the block begins; it serves when the block has ended.
+
+    If the block fails, the server ends and removes its socket.
+
+    Raises:
+        Refused: it could not be made or take its place; it is gone.
+    """
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours:
+        with theirs:
+            try:
+                pid = os.fork()  # noqa: TID251 - where every shim comes from: no thread, no loop yet
+            except OSError as error:
+                raise Refused(f"fork: {os_error(error)}") from None
+            if pid == 0:
+                _become_server(config, place, theirs)
+        report = _report(ours)
+        os.waitpid(pid, 0)  # noqa: TID251 - the first of the three; there is no reaper here
+        if report != _READY:
+            raise Refused(report.decode("utf-8", "replace") or "the server ended at once")
+        yield
+        ours.send(_GO)
+
+
+def _report(ours: socket.socket) -> bytes:
+    ours.settimeout(READY_LIMIT_S)
+    try:
+        return ours.recv(_REPORT_LIMIT_BYTES)
+    except TimeoutError:
+        return f"the server was not ready after {READY_LIMIT_S:.0f} s".encode()
+
+
+# --- in the child -------------------------------------------------------------------------------
+
+
+def _become_server(config: DaemonConfig, place: Place, start: socket.socket) -> NoReturn:
+    status = 1
+    try:
+        if _settle(config, place, start):
+            start.close()
+            status = serve(config)
+    except Exception:
+        # Nobody is left above to tell; the log may be there by now.
+        logging.getLogger(__name__).critical("the shim ends", exc_info=True)
+    finally:
+        os._exit(status)
+
+
+def _settle(config: DaemonConfig, place: Place, start: socket.socket) -> bool:
+    """Become a daemon, take the place, report; whether to serve."""
+    try:
+        _detach(config.listener, start)
+        _end_tidily(config)
+        _take(place, config.identity)
+        start.send(_READY)
+        if start.recv(len(_GO)) == _GO:
+            return True
+    except Exception as error:  # noqa: BLE001 - whatever it is, `start` has to tell it
+        with contextlib.suppress(OSError):  # `start` is gone
+            text = os_error(error) if isinstance(error, OSError) else str(error)
+            start.send(text.encode("utf-8", "replace")[:_REPORT_LIMIT_BYTES])
+    _unlist(config)  # `start` does the same, if it lives
+    return False
+
+
+def _end_tidily(config: DaemonConfig) -> None:
+    """Until the server handles them itself, let stop signals remove the socket, too."""
+
+    def stop(*_: object) -> None:
+        _unlist(config)
+        os._exit(0)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, stop)
+
+
+def _unlist(config: DaemonConfig) -> None:
+    if config.bound is not None:
+        with contextlib.suppress(OSError):
+            config.bound.unlink()
+
+
+def _detach(*kept: socket.socket) -> None:
+    """Leave parent, session and all fds but `kept` behind; keep what children should inherit.
+
+    The defaults of python-daemon would set the umask to 0, the hard core limit to 0, and ignore the
+    stop signals: containers would get all three.
+    """
+    with open(os.devnull, "r+b", buffering=0) as null:
+        for name in ("stdin", "stdout", "stderr"):
+            if getattr(sys, name) is None:  # it was closed when the interpreter started
+                setattr(
+                    sys, name, os.fdopen(("stdin", "stdout", "stderr").index(name), closefd=False)
+                )
+        DaemonContext(
+            detach_process=True,
+            prevent_core=False,
+            working_directory=".",
+            umask=_umask(),
+            signal_map={},
+            files_preserve=[*kept],
+            stdin=null,
+            stdout=null,
+            stderr=null,
+        ).open()
+    os.setpgid(0, 0)  # as the reference: its group is named like the shim
+
+
+def _umask() -> int:
+    current = os.umask(0o077)  # the only way to read it is to set it
+    os.umask(current)
+    return current
+
+
+def _take(place: Place, identity: Identity) -> None:
+    os.environ["GOMAXPROCS"] = "4"  # as the reference: runtimes written in Go see it
+    os.environ["OTEL_SERVICE_NAME"] = f"containerd-shim-{identity.id}"
+    set_title(server_words(identity))
+    if place.cgroup:
+        join_cgroup(place.cgroup)
+    if place.oom_score_adj is not None:
+        _set_oom_score(place.oom_score_adj)
+
+
+# --- the place ----------------------------------------------------------------------------------
+
+
+def join_cgroup(path: str) -> None:
+    """Move this process to the cgroup the options name, in every hierarchy that has it.
+
+    Raises:
+        Refused: none has it, or the kernel refuses.
+    """
+    if not path.startswith("/") or ".." in path.split("/"):
+        raise Refused(f"failed to load cgroup {path}: invalid group path")
+    folders = [folder for folder in tree.folders(path) if os.path.isdir(folder)]
+    if not folders:
+        raise Refused(f"failed to load cgroup {path}: cgroups: cgroup deleted")
+    for folder in folders:
+        try:
+            with open(f"{folder}/cgroup.procs", "w", encoding="ascii") as file:
+                file.write(str(os.getpid()))
+        except OSError as error:
+            name = f"{folder}/cgroup.procs"
+            why = f"write {name}: {strerror(error.errno or 0)}"
+            raise Refused(f"failed to join cgroup {path}: {why}") from None
+
+
+def oom_score_above(pid: int) -> int:
+    """Return the OOM score of a shim whose daemon is `pid`: one more, so that the shim goes first.
+
+    Raises:
+        Refused: it cannot be read.
+    """
+    try:
+        with open(f"/proc/{pid}/oom_score_adj", encoding="ascii") as file:
+            score = int(file.read())
+    except OSError as error:
+        why = f"get parent OOM score: {os_error(error)}"
+        raise Refused(f"failed to adjust OOM score for shim: {why}") from None
+    low, high = _OOM_SCORE_RANGE
+    return max(low, min(high, score + 1))
+
+
+def _set_oom_score(score: int) -> None:
+    try:
+        with open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
+            file.write(str(score))
+    except PermissionError:
+        pass  # below what we inherited, and without CAP_SYS_RESOURCE: rootless, or a small machine
+    except OSError as error:
+        why = f"set shim OOM score: {os_error(error)}"
+        raise Refused(f"failed to adjust OOM score for shim: {why}") from None
+
+
+# --- what ps shows ------------------------------------------------------------------------------
+
+
+def server_words(identity: Identity) -> list[str]:
+    """The command line of the reference's server, by our name."""
+    program = identity.name.removeprefix("io.").replace("containerd.", "containerd-shim-", 1)
+    words = [program.replace(".", "-"), "-namespace", identity.namespace, "-id", identity.id]
+    words += ["-address", identity.grpc_address]
+    return [*words, "-debug"] if identity.debug else words
+
+
+def set_title(words: Sequence[str]) -> None:
+    """Show `words` as the command line of this process, each an argument of its own.
+
+    The environment that /proc shows stays: people look there for what a shim was started with.
+    """
+    os.environ["SPT_NOENV"] = "1"  # setproctitle would use the environment's room for the title
+    title = " ".join(words)
+    setproctitle(title)
+    del os.environ["SPT_NOENV"]
+    raw = os.fsencode(title)
+    with open("/proc/self/cmdline", "rb") as file:
+        shown = file.read()
+    if not shown.startswith(raw + b"\0"):  # it was longer than ours and is cut: then leave it
+        return
+    at = _arguments_at()
+    for word in words[:-1]:
+        at += len(os.fsencode(word))
+        ctypes.memset(at, 0, 1)  # the blank
+        at += 1
+
+
+def _arguments_at() -> int:
+    with open("/proc/self/stat", "rb") as file:
+        fields = file.read().rpartition(b")")[2].split()
+    return int(fields[_ARG_START_FIELD - 3])

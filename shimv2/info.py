@@ -1,0 +1,72 @@
+"""`-info`: what this shim and its runtime can do, for containerd 2.0 and newer."""
+
+import json
+from typing import Final
+
+from google.protobuf.any_pb2 import Any
+from google.protobuf.message import DecodeError
+
+from protos.types_pb2 import RuntimeInfo, RuntimeVersion
+from shimv2 import VERSION
+from shimv2.anyurl import type_name
+from shimv2.errors import Refused, ShimError
+from shimv2.gotext import quote
+from shimv2.model import RuncOptions
+from shimv2.options import RUNC_OPTIONS, RUNTIME_OPTIONS, runtime_options
+from shimv2.runtime.command import DEFAULT_BINARY, CommandFailed, look_up
+from shimv2.runtime.once import features_now
+
+FEATURES_URL: Final = "types.containerd.io/opencontainers/runtime-spec/1/features/Features"
+FEATURES_LIMIT_S: Final = 3.0
+
+
+def runtime_info(name: str, stdin: bytes) -> bytes:
+    """Describe this shim; `stdin` is an Any of options, or empty.  A serialized RuntimeInfo.
+
+    Raises:
+        Refused: the options are of another kind, or the runtime they name is not found.
+    """
+    info = RuntimeInfo(name=name, version=RuntimeVersion(version=VERSION))
+    options = RuncOptions()
+    if stdin:
+        packed = _packed(stdin)
+        options = _options(packed)
+        info.options.type_url = type_name(packed.type_url)  # bare, as the daemon compares it
+        info.options.value = packed.value
+    binary = options.binary_name or DEFAULT_BINARY
+    try:
+        path = look_up(binary)
+    except CommandFailed as error:
+        raise Refused(f"failed to look up the path of {quote(binary)}: {error}") from None
+    features = _features(path)
+    if features:
+        info.features.type_url = FEATURES_URL
+        info.features.value = features
+    return info.SerializeToString()
+
+
+def _packed(stdin: bytes) -> Any:
+    try:
+        return Any.FromString(stdin)
+    except DecodeError:
+        why = "proto: cannot parse invalid wire-format data"
+        raise Refused(f"failed to read runtime options (*options.Options): {why}") from None
+
+
+def _options(packed: Any) -> RuncOptions:
+    try:
+        if type_name(packed.type_url) not in (RUNC_OPTIONS, RUNTIME_OPTIONS):
+            raise Refused(f"invalid type {packed.type_url}: invalid argument")
+        return runtime_options(packed)
+    except ShimError as error:
+        raise Refused(f"failed to read runtime options (*options.Options): {error}") from None
+
+
+def _features(path: str) -> bytes:
+    """Return the runtime's features, JSON; empty when it does not know the question."""
+    try:
+        answer = features_now(path, timeout_s=FEATURES_LIMIT_S)
+        known = json.loads(answer)
+    except (CommandFailed, OSError, ValueError):
+        return b""
+    return answer if isinstance(known, dict) else b""

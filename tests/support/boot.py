@@ -1,0 +1,236 @@
+"""Runs the shim's binary by itself, as a daemon would, and looks at the servers it leaves."""
+
+import contextlib
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final, Self
+
+from protos.bootstrap_pb2 import BootstrapParams, BootstrapResult
+from protos.task_v2_pb2 import ConnectRequest, ConnectResponse
+from tests.support.until import until
+from ttrpc import BlockingClient, ConnectionClosed
+
+NAME: Final = "containerd-shim-pyrunc-v2"
+RUNTIME: Final = "io.containerd.pyrunc.v2"
+SOCKETS: Final = "/run/containerd/s"
+_LIMIT_S: Final = 30.0
+_ROOT: Final = Path(__file__).resolve().parents[2]
+_SCRIPT: Final = """#!{python} {flags}
+import sys
+
+sys.path.insert(0, {root!r})
+from shimv2.cli import main
+
+sys.exit(main())
+"""
+
+Done = subprocess.CompletedProcess[bytes]
+
+
+def install(path: Path, flags: str = "-I") -> Path:
+    """Write the shim's script; its name is the name it acts by."""
+    path.write_text(_SCRIPT.format(python=sys.executable, flags=flags, root=str(_ROOT)))
+    path.chmod(0o755)
+    return path
+
+
+class Boot:
+    """A shim binary, some bundles with a log, and a namespace that tells our servers from others.
+
+    Whatever is left of it at the end is killed and removed; a test that cares asserts before.
+    """
+
+    def __init__(self) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="b", dir="/tmp"))  # short: for sockets
+        self.namespace = f"t{secrets.token_hex(4)}"
+        self.shim = install(self.folder / NAME)
+        self.socket_dir = str(self.folder / "s")
+        self.state = self.folder / "state"
+        self.state.mkdir()
+        self.address = str(self.folder / "c.sock")
+        self._logs: dict[Path, int] = {}
+        self._sockets: set[str] = set()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for pid in self.servers():
+            os.kill(pid, signal.SIGKILL)
+        until(lambda: not self.servers(), "the servers to be gone")
+        for fd in self._logs.values():
+            os.close(fd)
+        for path in self._sockets:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(path)
+        shutil.rmtree(self.folder)
+        with contextlib.suppress(OSError):
+            os.rmdir(f"/run/containerd/runc/{self.namespace}")
+
+    # --- bundles -------------------------------------------------------------------------------
+
+    def bundle(self, id_: str, config: str = "{}", *, log: bool = True) -> Path:
+        path = self.state / id_
+        path.mkdir()
+        (path / "config.json").write_text(config)
+        if log:
+            os.mkfifo(path / "log", 0o700)
+            # As the daemon: held open for reading and writing.
+            self._logs[path] = os.open(path / "log", os.O_RDWR | os.O_NONBLOCK)
+        return path
+
+    def log(self, bundle: Path) -> str:
+        """Read what was logged since the last time."""
+        try:
+            return os.read(self._logs[bundle], 1 << 20).decode()
+        except BlockingIOError:
+            return ""
+
+    # --- the binary ----------------------------------------------------------------------------
+
+    def args(self, id_: str, *rest: str) -> list[str]:
+        head = [str(self.shim), "-namespace", self.namespace, "-address", self.address]
+        return [*head, "-publish-binary", "/usr/bin/containerd", "-id", id_, *rest]
+
+    def run(
+        self,
+        args: Sequence[str],
+        *,
+        cwd: Path | None = None,
+        stdin: bytes = b"",
+        env: Mapping[str, str] = {},
+        setup: Callable[[], object] | None = None,
+    ) -> Done:
+        """Run to the end of file of both outputs: of whoever holds them."""
+        done = subprocess.run(
+            args,
+            cwd=cwd or self.state,
+            input=stdin,
+            capture_output=True,
+            check=False,
+            timeout=_LIMIT_S,
+            env={**os.environ, "TTRPC_ADDRESS": f"{self.address}.ttrpc", **env},
+            process_group=0,
+            preexec_fn=setup,
+        )
+        if done.stdout.startswith(b"unix://"):
+            self._sockets.add(done.stdout.decode().removeprefix("unix://"))
+        return done
+
+    def start(self, id_: str, *flags: str, **options: Any) -> Done:
+        """Run `start` as containerd 1.6 to 2.2."""
+        return self.run(self.args(id_, *flags, "start"), cwd=self.state / id_, **options)
+
+    def new_start(self, id_: str, *, params: Mapping[str, object] = {}, **options: Any) -> Done:
+        """Run `start` as containerd 2.3, with sockets in a folder of the test."""
+        return self.start(id_, stdin=self.params(id_, **params), **options)
+
+    def delete(self, id_: str, *flags: str, **options: Any) -> Done:
+        cwd = options.pop("cwd", self.state / id_)
+        return self.run(self.args(id_, *flags, "delete"), cwd=cwd, **options)
+
+    def params(self, id_: str, **given: Any) -> bytes:
+        known = {
+            "instance_id": id_,
+            "namespace": self.namespace,
+            "containerd_grpc_address": self.address,
+            "socket_dir": self.socket_dir,
+        }
+        return BootstrapParams(**{**known, **given}).SerializeToString()
+
+    # --- the servers ---------------------------------------------------------------------------
+
+    def servers(self) -> list[int]:
+        """List the servers of this namespace, by what `ps` shows of them."""
+        found = []
+        for name in filter(str.isdecimal, os.listdir("/proc")):
+            words = arguments(int(name))
+            if words[:1] == [NAME] and self.namespace in words:
+                found.append(int(name))
+        return found
+
+    def server(self) -> int:
+        """Return the one server there is."""
+        (pid,) = self.servers()
+        return pid
+
+    def served(self, path: str) -> int:
+        """Wait until the one server answers, which is its last step of starting; its pid."""
+        until(lambda: answers(path), "the server to answer")
+        return self.server()
+
+    def stop(self, number: int = signal.SIGTERM) -> None:
+        """Signal the one server and wait for its end."""
+        os.kill(self.server(), number)
+        until(lambda: not self.servers(), "the server to be gone")
+
+
+def path_of(done: Done) -> str:
+    """Return the socket that a `start` answered, whatever the generation."""
+    assert done.returncode == 0, done.stderr
+    if done.stdout.startswith(b"unix://"):
+        return done.stdout.decode().removeprefix("unix://")
+    return BootstrapResult.FromString(done.stdout).address.removeprefix("unix://")
+
+
+def arguments(pid: int) -> list[str]:
+    try:
+        with open(f"/proc/{pid}/cmdline", "rb") as file:
+            return file.read().rstrip(b"\0").decode(errors="replace").split("\0")
+    except OSError:
+        return []
+
+
+def fds(pid: int) -> dict[int, str]:
+    """Return what a process has open; what it closes meanwhile is left out."""
+    folder, found = f"/proc/{pid}/fd", {}
+    for name in os.listdir(folder):
+        with contextlib.suppress(FileNotFoundError):
+            found[int(name)] = os.readlink(f"{folder}/{name}")
+    return found
+
+
+def shim_pid(path: str, version: int = 2) -> int:
+    """Ask the server at `path` for its pid: it is served indeed."""
+    end = time.monotonic() + _LIMIT_S
+    with BlockingClient.connect(path, timeout_s=_LIMIT_S) as client:
+        response = client.call(
+            f"containerd.task.v{version}.Task",
+            "Connect",
+            ConnectRequest(id="nobody"),
+            ConnectResponse,
+            timeout_s=end - time.monotonic(),
+        )
+    return response.shim_pid
+
+
+def answers(path: str, version: int = 2) -> bool:
+    """Whether a server at `path` answers a call of the task service."""
+    try:
+        return shim_pid(path, version) > 0
+    except (OSError, ConnectionClosed):
+        return False
+
+
+@contextlib.contextmanager
+def listening(path: str) -> Iterator[socket.socket]:
+    """Listen at `path` and accept nothing."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+        sock.bind(path)
+        sock.listen()
+        yield sock
+
+
+def dead_socket(path: str) -> None:
+    """Leave what a killed shim leaves."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+        sock.bind(path)

@@ -1,0 +1,231 @@
+"""The three generations of `start`: what stdin says, and which version a joined shim serves."""
+
+import socket
+import struct
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from google.protobuf.any_pb2 import Any as Packed
+
+from protos.bootstrap_pb2 import BootstrapParams
+from protos.runc_pb2 import CheckpointOptions, Options
+from shimv2 import detach, running
+from shimv2.bootstrap import read_request
+from shimv2.errors import Refused
+from shimv2.model import Identity, RuncOptions
+from shimv2.running import serves
+from tests.support.until import until
+
+ME = Identity("io.containerd.pyrunc.v2", "ns", "c1", "/flag.sock", "/env.ttrpc", debug=False)
+
+
+def params(**given: Any) -> bytes:
+    known = {"instance_id": "c1", "namespace": "ns", "containerd_grpc_address": "/params.sock"}
+    return BootstrapParams(**{**known, **given}).SerializeToString()
+
+
+def options(*, url: str = "containerd.runc.v1.Options", **given: Any) -> Packed:
+    return Packed(type_url=url, value=Options(**given).SerializeToString())
+
+
+# --- which generation ---------------------------------------------------------------------------
+
+
+def test_matching_parameters_are_the_new_generation() -> None:
+    """CLI 1.5: id and namespace of the parameters are those of the flags."""
+    request = read_request(ME, params(socket_dir="/s"))
+
+    assert request.new
+    assert request.socket_dir == "/s"
+    assert request.identity.grpc_address == "/params.sock"
+
+
+@pytest.mark.parametrize(
+    "stdin",
+    [
+        b"",
+        params(instance_id="other"),
+        params(namespace="other"),
+        b"\x0a\xff",
+        b"\xff" * 20,
+        b"not protobuf at all",
+        params(instance_id="c1")[:3],
+        Packed(type_url="c1", value=b"x").SerializeToString(),  # parses as BootstrapParams
+        Packed(type_url="c1", value=b"\xff").SerializeToString(),
+        options(binary_name="crun").SerializeToString(),
+    ],
+)
+def test_anything_else_is_an_old_generation(stdin: bytes) -> None:
+    """O-422 to O-426, pitfall 3: also an Any whose URL is the id, and garbage."""
+    request = read_request(ME, stdin)
+
+    assert not request.new
+    assert request.identity == ME
+    assert request.socket_dir == ""
+
+
+def test_any_that_equals_id_and_namespace_is_taken_for_the_new_generation() -> None:
+    """The rule is exact: nothing else tells these bytes apart."""
+    assert read_request(ME, Packed(type_url="c1", value=b"ns").SerializeToString()).new
+
+
+@pytest.mark.parametrize(
+    ("level", "debug"), [(0, False), (4, False), (-3, False), (-4, True), (-8, True), (12, False)]
+)
+def test_log_level_decides_about_debug_and_the_flag_does_not(level: int, debug: bool) -> None:
+    """CLI 1.2, O-445: the new generation's server gets -debug from the level only."""
+    flagged = Identity(ME.name, ME.namespace, ME.id, "", "", debug=True)
+
+    assert read_request(flagged, params(log_level=level)).identity.debug is debug
+    assert read_request(flagged, b"").identity.debug
+
+
+def test_events_go_where_the_environment_says_else_the_parameters() -> None:
+    """CLI 1.3: TTRPC_ADDRESS; the address of the parameters is better than none."""
+    stdin = params(containerd_ttrpc_address="/params.ttrpc")
+    silent = Identity(ME.name, ME.namespace, ME.id, "", "", debug=False)
+
+    assert read_request(ME, stdin).identity.ttrpc_address == "/env.ttrpc"
+    assert read_request(silent, stdin).identity.ttrpc_address == "/params.ttrpc"
+
+
+# --- options ------------------------------------------------------------------------------------
+
+
+def extension(packed: Packed) -> dict[str, object]:
+    return {"value": packed}
+
+
+def test_options_are_found_in_either_generation() -> None:
+    packed = options(shim_cgroup="/x", binary_name="crun")
+    expected = RuncOptions(shim_cgroup="/x", binary_name="crun")
+    other = extension(Packed(type_url="example.Other", value=b"x"))
+    stdin = params(extensions=[other, extension(packed), other])
+
+    assert read_request(ME, packed.SerializeToString()).options == expected
+    assert read_request(ME, stdin).options == expected
+
+
+@pytest.mark.parametrize(
+    "packed",
+    [
+        Packed(type_url="example.Unknown", value=b"x"),
+        Packed(type_url="containerd.runc.v1.Options", value=b"\xff"),
+        Packed(
+            type_url="containerd.runc.v1.CheckpointOptions",
+            value=CheckpointOptions(exit=True).SerializeToString(),
+        ),
+    ],
+)
+def test_bad_options_are_left_for_create_to_refuse(packed: Packed) -> None:
+    """Legacy Go: 1.7.24 and 2.1.9 ignore what they cannot read; Create gets the same options."""
+    assert read_request(ME, packed.SerializeToString()).options == RuncOptions()
+    assert read_request(ME, params(extensions=[extension(packed)])).options == RuncOptions()
+
+
+# --- the version of a running shim --------------------------------------------------------------
+
+
+@contextmanager
+def shim(reply: bytes | None) -> Iterator[tuple[str, list[bytes]]]:
+    """Serve one connection: keep what it asks, answer `reply`, or say nothing and wait."""
+    asked: list[bytes] = []
+    with (
+        tempfile.TemporaryDirectory(prefix="b", dir="/tmp") as folder,
+        socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener,
+    ):
+        listener.bind(f"{folder}/s")
+        listener.listen()
+
+        def serve() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                asked.append(connection.recv(4096))
+                if reply is None:
+                    connection.recv(1)  # until the other side gives up
+                else:
+                    connection.sendall(reply)
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        yield f"{folder}/s", asked
+        thread.join(10)
+        until(lambda: not thread.is_alive(), "the fake shim to end")
+
+
+def answer(payload: bytes, *, kind: int = 2) -> bytes:
+    return struct.pack(">IIBB", len(payload), 1, kind, 0) + payload
+
+
+def status(code: int, text: str) -> bytes:
+    inner = bytes([0x08, code, 0x12, len(text)]) + text.encode()
+    length = bytes([len(inner)]) if len(inner) < 128 else bytes([len(inner) & 0x7F | 0x80, 1])
+    return b"\x0a" + length + inner
+
+
+@pytest.mark.parametrize(
+    ("reply", "served"),
+    [
+        (answer(b""), True),
+        (answer(status(5, "container not created: not found")), True),
+        (answer(status(12, "service containerd.task.v3.Task")), False),
+        (answer(status(12, 120 * "x")), False),
+        (answer(status(2, "\x08\x0c")), True),
+        (answer(b"\x0a"), True),
+        (answer(b"\x0a\xff"), True),
+        (answer(b"", kind=3), True),
+        (answer(b"")[:4], True),
+        (b"", True),
+    ],
+)
+def test_only_a_clear_no_counts_as_one(reply: bytes, served: bool) -> None:
+    """Fault 41: a new binary that joins an old shim answers for that shim; in doubt for its own."""
+    with shim(reply) as (path, asked):
+        assert serves(path, 3) is served
+
+    assert b"containerd.task.v3.Task" in asked[0]
+
+
+def test_silent_shim_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """house rule 8: a shim that hangs must not hang the `start` that joins it."""
+    monkeypatch.setattr(running, "_LIMIT_S", 0.05)
+    with shim(None) as (path, _):
+        assert serves(path, 2)
+
+    assert serves("/nonexistent", 2)
+
+
+# --- the place of a server ----------------------------------------------------------------------
+
+
+def test_server_is_shown_with_the_command_line_of_the_reference() -> None:
+    """CLI 1.11, O-433."""
+    me = Identity("io.containerd.runc.v2", "ns", "c1", "/a.sock", "", debug=True)
+
+    assert detach.server_words(me) == [
+        "containerd-shim-runc-v2",
+        *("-namespace", "ns", "-id", "c1", "-address", "/a.sock", "-debug"),
+    ]
+
+
+@pytest.mark.parametrize("path", ["x", "/a/../b", ".."])
+def test_cgroup_that_is_no_absolute_path_is_refused(path: str) -> None:
+    with pytest.raises(Refused, match=f"failed to load cgroup {path}: invalid group path"):
+        detach.join_cgroup(path)
+
+
+def test_missing_cgroup_is_refused() -> None:
+    """O-501."""
+    text = "failed to load cgroup /b-none: cgroups: cgroup deleted"
+    with pytest.raises(Refused, match=text):
+        detach.join_cgroup("/b-none")
+
+
+def test_oom_score_of_nobody_is_an_error() -> None:
+    text = "failed to adjust OOM score for shim: get parent OOM score: open /proc/0/oom_score_adj"
+    with pytest.raises(Refused, match=text):
+        detach.oom_score_above(0)

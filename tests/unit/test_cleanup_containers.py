@@ -1,0 +1,113 @@
+"""`delete` of containers that run: with a real runtime."""
+
+import json
+import os
+import select
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from protos.task_v2_pb2 import DeleteResponse
+from shimv2.exits import ExitRecords, start_time_of
+from shimv2.model import Exit
+from tests.support.boot import Boot, Done
+
+pytestmark = pytest.mark.root
+
+AT_NS = 1_700_000_000_123_456_789
+
+
+@pytest.fixture
+def boot() -> Iterator[Boot]:
+    with Boot() as made:
+        yield made
+
+
+def response(done: Done) -> DeleteResponse:
+    assert done.returncode == 0, done.stderr
+    return DeleteResponse.FromString(done.stdout)
+
+
+@pytest.fixture
+def running(boot: Boot) -> Iterator[tuple[Path, int]]:
+    """A container whose rootfs is a mount; its bundle and a pidfd of its init."""
+    bundle = boot.bundle("c1")
+    rootfs = bundle / "rootfs"
+    rootfs.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "tmpfs", rootfs], check=True)
+    try:
+        (rootfs / "bin").mkdir()
+        shutil.copy("/bin/busybox", rootfs / "bin" / "sh")
+        (bundle / "config.json").unlink()
+        subprocess.run(["runc", "spec"], cwd=bundle, check=True)
+        spec = json.loads((bundle / "config.json").read_text())
+        spec["process"] |= {"terminal": False, "args": ["/bin/sh", "-c", "while :; do :; done"]}
+        spec["linux"]["cgroupsPath"] = f"/{boot.namespace}/c1"
+        (bundle / "config.json").write_text(json.dumps(spec))
+        root = f"/run/containerd/runc/{boot.namespace}"
+        words = ["runc", "--root", root, "run", "--detach", "--pid-file", "init.pid", "c1"]
+        null = subprocess.DEVNULL
+        subprocess.run(words, cwd=bundle, check=True, stdin=null, stdout=null, stderr=null)
+        fd = os.pidfd_open(int((bundle / "init.pid").read_text()))
+        try:
+            yield bundle, fd
+        finally:
+            os.close(fd)
+            subprocess.run(
+                ["runc", "--root", root, "delete", "--force", "c1"], check=False, stderr=null
+            )
+    finally:
+        subprocess.run(["umount", rootfs], check=False, stderr=subprocess.DEVNULL)
+        for path in Path("/sys/fs/cgroup").glob(f"*/{boot.namespace}"):
+            path.rmdir()
+
+
+def ended(pidfd: int) -> bool:
+    poll = select.poll()
+    poll.register(pidfd, select.POLLIN)
+    return bool(poll.poll(0))
+
+
+def test_running_container_is_killed_and_its_rootfs_unmounted(
+    boot: Boot, running: tuple[Path, int]
+) -> None:
+    """O-452, O-462: after a SIGKILL of the shim nothing of the container is left."""
+    bundle, pidfd = running
+    assert not ended(pidfd)
+
+    done = boot.delete("c1")
+
+    said = response(done)
+    assert (str(said.pid), said.exit_status) == ((bundle / "init.pid").read_text(), 137)
+    assert done.stderr == b""
+    assert ended(pidfd)
+    assert str(bundle) not in Path("/proc/self/mountinfo").read_text()
+    assert not os.path.exists(f"/run/containerd/runc/{boot.namespace}/c1")
+
+
+def test_running_container_is_not_believed_to_have_ended(
+    boot: Boot, running: tuple[Path, int]
+) -> None:
+    """design 4.1: a record of the pid and start time of a process that runs is not true."""
+    bundle, _ = running
+    pid = int((bundle / "init.pid").read_text())
+    records = ExitRecords(str(bundle), "c1")
+    records.write_init(Exit(pid, 3, AT_NS), start_time=start_time_of(pid))
+    records.close()
+
+    assert response(boot.delete("c1")).exit_status == 137
+
+
+def test_wrong_root_is_told_and_the_container_stays(boot: Boot, running: tuple[Path, int]) -> None:
+    """Pitfall 89: where Create's root is not known, nothing else is guessed or killed."""
+    bundle, pidfd = running
+    (bundle / "options.json").write_text(json.dumps({"root": str(boot.folder / "elsewhere")}))
+    subprocess.run(["umount", "-l", bundle / "rootfs"], check=True)
+
+    done = boot.delete("c1")
+
+    assert response(done).exit_status == 137
+    assert not ended(pidfd)

@@ -1,0 +1,227 @@
+"""The command line: Go's flag syntax, the order of evaluation, the form of errors."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from shimv2 import VERSION, cli
+from shimv2.cli import BadUsage, Flags, Help, parse, runtime_name
+from shimv2.gotext import quote
+from tests.support.boot import NAME, RUNTIME, Boot, install
+
+
+@pytest.fixture
+def boot() -> Iterator[Boot]:
+    with Boot() as made:
+        yield made
+
+
+def given(flags: Flags) -> dict[str, object]:
+    """Return only what a command line set."""
+    texts = {name: value for name, value in flags.texts.items() if value}
+    switches = {name: value for name, value in flags.switches.items() if value}
+    action = {"action": flags.action} if flags.action else {}
+    return {**texts, **switches, **action}
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("", {}),
+        ("-id x", {"id": "x"}),
+        ("--id x", {"id": "x"}),
+        ("-id=x", {"id": "x"}),
+        ("--id=x=y", {"id": "x=y"}),
+        ("-id= start", {"action": "start"}),
+        ("-id -debug", {"id": "-debug"}),
+        ("-id a -id b", {"id": "b"}),
+        ("-debug", {"debug": True}),
+        ("-debug start", {"debug": True, "action": "start"}),
+        ("-debug true", {"debug": True, "action": "true"}),
+        ("-debug=false -v", {"v": True}),
+        ("-debug=T", {"debug": True}),
+        ("-debug=1 -debug=F", {}),
+        ("start -id x -foo", {"action": "start"}),
+        ("- -id x", {"action": "-"}),
+        ("-v -- delete -id x", {"v": True, "action": "delete"}),
+        ("--", {}),
+        ("-publish-binary /p -debug-socket /d", {"publish-binary": "/p", "debug-socket": "/d"}),
+        ("-bundle /b -socket /s -address /a", {"bundle": "/b", "socket": "/s", "address": "/a"}),
+        ("-namespace n -info -version", {"namespace": "n", "info": True, "version": True}),
+    ],
+)
+def test_flags_are_read_as_go_reads_them(line: str, expected: dict[str, object]) -> None:
+    """CLI 1.2: one or two dashes, `=`, switches without a value, the first word is the action."""
+    assert given(parse(line.split())) == expected
+
+
+@pytest.mark.parametrize(
+    ("line", "text"),
+    [
+        ("-foo", "flag provided but not defined: -foo"),
+        ("--foo=1", "flag provided but not defined: -foo"),
+        ("-debug=maybe", 'invalid boolean value "maybe" for -debug: parse error'),
+        ("-debug=", 'invalid boolean value "" for -debug: parse error'),
+        ("-id", "flag needs an argument: -id"),
+        ("---id x", "bad flag syntax: ---id"),
+        ("-=x", "bad flag syntax: -=x"),
+        ("--=x", "bad flag syntax: --=x"),
+    ],
+)
+def test_bad_flags_are_told_in_the_words_of_go(line: str, text: str) -> None:
+    """O-413 to O-415."""
+    with pytest.raises(BadUsage) as raised:
+        parse(line.split())
+
+    assert str(raised.value) == text
+
+
+@pytest.mark.parametrize("line", ["-h", "--help", "-help=1", "-debug -h start"])
+def test_help_is_asked_for_with_either_word(line: str) -> None:
+    with pytest.raises(Help):
+        parse(line.split())
+
+
+@pytest.mark.parametrize(
+    ("program", "name"),
+    [
+        ("/usr/bin/containerd-shim-pyrunc-v2", "io.containerd.pyrunc.v2"),
+        ("containerd-shim-runc-v2", "io.containerd.runc.v2"),
+        ("/x/containerd-shim-my-own-v10", "io.containerd.my-own.v10"),
+        ("/x/__main__.py", RUNTIME),
+        ("containerd-shim-runc", RUNTIME),
+        ("xcontainerd-shim-runc-v2", RUNTIME),
+        ("containerd-shim--v2", RUNTIME),
+    ],
+)
+def test_runtime_is_named_after_the_binary(program: str, name: str) -> None:
+    """design 1: installed under another name, the shim speaks by that name."""
+    assert runtime_name(program) == name
+
+
+def test_unknown_flag_prints_the_usage_and_exits_2(boot: Boot) -> None:
+    """O-413: the usage names the program as it was called, on stderr."""
+    done = boot.run([str(boot.shim), "-foo"])
+
+    assert (done.returncode, done.stdout) == (2, b"")
+    text = done.stderr.decode()
+    head = f"flag provided but not defined: -foo\nUsage of {boot.shim}:\n  -address string\n"
+    assert text.startswith(head)
+    assert "\n  -debug\n" in text
+
+
+def test_help_prints_the_usage_and_exits_0(boot: Boot) -> None:
+    done = boot.run([str(boot.shim), "-namespace", "x", "--help", "start"])
+
+    assert (done.returncode, done.stdout) == (0, b"")
+    assert done.stderr.decode().startswith(f"Usage of {boot.shim}:\n")
+
+
+@pytest.mark.parametrize("flag", ["-v", "--version"])
+def test_version_is_printed_before_anything_is_required(boot: Boot, flag: str) -> None:
+    """CLI 1.2: version comes first; no namespace is asked for."""
+    done = boot.run([str(boot.shim), flag, "start"])
+
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.stdout.decode().startswith(f"{NAME}:\n  Version:  {VERSION}\n")
+
+
+@pytest.mark.parametrize("action", [[], ["start"], ["delete"], ["-id", "c1", "serve"]])
+def test_missing_namespace_is_refused_for_every_action(boot: Boot, action: list[str]) -> None:
+    """O-411, O-412: `<name>: <error>` without a newline, exit 1."""
+    done = boot.run([str(boot.shim), *action])
+
+    assert (done.returncode, done.stdout) == (1, b"")
+    assert done.stderr.decode() == f"{RUNTIME}: shim namespace cannot be empty"
+
+
+@pytest.mark.parametrize("action", ["start", "delete", "serve"])
+@pytest.mark.parametrize("namespace", ["no good!", "a/b", "../up", "-x", "x\n", "ä"])
+def test_namespace_of_bad_characters_is_refused(boot: Boot, namespace: str, action: str) -> None:
+    """Pitfall 100: it becomes a part of paths, those that are unmounted among them."""
+    done = boot.run([str(boot.shim), f"-namespace={namespace}", action])
+
+    pattern = "^[A-Za-z0-9]+(?:[._-](?:[A-Za-z0-9]+))*$"
+    why = f"identifier {quote(namespace)} must match {pattern}"
+    expected = f"{RUNTIME}: namespace validation: {why}: invalid argument"
+    assert (done.returncode, done.stdout, done.stderr.decode()) == (1, b"", expected)
+
+
+def test_namespace_that_is_too_long_is_refused(boot: Boot) -> None:
+    done = boot.run([str(boot.shim), "-namespace", 77 * "x", "start"])
+
+    assert b"greater than maximum length (76 characters): invalid argument" in done.stderr
+
+
+def test_errors_carry_the_name_of_the_binary(boot: Boot) -> None:
+    """design 1: a drop-in says io.containerd.runc.v2."""
+    other = install(boot.folder / "containerd-shim-runc-v2")
+
+    done = boot.run([str(other)])
+
+    assert done.stderr == b"io.containerd.runc.v2: shim namespace cannot be empty"
+
+
+@pytest.mark.parametrize("action", [[], ["frobnicate"], ["-socket", "/tmp/never.sock"]])
+def test_server_without_a_log_refuses_to_run(boot: Boot, action: list[str]) -> None:
+    """O-416, O-417: any other word is server mode, and the log comes first."""
+    done = boot.run([str(boot.shim), "-namespace", "x", *action])
+
+    assert (done.returncode, done.stdout) == (1, b"")
+    expected = f"{RUNTIME}: fifo error: stat log: no such file or directory"
+    assert done.stderr.decode() == expected
+    assert not os.path.exists("/tmp/never.sock")
+
+
+def test_too_long_socket_is_refused(boot: Boot) -> None:
+    """CLI 1.2: `-socket` is limited to 106 bytes."""
+    path = "/tmp/" + 102 * "x"
+
+    done = boot.run([str(boot.shim), "-namespace", "x", "-socket", path], cwd=boot.bundle("c1"))
+
+    expected = f'{RUNTIME}: "{path}": unix socket path too long (> 106)'
+    assert (done.returncode, done.stderr.decode()) == (1, expected)
+
+
+def test_server_without_fd_3_refuses_to_run(boot: Boot) -> None:
+    """CLI 1.11: a server listens on the socket it inherits as fd 3."""
+    done = boot.run([str(boot.shim), "-namespace", "x"], cwd=boot.bundle("c1"))
+
+    expected = f"{RUNTIME}: listen on fd 3: bad file descriptor"
+    assert (done.returncode, done.stderr.decode()) == (1, expected)
+
+
+def test_bug_is_told_with_its_place_and_without_a_traceback(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """CLI-12: what is on stderr becomes the daemon's error text: one line."""
+
+    def fails(*_: object) -> int:
+        raise LookupError("no way")
+
+    monkeypatch.setattr(cli, "_act", fails)
+
+    assert cli.run([NAME, "-namespace", "x", "start"]) == 1
+    text = capfd.readouterr().err
+    assert text.startswith(f"{RUNTIME}: LookupError: no way (test_cli.py:")
+    assert "\n" not in text
+
+
+def test_closed_standard_fds_are_no_obstacle(boot: Boot) -> None:
+    """Pitfall 17: nothing that is opened may land on 0, 1 or 2."""
+    script = f"exec {boot.shim} -namespace x <&- >&- 2>&-"
+    done = subprocess.run(["sh", "-c", script], check=False, timeout=30, cwd=boot.state)
+
+    assert done.returncode == 1
+
+
+def test_flags_cost_no_imports(boot: Boot) -> None:
+    """What is read first must not load the shim: `-v` and errors of flags answer at once."""
+    probe = "import sys; from shimv2 import cli; cli.parse(['-v']); print(*sys.modules)"
+    done = boot.run([sys.executable, "-I", "-c", probe])
+
+    loaded = set(done.stdout.decode().split())
+    assert not loaded & {"asyncio", "google.protobuf", "logging", "shimv2.daemon"}

@@ -1,0 +1,115 @@
+"""`-info`: what the shim and its runtime can do."""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from google.protobuf.any_pb2 import Any as Packed
+
+from protos.runc_pb2 import CheckpointOptions, Options
+from protos.types_pb2 import RuntimeInfo
+from shimv2 import VERSION
+from tests.support.boot import RUNTIME, Boot, Done
+
+FEATURES = {"ociVersionMin": "1.0.0", "linux": {"mountExtensions": {"idmap": {"enabled": True}}}}
+RUNC_OPTIONS = "containerd.runc.v1.Options"
+
+
+@pytest.fixture
+def boot() -> Iterator[Boot]:
+    with Boot() as made:
+        (made.folder / "bin").mkdir()
+        program(made, "runc", f"test \"$1\" = features && echo '{json.dumps(FEATURES)}'")
+        yield made
+
+
+def program(boot: Boot, name: str, body: str) -> str:
+    path = boot.folder / "bin" / name
+    path.write_text(f"#!/bin/sh\n{body}\n")
+    path.chmod(0o755)
+    return str(path)
+
+
+def ask(boot: Boot, stdin: bytes = b"") -> Done:
+    env = {"PATH": f"{boot.folder}/bin:/usr/bin:/bin"}
+    return boot.run([str(boot.shim), "-info"], stdin=stdin, env=env)
+
+
+def told(done: Done) -> RuntimeInfo:
+    assert (done.returncode, done.stderr) == (0, b"")
+    return RuntimeInfo.FromString(done.stdout)
+
+
+def packed(*, url: str = RUNC_OPTIONS, **options: Any) -> bytes:
+    return Packed(type_url=url, value=Options(**options).SerializeToString()).SerializeToString()
+
+
+def test_info_names_the_shim_and_what_its_runtime_can_do(boot: Boot) -> None:
+    """CLI 1.10, O-418: without options, as containerd asks once in its life (CLI-7)."""
+    info = told(ask(boot))
+
+    assert (info.name, info.version.version) == (RUNTIME, VERSION)
+    assert not info.HasField("options")
+    assert info.features.type_url == (
+        "types.containerd.io/opencontainers/runtime-spec/1/features/Features"
+    )
+    assert json.loads(info.features.value) == FEATURES
+    assert not info.annotations
+
+
+@pytest.mark.parametrize("url", [RUNC_OPTIONS, f"type.googleapis.com/{RUNC_OPTIONS}"])
+def test_options_are_echoed_with_a_bare_type(boot: Boot, url: str) -> None:
+    """O-419; protos 7.12: the daemon compares the name."""
+    info = told(ask(boot, packed(url=url, root="/x")))
+
+    assert info.options.type_url == RUNC_OPTIONS
+    assert Options.FromString(info.options.value) == Options(root="/x")
+
+
+@pytest.mark.parametrize(
+    "body", ["exit 1", "echo no json", "echo '[]'", "echo", "echo '{}' >&2; exit 3"]
+)
+def test_runtime_that_does_not_tell_is_no_error(boot: Boot, body: str) -> None:
+    """O-419: crun 1.8.1 has no such command; then there are no features."""
+    other = program(boot, "other", body)
+
+    info = told(ask(boot, packed(binary_name=other)))
+
+    assert not info.HasField("features")
+
+
+@pytest.mark.parametrize(
+    ("stdin", "text"),
+    [
+        (
+            packed(binary_name="nosuch"),
+            (
+                'failed to look up the path of "nosuch": '
+                'exec: "nosuch": executable file not found in $PATH'
+            ),
+        ),
+        (
+            Packed(
+                type_url="containerd.runc.v1.CheckpointOptions",
+                value=CheckpointOptions(exit=True).SerializeToString(),
+            ).SerializeToString(),
+            (
+                "failed to read runtime options (*options.Options): "
+                "invalid type containerd.runc.v1.CheckpointOptions: invalid argument"
+            ),
+        ),
+        (
+            b"\xff\xff",
+            (
+                "failed to read runtime options (*options.Options): "
+                "proto: cannot parse invalid wire-format data"
+            ),
+        ),
+    ],
+)
+def test_options_of_no_use_are_an_error(boot: Boot, stdin: bytes, text: str) -> None:
+    done = ask(boot, stdin)
+
+    assert (done.returncode, done.stdout) == (1, b"")
+    assert done.stderr.decode() == f"{RUNTIME}: {text}"

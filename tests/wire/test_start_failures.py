@@ -1,0 +1,229 @@
+"""`start` that fails or is killed: the text the daemon shows, and nothing left behind."""
+
+import os
+import resource
+import signal
+import socket
+import subprocess
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import pytest
+from google.protobuf.any_pb2 import Any as Packed
+
+from protos.runc_pb2 import Options
+from shimv2.cgroups import tree
+from tests.support.boot import RUNTIME, Boot, answers, path_of
+from tests.support.until import until
+
+
+@pytest.fixture
+def boot() -> Iterator[Boot]:
+    with Boot() as made:
+        yield made
+
+
+def nothing_left(boot: Boot, bundle: Path) -> bool:
+    """No server, no socket, no file but those the daemon made."""
+    sockets = os.listdir(boot.socket_dir) if os.path.isdir(boot.socket_dir) else []
+    known = {"config.json", "log"}
+    return not boot.servers() and not sockets and set(os.listdir(bundle)) == known
+
+
+def with_cgroup(path: str) -> dict[str, object]:
+    value = Options(shim_cgroup=path).SerializeToString()
+    packed = Packed(type_url="containerd.runc.v1.Options", value=value)
+    return {"extensions": [{"value": packed}]}
+
+
+@pytest.mark.parametrize(
+    ("config", "text"),
+    [
+        ("{broken", "invalid character 'b' looking for beginning of object key string"),
+        ("", "EOF"),
+        ('{"annotations": {"a"', "unexpected EOF"),
+        ("[]", "json: cannot unmarshal array into Go value of type specs.Spec"),
+        (
+            '{"annotations": {"a": 1}}',
+            "json: cannot unmarshal number into Go struct field Spec.annotations of type string",
+        ),
+    ],
+)
+def test_broken_configuration_is_told_in_the_words_of_go(
+    boot: Boot, config: str, text: str
+) -> None:
+    """CLI-30, O-421."""
+    bundle = boot.bundle("c1", config)
+
+    done = boot.new_start("c1")
+
+    assert (done.returncode, done.stdout) == (1, b"")
+    assert done.stderr.decode() == f"{RUNTIME}: {text}"
+    assert nothing_left(boot, bundle)
+
+
+def test_missing_configuration_is_an_error(boot: Boot) -> None:
+    """O-420."""
+    bundle = boot.bundle("c1")
+    (bundle / "config.json").unlink()
+
+    done = boot.new_start("c1")
+
+    expected = f"{RUNTIME}: open config.json: no such file or directory"
+    assert (done.returncode, done.stderr.decode()) == (1, expected)
+
+
+def test_bad_settings_fail_with_their_line(boot: Boot) -> None:
+    """design 9."""
+    bundle = boot.bundle("c1")
+    settings = boot.folder / "shim.toml"
+    settings.write_text("json_v3_reply = true\nnonsense = 1\n")
+
+    done = boot.new_start("c1", env={"PYRUNC_CONFIG": str(settings)})
+
+    expected = f'{RUNTIME}: {settings}:2: unknown setting "nonsense"'
+    assert (done.returncode, done.stderr.decode()) == (1, expected)
+    assert nothing_left(boot, bundle)
+
+
+def test_too_long_socket_folder_is_told_with_its_length(boot: Boot) -> None:
+    """O-499, fault 44."""
+    bundle = boot.bundle("c1")
+    folder = f"{boot.folder}/{'x' * 60}"
+
+    done = boot.new_start("c1", params={"socket_dir": folder})
+
+    text = done.stderr.decode()
+    assert done.returncode == 1
+    assert text.startswith(f"{RUNTIME}: create new shim socket: listen unix {folder}/")
+    assert "bind: invalid argument: " in text
+    assert nothing_left(boot, bundle)
+
+
+def test_missing_cgroup_of_the_shim_is_rolled_back(boot: Boot) -> None:
+    """CLI 1.11, O-501 to O-503."""
+    bundle = boot.bundle("c1")
+
+    done = boot.new_start("c1", params=with_cgroup("/b-none"))
+
+    expected = f"{RUNTIME}: failed to load cgroup /b-none: cgroups: cgroup deleted"
+    assert (done.returncode, done.stderr.decode(), done.stdout) == (1, expected, b"")
+    until(lambda: nothing_left(boot, bundle), "the roll-back")
+
+
+@pytest.mark.root
+def test_server_joins_the_cgroup_of_the_shim(boot: Boot) -> None:
+    """O-492, O-493: in every hierarchy; also with options from an old daemon."""
+    boot.bundle("c1")
+    path = f"/{boot.namespace}"
+    folders = tree.folders(path)
+    for folder in folders:
+        os.mkdir(folder)
+        if os.path.exists(f"{folder}/cpuset.cpus"):  # v1: empty, and nobody can join
+            for name in ("cpuset.cpus", "cpuset.mems"):
+                Path(folder, name).write_text(Path(folder, "..", name).read_text())
+    try:
+        done = boot.new_start("c1", params=with_cgroup(path))
+
+        assert answers(path_of(done))
+        for folder in folders:
+            assert Path(folder, "cgroup.procs").read_text() == f"{boot.server()}\n"
+        boot.stop()
+    finally:
+        for folder in folders:
+            until(partial(_empty, folder), "an empty cgroup")
+            os.rmdir(folder)
+
+
+def _empty(cgroup: str) -> bool:
+    return not Path(cgroup, "cgroup.procs").read_text()
+
+
+def test_core_scheduling_is_set_up_or_fails_the_start(boot: Boot) -> None:
+    """CLI 1.11, O-491: kernels without it answer EINVAL; others give the server a cookie."""
+    bundle = boot.bundle("c1")
+
+    done = boot.new_start("c1", env={"SCHED_CORE": "1"})
+
+    if done.returncode == 0:
+        assert answers(path_of(done))
+    else:
+        text = done.stderr.decode()
+        assert text.startswith(f"{RUNTIME}: enable sched core support: ")
+        assert nothing_left(boot, bundle)
+
+
+def test_full_disk_fails_cleanly(boot: Boot) -> None:
+    """Fault 47: no address, no socket, no server."""
+    bundle = boot.bundle("c1")
+
+    def no_room() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+
+    done = boot.new_start("c1", setup=no_room)
+
+    assert (done.returncode, done.stderr.decode()) == (1, f"{RUNTIME}: file too large")
+    assert nothing_left(boot, bundle)
+
+
+def test_reply_that_nobody_reads_is_rolled_back(boot: Boot) -> None:
+    """The daemon died meanwhile: a server that nobody knows of must not stay."""
+    bundle = boot.bundle("c1")
+    reader, writer = os.pipe()
+    os.close(reader)
+
+    done = subprocess.run(
+        boot.args("c1", "start"),
+        cwd=bundle,
+        input=boot.params("c1"),
+        stdout=writer,
+        stderr=subprocess.PIPE,
+        check=False,
+        timeout=30,
+    )
+    os.close(writer)
+
+    assert (done.returncode, done.stderr.decode()) == (1, f"{RUNTIME}: broken pipe")
+    until(lambda: nothing_left(boot, bundle), "the roll-back")
+
+
+def test_start_killed_before_its_answer_leaves_no_server(boot: Boot) -> None:
+    """The daemon kills a `start` whose caller left: the server ends and removes its socket."""
+    bundle = boot.bundle("c1")
+    reader, writer = os.pipe2(os.O_NONBLOCK)
+    try:
+        while True:
+            os.write(writer, bytes(4096))
+    except BlockingIOError:
+        os.set_blocking(writer, True)  # full: the answer has to wait
+    start = subprocess.Popen(
+        boot.args("c1", "start"), cwd=bundle, stdin=subprocess.PIPE, stdout=writer
+    )
+    try:
+        assert start.stdin is not None
+        with start.stdin as stdin:
+            stdin.write(boot.params("c1"))
+        until(boot.servers, "the server")
+        assert start.poll() is None
+    finally:
+        start.send_signal(signal.SIGKILL)
+        start.wait(10)
+        os.close(reader)
+        os.close(writer)
+
+    until(lambda: not boot.servers(), "the server to end")
+    assert os.listdir(boot.socket_dir) == []
+
+
+def test_socket_that_answers_nothing_is_joined_all_the_same(boot: Boot) -> None:
+    """A shim that hangs keeps its name: a second one would lose its containers."""
+    boot.bundle("c1")
+    path = path_of(boot.new_start("c1"))
+    boot.stop()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as silent:
+        silent.bind(path)
+        silent.listen()
+
+        assert path_of(boot.new_start("c1")) == path
+        assert boot.servers() == []

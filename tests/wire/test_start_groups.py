@@ -1,0 +1,207 @@
+"""Containers that share a shim, and `start`s that meet."""
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+from collections.abc import Iterator
+
+import pytest
+
+from protos.bootstrap_pb2 import BootstrapResult
+from shimv2.paths import socket_path
+from tests.support.boot import Boot, answers, path_of, shim_pid
+from tests.support.until import until
+
+GROUP = "io.containerd.runc.v2.group"
+SANDBOX = "io.kubernetes.cri.sandbox-id"
+PARALLEL = 20
+GO_SHIM = "containerd-shim-runc-v2"
+
+
+@pytest.fixture
+def boot() -> Iterator[Boot]:
+    with Boot() as made:
+        yield made
+
+
+def config(**annotations: str | None) -> str:
+    return json.dumps({"annotations": annotations})
+
+
+@pytest.mark.parametrize(
+    ("annotations", "group"),
+    [
+        ({GROUP: "g"}, "g"),
+        ({SANDBOX: "pod"}, "pod"),
+        ({SANDBOX: "pod", GROUP: "g"}, "g"),
+        ({SANDBOX: "pod", GROUP: ""}, ""),
+        ({GROUP: None}, ""),
+        ({"other": "x"}, "c1"),
+    ],
+)
+def test_annotations_decide_who_shares_a_shim(
+    boot: Boot, annotations: dict[str, str | None], group: str
+) -> None:
+    """CLI-31, CLI-32, O-479, O-480: the first that is present wins, an empty one too."""
+    boot.bundle("c1", config(**annotations))
+
+    path = path_of(boot.new_start("c1"))
+
+    assert path == socket_path(boot.address, boot.namespace, group, folder=boot.socket_dir)
+
+
+def test_second_container_of_a_group_joins(boot: Boot) -> None:
+    """CLI-33, CLI-34, O-465 to O-468: the same answer, no new server, its own address file."""
+    boot.bundle("pause", config(**{SANDBOX: "pause"}))
+    member = boot.bundle("member", config(**{SANDBOX: "pause"}))
+    first = boot.new_start("pause")
+    pid = boot.server()
+
+    second = boot.new_start("member")
+
+    assert (second.returncode, second.stdout, second.stderr) == (0, first.stdout, b"")
+    assert boot.server() == pid
+    assert (member / "address").read_text() == f"unix://{path_of(first)}"
+
+
+def test_socket_of_a_group_goes_with_its_shim(boot: Boot) -> None:
+    """Pitfall 8: the group is not the id; what was bound is what is unlinked."""
+    boot.bundle("c1", config(**{GROUP: "another"}))
+    path = path_of(boot.new_start("c1"))
+    until(lambda: answers(path), "the server to answer")
+
+    boot.stop()
+
+    assert os.listdir(boot.socket_dir) == []
+
+
+def test_parallel_starts_of_one_group_make_one_server(boot: Boot) -> None:
+    """Pitfall 7, O-500: all succeed with the same answer."""
+    ids = [f"c{i}" for i in range(PARALLEL)]
+    for id_ in ids:
+        boot.bundle(id_, config(**{GROUP: "g"}))
+    (boot.folder / "stdin").mkdir()
+    starts = []
+    for id_ in ids:
+        stdin = boot.folder / "stdin" / id_
+        stdin.write_bytes(boot.params(id_))
+        with stdin.open("rb") as file:
+            starts.append(
+                subprocess.Popen(
+                    boot.args(id_, "start"),
+                    cwd=boot.state / id_,
+                    stdin=file,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.PIPE,
+                )
+            )
+
+    done = [(start.communicate(timeout=60), start.returncode) for start in starts]
+
+    assert {code for _, code in done} == {0}
+    assert {errors for (_, errors), _ in done} == {b""}
+    assert len({output for (output, _), _ in done}) == 1
+    assert len(boot.servers()) == 1
+
+
+def test_start_right_after_the_end_of_the_last_shim_is_served(boot: Boot) -> None:
+    """Pitfall 9: the old shim's unlink never removes the new one's socket."""
+    boot.bundle("c1")
+    path = path_of(boot.new_start("c1"))
+
+    def served() -> bool:
+        # `start` may have joined the dying one, as the reference's would: the daemon tries again.
+        return answers(path) or path_of(boot.new_start("c1")) != path
+
+    for _ in range(10):
+        until(lambda: answers(path), "the server to answer")
+        os.kill(boot.server(), signal.SIGTERM)
+
+        assert path_of(boot.new_start("c1")) == path
+
+        until(served, "somebody to answer")
+        until(lambda: len(boot.servers()) == 1, "the old one to end")
+        assert answers(path)
+
+
+def test_killed_starts_and_delete_leave_nothing(boot: Boot) -> None:
+    """Fault 31: SIGKILL at random moments, then `delete`: no socket, no server."""
+    bundle = boot.bundle("c1")
+    (boot.folder / "stdin").write_bytes(boot.params("c1"))
+    (boot.folder / "true").symlink_to("/bin/true")
+    (bundle / "runtime").write_text("/bin/true")
+    for _ in range(10):
+        with (boot.folder / "stdin").open("rb") as stdin:
+            start = subprocess.Popen(
+                boot.args("c1", "start"), cwd=bundle, stdin=stdin, stdout=subprocess.DEVNULL
+            )
+        try:
+            start.wait(random.uniform(0.05, 0.4))
+        except subprocess.TimeoutExpired:
+            start.kill()
+            start.wait(10)
+
+        until(lambda: not _unsettled(boot), "the server to end or to serve")
+        for pid in boot.servers():
+            os.kill(pid, signal.SIGKILL)
+        until(lambda: not boot.servers(), "the servers to be gone")
+        done = boot.delete("c1")
+
+        assert done.returncode == 0
+        assert not os.path.isdir(boot.socket_dir) or os.listdir(boot.socket_dir) == []
+
+
+def _unsettled(boot: Boot) -> bool:
+    """Whether there is a server that does not serve, and may still wait for its `start`."""
+    path = socket_path(boot.address, boot.namespace, "c1", folder=boot.socket_dir)
+    return bool(boot.servers()) and not answers(path)
+
+
+@pytest.mark.root
+def test_running_shim_of_the_reference_is_joined_with_its_version(boot: Boot) -> None:
+    """CLI-33, fault 41: containerd 1.x's shim serves v2 only, and a new daemon is told so."""
+    go_shim = shutil.which(GO_SHIM)
+    if go_shim is None:
+        pytest.skip("the reference's shim is not installed")
+    boot.bundle("c1")
+    args = [go_shim, *boot.args("c1", "start")[1:]]
+    reference = boot.run(args, cwd=boot.state / "c1")
+    path = path_of(reference)
+    try:
+        assert boot.start("c1").stdout == reference.stdout
+        new = boot.new_start("c1", params={"socket_dir": ""})
+
+        result = BootstrapResult.FromString(new.stdout)
+        assert (result.address, result.version) == (f"unix://{path}", 2)
+        assert boot.servers() == []
+    finally:
+        _end_reference(boot)
+
+
+def _end_reference(boot: Boot) -> None:
+    def running() -> list[int]:
+        found = []
+        for name in filter(str.isdecimal, os.listdir("/proc")):
+            try:
+                with open(f"/proc/{name}/cmdline", "rb") as file:
+                    words = file.read().split(b"\0")
+            except OSError:
+                continue
+            if boot.namespace.encode() in words:
+                found.append(int(name))
+        return found
+
+    for pid in running():
+        os.kill(pid, signal.SIGTERM)
+    until(lambda: not running(), "the reference's shim to end")
+
+
+def test_pid_of_the_server_is_what_connect_tells(boot: Boot) -> None:
+    """The double fork changes the pid twice: clients are told the last one."""
+    boot.bundle("c1")
+    path = path_of(boot.new_start("c1"))
+
+    assert shim_pid(path) == boot.server()
