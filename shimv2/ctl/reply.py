@@ -1,0 +1,115 @@
+"""What a shim's `start` prints, in its three generations, and what it is given on stdin.  Pure."""
+
+import json
+from dataclasses import dataclass
+from enum import Enum
+from typing import Final, Literal
+
+from google.protobuf import any_pb2
+from google.protobuf.message import DecodeError
+
+from protos import bootstrap_pb2, runc_pb2
+
+Form = Literal["plain", "json", "protobuf"]
+OPTIONS_URL: Final = "containerd.runc.v1.Options"
+_MAX_VERSION: Final = 3
+
+
+class Generation(Enum):
+    """Which containerd the harness plays: they differ in stdin, environment and accepted reply."""
+
+    V1_6 = "1.6"  # stdin: the runtime options as a bare Any, or nothing; reply: the plain address
+    V1_7 = "1.7"  # the same stdin; the reply may be JSON, version 2
+    V2_0 = "2.0"  # the same stdin; JSON up to version 3
+    V2_3 = "2.3"  # stdin: BootstrapParams; reply: BootstrapResult
+
+    @property
+    def forms(self) -> tuple[Form, ...]:
+        if self is Generation.V1_6:
+            return ("plain",)
+        return ("plain", "json") if self is not Generation.V2_3 else ("protobuf", "json", "plain")
+
+
+class BadReply(ValueError):
+    """`start` ended well, but this daemon could not use what it printed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """Where the shim listens and which Task service it says it has."""
+
+    address: str
+    version: int = 2
+    protocol: str = "ttrpc"
+    form: Form = "plain"
+
+    @property
+    def path(self) -> str:
+        return self.address.removeprefix("unix://")
+
+    def to_json(self) -> str:
+        what = {"version": self.version, "address": self.address, "protocol": self.protocol}
+        return json.dumps(what)
+
+    @classmethod
+    def parse(cls, output: bytes, *, generation: Generation = Generation.V2_3) -> "Reply":
+        """Read a reply as that generation's daemon does.
+
+        Raises:
+            BadReply: the daemon would refuse it.
+        """
+        reply = cls._from_protobuf(output) or cls._from_json(output) or cls._from_text(output)
+        if reply.form not in generation.forms:
+            msg = f"containerd {generation.value} does not understand a {reply.form} reply"
+            raise BadReply(msg)
+        newest = 2 if generation in {Generation.V1_6, Generation.V1_7} else _MAX_VERSION
+        if not 2 <= reply.version <= newest:
+            msg = f"unsupported shim version ({reply.version}): not implemented"
+            raise BadReply(msg)
+        if reply.protocol != "ttrpc":
+            msg = f"unexpected protocol: {reply.protocol!r}"
+            raise BadReply(msg)
+        return reply
+
+    @classmethod
+    def _from_protobuf(cls, output: bytes) -> "Reply | None":
+        # Text replies never parse: "{" and "u" as tags ask for a wire type that does not exist.
+        try:
+            result = bootstrap_pb2.BootstrapResult.FromString(output)
+        except DecodeError:
+            return None
+        return cls(result.address, result.version, result.protocol, "protobuf")
+
+    @classmethod
+    def _from_json(cls, output: bytes) -> "Reply | None":
+        try:
+            what = json.loads(output)
+        except ValueError:
+            return None
+        if not isinstance(what, dict):
+            return None
+        try:
+            return cls(str(what["address"]), int(what["version"]), str(what["protocol"]), "json")
+        except (KeyError, ValueError):
+            msg = f"not a reply: {what!r}"
+            raise BadReply(msg) from None
+
+    @classmethod
+    def _from_text(cls, output: bytes) -> "Reply":
+        text = output.decode(errors="replace").strip()
+        if not text.startswith("unix://"):
+            msg = f"not the address of a socket: {text!r}"
+            raise BadReply(msg)
+        return cls(text)
+
+
+def pack(url: str, value: bytes) -> any_pb2.Any:
+    """Return an Any with the bare type name containerd compares exactly (no slash)."""
+    return any_pb2.Any(type_url=url, value=value)
+
+
+def runc_options(*, binary_name: str = "", root: str = "") -> any_pb2.Any | None:
+    """Return the runtime's options as containerd passes them, or None when all are defaults."""
+    options = runc_pb2.Options(binary_name=binary_name, root=root)
+    value = options.SerializeToString()
+    return pack(OPTIONS_URL, value) if value else None

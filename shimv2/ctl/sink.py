@@ -1,0 +1,145 @@
+"""The daemon's side of events: takes what shims forward, in order, and can misbehave on purpose."""
+
+import asyncio
+import contextlib
+import os
+import socket
+from dataclasses import dataclass
+from typing import Final
+
+from google.protobuf.empty_pb2 import Empty
+from google.protobuf.message import Message
+
+from protos import events_pb2, ttrpc_events_pb2
+from ttrpc import Call, Registry, Server
+
+SERVICE: Final = "containerd.services.events.ttrpc.v1.Events"
+_BACKLOG: Final = 128
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One Forward call, decoded."""
+
+    topic: str
+    namespace: str
+    message: Message
+    type_url: str
+    at_ns: int
+    metadata: tuple[str, ...] = ()  # containerd-namespace-ttrpc of the call
+
+    @property
+    def container_id(self) -> str:
+        return str(getattr(self.message, "container_id", ""))
+
+    @property
+    def process_id(self) -> str:
+        """The exec's id, or the container's for an event of its init."""
+        for name in ("exec_id", "id"):
+            if value := getattr(self.message, name, ""):
+                return str(value)
+        return self.container_id
+
+    def __str__(self) -> str:
+        return f"{self.topic.removeprefix('/tasks/')} {self.process_id}"
+
+
+class EventsSink:
+    """A ttrpc server for forwarded events.  Used by one loop; `close` removes its socket.
+
+    `events` grows for ever: this is for tools and tests that end.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.events: list[Event] = []
+        self._server: Server | None = None
+        self._answering = asyncio.Event()
+        self._answering.set()
+        self._arrived = asyncio.Condition()
+
+    async def open(self) -> None:
+        """Listen; a socket file that a killed daemon left is replaced, as containerd does."""
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self.path)
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        listener.bind(self.path)
+        listener.listen(_BACKLOG)
+        registry = Registry()
+        registry.unary(SERVICE, "Forward", ttrpc_events_pb2.ForwardRequest, self._forward)
+        # The daemon's server asks nobody who they are (the socket's folder is the guard).
+        self._server = Server(registry, allow_peer=lambda _peer: True)
+        self._server.listen(listener)
+
+    async def close(self) -> None:
+        """Drop every connection at once, as a killed daemon does, and remove the socket."""
+        server, self._server = self._server, None
+        if server is not None:
+            server.stop_listening()
+            await server.close()
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self.path)
+
+    def stall(self) -> None:
+        """Take calls and do not answer them until `answer`."""
+        self._answering.clear()
+
+    def answer(self) -> None:
+        self._answering.set()
+
+    async def wait_for(
+        self, topic: str, *, process_id: str | None = None, timeout_s: float = 10.0
+    ) -> Event:
+        """Return the first event of that topic (and process), waiting for it if need be.
+
+        Raises:
+            TimeoutError: with what did come instead.
+        """
+
+        def first() -> Event | None:
+            for event in self.events:
+                if event.topic == topic and process_id in {None, event.process_id}:
+                    return event
+            return None
+
+        try:
+            async with asyncio.timeout(timeout_s), self._arrived:
+                await self._arrived.wait_for(lambda: first() is not None)
+        except TimeoutError:
+            came = ", ".join(map(str, self.events)) or "nothing"
+            msg = f"no {topic} of {process_id or 'anyone'} within {timeout_s} s; came: {came}"
+            raise TimeoutError(msg) from None
+        found = first()
+        assert found is not None  # nothing is ever taken out of the list
+        return found
+
+    def told(self, container_id: str) -> list[str]:
+        """Return what was told of one container, in order, as short words: `exit e1`."""
+        return [str(event) for event in self.events if event.container_id == container_id]
+
+    async def _forward(self, request: ttrpc_events_pb2.ForwardRequest, call: Call) -> Empty:
+        envelope = request.envelope
+        stamp = envelope.timestamp
+        event = Event(
+            topic=envelope.topic,
+            namespace=envelope.namespace,
+            message=_decode(envelope.event.type_url, envelope.event.value),
+            type_url=envelope.event.type_url,
+            at_ns=stamp.seconds * 1_000_000_000 + stamp.nanos,
+            metadata=tuple(call.metadata.get("containerd-namespace-ttrpc")),
+        )
+        async with self._arrived:
+            self.events.append(event)
+            self._arrived.notify_all()
+        await self._answering.wait()
+        return Empty()
+
+
+def _decode(url: str, value: bytes) -> Message:
+    """Decode by the bare type name, as Go clients do: an unknown one is a failure of the shim."""
+    package, _, name = url.rpartition(".")
+    if package != "containerd.events" or not hasattr(events_pb2, name):
+        msg = f"not the type name of an event: {url!r}"
+        raise ValueError(msg)
+    message: Message = getattr(events_pb2, name).FromString(value)
+    return message

@@ -1,0 +1,91 @@
+"""Fixtures of the end-to-end tests: a corner of the host, a harness's setup, a containerd."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from shimv2.ctl.harness import Setup
+from shimv2.ctl.image import make_image
+from shimv2.ctl.rootfs import make_rootfs
+from tests.support import containerd as daemon
+from tests.support.containerd import Containerd
+from tests.support.faults import Faults
+from tests.support.host import OTHER_SHIM, Host, runs_as_root
+from tests.support.outcome import FAILED
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """With another shim under test, leave out what docs/differences.md says ours does better."""
+    if OTHER_SHIM:
+        differing = [item for item in items if item.get_closest_marker("ours")]
+        items[:] = [item for item in items if item not in differing]
+        config.hook.pytest_deselected(items=differing)
+
+
+@pytest.fixture(scope="session")
+def _machine() -> None:
+    if not runs_as_root():
+        pytest.skip("containers need root and runc")
+
+
+@pytest.fixture(scope="session")
+def rootfs(_machine: None, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A busybox root that all containers of the run share, read-only."""
+    path = tmp_path_factory.mktemp("rootfs") / "root"
+    make_rootfs(str(path))
+    return str(path)
+
+
+@pytest.fixture(scope="session")
+def image(rootfs: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    archive = tmp_path_factory.mktemp("image") / "busybox.tar"
+    make_image(str(archive), rootfs=rootfs)
+    return archive
+
+
+@pytest.fixture
+def host(_machine: None, request: pytest.FixtureRequest) -> Iterator[Host]:
+    """The test's corner of the machine; whatever is left there after the test is a failure."""
+    host = Host.make()
+    yield host
+    failed = request.node.stash.get(FAILED, False)
+    left = host.leaks.found() if failed else host.leaks.since_start()
+    if left:
+        host.leaks.remove()
+    host.remove()
+    assert failed or left == []
+
+
+@pytest.fixture
+def setup(host: Host, rootfs: str) -> Setup:
+    """A harness's setup; the harness itself belongs to the coroutine of the test."""
+    return host.setup(rootfs=rootfs)
+
+
+@pytest.fixture
+def containerd(host: Host, image: Path) -> Iterator[Containerd]:
+    """A running containerd with the image, in the namespace named like the test's mark."""
+    if not daemon.available():
+        pytest.skip("there is no containerd")
+    service = Containerd(host.folder, namespace=host.mark, path=host.bin, env=host.env)
+    try:
+        service.start()
+        service.ctr("image", "import", str(image))
+        yield service
+    finally:
+        service.stop()
+
+
+@pytest.fixture
+def faults(host: Host) -> Iterator[Faults]:
+    made = Faults(host.folder)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def faulty(setup: Setup, faults: Faults) -> Setup:
+    """A harness's setup whose runtime is the faulty one."""
+    return replace(setup, runtime=faults.binary)

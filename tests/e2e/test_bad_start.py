@@ -1,0 +1,138 @@
+"""`start` with bad input: the reference's status and text, and nothing left behind."""
+
+import os
+import subprocess
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+
+from shimv2.ctl import spec
+from shimv2.ctl.harness import Harness, Setup
+from shimv2.ctl.launch import ShimFailed
+from shimv2.ctl.reply import Generation
+from tests.support.harnessed import in_harness
+from tests.support.host import OTHER_SHIM
+
+pytestmark = pytest.mark.root
+
+NAME = "io.containerd.runc.v2" if OTHER_SHIM else "io.containerd.pyrunc.v2"
+TRUE = spec.Wanted(["true"])
+
+
+@dataclass(frozen=True)
+class Said:
+    status: int
+    stdout: str
+    stderr: str
+
+
+async def say(harness: Harness, *flags: str, cwd: str) -> Said:
+    """Run the binary with containerd's flags before `flags`, streams apart."""
+    status, out, err = await harness.binary.run(
+        list(flags), cwd=cwd, stdin=b"", combined=False, limit_s=10
+    )
+    return Said(status, out.decode(), err.decode())
+
+
+def command(*argv: str) -> None:
+    subprocess.run(argv, check=True)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (None, "open config.json: no such file or directory"),
+        ("{broken", "invalid character 'b' looking for beginning of object key string"),
+    ],
+    ids=["missing", "broken"],
+)
+def test_start_without_a_good_config_fails(setup: Setup, text: str | None, said: str) -> None:
+    """No config.json, no grouping: exit 1 with Go's words (CLI-30, O-420, O-421)."""
+
+    async def scenario(harness: Harness) -> None:
+        bundle = harness.make_bundle("c1", TRUE)
+        config = Path(bundle.path, "config.json")
+        config.unlink()
+        if text is not None:
+            config.write_text(text)
+        with pytest.raises(ShimFailed) as raised:
+            await harness.binary.start(bundle)
+
+        assert raised.value.exit_status == 1
+        assert raised.value.output == f"{NAME}: {said}"
+        bundle.remove()
+
+    in_harness(setup, scenario)
+
+
+def test_unknown_flag_is_refused_with_the_usage(setup: Setup) -> None:
+    """Go's flag package: the text and the usage on stderr, exit 2 (CLI 1.2, O-413)."""
+
+    async def scenario(harness: Harness) -> None:
+        bundle = harness.make_bundle("c1", TRUE)
+        said = await say(harness, "-id", "c1", "-foo", "start", cwd=bundle.path)
+
+        assert (said.status, said.stdout) == (2, "")
+        first, second = said.stderr.splitlines()[:2]
+        assert first == "flag provided but not defined: -foo"
+        assert second.startswith("Usage of ")
+        bundle.remove()
+
+    in_harness(setup, scenario)
+
+
+@pytest.mark.parametrize("namespace", ["no good!", "a/b", "../up"])
+def test_namespace_of_bad_characters_is_refused(setup: Setup, namespace: str) -> None:
+    """A namespace becomes part of paths: it is checked first (seen with 1.6.20)."""
+
+    async def scenario(harness: Harness) -> None:
+        bundle = harness.make_bundle("c1", TRUE)
+        # The last one wins: containerd's own flag comes before.
+        said = await say(harness, "-namespace", namespace, "-id", "c1", "start", cwd=bundle.path)
+
+        pattern = "^[A-Za-z0-9]+(?:[._-](?:[A-Za-z0-9]+))*$"
+        words = f'namespace validation: identifier "{namespace}" must match {pattern}'
+        assert (said.status, said.stdout) == (1, "")
+        assert said.stderr == f"{NAME}: {words}: invalid argument"
+        bundle.remove()
+
+    in_harness(setup, scenario)
+
+
+def test_empty_namespace_is_refused(setup: Setup) -> None:
+    """Every mode but -v and -info needs one (CLI 1.2, O-412)."""
+
+    async def scenario(harness: Harness) -> None:
+        bundle = harness.make_bundle("c1", TRUE)
+        said = await say(harness, "-namespace", "", "-id", "c1", "start", cwd=bundle.path)
+
+        assert said == Said(1, "", f"{NAME}: shim namespace cannot be empty")
+        bundle.remove()
+
+    in_harness(setup, scenario)
+
+
+@pytest.mark.ours("containerd 1.6's shim knows no socket_dir")
+def test_socket_folder_that_cannot_be_written_fails_start(setup: Setup) -> None:
+    """The cause is told, and neither a server nor a socket stays (CLI-20, 1.11 step 7)."""
+
+    async def scenario(harness: Harness) -> None:
+        folder = os.path.join(setup.state, "ro")
+        os.mkdir(folder)
+        command("mount", "-t", "tmpfs", "-o", "ro", "tmpfs", folder)
+        try:
+            bundle = harness.make_bundle("c1", TRUE)
+            binary = replace(harness.binary, generation=Generation.V2_3, socket_dir=folder)
+            with pytest.raises(ShimFailed) as raised:
+                await binary.start(bundle)
+            assert os.listdir(folder) == []
+        finally:
+            command("umount", folder)
+
+        assert raised.value.exit_status == 1
+        assert raised.value.output.startswith(f"{NAME}: create new shim socket: ")
+        assert raised.value.output.endswith("read-only file system")
+        bundle.remove()
+
+    in_harness(setup, scenario)

@@ -1,0 +1,239 @@
+"""containerd 1.6 and ctr with this shim: what a user of a real daemon sees."""
+
+import os
+import signal
+import subprocess
+import zlib
+from pathlib import Path
+
+import pytest
+
+from shimv2.ctl.image import IMAGE
+from tests.support.containerd import Containerd, parse_events
+from tests.support.host import RUNTIME, Host, crun
+from tests.support.leaks import alive
+from tests.support.until import until
+
+pytestmark = pytest.mark.root
+
+RUN = ("run", "--runtime", RUNTIME)
+TICK = "i=0; while :; do i=$((i+1)); echo tick $i; sleep 0.05; done"
+
+
+def test_run_rm_prints_the_output_and_leaves_nothing(containerd: Containerd) -> None:
+    """`ctr run --rm` shows both streams and exits 0 (daemon contract 8.1, 8.2)."""
+    done = containerd.ctr(*RUN, "--rm", IMAGE, "c1", "sh", "-c", "echo out; echo err >&2")
+
+    assert (done.stdout, done.stderr) == (b"out\n", b"err\n")
+    assert containerd.tasks() == {}
+    assert (
+        os.listdir(f"{containerd.state}/io.containerd.runtime.v2.task/{containerd.namespace}") == []
+    )
+
+
+@pytest.mark.parametrize(
+    ("script", "status"),
+    [
+        ("exit 0", 0),
+        ("exit 1", 1),
+        ("nosuchcommand", 127),
+        ("kill -9 $$; sleep 9", 137),
+        ("exit 255", 255),
+    ],
+)
+def test_run_exits_with_the_containers_status(
+    containerd: Containerd, script: str, status: int
+) -> None:
+    """Exit statuses come through unchanged, death by a signal as 128 + its number."""
+    # As a child of a shell: pid 1 of a pid namespace ignores its own SIGKILL.
+    done = containerd.ctr(
+        *RUN, "--rm", IMAGE, "c1", "sh", "-c", f"sh -c '{script}'; exit $?", check=False
+    )
+
+    assert done.returncode == status
+
+
+def test_run_of_a_missing_program_fails_with_runcs_words(containerd: Containerd) -> None:
+    """Clients match this text to answer 127 (task API 3.1): it is passed on as it is."""
+    done = containerd.ctr(*RUN, "--rm", IMAGE, "c1", "nosuchcommand", check=False)
+
+    assert done.returncode != 0
+    assert b"OCI runtime create failed" in done.stderr
+    assert b'exec: "nosuchcommand": executable file not found in $PATH' in done.stderr
+
+
+def test_runtime_is_found_by_its_absolute_path(containerd: Containerd, host: Host) -> None:
+    """A runtime may be named by the path of its binary (CLI-2)."""
+    done = containerd.ctr("run", "--runtime", host.shim, "--rm", IMAGE, "c1", "echo", "by path")
+
+    assert done.stdout == b"by path\n"
+
+
+def test_installed_as_the_runc_shim_it_serves_runc_and_crun(
+    containerd: Containerd, host: Host
+) -> None:
+    """Under the name of containerd's own shim it is a drop-in, options included."""
+    drop_in = os.path.join(host.bin, "containerd-shim-runc-v2")
+    os.rename(host.shim, drop_in)
+    runtime = ("run", "--runtime", "io.containerd.runc.v2")
+
+    with_runc = containerd.ctr(*runtime, "--rm", IMAGE, "c1", "echo", "runc")
+    binary = ("--runc-binary", crun(host.folder))
+    with_crun = containerd.ctr(*runtime, *binary, "--rm", IMAGE, "c2", "echo", "crun")
+
+    assert (with_runc.stdout, with_crun.stdout) == (b"runc\n", b"crun\n")
+
+
+def test_stdin_reaches_the_container(containerd: Containerd) -> None:
+    """What a client writes to stdin arrives, and its end too (IO 4.7)."""
+    # More than FIFO and pipe hold: ctr forgets to close stdin when it ends before Create does.
+    done = containerd.ctr(*RUN, "--rm", IMAGE, "c1", "wc", "-c", stdin=b"x" * 1_000_000)
+
+    assert done.stdout.strip() == b"1000000"
+
+
+def test_eight_mebibytes_of_output_arrive_unchanged(containerd: Containerd) -> None:
+    """Nothing written before the exit is lost, however fast the exit comes (design 4.3)."""
+    size = 8 * 1024 * 1024
+    script = f"yes 0123456789abcdef | head -c {size}"
+
+    done = containerd.ctr(*RUN, "--rm", IMAGE, "c1", "sh", "-c", script)
+
+    expected = (b"0123456789abcdef\n" * (size // 17 + 1))[:size]
+    assert len(done.stdout) == size
+    assert zlib.crc32(done.stdout) == zlib.crc32(expected)
+
+
+def test_detached_container_is_listed_executed_in_killed_and_removed(
+    containerd: Containerd,
+) -> None:
+    """The life of a detached container through ctr's task commands."""
+    containerd.ctr(*RUN, "-d", "--null-io", IMAGE, "c1", "sleep", "1000")
+    task = containerd.tasks()["c1"]
+    executed = containerd.ctr(
+        "task", "exec", "--exec-id", "e1", "c1", "sh", "-c", "echo in; exit 3", check=False
+    )
+    listed = containerd.ctr("task", "ps", "c1").stdout.decode()
+    refused = containerd.ctr("task", "rm", "c1", check=False)
+    containerd.ctr("task", "kill", "-s", "SIGKILL", "c1")
+    stopped = containerd.wait_status("c1", "STOPPED")
+    removed = containerd.remove_task("c1")
+    containerd.ctr("container", "rm", "c1")
+
+    assert task.status == "RUNNING"
+    assert (executed.returncode, executed.stdout) == (3, b"in\n")
+    assert str(task.pid) in listed.split()
+    assert refused.returncode != 0
+    assert stopped.pid == task.pid
+    assert removed == 137
+    assert containerd.tasks() == {}
+
+
+def test_kill_term_lets_the_container_choose_its_status(containerd: Containerd) -> None:
+    """SIGTERM reaches the init, whose own exit status is told."""
+    script = 'trap "exit 42" TERM; echo up; while :; do sleep 0.05; done'
+    with _foreground(containerd, "c1", script) as client:
+        assert client.stdout is not None
+        assert client.stdout.readline() == b"up\n"
+        containerd.ctr("task", "kill", "-s", "SIGTERM", "c1")
+        client.stdout.read()
+        status = client.wait(timeout=20)
+
+    assert status == 42
+
+
+def test_twenty_containers_at_once_all_answer(containerd: Containerd) -> None:
+    """Parallel creates, runs and removals of one daemon do not disturb each other."""
+    clients = [
+        _foreground(containerd, f"c{i}", f"echo I am {i}; exit {i}", "--rm") for i in range(20)
+    ]
+
+    said = [client.communicate(timeout=100)[0] for client in clients]
+
+    assert said == [f"I am {i}\n".encode() for i in range(20)]
+    assert [client.returncode for client in clients] == list(range(20))
+    assert containerd.tasks() == {}
+
+
+@pytest.mark.timeout(120)
+def test_twenty_short_runs_have_their_events_in_order(containerd: Containerd, host: Host) -> None:
+    """create, start, exit, delete, each once, even for the shortest process (events 5.3)."""
+    _short_runs(containerd, host, 20)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(600)
+def test_two_hundred_short_runs_have_their_events_in_order(
+    containerd: Containerd, host: Host
+) -> None:
+    """The same, ten times as long; sockets, mounts and processes do not pile up."""
+    _short_runs(containerd, host, 200)
+
+
+def test_killed_containerd_finds_its_containers_again(containerd: Containerd, host: Host) -> None:
+    """After kill -9 of the daemon and a new start: the same pids, output flows, statuses right."""
+    log = Path(host.folder, "out")
+    containerd.ctr(*RUN, "-d", "--log-uri", f"file://{log}", IMAGE, "c1", "sh", "-c", TICK)
+    containerd.ctr(*RUN, "-d", "--null-io", IMAGE, "c2", "sleep", "1000")
+    before = containerd.tasks()
+    shims = {name: containerd.shim_pid(name) for name in before}
+
+    containerd.kill()
+    written = log.stat().st_size
+    containerd.start()
+
+    assert containerd.tasks() == before
+    assert {name: containerd.shim_pid(name) for name in before} == shims
+    until(lambda: log.stat().st_size > written, "output to flow on")
+    executed = containerd.ctr("task", "exec", "--exec-id", "e1", "c1", "echo", "still here")
+    assert executed.stdout == b"still here\n"
+    for name in before:
+        containerd.ctr("task", "kill", "-s", "SIGKILL", name)
+        containerd.wait_status(name, "STOPPED")
+        assert containerd.remove_task(name) == 137
+    lines = log.read_text().splitlines()
+    assert lines == [f"tick {i + 1}" for i in range(len(lines))]
+
+
+@pytest.mark.ours("Go's `delete` leaves the dead socket")
+def test_killed_shim_takes_its_container_along(containerd: Containerd) -> None:
+    """After SIGKILL of the shim the daemon runs `delete`: container dead, everything removed."""
+    containerd.ctr(*RUN, "-d", "--null-io", IMAGE, "c1", "sleep", "1000")
+    init = containerd.tasks()["c1"].pid
+
+    os.kill(containerd.shim_pid("c1"), signal.SIGKILL)
+
+    until(lambda: not alive(init), "the container to be dead")
+    until(lambda: "c1" not in containerd.tasks(), "the task to be forgotten")
+
+
+def _foreground(
+    containerd: Containerd, name: str, script: str, *flags: str
+) -> "subprocess.Popen[bytes]":
+    command = containerd.command(*RUN, *(flags or ("--rm",)), IMAGE, name, "sh", "-c", script)
+    return subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+
+
+def _short_runs(containerd: Containerd, host: Host, count: int) -> None:
+    path = os.path.join(host.folder, "events")
+    watching = containerd.events(path)
+    try:
+        for i in range(count):
+            done = containerd.ctr(*RUN, "--rm", IMAGE, f"c{i}", "true")
+            assert (done.stdout, done.stderr) == (b"", b"")
+            if i % 20 == 19:
+                assert host.leaks.sockets() == []
+        last = f"c{count - 1}"
+        until(lambda: ("delete", last) in _told(path, last), "the last event")
+    finally:
+        watching.terminate()
+        watching.wait(timeout=10)
+    for i in range(count):
+        told = _told(path, f"c{i}")
+        assert told == [(topic, f"c{i}") for topic in ("create", "start", "exit", "delete")], i
+
+
+def _told(path: str, name: str) -> list[tuple[str, str]]:
+    return parse_events(Path(path).read_text(), name)

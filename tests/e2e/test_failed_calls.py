@@ -1,0 +1,229 @@
+"""Calls that fail, or whose caller leaves: what is undone, what goes on, what can be repeated."""
+
+import asyncio
+import os
+from pathlib import Path
+
+import pytest
+
+from shimv2.ctl import spec
+from shimv2.ctl.bundle import mounts_below
+from shimv2.ctl.harness import Harness, Setup
+from shimv2.model import Stdio
+from tests.support.faults import Faults
+from tests.support.harnessed import add_exec, in_harness, refused, second_client
+from tests.support.leaks import alive
+from tests.support.until import eventually
+
+pytestmark = [pytest.mark.root, pytest.mark.ours("Go shims leave things behind")]
+
+SLEEP = spec.Wanted(["sleep", "1000"])
+
+
+def test_create_is_rolled_back_when_its_client_leaves(faulty: Setup, faults: Faults) -> None:
+    """Nothing of a Create outlives the daemon that asked for it (faults row 28)."""
+
+    async def scenario(harness: Harness) -> None:
+        container = await harness.start_shim("c1", SLEEP)
+        faults.hold("create.after")
+        client = await second_client(container)
+        root = [harness.root_mount(container.bundle)]
+        create = asyncio.create_task(
+            client.create("c1", container.bundle.path, rootfs=root, options=harness.options)
+        )
+        await eventually(lambda: faults.held("create.after"), "the runtime to be called")
+        pid = int(Path(container.bundle.path, "init.pid").read_text())
+        await client.close()
+        await asyncio.wait([create])
+        assert create.exception() is not None
+        await eventually(lambda: not alive(pid), "the half-made container to end")
+        code, _ = await refused(container.task.state("c1"))
+        assert code == 5
+        await eventually(
+            lambda: not mounts_below(container.bundle.path), "the rootfs to be unmounted"
+        )
+        assert harness.sink.told("c1") == []
+        await container.create(rootfs=root, options=harness.options)  # the id is free again
+        await container.kill_and_wait()
+        await container.remove()
+
+    in_harness(faulty, scenario)
+
+
+def test_create_whose_time_is_over_is_rolled_back(faulty: Setup, faults: Faults) -> None:
+    """A hung runtime is killed with what it made; the client is told in time (faults row 10)."""
+
+    async def scenario(harness: Harness) -> None:
+        container = await harness.start_shim("c1", SLEEP)
+        faults.at("create.after", "sleep 1000")
+        root = [harness.root_mount(container.bundle)]
+        code, text = await refused(
+            container.create(rootfs=root, options=harness.options, timeout_s=1)
+        )
+        assert (code, text) == (4, "context deadline exceeded")
+        await container.remove()
+
+    in_harness(faulty, scenario)
+
+
+def test_delete_goes_on_without_its_client_and_tells_a_repeated_call_the_same(
+    faulty: Setup, faults: Faults
+) -> None:
+    """A Delete whose reply is lost is not done twice, and its exit is not lost (faults row 26)."""
+
+    async def scenario(harness: Harness) -> None:
+        container = await harness.run("c1", "sh", "-c", "exit 6")
+        await container.task.wait("c1")
+        faults.hold("delete.before")
+        client = await second_client(container)
+        first = asyncio.create_task(client.delete("c1"))
+        await eventually(lambda: faults.held("delete.before"), "the runtime to be called")
+        await client.close()
+        await asyncio.wait([first])
+        assert first.exception() is not None
+        for _ in range(2):  # by the second answer the shim has seen that the first client is gone
+            await container.task.state("c1")
+        again = asyncio.create_task(container.task.delete("c1"))
+        await asyncio.sleep(0)
+        faults.release()
+        assert (await again).status == 6
+        assert (await container.task.delete("c1")).status == 6
+        await container.remove()
+        assert harness.sink.told("c1") == ["create c1", "start c1", "exit c1", "delete c1"]
+
+    in_harness(faulty, scenario)
+
+
+def test_delete_that_the_runtime_refuses_can_be_repeated(faulty: Setup, faults: Faults) -> None:
+    """A failed Delete leaves the state as it was (pitfall 46, O-240 to O-242)."""
+
+    async def scenario(harness: Harness) -> None:
+        container = await harness.run("c1", "true")
+        await container.task.wait("c1")
+        faults.at("delete.before", "echo delbad >&2; exit 1")
+        code, text = await refused(container.task.delete("c1"))
+        assert code == 2
+        assert text.startswith("failed to delete task: ")
+        assert "delbad" in text
+        assert (await container.task.state("c1")).status == "STOPPED"
+        assert (await container.task.delete("c1")).status == 0
+        await container.remove()
+
+    in_harness(faulty, scenario)
+
+
+def test_failed_exec_leaves_everything_as_before(setup: Setup) -> None:
+    """What never ran has no exit; Start may be tried again (pitfall 44, O-156 to 160)."""
+
+    async def scenario(harness: Harness) -> None:
+        container = await harness.run("c1", *SLEEP.args)
+        await add_exec(container, "e1", "/bin/nosuch")
+        for _ in range(2):
+            code, text = await refused(container.task.start("c1", "e1"))
+            assert code == 2
+            assert text == (
+                "OCI runtime exec failed: exec failed: unable to start container process: "
+                'exec: "/bin/nosuch": stat /bin/nosuch: no such file or directory'
+            )
+        ended = await container.task.wait("c1", "e1", timeout_s=2)
+        assert ended.status == 0
+        state = await container.task.state("c1", "e1")
+        assert (state.status, state.pid) == ("CREATED", 0)
+        assert await refused(container.task.kill("c1", 9, "e1")) == (
+            9,
+            "process not created: failed precondition",
+        )
+        await container.task.delete("c1", "e1")
+        await container.kill_and_wait()
+        assert await refused(container.task.start("c1", "e1")) == (
+            5,
+            "process does not exist e1: not found",
+        )
+        await container.remove()
+        assert harness.sink.told("c1") == [
+            "create c1",
+            "start c1",
+            "exec-added e1",
+            "exit c1",
+            "delete c1",
+        ]
+
+    in_harness(setup, scenario)
+
+
+def test_waiters_of_a_container_that_never_ran_are_released(setup: Setup) -> None:
+    """Go's wait for ever; a deleted process will not end any more."""
+
+    async def scenario(harness: Harness) -> None:
+        container = await harness.create("c1", SLEEP)
+        other = await second_client(container)
+        waiter = asyncio.create_task(other.wait("c1"))
+        await asyncio.sleep(0)
+        deleted = await container.task.delete("c1")
+        async with asyncio.timeout(5):
+            await waiter
+        assert (deleted.status, deleted.pid > 0) == (0, True)
+        await other.close()
+        await container.remove()
+
+    in_harness(setup, scenario)
+
+
+def test_output_that_nobody_opens_fails_create_in_time_and_says_so(setup: Setup) -> None:
+    """The client hears which FIFO it forgot; nothing is left (O-342, O-343)."""
+
+    async def scenario(harness: Harness) -> None:
+        container = await harness.start_shim("c1", SLEEP)
+        container.bundle.make_fifos()
+        fifo = container.bundle.fifo("stdout")
+        root = [harness.root_mount(container.bundle)]
+        create = container.create(
+            rootfs=root, options=harness.options, stdio=Stdio(stdout=fifo), timeout_s=3
+        )
+        code, text = await refused(create)
+        assert code == 4
+        assert text == (
+            "failed to start io pipe copy: unable to copy pipes: containerd-shim: "
+            f'opening w/o fifo "{fifo}" failed: context deadline exceeded'
+        )
+        assert not mounts_below(container.bundle.path)
+        await container.remove()
+
+    in_harness(setup, scenario)
+
+
+def test_exec_whose_output_nobody_opens_is_killed_and_can_be_started_again(setup: Setup) -> None:
+    """State, Wait and events are as if it had never been started (O-344 to O-348)."""
+
+    async def scenario(harness: Harness) -> None:
+        container = await harness.run("c1", *SLEEP.args)
+        fifo = container.bundle.fifo("stdout", exec_id="e1")
+        container.bundle.make_fifos(exec_id="e1")
+        process = spec.process(spec.Wanted(["sleep", "1000"]))
+        await container.task.exec("c1", "e1", process, stdio=Stdio(stdout=fifo))
+        code, text = await refused(container.task.start("c1", "e1", timeout_s=3))
+        assert (code, text.endswith("failed: context deadline exceeded")) == (4, True)
+        state = await container.task.state("c1", "e1")
+        assert (state.status, state.pid) == ("CREATED", 0)
+        await container.task.wait("c1", "e1", timeout_s=2)
+        assert len(await container.task.pids("c1")) == 1
+        reader = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
+        pid = await container.task.start("c1", "e1")
+        await container.task.kill("c1", 9, "e1")
+        ended = await container.task.wait("c1", "e1")
+        os.close(reader)
+        assert (pid > 0, ended.status) == (True, 137)
+        await container.task.delete("c1", "e1")
+        await container.kill_and_wait()
+        await container.remove()
+        assert harness.sink.told("c1") == [
+            "create c1",
+            "start c1",
+            "exec-added e1",
+            "exec-started e1",
+            "exit e1",
+            "exit c1",
+            "delete c1",
+        ]
+
+    in_harness(setup, scenario)

@@ -1,0 +1,390 @@
+"""The life of a container as a small containerd of our own sees it, call by call."""
+
+import asyncio
+import contextlib
+import hashlib
+import os
+import signal
+import stat
+import subprocess
+import sys
+import zlib
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from protos import events_pb2
+from shimv2.ctl import spec
+from shimv2.ctl.container import Container
+from shimv2.ctl.harness import Harness, Setup
+from shimv2.ctl.reply import Generation
+from shimv2.ctl.streams import Capture, write_fifo
+from shimv2.model import Stdio
+from tests.support.harnessed import in_harness, refused
+from tests.support.host import OTHER_SHIM, Host, crun
+from tests.support.leaks import alive
+from tests.support.until import eventually
+from ttrpc import ConnectionClosed
+
+pytestmark = pytest.mark.root
+
+# Go 1.6 and 1.7 do not know the newest daemon's input.
+GENERATIONS = [g for g in Generation if not OTHER_SHIM or g in {Generation.V1_6, Generation.V1_7}]
+
+
+def out(container: Container) -> Capture:
+    assert isinstance(container.stdout, Capture)
+    return container.stdout
+
+
+def err(container: Container) -> Capture:
+    assert isinstance(container.stderr, Capture)
+    return container.stderr
+
+
+async def end_empty_shim(container: Container) -> None:
+    """Shut a shim down that never had a task; containerd 1.6's own `delete` fails without one."""
+    with contextlib.suppress(ConnectionClosed):
+        await container.task.shutdown(container.id)
+    await container.disconnect()
+    await eventually(lambda: not os.path.exists(container.reply.path), "the socket to go")
+    container.bundle.remove()
+
+
+@pytest.mark.parametrize("generation", GENERATIONS, ids=lambda g: g.value)
+def test_container_of_every_daemon_generation_runs_and_is_removed(
+    setup: Setup, generation: Generation
+) -> None:
+    """Input and reply of `start` fit each generation of containerd (CLI 1.5)."""
+
+    async def scenario(harness: Harness) -> None:
+        script = "echo out; echo err >&2; exit 3"
+        container = await harness.run("c1", "sh", "-c", script)
+        ended = await container.task.wait("c1")
+        await container.outputs_ended()
+        removed = await container.remove()
+
+        assert container.reply.form in generation.forms
+        assert (out(container).text, err(container).text) == ("out\n", "err\n")
+        assert ended.status == 3
+        assert removed.task == replace(ended, pid=removed.exit.pid)
+        assert harness.sink.told("c1") == ["create c1", "start c1", "exit c1", "delete c1"]
+
+    in_harness(replace(setup, generation=generation), scenario)
+
+
+def test_socket_address_and_modes_are_containerds(setup: Setup) -> None:
+    """The socket's name is the documented hash, its mode 0600, its folder 0700 (CLI-20 to 23)."""
+
+    async def scenario(harness: Harness) -> None:
+        container = await harness.start_shim("c1", spec.Wanted(["true"]))
+        grpc = harness.binary.grpc_address
+        key = hashlib.sha256(f"{grpc}/{setup.namespace}/c1".encode()).hexdigest()
+
+        assert container.reply.address == f"unix:///run/containerd/s/{key}"
+        assert stat.S_IMODE(os.stat(container.reply.path).st_mode) == 0o600
+        address = Path(container.bundle.path, "address")
+        assert address.read_text() == container.reply.address
+        await end_empty_shim(container)
+
+    in_harness(setup, scenario)
+
+
+def test_every_telling_of_an_exit_has_the_same_status_and_time(setup: Setup) -> None:
+    """Wait, State, TaskExit, TaskDelete and Delete agree to the nanosecond (pitfall 51)."""
+
+    async def scenario(harness: Harness) -> None:
+        container = await harness.run("c1", "sh", "-c", "exit 9")
+        task = container.task
+        waited = await task.wait("c1")
+        stated = (await task.state("c1")).exit
+        told = await harness.sink.wait_for("/tasks/exit")
+        removed = await container.remove()
+        deleted = await harness.sink.wait_for("/tasks/delete")
+
+        assert isinstance(told.message, events_pb2.TaskExit)
+        assert isinstance(deleted.message, events_pb2.TaskDelete)
+        assert stated is not None
+        assert removed.task is not None
+        times = {
+            waited.at_ns,
+            stated.at_ns,
+            removed.task.at_ns,
+            told.message.exited_at.ToNanoseconds(),
+            deleted.message.exited_at.ToNanoseconds(),
+        }
+        assert len(times) == 1
+        assert {waited.status, stated.status, removed.task.status} == {9}
+        assert {told.message.exit_status, deleted.message.exit_status} == {9}
+
+    in_harness(setup, scenario)
+
+
+def test_events_carry_namespace_bare_type_and_metadata(setup: Setup) -> None:
+    """Envelope, type URL and call metadata are what Go clients compare (events 5.1, O-249)."""
+
+    async def scenario(harness: Harness) -> None:
+        container = await harness.run("c1", "true")
+        await container.task.wait("c1")
+        await container.remove()
+        await harness.sink.wait_for("/tasks/delete")
+
+        assert [event.type_url for event in harness.sink.events] == [
+            f"containerd.events.Task{name}" for name in ("Create", "Start", "Exit", "Delete")
+        ]
+        assert {event.namespace for event in harness.sink.events} == {setup.namespace}
+        assert {event.metadata for event in harness.sink.events} == {(setup.namespace,)}
+
+    in_harness(setup, scenario)
+
+
+def test_crun_serves_as_well_as_runc(setup: Setup, host: Host) -> None:
+    """The runtime is named by the options of `start` and Create."""
+
+    async def scenario(harness: Harness) -> None:
+        container = await harness.run("c1", "sh", "-c", "echo crun; exit 4")
+        ended = await container.task.wait("c1")
+        await container.outputs_ended()
+        await container.remove()
+
+        assert (out(container).text, ended.status) == ("crun\n", 4)
+
+    in_harness(replace(setup, runtime=crun(host.folder)), scenario)
+
+
+def test_exec_has_its_own_streams_status_and_events(setup: Setup) -> None:
+    """A further process: added, started, ended; its exit comes before the init's (events 5.3)."""
+
+    async def scenario(harness: Harness) -> None:
+        container = await harness.run("c1", "sleep", "1000")
+        task, bundle = container.task, container.bundle
+        bundle.make_fifos(exec_id="e1")
+        captured = Capture(bundle.fifo("stdout", exec_id="e1"))
+        stdio = Stdio(stdout=captured_path(container), stderr="/dev/null")
+        process = spec.process(spec.Wanted(["sh", "-c", "echo in; exit 5"]))
+        await task.exec("c1", "e1", process, stdio=stdio)
+        await task.start("c1", "e1")
+        ended = await task.wait("c1", "e1")
+        await captured.ended()
+        assert (await task.state("c1", "e1")).status == "STOPPED"
+        await task.delete("c1", "e1")
+        await container.kill_and_wait()
+        await container.remove()
+        await harness.sink.wait_for("/tasks/delete")
+
+        assert (captured.text, ended.status) == ("in\n", 5)
+        assert harness.sink.told("c1") == [
+            "create c1",
+            "start c1",
+            "exec-added e1",
+            "exec-started e1",
+            "exit e1",
+            "exit c1",
+            "delete c1",
+        ]
+
+    def captured_path(container: Container) -> str:
+        return container.bundle.fifo("stdout", exec_id="e1")
+
+    in_harness(setup, scenario)
+
+
+def test_stdin_ends_only_with_close_io(setup: Setup) -> None:
+    """A client that goes away is no end of file; CloseIO is one (IO 4.7)."""
+
+    async def scenario(harness: Harness) -> None:
+        container = await harness.run("c1", "sh", "-c", "cat; echo ended", stdin=True)
+        fifo = container.bundle.fifo("stdin")
+        await write_fifo(fifo, b"first\n")
+        await out(container).until(b"first\n")
+        await write_fifo(fifo, b"second\n")  # the first writer has closed meanwhile
+        await out(container).until(b"second\n")
+        await container.task.close_io("c1")
+        ended = await container.task.wait("c1")
+        await container.outputs_ended()
+        await container.remove()
+
+        assert ended.status == 0
+        assert out(container).lines == ["first", "second", "ended"]
+
+    in_harness(setup, scenario)
+
+
+def test_twenty_mebibytes_through_cat_come_back_unchanged(setup: Setup) -> None:
+    """Both directions at once, more than every buffer on the way holds (IO 4.8)."""
+    sent = os.urandom(1024 * 1024) * 20
+
+    async def scenario(harness: Harness) -> None:
+        container = await harness.run("c1", "cat", stdin=True)
+        await write_fifo(container.bundle.fifo("stdin"), sent)
+        await container.task.close_io("c1")
+        await container.task.wait("c1")
+        await container.outputs_ended()
+        await container.remove()
+
+        assert len(out(container).data) == len(sent)
+        assert zlib.crc32(out(container).data) == zlib.crc32(sent)
+
+    in_harness(setup, scenario)
+
+
+def test_second_client_reads_on_where_the_first_one_stopped(setup: Setup) -> None:
+    """Readers may go and come back: nothing is lost, nothing repeated (IO 4.2)."""
+    script = "i=0; while [ $i -lt 200 ]; do i=$((i+1)); echo line $i; sleep 0.005; done"
+
+    async def scenario(harness: Harness) -> None:
+        first = await harness.run("c1", "sh", "-c", script)
+        pid = (await first.task.connected("c1")).task_pid
+        await out(first).until(b"line 20\n")
+        await first.disconnect()
+
+        second = await harness.found("c1")
+        assert (await second.task.connected("c1")).task_pid == pid
+        second.read(lambda _stream, fifo: Capture(fifo))
+        await second.task.wait("c1")
+        await second.outputs_ended()
+        await second.remove()
+
+        lines = (out(first).text + out(second).text).splitlines()
+        assert lines == [f"line {i + 1}" for i in range(200)]
+
+    in_harness(setup, scenario)
+
+
+def test_containers_of_one_group_share_a_shim(setup: Setup) -> None:
+    """The group annotation decides; the shim stays until its last container is gone (CLI 1.7)."""
+    group = {"io.containerd.runc.v2.group": "pod1"}
+
+    async def scenario(harness: Harness) -> None:
+        wanted = spec.Wanted(["sleep", "1000"], annotations=group)
+        first = await harness.run("c1", wanted=wanted)
+        second = await harness.run("c2", wanted=wanted)
+        shim = (await first.task.connected("c1")).shim_pid
+        assert first.reply.address == second.reply.address
+        assert (await second.task.connected("c2")).shim_pid == shim
+
+        await first.kill_and_wait()
+        await first.remove()
+        assert (await second.task.state("c2")).status == "RUNNING"
+        await second.kill_and_wait()
+        await second.remove()
+        assert not os.path.exists(second.reply.path)
+
+    in_harness(setup, scenario)
+
+
+@pytest.mark.ours("other shims drop events after a few tries, and reorder them")
+def test_events_wait_for_a_daemon_that_is_away(setup: Setup) -> None:
+    """With the sink gone from Start to Delete every event comes later, in order (design 4.2)."""
+
+    async def scenario(harness: Harness) -> None:
+        container = await harness.create("c1", spec.Wanted(["sh", "-c", "exit 1"]))
+        await harness.sink.wait_for("/tasks/create")
+        await harness.sink.close()
+        await container.task.start("c1")
+        await container.task.wait("c1")
+        await container.task.delete("c1")
+        await harness.sink.open()
+        await harness.sink.wait_for("/tasks/delete", timeout_s=15)
+        await container.remove()
+
+        assert harness.sink.told("c1") == ["create c1", "start c1", "exit c1", "delete c1"]
+
+    in_harness(setup, scenario)
+
+
+def test_sink_that_never_answers_holds_up_no_call(setup: Setup) -> None:
+    """Events are sent beside the calls, not within them (EV-9, O-275)."""
+
+    async def scenario(harness: Harness) -> None:
+        harness.sink.stall()
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        container = await harness.run("c1", "sleep", "1000")
+        await container.kill_and_wait()
+        await container.task.delete("c1")
+        took_s = loop.time() - began
+        harness.sink.answer()
+        await container.remove()
+
+        assert took_s < 4.0  # one unanswered Forward alone takes 5 s
+
+    in_harness(setup, scenario)
+
+
+@pytest.mark.ours("Go says 137, and leaves the dead socket")
+def test_delete_after_a_crash_tells_the_recorded_status(setup: Setup) -> None:
+    """The exit was recorded on disk when it was reaped: `delete` reports it (design 4.1)."""
+
+    async def scenario(harness: Harness) -> None:
+        container = await harness.run("c1", "sh", "-c", "exit 6")
+        await container.task.wait("c1")
+        removed = await container.destroy()
+
+        assert removed.exit.status == 6
+        assert removed.action.stderr == ""
+
+    in_harness(setup, scenario)
+
+
+@pytest.mark.ours("Go leaves the dead socket")
+def test_delete_after_a_crash_ends_the_running_container(setup: Setup) -> None:
+    """With the shim gone, `delete` kills the container, unmounts and reports 137 (CLI 1.9)."""
+
+    async def scenario(harness: Harness) -> None:
+        container = await harness.run("c1", "sleep", "1000")
+        pid = (await container.task.state("c1")).pid
+        removed = await container.destroy()
+
+        assert removed.exit.status == 137
+        assert removed.exit.pid == pid
+        assert not alive(pid)
+
+    in_harness(setup, scenario)
+
+
+def test_sigterm_ends_the_shim_and_leaves_the_container_running(setup: Setup) -> None:
+    """The shim goes in good order, its container stays until `delete` (CLI 1.13, O-446 to 450)."""
+
+    async def scenario(harness: Harness) -> None:
+        container = await harness.run("c1", "sleep", "1000")
+        pid = (await container.task.state("c1")).pid
+        os.kill((await container.task.connected("c1")).shim_pid, signal.SIGTERM)
+        async with asyncio.timeout(10):
+            await container.task.client.wait_closed()
+        # A shim closes its connections before it is gone.
+        await eventually(lambda: not os.path.exists(container.reply.path), "the socket to go")
+        assert alive(pid)
+        await container.remove()
+        assert not alive(pid)
+
+    in_harness(setup, scenario)
+
+
+def test_state_of_an_unknown_container_is_not_found(setup: Setup) -> None:
+    """An empty shim knows nobody and says so in the reference's words (O-1)."""
+
+    async def scenario(harness: Harness) -> None:
+        container = await harness.start_shim("c1", spec.Wanted(["true"]))
+        said = await refused(container.task.state("c1"))
+        await end_empty_shim(container)
+
+        assert said == (5, "container not created: not found")
+
+    in_harness(setup, scenario)
+
+
+def test_story_of_make_run_is_true(host: Host) -> None:
+    """`make run`: output, status, a killed client and the one that takes over, nothing left."""
+    told = subprocess.run(
+        [sys.executable, "-m", "shimv2.ctl.story", "--shim", host.shim],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+    assert told.returncode == 0, told.stdout + told.stderr
+    assert "hello from pid 1" in told.stdout
+    assert "Nothing is left" in told.stdout

@@ -1,0 +1,224 @@
+"""A private containerd: its own folders, its own PATH, killed and started again at will."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from tests.support.until import until
+
+CONTAINERD: Final = "containerd"
+_READY_LIMIT_S: Final = 20.0
+_CTR_LIMIT_S: Final = 60.0
+# Nothing here needs them; they cost start-up time, or fail for want of a network or kernel part.
+_DISABLED: Final = (
+    "io.containerd.grpc.v1.cri",
+    "io.containerd.snapshotter.v1.btrfs",
+    "io.containerd.snapshotter.v1.devmapper",
+    "io.containerd.snapshotter.v1.zfs",
+    "io.containerd.internal.v1.opt",
+    "io.containerd.internal.v1.tracing",
+    "io.containerd.tracing.processor.v1.otlp",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One line of `ctr task ls`."""
+
+    id: str
+    pid: int
+    status: str
+
+
+class Containerd:
+    """One daemon.  Owns its process; its folders belong to whoever made `folder`.
+
+    `folder` must be short: containerd's socket lies in it, and a path ends at 107 bytes.
+    """
+
+    def __init__(
+        self, folder: str, *, namespace: str, path: str, env: Mapping[str, str] | None = None
+    ) -> None:
+        self.folder = folder
+        self.namespace = namespace
+        self.address = os.path.join(folder, "c.sock")
+        self.state = os.path.join(folder, "state")
+        self.log = os.path.join(folder, "containerd.log")
+        self.fifos = os.path.join(folder, "fifo")
+        self._env = {**os.environ, **(env or {}), "PATH": f"{path}:{os.environ['PATH']}"}
+        self._config = os.path.join(folder, "config.toml")
+        self._process: subprocess.Popen[bytes] | None = None
+        os.makedirs(self.fifos, exist_ok=True)
+        with open(self._config, "w", encoding="utf-8") as file:
+            file.write(self._toml())
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None, "containerd is not running"
+        return self._process.pid
+
+    def start(self) -> None:
+        """Start the daemon and wait until it answers."""
+        assert self._process is None, "containerd is running already"
+        with open(self.log, "ab") as log:
+            self._process = subprocess.Popen(
+                [CONTAINERD, "--config", self._config],
+                env=self._env,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        # The ttrpc socket is the last one it opens.
+        until(self._answers, f"containerd to answer, see {self.log}", limit_s=_READY_LIMIT_S)
+
+    def stop(self, number: int = signal.SIGTERM) -> None:
+        """End the daemon and wait for it; its shims stay."""
+        process, self._process = self._process, None
+        if process is not None:
+            process.send_signal(number)
+            process.wait(timeout=30)
+
+    def kill(self) -> None:
+        self.stop(signal.SIGKILL)
+
+    def ctr(
+        self,
+        *args: str,
+        check: bool = True,
+        stdin: bytes | None = None,
+        timeout_s: float = _CTR_LIMIT_S,
+    ) -> "subprocess.CompletedProcess[bytes]":
+        """Run ctr against this daemon.
+
+        Raises:
+            AssertionError: it failed and `check` is set; says what it printed.
+        """
+        done = subprocess.run(
+            self.command(*args),
+            check=False,
+            input=stdin if stdin is not None else b"",
+            capture_output=True,
+            timeout=timeout_s,
+        )
+        if check and done.returncode != 0:
+            said = (done.stdout[-2000:] + done.stderr[-2000:]).decode(errors="replace")
+            msg = f"ctr {' '.join(args)}: status {done.returncode}: {said}"
+            raise AssertionError(msg)
+        return done
+
+    def command(self, *args: str) -> list[str]:
+        return ["ctr", "--address", self.address, "--namespace", self.namespace, *args]
+
+    def tasks(self) -> dict[str, Task]:
+        """Return `ctr task ls` by id."""
+        lines = self.ctr("task", "ls").stdout.decode().splitlines()[1:]
+        found = (Task(words[0], int(words[1]), words[2]) for words in map(str.split, lines))
+        return {task.id: task for task in found}
+
+    def wait_status(self, container_id: str, status: str, *, limit_s: float = 15.0) -> Task:
+        def reached() -> bool:
+            task = self.tasks().get(container_id)
+            return task is not None and task.status == status
+
+        until(reached, f"{container_id} to be {status}", limit_s=limit_s)
+        return self.tasks()[container_id]
+
+    def remove_task(self, container_id: str) -> int:
+        """Run `ctr task rm` and return the exit status it tells, which ctr 1.6 does in words."""
+        said = self.ctr("task", "rm", container_id).stderr.decode()
+        match = re.search(r"exit with non-zero exit code (\d+)", said)
+        return int(match[1]) if match else 0
+
+    def shim_pid(self, container_id: str) -> int:
+        """Find the shim's process by its arguments, as no API of containerd 1.6 tells it."""
+        for pid in map(int, filter(str.isdecimal, os.listdir("/proc"))):
+            words = _arguments(pid)
+            if container_id in words and self.address in words and "-id" in words:
+                return pid
+        msg = f"no shim of {container_id}"
+        raise LookupError(msg)
+
+    def events(self, output: str) -> "subprocess.Popen[bytes]":
+        """Start `ctr events` writing to a file; wait until it has subscribed."""
+        with open(output, "wb") as file:
+            process = subprocess.Popen(
+                self.command("events"), stdin=subprocess.DEVNULL, stdout=file, stderr=file
+            )
+        # It prints nothing at first: ask for an event until the first one is seen.
+        for attempt in range(100):
+            self.ctr("namespaces", "label", self.namespace, f"probe={attempt}")
+            if b"/namespaces/" in _contents(output):
+                return process
+            time.sleep(0.05)
+        process.kill()
+        process.wait()
+        msg = "ctr events never showed one"
+        raise AssertionError(msg)
+
+    def _answers(self) -> bool:
+        process = self._process
+        if process is None or process.poll() is not None:
+            tail = _contents(self.log)[-2000:].decode(errors="replace")
+            self._process = None
+            msg = f"containerd did not start: {tail}"
+            raise AssertionError(msg)
+        if not os.path.exists(f"{self.address}.ttrpc"):
+            return False
+        return self.ctr("version", check=False).returncode == 0
+
+    def _toml(self) -> str:
+        def text(value: str) -> str:
+            return json.dumps(value)
+
+        lines = [
+            "version = 2",
+            f"root = {text(os.path.join(self.folder, 'root'))}",
+            f"state = {text(self.state)}",
+            f"disabled_plugins = {json.dumps(_DISABLED)}",
+            "[grpc]",
+            f"address = {text(self.address)}",
+            "[ttrpc]",
+            f"address = {text(self.address + '.ttrpc')}",
+            "[debug]",
+            'level = "info"',
+        ]
+        return "\n".join(lines) + "\n"
+
+
+def parse_events(text: str, container_id: str) -> list[tuple[str, str]]:
+    """Return topic and process id of each task event of one container, in order.
+
+    `ctr events` prints: date time zone zone-name namespace topic JSON.
+    """
+    found = []
+    for line in text.splitlines():
+        match = re.search(r" (/tasks/\S+) (\{.*\})$", line)
+        if match and (body := json.loads(match[2])).get("container_id") == container_id:
+            process = body.get("exec_id") or body.get("id") or container_id
+            found.append((match[1].removeprefix("/tasks/"), str(process)))
+    return found
+
+
+def _contents(path: str) -> bytes:
+    with open(path, "rb") as file:
+        return file.read()
+
+
+def _arguments(pid: int) -> Sequence[str]:
+    try:
+        # A process that has set its title has one string with blanks there.
+        return _contents(f"/proc/{pid}/cmdline").decode(errors="replace").replace("\0", " ").split()
+    except OSError:
+        return ()
+
+
+def available() -> bool:
+    return all(shutil.which(program) for program in (CONTAINERD, "ctr", "runc"))

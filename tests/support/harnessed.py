@@ -1,0 +1,58 @@
+"""What tests with the harness share: running a scenario in it, and how a call is refused."""
+
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from shimv2.ctl import spec
+from shimv2.ctl.container import Container
+from shimv2.ctl.harness import Harness, Setup
+from shimv2.ctl.task import TaskClient
+from tests.support.aio import run
+from ttrpc import StatusError
+
+_LIMIT_S: Final = 60.0
+
+
+def in_harness(setup: Setup, scenario: Callable[[Harness], Awaitable[None]]) -> None:
+    """Run a scenario with a harness of its own; on the stock loop, as `shimctl` does."""
+
+    async def main() -> None:
+        async with Harness(setup) as harness:
+            await scenario(harness)
+
+    run(main(), _LIMIT_S, loop="stock")
+
+
+async def refused(call: Awaitable[object]) -> tuple[int, str]:
+    """Return the status code and the text a call is refused with."""
+    with pytest.raises(StatusError) as raised:
+        await call
+    return int(raised.value.code), raised.value.message
+
+
+async def assert_alive_and_empty(container: Container) -> None:
+    """See that a failed Create left a shim that answers and knows no container."""
+    assert (await container.task.connected(container.id)).task_pid == 0
+    assert await refused(container.task.state(container.id)) == (
+        5,
+        "container not created: not found",
+    )
+
+
+def give_delete_its_files(container: Container) -> None:
+    """Write what Create would have: without it the `delete` of containerd 1.6's shim fails."""
+    for name, text in (("runtime", ""), ("options.json", "{}")):
+        Path(container.bundle.path, name).write_text(text)
+
+
+async def second_client(container: Container) -> TaskClient:
+    """Connect to the container's shim once more; the caller closes it."""
+    return await TaskClient.connect(container.reply.path)
+
+
+async def add_exec(container: Container, exec_id: str, *args: str) -> None:
+    """Record a further process without streams."""
+    await container.task.exec(container.id, exec_id, spec.process(spec.Wanted(args)))

@@ -1,0 +1,121 @@
+"""A test's own corner of the machine: its mark, its folder, the shim under test by its name."""
+
+import os
+import secrets
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from typing import Final
+
+from shimv2.ctl.harness import Setup
+from shimv2.ctl.reply import Generation
+from tests.support.leaks import HostLeaks
+
+NAME: Final = "containerd-shim-pyrunc-v2"
+RUNTIME: Final = "io.containerd.pyrunc.v2"
+# Another shim to test with the same suite, to see that the suite itself is right: make test SHIM=…
+OTHER_SHIM: Final = os.environ.get("SHIM", "")
+_UNIFIED: Final = "/sys/fs/cgroup/unified"
+_SCRIPT: Final = """#!{python} -I
+import sys
+
+sys.path.insert(0, {root!r})
+from shimv2.cli import main
+
+sys.exit(main())
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    mark: str
+    folder: str  # short: sockets lie in it
+    leaks: HostLeaks
+
+    @classmethod
+    def make(cls) -> "Host":
+        mark = f"t{secrets.token_hex(4)}"
+        folder = f"/tmp/{mark}"
+        for name in ("", "tmp", "bin"):
+            os.mkdir(os.path.join(folder, name))
+        install_shim(os.path.join(folder, "bin", NAME))
+        return cls(mark, folder, HostLeaks(mark, folder))
+
+    @property
+    def bin(self) -> str:
+        return os.path.join(self.folder, "bin")
+
+    @property
+    def shim(self) -> str:
+        return os.path.join(self.bin, NAME)
+
+    @property
+    def env(self) -> dict[str, str]:
+        """Return what shims and daemons of this test get on top: temporary files are counted."""
+        return {"TMPDIR": os.path.join(self.folder, "tmp")}
+
+    def setup(
+        self,
+        *,
+        rootfs: str,
+        generation: Generation = Generation.V1_6,
+        runtime: str = "",
+        env: dict[str, str] | None = None,
+    ) -> Setup:
+        return Setup(
+            shim=self.shim,
+            state=os.path.join(self.folder, "s"),
+            namespace=self.mark,
+            rootfs=rootfs,
+            generation=generation,
+            runtime=runtime,
+            env={**self.env, **(env or {})},
+        )
+
+    def remove(self) -> None:
+        self.leaks.remove_namespace_folders()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def install_shim(path: str) -> None:
+    """Put the shim under test at `path`; its name there is the name it acts by."""
+    if OTHER_SHIM:
+        os.symlink(os.path.abspath(OTHER_SHIM), path)
+        return
+    root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+    with open(path, "w", encoding="utf-8") as file:
+        file.write(_SCRIPT.format(python=sys.executable, root=root))
+    os.chmod(path, 0o755)
+
+
+def crun(folder: str) -> str:
+    """Return a crun that works here: it refuses a cgroup v2 with controllers beside v1.
+
+    Then it gets a mount namespace of its own without that mount; new mounts of the host still
+    reach it, and the container has a namespace of its own anyway.
+    """
+    try:
+        with open(f"{_UNIFIED}/cgroup.controllers", encoding="ascii") as file:
+            hybrid = bool(file.read().split())
+    except FileNotFoundError:
+        hybrid = False
+    program = shutil.which("crun")
+    assert program, "crun is not installed"
+    if not hybrid:
+        return program
+    path = os.path.join(folder, "crun")
+    with open(path, "w", encoding="utf-8") as script:
+        script.write(
+            "#!/bin/sh\nexec unshare --mount --propagation slave sh -c "
+            f'\'umount {_UNIFIED} && exec {program} "$@"\' crun "$@"\n'
+        )
+    os.chmod(path, 0o755)
+    return path
+
+
+def runs_as_root() -> bool:
+    """Tell whether containers can be made here at all."""
+    if os.geteuid() != 0 or not shutil.which("runc"):
+        return False
+    return subprocess.run(["runc", "--version"], check=False, capture_output=True).returncode == 0
