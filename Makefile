@@ -7,3 +7,126 @@ PYTHON ?= $(shell for p in /usr/bin/python3 python3.14 python3.13 python3.12 pyt
 	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { command -v "$$p"; break; }; done)
 VENV := .venv
 PY := $(VENV)/bin/python
+PREFIX ?= /usr/local
+DESTDIR ?=
+# Printed by every test run; `make test SEED=…` repeats the order and the random data of one.
+ifndef SEED
+SEED := $(shell od -An -N4 -tu4 /dev/urandom | tr -d ' ')
+endif
+PYTEST = $(PY) -X dev -bb -m pytest --randomly-seed=$(SEED) --hypothesis-seed=$(SEED) $(ARGS)
+PIP = $(PY) -m pip -q --disable-pip-version-check install --root-user-action=ignore
+
+NATIVE := $(wildcard shimv2/native/*.c)
+SCRIPTS := $(VENV)/bin/containerd-shim-pyrunc-v2 $(VENV)/bin/shimctl
+
+.PHONY: help setup venv run test unit lint fmt type check cover protos soak install uninstall clean clean-room
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@echo "  variables   PYTHON=$(PYTHON)  SEED=…  ARGS='pytest arguments'  PREFIX=$(PREFIX)  DESTDIR="
+
+setup: ## install the Debian packages that are missing (root and apt)
+	@PYTHON="$(PYTHON)" tools/setup.sh all
+
+# --- the virtual environment: what runs the shim first, what tests it on top ----------------------
+RUN_STAMP := $(VENV)/.stamp-run
+DEV_STAMP := $(VENV)/.stamp-dev
+NATIVE_STAMP := $(VENV)/.stamp-native
+# $(call requirements,EXPRESSION over the [project] table)
+requirements = $(PY) -c 'import tomllib; p = tomllib.load(open("pyproject.toml", "rb"))["project"]; print(*$(1), sep="\n")'
+
+$(PY):
+	@PYTHON="$(PYTHON)" tools/setup.sh venv
+	@python="$(PYTHON)"; python="$${python:-/usr/bin/python3}"; echo "venv: $(VENV) with $$python"; \
+		"$$python" -m venv $(VENV)
+
+$(RUN_STAMP): pyproject.toml | $(PY)
+	@echo "venv: what the shim needs"
+	@$(call requirements,p["dependencies"]) > $(VENV)/run.txt
+	@$(PIP) -r $(VENV)/run.txt
+	@# A path file, no import hook: what is imported is the tree, and start-up costs one stat more.
+	@echo "$(CURDIR)" > "$$($(PY) -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/containerd-shim-pyrunc.pth"
+	@touch $@
+
+$(DEV_STAMP): pyproject.toml $(RUN_STAMP)
+	@echo "venv: what the tests need"
+	@$(call requirements,p["optional-dependencies"]["dev"]) > $(VENV)/dev.txt
+	@$(PIP) -r $(VENV)/dev.txt
+	@touch $@
+
+$(NATIVE_STAMP): $(NATIVE) setup.py $(RUN_STAMP)
+	@echo "venv: the C parts"
+	@$(PY) -c 'import setuptools' 2>/dev/null || $(PIP) 'setuptools>=66'
+	@$(PY) -W ignore setup.py -q build_native
+	@touch $@
+
+$(VENV)/bin/containerd-shim-pyrunc-v2: $(RUN_STAMP) tools/script.sh
+	@PY="$(CURDIR)/$(PY)" tools/script.sh $@ shimv2.cli
+$(VENV)/bin/shimctl: $(RUN_STAMP) tools/script.sh
+	@PY="$(CURDIR)/$(PY)" tools/script.sh $@ shimv2.ctl.cli
+
+venv: $(DEV_STAMP) $(NATIVE_STAMP) $(SCRIPTS) ## the virtual environment .venv with everything in it
+
+# --- run and test -----------------------------------------------------------------------------------
+run: setup $(NATIVE_STAMP) $(SCRIPTS) ## a real container: output, exit status, and a second daemon taking over
+	@$(PY) -m shimv2.ctl.story $(if $(SHIM),--shim $(SHIM))
+
+test: setup venv ## all tests: unit, wire, and end to end with runc, crun and containerd (root)
+	@echo "SEED=$(SEED)"
+	@$(PYTEST) -m "not soak"
+
+unit: venv ## the tests that need no privileges, < 10 s
+	@echo "SEED=$(SEED)"
+	@$(PYTEST) -m "not soak and not root" $(or $(filter tests/%,$(ARGS)),tests/unit tests/wire)
+
+soak: setup venv ## the long ones: 200 × ctr run, 20 restarts of containerd
+	@echo "SEED=$(SEED)"
+	@SHIM_TEST_SOAK=1 $(PYTEST) --timeout=1200 -m soak
+
+check: lint type test ## lint, types, all tests
+
+lint: $(DEV_STAMP) ## ruff: rules and format
+	@$(PY) -m ruff check .
+	@$(PY) -m ruff format --check .
+
+fmt: $(DEV_STAMP) ## rewrite in the house format
+	@$(PY) -m ruff check --fix-only -q .
+	@$(PY) -m ruff format .
+
+type: $(DEV_STAMP) ## mypy --strict
+	@$(PY) -m mypy
+
+cover: setup venv ## branch coverage of the unprivileged tests
+	@$(PIP) 'coverage>=7.4'
+	@$(PY) -X dev -bb -m coverage run --branch --source=shimv2,ttrpc -m pytest -q \
+		--randomly-seed=$(SEED) -m "not soak and not root" tests/unit tests/wire
+	@$(PY) -m coverage report --skip-covered --omit='*_pb2.py'
+
+protos: $(DEV_STAMP) ## generate protos/*_pb2.py from the .proto texts
+	@$(PY) -m protos.generate
+
+# --- install --------------------------------------------------------------------------------------
+install uninstall: export PREFIX := $(PREFIX)
+install uninstall: export DESTDIR := $(DESTDIR)
+install: $(RUN_STAMP) ## into PREFIX (/usr/local), honouring DESTDIR
+	@PY="$(CURDIR)/$(PY)" PYTHON="$(PYTHON)" tools/install.sh install
+
+uninstall: ## remove exactly what install made
+	@tools/install.sh uninstall
+
+# --- clean ------------------------------------------------------------------------------------------
+clean: ## remove .venv and everything generated but the protocol modules
+	@rm -rf $(VENV) build dist .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage shimv2/_bin *.egg-info
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# What a stranger has: no HOME, no cache, Debian's PATH; of our environment only what the network needs.
+CLEAN_KEEP := http_proxy https_proxy no_proxy HTTP_PROXY HTTPS_PROXY NO_PROXY PIP_INDEX_URL PIP_CERT SSL_CERT_FILE REQUESTS_CA_BUNDLE
+clean-room: ## make run and make test from a new clone, with an empty HOME and Debian's PATH
+	@room=$$(mktemp -d /tmp/clean-room.XXXXXX); trap 'rm -rf "$$room"' EXIT; \
+	git clone -q . "$$room/tree"; mkdir "$$room/home"; \
+	keep=(); for name in $(CLEAN_KEEP); do [ -z "$${!name:-}" ] || keep+=("$$name=$${!name}"); done; \
+	for target in run test; do \
+		echo "clean-room: make $$target"; \
+		env -i HOME="$$room/home" PATH=/usr/sbin:/usr/bin:/sbin:/bin PIP_NO_CACHE_DIR=1 LANG=C.UTF-8 \
+			"$${keep[@]}" make -C "$$room/tree" --no-print-directory $$target; \
+	done
