@@ -18,6 +18,8 @@ from shimv2.model import (
     Exit,
     Exited,
     Mount,
+    Paused,
+    Resumed,
     Started,
 )
 
@@ -81,6 +83,10 @@ def topic_and_message(event: Event) -> tuple[str, Message]:
                 exit_status=ended.status if ended else 0,
                 exited_at=exited_at(ended),
             )
+        case Paused(container_id):
+            return "/tasks/paused", events_pb2.TaskPaused(container_id=container_id)
+        case Resumed(container_id):
+            return "/tasks/resumed", events_pb2.TaskResumed(container_id=container_id)
 
 
 def envelope(event: Event, namespace: str) -> types_pb2.Envelope:

@@ -1,13 +1,17 @@
 """A container's init: made by the runtime at Create, run by Start."""
 
+from collections.abc import Mapping
 from contextlib import AsyncExitStack
+from typing import Final
 
 from shimv2 import mounts, paths
-from shimv2.errors import Refused, ShimError
-from shimv2.lifecycle import INIT, Step
-from shimv2.model import CreateSpec, Exit, Started
+from shimv2.errors import Refused, RuntimeFailed, ShimError
+from shimv2.lifecycle import INIT, State, Step
+from shimv2.model import CreateSpec, Exit, Paused, Resumed, Started
 from shimv2.process import Process, Scope, log, time_to_open
 from shimv2.runtime import read_pid_file
+
+_KILLED_BY: Final = 128  # an exit status above: the number of a signal
 
 
 class InitProcess(Process):
@@ -75,6 +79,68 @@ class InitProcess(Process):
             self._life.take(Step.START)
             scope.events.emit(Started(self.id, self.pid))
             return self.pid
+
+    async def pause(self) -> None:
+        """Freeze the container's processes; meanwhile its state is PAUSING.
+
+        Raises:
+            WrongState: it does not run.  RuntimeFailed: it runs on.
+        """
+        scope = self._scope
+        async with self._steps:
+            self.check(Step.PAUSE)
+            self._life.take(Step.PAUSE)
+            done = Step.PAUSE_FAILED
+            try:
+                await scope.runtime.pause(self.id, timeout_s=scope.settings.pause_s)
+            except RuntimeFailed as error:
+                if error.exit_status > _KILLED_BY:
+                    # It may have frozen the container before: nobody could ask to resume it.
+                    await self._thaw("resume after a pause that was killed")
+                raise
+            else:
+                done = Step.PAUSED
+            finally:
+                self._life.take(done)
+            scope.events.emit(Paused(self.id))
+
+    async def resume(self) -> None:
+        """Let a paused container run on.
+
+        Raises:
+            WrongState: it is not paused.  RuntimeFailed: it stays so.
+        """
+        scope = self._scope
+        async with self._steps:
+            self.check(Step.RESUME)
+            await scope.runtime.resume(self.id, timeout_s=scope.settings.resume_s)
+            self._life.take(Step.RESUME)
+            scope.events.emit(Resumed(self.id))
+
+    async def _before_exit_is_told(self) -> None:
+        """Thaw what is left of a container that ended while paused; nobody is told of it."""
+        if self._life.state is State.PAUSED:
+            await self._thaw("resume an ended container")
+
+    async def _thaw(self, why: str) -> None:
+        scope = self._scope
+        try:
+            await scope.runtime.resume(self.id, timeout_s=scope.settings.resume_s)
+        except ShimError as error:
+            log.error("failed to %s: %s", why, error, extra={"container": self.id})
+
+    async def update(self, resources: Mapping[str, object]) -> None:
+        """Change the limits of the container: an OCI LinuxResources.
+
+        Raises:
+            WrongState: it has ended.  RuntimeFailed: the runtime's own words.
+        """
+        scope = self._scope
+        async with self._steps:
+            self.check(Step.UPDATE)
+            await scope.runtime.update(
+                self.id, resources=resources, timeout_s=scope.settings.update_s
+            )
 
     async def kill(self, signal: int, *, all: bool) -> None:
         """Send `signal` to the init, or to all processes of the container; takes no lock.

@@ -78,6 +78,7 @@ INIT: Final[Table] = {
         Step.PAUSED: State.PAUSED,
         Step.PAUSE_FAILED: State.RUNNING,
         Step.RESUME: No("cannot resume a running process"),
+        Step.UPDATE: State.PAUSING,  # not refused: it waits for the lock
         Step.EXEC: No("cannot exec in a paused state"),
         Step.RESIZE: State.PAUSING,
         Step.KILL: State.PAUSING,

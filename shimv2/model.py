@@ -130,7 +130,17 @@ class Deleted:
     exit: Exit | None  # None: it never ran
 
 
-Event = Created | Started | ExecAdded | ExecStarted | Exited | Deleted
+@dataclass(frozen=True, slots=True)
+class Paused:
+    container_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Resumed:
+    container_id: str
+
+
+Event = Created | Started | ExecAdded | ExecStarted | Exited | Deleted | Paused | Resumed
 
 
 class EventSink(Protocol):

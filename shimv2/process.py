@@ -129,9 +129,13 @@ class Process:
         """Tell the recorded exit once nothing of an earlier step is under way."""
         assert self.exit is not None
         async with self._steps:  # a start may still be in the runtime: Started goes first
+            await self._before_exit_is_told()
             self._life.take(Step.EXIT)
             self._scope.events.emit(Exited(self._scope.container_id, self.id, self.exit))
         self._told.set()
+
+    async def _before_exit_is_told(self) -> None:
+        """What has to be done under the lock, between the last step and the exit."""
 
     async def settled(self) -> None:
         """Wait until a recorded exit has been told.

@@ -25,10 +25,7 @@ SERVICES: Final = ("containerd.task.v2.Task", "containerd.task.v3.Task")
 """One set of handlers for both: the messages are identical on the wire, field by field."""
 
 _NOT_YET: Final = {
-    "Pause": pb.PauseRequest,
-    "Resume": pb.ResumeRequest,
     "Checkpoint": pb.CheckpointTaskRequest,
-    "Update": pb.UpdateTaskRequest,
     "Stats": pb.StatsRequest,
 }
 
@@ -67,6 +64,9 @@ class TaskService:
             registry.unary(service, "Wait", pb.WaitRequest, self.wait)
             registry.unary(service, "Connect", pb.ConnectRequest, self.connect)
             registry.unary(service, "Shutdown", pb.ShutdownRequest, self.shutdown)
+            registry.unary(service, "Pause", pb.PauseRequest, self.pause)
+            registry.unary(service, "Resume", pb.ResumeRequest, self.resume)
+            registry.unary(service, "Update", pb.UpdateTaskRequest, self.update)
             for method, request in _NOT_YET.items():
                 registry.unary(service, method, request, _not_yet(method))
 
@@ -158,6 +158,25 @@ class TaskService:
             init: InitProcess = container.init
             key = ("kill", request.id, request.signal, request.all)
             await self._verbs.run(key, lambda: init.kill(request.signal, all=request.all))
+        return Empty()
+
+    async def pause(self, request: pb.PauseRequest, _: Call) -> Empty:
+        init = self._containers.get(request.id).init
+        self._publisher.check_room()  # not for Resume: there are at most as many of it
+        await self._verbs.run(("pause", request.id), init.pause)
+        return Empty()
+
+    async def resume(self, request: pb.ResumeRequest, _: Call) -> Empty:
+        init = self._containers.get(request.id).init
+        await self._verbs.run(("resume", request.id), init.resume)
+        return Empty()
+
+    async def update(self, request: pb.UpdateTaskRequest, _: Call) -> Empty:
+        init = self._containers.get(request.id).init
+        init.check(Step.UPDATE)  # before the resources are looked at, as in the reference
+        resources = options.resources(request)
+        key = ("update", request.id, request.resources.value)  # joined only for the same resources
+        await self._verbs.run(key, lambda: init.update(resources))
         return Empty()
 
     async def wait(self, request: pb.WaitRequest, _: Call) -> pb.WaitResponse:

@@ -1,4 +1,4 @@
-"""A runtime that is slow, fails or dies at a chosen moment: a script in front of runc."""
+"""A runtime that is slow, fails or dies at a chosen moment, and is runc otherwise."""
 
 import contextlib
 import os
@@ -18,7 +18,7 @@ class Faults:
         script = f"""#!/bin/sh
 for ARG; do
     [ "$PREVIOUS" = --pid-file ] && PIDFILE=$ARG
-    case $ARG in (create|start|exec|kill|delete) VERB=${{VERB:-$ARG}};; esac
+    case $ARG in (create|start|exec|kill|delete|pause|resume|update) VERB=${{VERB:-$ARG}};; esac
     PREVIOUS=$ARG
 done
 at() {{

@@ -1,0 +1,292 @@
+"""Pause, Resume and Update: their states, texts and events, with runc and with one that fails."""
+
+import asyncio
+import os
+import signal
+from pathlib import Path
+
+import pytest
+from google.protobuf import any_pb2
+from google.protobuf.empty_pb2 import Empty
+
+from protos import task_v2_pb2
+from shimv2.ctl import spec
+from shimv2.ctl.container import Container
+from shimv2.ctl.harness import Harness, Setup
+from shimv2.ctl.task import TaskClient
+from tests.support.faults import Faults
+from tests.support.harnessed import in_harness, refused
+from tests.support.until import eventually
+
+pytestmark = pytest.mark.root
+
+SLEEP = spec.Wanted(["sleep", "1000"])
+TRUE = {"args": ["true"], "cwd": "/", "env": ["PATH=/bin"], "user": {"uid": 0, "gid": 0}}
+
+
+async def end(container: Container) -> None:
+    await container.kill_and_wait()
+    await container.remove()
+
+
+async def update_with(container: Container, value: bytes | None) -> None:
+    """Send an Update with any bytes, or without resources."""
+    resources = None if value is None else any_pb2.Any(type_url="any.url/at/all", value=value)
+    request = task_v2_pb2.UpdateTaskRequest(id=container.id, resources=resources)
+    await container.task.call("Update", request, Empty)
+
+
+def test_paused_container_refuses_what_the_reference_refuses(setup: Setup) -> None:
+    """Every call on a paused container, its texts, and the life of its events (O-79 to O-90)."""
+
+    async def scenario(harness: Harness) -> None:
+        container = await harness.run("c1", *SLEEP.args)
+        task = container.task
+        await task.exec("c1", "e1", TRUE)
+        await task.pause("c1")
+        assert (await task.state("c1")).status == "PAUSED"
+        assert (await task.state("c1", "e1")).status == "PAUSED"
+        assert await refused(task.start("c1")) == (2, "cannot start a paused process")
+        assert await refused(task.delete("c1")) == (2, "cannot delete a paused process")
+        assert await refused(task.pause("c1")) == (2, "cannot pause a paused container")
+        assert await refused(task.exec("c1", "e2", TRUE)) == (2, "cannot exec in a paused state")
+        words = (
+            "OCI runtime exec failed: exec failed: cannot exec in a paused container "
+            "(use --ignore-paused to override)"
+        )
+        assert await refused(task.start("c1", "e1")) == (2, words)
+        await task.update("c1", {})
+        assert (await task.state("c1")).pid in await task.pids("c1")
+        await task.resume("c1")
+        assert (await task.state("c1")).status == "RUNNING"
+        assert await refused(task.resume("c1")) == (2, "cannot resume a running process")
+        await end(container)
+        told = harness.sink.told("c1")
+        assert [line for line in told if not line.startswith("exec")] == [
+            "create c1",
+            "start c1",
+            "paused c1",
+            "resumed c1",
+            "exit c1",
+            "delete c1",
+        ]
+        paused = await harness.sink.wait_for("/tasks/paused")
+        assert paused.type_url == "containerd.events.TaskPaused"
+
+    in_harness(setup, scenario)
+
+
+def test_created_and_stopped_containers_are_neither_paused_nor_resumed(setup: Setup) -> None:
+    """The rows `created` and `stopped` of the state table (O-96, O-97, O-99)."""
+
+    async def scenario(harness: Harness) -> None:
+        container = await harness.create("c1", SLEEP)
+        task = container.task
+        assert await refused(task.pause("c1")) == (2, "cannot pause task in created state")
+        assert await refused(task.resume("c1")) == (2, "cannot resume task in created state")
+        await task.update("c1", {})
+        await task.start("c1")
+        await container.kill_and_wait()
+        assert await refused(task.pause("c1")) == (2, "cannot pause a stopped container")
+        assert await refused(task.resume("c1")) == (2, "cannot resume a stopped container")
+        assert await refused(update_with(container, b"{bad")) == (
+            2,
+            "cannot update a stopped container",
+        )
+        gone = (5, "container not created: not found")
+        assert await refused(task.pause("nosuch")) == gone
+        assert await refused(task.resume("nosuch")) == gone
+        assert await refused(task.update("nosuch", {})) == gone
+        await container.remove()
+
+    in_harness(setup, scenario)
+
+
+def test_paused_container_that_is_killed_ends_without_being_resumed(setup: Setup) -> None:
+    """Kill 9 ends it, its exit is told, nobody hears of a resume (O-91 to O-93, O-114)."""
+
+    async def scenario(harness: Harness) -> None:
+        container = await harness.run("c1", *SLEEP.args)
+        await container.task.pause("c1")
+        await container.task.kill("c1", signal.SIGKILL)
+        ended = await container.task.wait("c1", timeout_s=10)
+        removed = await container.remove()
+
+        assert ended.status == 137
+        assert removed.task is not None
+        assert removed.task.status == 137
+        assert harness.sink.told("c1") == [
+            "create c1",
+            "start c1",
+            "paused c1",
+            "exit c1",
+            "delete c1",
+        ]
+
+    in_harness(setup, scenario)
+
+
+def test_update_takes_any_url_and_checks_the_json(setup: Setup) -> None:
+    """The resources reach the cgroup; what is no LinuxResources is refused (O-68 to O-73)."""
+
+    async def scenario(harness: Harness) -> None:
+        container = await harness.run("c1", *SLEEP.args)
+        await update_with(container, b'{"pids":{"limit":55}}')
+        assert await refused(update_with(container, b"{bad")) == (
+            2,
+            "invalid character 'b' looking for beginning of object key string",
+        )
+        code, text = await refused(update_with(container, b'{"memory":{"limit":"x"}}'))
+        assert (code, "cannot unmarshal string into Go struct field" in text) == (2, True)
+        code, text = await refused(update_with(container, b'{"cpu":{"cpus":"999"}}'))
+        assert code == 2
+        assert text.startswith(
+            "runc did not terminate successfully: exit status 1: failed to write "
+        )
+        assert text.endswith("\n")
+        assert cgroup_file((await container.task.state("c1")).pid, "pids", "pids.max") == "55\n"
+        await end(container)
+
+    in_harness(setup, scenario)
+
+
+@pytest.mark.ours("Go's shim dies of it")
+def test_update_without_resources_is_an_error(setup: Setup) -> None:
+    """Code 3, and the shim lives on (O-116, O-117)."""
+
+    async def scenario(harness: Harness) -> None:
+        container = await harness.run("c1", *SLEEP.args)
+        code, _ = await refused(update_with(container, None))
+        assert code == 3
+        assert (await container.task.state("c1")).status == "RUNNING"
+        await end(container)
+
+    in_harness(setup, scenario)
+
+
+@pytest.mark.ours("Go's State waits for the verb")
+def test_state_during_a_slow_pause_is_pausing(faulty: Setup, faults: Faults) -> None:
+    """State answers at once; a second Pause and an exec are refused, Update waits (O-233)."""
+
+    async def scenario(harness: Harness) -> None:
+        container = await harness.run("c1", *SLEEP.args)
+        other = await TaskClient.connect(container.reply.path)
+        faults.hold("pause.before")
+        pause = asyncio.create_task(container.task.pause("c1"))
+        await eventually(lambda: faults.held("pause.before"), "the runtime to be called")
+        assert (await other.state("c1", timeout_s=1)).status == "PAUSING"
+        assert await refused(other.exec("c1", "e1", TRUE)) == (2, "cannot exec in a paused state")
+        update = asyncio.create_task(other.update("c1", {}))
+        again = asyncio.create_task(refused(other.pause("c1")))
+        await other.state("c1")
+        assert not pause.done()
+        faults.release()
+        await pause
+        await update
+        assert await again == (2, "cannot pause a paused container")
+        assert (await other.state("c1")).status == "PAUSED"
+        await other.close()
+        await end(container)
+
+    in_harness(faulty, scenario)
+
+
+def test_failed_pause_leaves_the_container_running(faulty: Setup, faults: Faults) -> None:
+    """The runtime's words, no event, and it can be tried again (O-235, O-236)."""
+
+    async def scenario(harness: Harness) -> None:
+        container = await harness.run("c1", *SLEEP.args)
+        faults.at("pause.before", "echo pausebad >&2; exit 1")
+        words = (
+            f"OCI runtime pause failed: {faults.binary} did not terminate successfully: "
+            "exit status 1: pausebad\n"
+        )
+        assert await refused(container.task.pause("c1")) == (2, words)
+        assert (await container.task.state("c1")).status == "RUNNING"
+        await container.task.pause("c1")
+        faults.at("resume.before", "exit 1")
+        code, text = await refused(container.task.resume("c1"))
+        assert (code, text.startswith("OCI runtime resume failed: ")) == (2, True)
+        assert (await container.task.state("c1")).status == "PAUSED"
+        await container.task.resume("c1")
+        await end(container)
+        assert harness.sink.told("c1")[2:4] == ["paused c1", "resumed c1"]
+
+    in_harness(faulty, scenario)
+
+
+@pytest.mark.ours("Go's leave it frozen and refuse to resume it")
+def test_pause_that_is_killed_does_not_leave_the_container_frozen(
+    faulty: Setup, faults: Faults
+) -> None:
+    """A runtime that dies after it froze the container: it runs on, as State says."""
+
+    async def scenario(harness: Harness) -> None:
+        container = await harness.run("c1", *SLEEP.args)
+        faults.at("pause.after", "kill -9 $$")
+        code, text = await refused(container.task.pause("c1"))
+        assert (code, "exit status 137" in text) == (2, True)
+        assert (await container.task.state("c1")).status == "RUNNING"
+        await container.task.exec("c1", "e1", TRUE)
+        await container.task.start("c1", "e1")  # refused by runc if it were frozen
+        assert (await container.task.wait("c1", "e1", timeout_s=10)).status == 0
+        await end(container)
+
+    in_harness(faulty, scenario)
+
+
+def test_exit_while_paused_is_told_after_the_runtime_resumed(faulty: Setup, faults: Faults) -> None:
+    """The exit is known at once; what is left is thawed before it is told (task API 3.2)."""
+
+    async def scenario(harness: Harness) -> None:
+        container = await harness.run("c1", *SLEEP.args)
+        await container.task.pause("c1")
+        faults.hold("resume.before")
+        await container.task.kill("c1", signal.SIGKILL)
+        ended = await container.task.wait("c1", timeout_s=10)
+        await eventually(lambda: faults.held("resume.before"), "the runtime to be called")
+        assert ended.status == 137
+        assert harness.sink.told("c1")[-1] == "paused c1"
+        faults.release()
+        await container.remove()
+        assert harness.sink.told("c1")[-2:] == ["exit c1", "delete c1"]
+
+    in_harness(faulty, scenario)
+
+
+@pytest.mark.ours("Go's verbs end with their caller")
+def test_pause_goes_on_without_its_client(faulty: Setup, faults: Faults) -> None:
+    """A Pause whose reply is lost is not broken off, and a repeated one joins it (design 4.4)."""
+
+    async def scenario(harness: Harness) -> None:
+        container = await harness.run("c1", *SLEEP.args)
+        faults.hold("pause.before")
+        client = await TaskClient.connect(container.reply.path)
+        first = asyncio.create_task(client.pause("c1"))
+        await eventually(lambda: faults.held("pause.before"), "the runtime to be called")
+        await client.close()
+        await asyncio.wait([first])
+        assert first.exception() is not None
+        for _ in range(2):  # by the second answer the shim has seen that the first client is gone
+            await container.task.state("c1")
+        again = asyncio.create_task(container.task.pause("c1"))
+        await asyncio.sleep(0)
+        faults.release()
+        await again
+        assert (await container.task.state("c1")).status == "PAUSED"
+        await end(container)
+        assert harness.sink.told("c1").count("paused c1") == 1
+
+    in_harness(faulty, scenario)
+
+
+def cgroup_file(pid: int, controller: str, name: str) -> str:
+    """Read a file of a process's cgroup, v1 or v2."""
+    for line in Path(f"/proc/{pid}/cgroup").read_text().splitlines():
+        _, names, path = line.split(":", 2)
+        mount = "/sys/fs/cgroup" + (f"/{controller}" if names else "")
+        if controller in names.split(",") or (
+            not names and os.path.exists(mount + path + "/" + name)
+        ):
+            return Path(mount + path, name).read_text()
+    raise LookupError(name)
