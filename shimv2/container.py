@@ -9,6 +9,7 @@ from typing import Any
 
 from shimv2 import mounts, paths
 from shimv2.background import Background
+from shimv2.cgroups import v1, v2
 from shimv2.cgroups.tree import Cgroup
 from shimv2.errors import AlreadyExists, FailedPrecondition, NotFound
 from shimv2.exec import ExecProcess
@@ -76,6 +77,8 @@ class Container:
         self = cls(spec, _scope(spec, host, records, rootfs, policy))
         await self.init.create(undo, deadline=deadline)
         self._cgroup = Cgroup.of(self.init.pid)
+        if self._cgroup:
+            self._cgroup.enable_controllers()
         return self
 
     def announce(self) -> None:
@@ -195,6 +198,16 @@ class Container:
         found = self._cgroup.pids() if self._cgroup else []
         execs = {process.pid: exec_id for exec_id, process in self.execs.items() if process.pid}
         return [(pid, execs.get(pid, "")) for pid in found or [self.init.pid]]
+
+    def stats(self) -> v1.Stats | v2.Stats:
+        """What the container's cgroup counts, in whatever state the container is.
+
+        Raises:
+            NotFound: the container has no cgroup of its own.
+        """
+        if self._cgroup is None:
+            raise NotFound("cgroup does not exist")
+        return self._cgroup.stats()
 
 
 def _scope(

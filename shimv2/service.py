@@ -9,7 +9,7 @@ from google.protobuf.empty_pb2 import Empty
 
 from protos import runc_pb2, task_types_pb2
 from protos import task_v3_pb2 as pb
-from shimv2 import options
+from shimv2 import metrics, options
 from shimv2.anyurl import pack
 from shimv2.background import Verbs
 from shimv2.containers import Containers
@@ -26,7 +26,6 @@ SERVICES: Final = ("containerd.task.v2.Task", "containerd.task.v3.Task")
 
 _NOT_YET: Final = {
     "Checkpoint": pb.CheckpointTaskRequest,
-    "Stats": pb.StatsRequest,
 }
 
 
@@ -67,6 +66,7 @@ class TaskService:
             registry.unary(service, "Pause", pb.PauseRequest, self.pause)
             registry.unary(service, "Resume", pb.ResumeRequest, self.resume)
             registry.unary(service, "Update", pb.UpdateTaskRequest, self.update)
+            registry.unary(service, "Stats", pb.StatsRequest, self.stats)
             for method, request in _NOT_YET.items():
                 registry.unary(service, method, request, _not_yet(method))
 
@@ -98,6 +98,10 @@ class TaskService:
             info = pack(runc_pb2.ProcessDetails(exec_id=exec_id)) if exec_id else None
             processes.append(task_types_pb2.ProcessInfo(pid=pid, info=info))
         return pb.PidsResponse(processes=processes)
+
+    def stats(self, request: pb.StatsRequest, _: Call) -> pb.StatsResponse:
+        stats = self._containers.get(request.id).stats()
+        return pb.StatsResponse(stats=pack(metrics.message(stats)))
 
     def exec(self, request: pb.ExecProcessRequest, _: Call) -> Empty:
         container = self._containers.get(request.id)

@@ -1,6 +1,11 @@
 """The kernel's files about control groups -> values.  Pure."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+UNLIMITED: Final = 2**64 - 1  # how the metrics of cgroup v2 say "max"
+_RDMA_UNLIMITED: Final = 2**32 - 1
 
 
 def memberships(text: str) -> dict[str, str]:
@@ -44,3 +49,152 @@ def directory(member: Mapping[str, str], mounts: Mapping[str, str], order: Itera
         if path != "/" and controller in mounts:
             return mounts[controller] + path
     return ""
+
+
+def directories(member: Mapping[str, str], mounts: Mapping[str, str]) -> dict[str, str]:
+    """Name the directory of each controller in which the process is not in the root."""
+    return {
+        controller: mounts[controller] + path
+        for controller, path in member.items()
+        if path != "/" and controller in mounts
+    }
+
+
+# --- the files of one cgroup -----------------------------------------------------------------
+
+
+def number(text: str, *, unlimited: int = UNLIMITED) -> int:
+    """Read a file of one number, or of `max`."""
+    word = text.strip()
+    return unlimited if word == "max" else int(word)
+
+
+def flat(text: str) -> dict[str, int]:
+    """Read a flat keyed file: `KEY NUMBER` a line; other lines are passed over."""
+    found = {}
+    for line in text.splitlines():
+        key, _, value = line.partition(" ")
+        if value.isdecimal():
+            found[key] = int(value)
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Pressure:
+    """Percent of the last 10, 60 and 300 seconds in which tasks stalled; microseconds in total."""
+
+    avg10: float
+    avg60: float
+    avg300: float
+    total: int
+
+
+def pressure(text: str) -> dict[str, Pressure]:
+    """Read a pressure file: `some` and `full` -> how long; before 5.13 the CPU has no `full`."""
+    found = {}
+    for line in text.splitlines():
+        kind, *words = line.split()
+        pairs = _pairs(words)
+        found[kind] = Pressure(
+            float(pairs["avg10"]),
+            float(pairs["avg60"]),
+            float(pairs["avg300"]),
+            int(pairs["total"]),
+        )
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceIo:
+    """What one block device did for a cgroup: bytes and operations, read and written."""
+
+    major: int
+    minor: int
+    rbytes: int = 0
+    wbytes: int = 0
+    rios: int = 0
+    wios: int = 0
+
+
+def io_stat(text: str) -> list[DeviceIo]:
+    """Read `io.stat`; a device without numbers, and keys that are not counted, are passed over."""
+    found = []
+    for line in text.splitlines():
+        device, *words = line.split()
+        major, _, minor = device.partition(":")
+        pairs = _pairs(words)
+        if pairs:
+            counted = (int(pairs.get(key, 0)) for key in ("rbytes", "wbytes", "rios", "wios"))
+            found.append(DeviceIo(int(major), int(minor), *counted))
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Rdma:
+    """Handles and objects of one RDMA device: in use, or the limit."""
+
+    device: str
+    hca_handles: int
+    hca_objects: int
+
+
+def rdma(text: str) -> list[Rdma]:
+    """Read `rdma.current` or `rdma.max`: `mlx4_0 hca_handle=2 hca_object=max`."""
+    found = []
+    for line in text.splitlines():
+        device, *words = line.split()
+        pairs = _pairs(words)
+        if len(pairs) == 2:
+            handles, objects = (
+                number(pairs.get(key, "0"), unlimited=_RDMA_UNLIMITED)
+                for key in ("hca_handle", "hca_object")
+            )
+            found.append(Rdma(device, handles, objects))
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class BlockIo:
+    """One line of a v1 blkio file."""
+
+    major: int
+    minor: int
+    op: str  # Read, Write, Sync, ...; "" in files that do not tell them apart
+    value: int
+
+
+def blkio(text: str) -> list[BlockIo]:
+    """Read a v1 blkio file: `254:0 Read 4096`; the sum over all devices at its end is left out."""
+    found = []
+    for line in text.splitlines():
+        device, *words = line.split()
+        major, colon, minor = device.partition(":")
+        if colon:
+            found.append(BlockIo(int(major), int(minor), " ".join(words[:-1]), int(words[-1])))
+    return found
+
+
+def partitions(text: str) -> dict[tuple[int, int], str]:
+    """Read `/proc/partitions`: (major, minor) -> the device's path."""
+    rows = (line.split() for line in text.splitlines()[2:])
+    return {(int(row[0]), int(row[1])): f"/dev/{row[3]}" for row in rows if len(row) == 4}
+
+
+def page_size(folder: str) -> str:
+    """Say the size in a name of `/sys/kernel/mm/hugepages` as the hugetlb files do: 2MB, 1GB."""
+    kib = int(folder.removeprefix("hugepages-").removesuffix("kB"))
+    for unit, factor in (("GB", 1 << 20), ("MB", 1 << 10)):
+        if kib >= factor:
+            return f"{kib // factor}{unit}"
+    return f"{kib}KB"
+
+
+def _pairs(words: Iterable[str]) -> dict[str, str]:
+    return dict(_split(words))
+
+
+def _split(words: Iterable[str]) -> Iterator[tuple[str, str]]:
+    for word in words:
+        key, equals, value = word.partition("=")
+        if equals:
+            yield key, value

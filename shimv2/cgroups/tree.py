@@ -1,9 +1,10 @@
 """One container's control groups, found once, right after its init was made."""
 
 import os
+from collections.abc import Mapping
 from typing import Final
 
-from shimv2.cgroups import parse
+from shimv2.cgroups import parse, v1, v2
 from shimv2.linux import filesystem_type
 
 _ROOT: Final = "/sys/fs/cgroup"
@@ -30,10 +31,11 @@ def _v1_mounts() -> dict[str, str]:
 
 
 class Cgroup:
-    """The directory whose `cgroup.procs` names a container's processes."""
+    """The directories of a container's cgroup.  Holds no fd; valid after the cgroup is gone."""
 
-    def __init__(self, directory: str) -> None:
-        self.directory = directory
+    def __init__(self, directory: str, controllers: Mapping[str, str] | None = None) -> None:
+        self.directory = directory  # whose `cgroup.procs` names the processes
+        self.controllers = controllers  # v1: controller -> its directory; None: v2, there is one
 
     @classmethod
     def of(cls, pid: int) -> "Cgroup | None":
@@ -46,8 +48,24 @@ class Cgroup:
         if is_unified():
             path = member.get("", "/")
             return cls(_ROOT + path) if path != "/" else None
-        directory = parse.directory(member, _v1_mounts(), _V1_ORDER)
-        return cls(directory) if directory else None
+        mounts = _v1_mounts()
+        directory = parse.directory(member, mounts, _V1_ORDER)
+        return cls(directory, parse.directories(member, mounts)) if directory else None
+
+    def enable_controllers(self) -> None:
+        """Have everything counted that this machine can count; cgroup v1 does so by itself."""
+        if self.controllers is None:
+            v2.enable_controllers(_ROOT, self.directory.removeprefix(_ROOT))
+
+    def stats(self) -> v1.Stats | v2.Stats:
+        """Read what is counted: from files, without the runtime, also after the init's end.
+
+        Raises:
+            OSError: a file that exists cannot be read.
+        """
+        if self.controllers is None:
+            return v2.read_stats(self.directory)
+        return v1.read_stats(self.controllers)
 
     def pids(self) -> list[int]:
         """List the processes, sub-cgroups included; empty when the cgroup is gone."""

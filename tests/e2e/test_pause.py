@@ -1,9 +1,7 @@
 """Pause, Resume and Update: their states, texts and events, with runc and with one that fails."""
 
 import asyncio
-import os
 import signal
-from pathlib import Path
 
 import pytest
 from google.protobuf import any_pb2
@@ -14,6 +12,7 @@ from shimv2.ctl import spec
 from shimv2.ctl.container import Container
 from shimv2.ctl.harness import Harness, Setup
 from shimv2.ctl.task import TaskClient
+from tests.support.cgroups import folder_of
 from tests.support.faults import Faults
 from tests.support.harnessed import in_harness, refused
 from tests.support.until import eventually
@@ -144,7 +143,9 @@ def test_update_takes_any_url_and_checks_the_json(setup: Setup) -> None:
             "runc did not terminate successfully: exit status 1: failed to write "
         )
         assert text.endswith("\n")
-        assert cgroup_file((await container.task.state("c1")).pid, "pids", "pids.max") == "55\n"
+        assert (
+            folder_of((await container.task.state("c1")).pid, "pids") / "pids.max"
+        ).read_text() == "55\n"
         await end(container)
 
     in_harness(setup, scenario)
@@ -278,15 +279,3 @@ def test_pause_goes_on_without_its_client(faulty: Setup, faults: Faults) -> None
         assert harness.sink.told("c1").count("paused c1") == 1
 
     in_harness(faulty, scenario)
-
-
-def cgroup_file(pid: int, controller: str, name: str) -> str:
-    """Read a file of a process's cgroup, v1 or v2."""
-    for line in Path(f"/proc/{pid}/cgroup").read_text().splitlines():
-        _, names, path = line.split(":", 2)
-        mount = "/sys/fs/cgroup" + (f"/{controller}" if names else "")
-        if controller in names.split(",") or (
-            not names and os.path.exists(mount + path + "/" + name)
-        ):
-            return Path(mount + path, name).read_text()
-    raise LookupError(name)

@@ -71,7 +71,10 @@ SHIM: Final[Mapping[str, str]] = {
     "mounts": "linux unmounts",
     "cgroups": "",
     "cgroups.parse": "",
-    "cgroups.tree": "linux cgroups cgroups.parse",
+    "cgroups.files": "cgroups.parse cgroups",
+    "cgroups.v1": "cgroups cgroups.files cgroups.parse",
+    "cgroups.v2": "cgroups cgroups.files cgroups.parse",
+    "cgroups.tree": "linux cgroups cgroups.parse cgroups.v1 cgroups.v2",
     "exits": "",
     "process": "background exits io.stdio reaper runtime settings",
     "init": "mounts process runtime",
@@ -79,14 +82,15 @@ SHIM: Final[Mapping[str, str]] = {
     "anyurl": "",
     "options": "anyurl",
     "container": (
-        "background cgroups.tree exec exits init io.stdio mounts options process reaper "
-        "runtime.runc settings"
+        "background cgroups cgroups.tree cgroups.v1 cgroups.v2 exec exits init io.stdio mounts "
+        "options process reaper runtime.runc settings"
     ),
     "containers": "container",
+    "metrics": "cgroups cgroups.v1 cgroups.v2",
     "status": "",
     "events": "anyurl",
     "publisher": "events",
-    "service": "anyurl background containers events init options publisher status",
+    "service": "anyurl background containers events init metrics options publisher status",
     "log": "",
     "sockets": "",
     "daemon": (
@@ -103,7 +107,7 @@ SHIM: Final[Mapping[str, str]] = {
 }
 
 # Beyond our own modules.  Everything else is the standard library's.
-PROTOS: Final = _words("options anyurl events publisher service bootstrap cleanup info cli")
+PROTOS: Final = _words("options anyurl metrics events publisher service bootstrap cleanup info cli")
 LIBRARIES: Final[Mapping[str, frozenset[str]]] = {
     "ttrpc": _words("status publisher service daemon"),
     "psutil": _words("exits cleanup"),

@@ -1,0 +1,53 @@
+"""The files of one cgroup; what is missing is no error."""
+
+import errno
+import os
+from typing import Final
+
+from shimv2.cgroups import parse
+
+_HUGE_PAGES: Final = "/sys/kernel/mm/hugepages"
+# The file or its controller is not there; the cgroup was removed while the file was open; the
+# kernel has it but does not count (pressure files with psi=0).
+_MISSING: Final = (errno.ENOENT, errno.ENODEV, errno.EOPNOTSUPP)
+
+
+class Folder:
+    """The directory of a cgroup in one hierarchy.  Holds no fd."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def text(self, name: str) -> str | None:
+        """Return a file's content, None when it is missing.
+
+        Raises:
+            OSError: it is there and cannot be read.
+        """
+        return read(f"{self.path}/{name}")
+
+    def number(self, name: str, *, unlimited: int = parse.UNLIMITED) -> int:
+        """Return the number in a file, 0 when it is missing."""
+        text = self.text(name)
+        return parse.number(text, unlimited=unlimited) if text else 0
+
+    def flat(self, name: str) -> dict[str, int]:
+        return parse.flat(self.text(name) or "")
+
+
+def read(path: str) -> str | None:
+    try:
+        with open(path, encoding="ascii") as file:
+            return file.read()
+    except OSError as error:
+        if error.errno in _MISSING:
+            return None
+        raise
+
+
+def huge_page_sizes() -> list[str]:
+    """List the machine's sizes of huge pages, as file names of hugetlb say them."""
+    try:
+        return sorted(parse.page_size(name) for name in os.listdir(_HUGE_PAGES))
+    except FileNotFoundError:  # a kernel without huge pages
+        return []

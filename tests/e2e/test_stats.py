@@ -1,0 +1,106 @@
+"""Stats of real containers, against the files the kernel shows."""
+
+from pathlib import Path
+
+import pytest
+
+from protos import cgroups_v1_pb2, cgroups_v2_pb2
+from shimv2.ctl import spec
+from shimv2.ctl.harness import Harness, Setup
+from shimv2.ctl.task import TaskClient
+from tests.support.cgroups import folder_of, unified
+from tests.support.harnessed import in_harness, refused
+
+pytestmark = pytest.mark.root
+
+LIMIT = 64 << 20
+SLEEP = spec.Wanted(["sleep", "1000"], memory_limit_bytes=LIMIT)
+
+Metrics = cgroups_v1_pb2.Metrics | cgroups_v2_pb2.Metrics
+
+
+async def stats(task: TaskClient, container_id: str) -> Metrics:
+    packed = await task.stats(container_id)
+    version = 2 if unified() else 1
+    assert packed.type_url == f"io.containerd.cgroups.v{version}.Metrics"
+    kind = cgroups_v2_pb2.Metrics if unified() else cgroups_v1_pb2.Metrics
+    return kind.FromString(packed.value)
+
+
+def number(folder: Path, name: str) -> int:
+    return int((folder / name).read_text())
+
+
+def keys(folder: Path, name: str) -> dict[str, int]:
+    lines = (line.split() for line in (folder / name).read_text().splitlines())
+    return {key: int(value) for key, value in lines}
+
+
+def test_stats_are_what_the_files_of_the_container_say(setup: Setup) -> None:
+    """Limits, processes, memory and CPU of a container at rest, number for number."""
+
+    async def scenario(harness: Harness) -> None:
+        container = await harness.run("c1", wanted=SLEEP)
+        pid = (await container.task.state("c1")).pid
+        await container.task.pause("c1")  # nothing changes any more
+        memory = folder_of(pid, "memory")
+        before = keys(memory, "memory.stat")
+        found = await stats(container.task, "c1")
+        if isinstance(found, cgroups_v2_pb2.Metrics):
+            assert found.memory.usage_limit == LIMIT
+            assert found.memory.usage == number(memory, "memory.current")
+            assert found.memory.pgfault == before["pgfault"]
+            assert found.cpu.usage_usec == keys(memory, "cpu.stat")["usage_usec"]
+        else:
+            assert found.memory.usage.limit == number(memory, "memory.limit_in_bytes") == LIMIT
+            assert found.memory.usage.usage == number(memory, "memory.usage_in_bytes")
+            assert found.memory.usage.max == number(memory, "memory.max_usage_in_bytes")
+            assert found.memory.kernel.usage == number(memory, "memory.kmem.usage_in_bytes")
+            assert found.memory.total_rss == before["total_rss"] > 0
+            assert found.memory.pg_fault == before["pgfault"] > 0
+            assert found.memory_oom_control.oom_kill == 0
+            cpu = folder_of(pid, "cpuacct")
+            assert found.cpu.usage.total == number(cpu, "cpuacct.usage") > 0
+            assert sum(found.cpu.usage.per_cpu) == found.cpu.usage.total
+        assert found.pids.current == 1
+        await container.task.resume("c1")
+        await container.kill_and_wait()
+        await container.remove()
+
+    in_harness(setup, scenario)
+
+
+def test_stats_are_told_in_every_state(setup: Setup) -> None:
+    """Created, running, paused, and stopped until Delete: CRI asks why a container ended (6.7)."""
+
+    async def scenario(harness: Harness) -> None:
+        container = await harness.create("c1", SLEEP)
+        task = container.task
+        assert (await stats(task, "c1")).pids.current >= 1
+        await task.start("c1")
+        assert (await stats(task, "c1")).pids.current == 1
+        await task.pause("c1")
+        assert (await stats(task, "c1")).pids.current == 1
+        await container.kill_and_wait()
+        ended = await stats(task, "c1")
+        assert ended.pids.current == 0
+        used = ended.memory.usage
+        assert (used.max if isinstance(used, cgroups_v1_pb2.MemoryEntry) else used) > 0
+        await task.delete("c1")
+        assert await refused(task.stats("c1")) == (5, "container not created: not found")
+        await container.remove()
+
+    in_harness(setup, scenario)
+
+
+def test_update_shows_in_stats(setup: Setup) -> None:
+    """What Update sets is what Stats tells."""
+
+    async def scenario(harness: Harness) -> None:
+        container = await harness.run("c1", wanted=SLEEP)
+        await container.task.update("c1", {"pids": {"limit": 55}})
+        assert (await stats(container.task, "c1")).pids.limit == 55
+        await container.kill_and_wait()
+        await container.remove()
+
+    in_harness(setup, scenario)
