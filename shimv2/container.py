@@ -25,8 +25,10 @@ from shimv2.model import (
     ExecAdded,
     ExecSpec,
     Exit,
+    Oom,
     ProcessState,
 )
+from shimv2.oom import OomWatch
 from shimv2.options import options_json
 from shimv2.process import Process, Scope
 from shimv2.reaper import Reaper
@@ -54,6 +56,7 @@ class Container:
         self.execs: dict[str, ExecProcess] = {}
         self._scope = scope
         self._cgroup: Cgroup | None = None
+        self._oom: OomWatch | None = None
         self._running_execs = 0  # being started, or started and their exit not yet told
         self._execs_idle = asyncio.Event()
         self._execs_idle.set()
@@ -87,6 +90,9 @@ class Container:
         scope.events.emit(
             Created(spec.id, spec.bundle, spec.rootfs, spec.stdio, spec.checkpoint, self.init.pid)
         )
+        if self._cgroup:
+            self._oom = OomWatch(self._cgroup, lambda: scope.events.emit(Oom(spec.id)), who=spec.id)
+            self.init.saw_oom_kill = self._oom.has_killed
         scope.background.start(self._watch_init(), what=f"watch of {spec.id}")
 
     # --- the order of exits --------------------------------------------------------------------
@@ -97,12 +103,21 @@ class Container:
         if self.init.state is not State.DELETED and not _has_own_pid_namespace(self.spec.bundle):
             await self.init.kill_leftovers()
         await self._execs_idle.wait()
-        await self.init.tell_exit()
+        await self.init.tell_exit(self._look_for_oom)
+        self._end_oom_watch()
 
     async def _watch_exec(self, process: ExecProcess) -> None:
         if await process.wait() is not None:  # None: the container was deleted under it
-            await process.tell_exit()
+            await process.tell_exit(self._look_for_oom)
         self._exec_done()
+
+    def _look_for_oom(self) -> None:
+        if self._oom:
+            self._oom.look()
+
+    def _end_oom_watch(self) -> None:
+        if self._oom:
+            self._oom.close()
 
     def _exec_done(self) -> None:
         self._running_execs -= 1
@@ -166,6 +181,7 @@ class Container:
     async def delete(self) -> tuple[int, Exit | None]:
         """Remove the container; the init's pid and how it ended (None: it never ran)."""
         ended = await self.init.delete()
+        self._end_oom_watch()
         for process in list(self.execs.values()):
             await process.abandon()
         self.execs.clear()

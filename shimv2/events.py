@@ -18,10 +18,13 @@ from shimv2.model import (
     Exit,
     Exited,
     Mount,
+    Oom,
     Paused,
     Resumed,
     Started,
 )
+
+OOM_TOPIC: Final = "/tasks/oom"
 
 _NS: Final = 1_000_000_000
 
@@ -87,6 +90,8 @@ def topic_and_message(event: Event) -> tuple[str, Message]:
             return "/tasks/paused", events_pb2.TaskPaused(container_id=container_id)
         case Resumed(container_id):
             return "/tasks/resumed", events_pb2.TaskResumed(container_id=container_id)
+        case Oom(container_id):
+            return OOM_TOPIC, events_pb2.TaskOOM(container_id=container_id)
 
 
 def envelope(event: Event, namespace: str) -> types_pb2.Envelope:

@@ -1,6 +1,6 @@
 """A container's init: made by the runtime at Create, run by Start."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from typing import Final
 
@@ -12,12 +12,14 @@ from shimv2.process import Process, Scope, log, time_to_open
 from shimv2.runtime import read_pid_file
 
 _KILLED_BY: Final = 128  # an exit status above: the number of a signal
+_SIGKILLED: Final = 128 + 9
 
 
 class InitProcess(Process):
     def __init__(self, scope: Scope, spec: CreateSpec) -> None:
         super().__init__(scope, spec.stdio, INIT, id=spec.id)
         self._spec = spec
+        self.saw_oom_kill: Callable[[], bool] = bool  # False, until somebody watches for them
 
     async def create(self, undo: AsyncExitStack, *, deadline: float | None) -> None:
         """Make the container in the runtime, its init waiting to be started.
@@ -64,7 +66,8 @@ class InitProcess(Process):
             )
 
     def _write_record(self, ended: Exit) -> None:
-        self._scope.records.write_init(ended, start_time=self._start_time)
+        oom = ended.status == _SIGKILLED and self.saw_oom_kill()
+        self._scope.records.write_init(ended, start_time=self._start_time, oom=oom)
 
     async def start(self) -> int:
         """Start the created init; its pid.

@@ -140,7 +140,14 @@ class Resumed:
     container_id: str
 
 
-Event = Created | Started | ExecAdded | ExecStarted | Exited | Deleted | Paused | Resumed
+@dataclass(frozen=True, slots=True)
+class Oom:
+    """The kernel killed a process of the container for want of memory."""
+
+    container_id: str
+
+
+Event = Created | Started | ExecAdded | ExecStarted | Exited | Deleted | Paused | Resumed | Oom
 
 
 class EventSink(Protocol):

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -125,11 +126,15 @@ class Process:
         await asyncio.shield(self._ended)
         return self.exit
 
-    async def tell_exit(self) -> None:
-        """Tell the recorded exit once nothing of an earlier step is under way."""
+    async def tell_exit(self, before: Callable[[], None]) -> None:
+        """Tell the recorded exit once nothing of an earlier step is under way.
+
+        `before` tells what has to come right before it: an OOM kill.
+        """
         assert self.exit is not None
         async with self._steps:  # a start may still be in the runtime: Started goes first
             await self._before_exit_is_told()
+            before()
             self._life.take(Step.EXIT)
             self._scope.events.emit(Exited(self._scope.container_id, self.id, self.exit))
         self._told.set()

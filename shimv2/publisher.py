@@ -10,8 +10,8 @@ from google.protobuf.empty_pb2 import Empty
 from protos.ttrpc_events_pb2 import ForwardRequest
 from protos.types_pb2 import Envelope
 from shimv2.errors import ResourceExhausted
-from shimv2.events import envelope
-from shimv2.model import Event
+from shimv2.events import OOM_TOPIC, envelope
+from shimv2.model import Event, Oom
 from ttrpc import Client, Code, ConnectionClosed, StatusError
 
 log = logging.getLogger(__name__)
@@ -39,16 +39,26 @@ class Publisher:
         self._path = address.removeprefix("unix://")
         self._namespace = namespace
         self._pending: deque[Envelope] = deque()
+        self._waiting_ooms: set[bytes] = set()  # containers of which one is pending, not under way
         self._more = asyncio.Event()
         self._empty = asyncio.Event()
         self._empty.set()
         self._client: Client | None = None
 
     def emit(self, event: Event) -> None:
-        """Append `event`; never waits, never fails.  Without an address it is dropped."""
+        """Append `event`; never waits, never fails.  Without an address it is dropped.
+
+        An OOM of a container of which one waits already says nothing new: a container that is
+        killed over and over while the daemon is away must not fill the outbox.
+        """
         if not self._path:
             return
-        self._pending.append(envelope(event, self._namespace))
+        message = envelope(event, self._namespace)
+        if isinstance(event, Oom):
+            if message.event.value in self._waiting_ooms:
+                return
+            self._waiting_ooms.add(message.event.value)
+        self._pending.append(message)
         self._more.set()
         self._empty.clear()
 
@@ -70,6 +80,8 @@ class Publisher:
         try:
             while True:
                 while self._pending:
+                    if self._pending[0].topic == OOM_TOPIC:
+                        self._waiting_ooms.discard(self._pending[0].event.value)
                     await self._deliver(self._pending[0])
                     self._pending.popleft()
                 self._empty.set()

@@ -1,6 +1,7 @@
 """What the files of cgroup v2 count for one container; and the controllers that do the counting."""
 
 import logging
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -10,6 +11,7 @@ from shimv2.cgroups.files import Folder, huge_page_sizes, read
 
 log = logging.getLogger(__name__)
 
+_COUNTERS_BYTES: Final = 4096
 _MEMORY_FILES: Final = {
     "usage": "memory.current",
     "usage_limit": "memory.max",
@@ -73,6 +75,15 @@ def read_stats(directory: str) -> Stats:
         ],
         pressure={of: parse.pressure(text) for of, text in pressures.items() if text},
     )
+
+
+def counter(fd: int, key: str) -> int:
+    """Read one number of an open flat keyed file, from its beginning; 0 when it has no such key.
+
+    Raises:
+        OSError: ENODEV when the cgroup was removed.
+    """
+    return parse.flat(os.pread(fd, _COUNTERS_BYTES, 0).decode("ascii")).get(key, 0)
 
 
 def enable_controllers(root: str, path: str) -> None:

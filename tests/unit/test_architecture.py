@@ -75,6 +75,7 @@ SHIM: Final[Mapping[str, str]] = {
     "cgroups.v1": "cgroups cgroups.files cgroups.parse",
     "cgroups.v2": "cgroups cgroups.files cgroups.parse",
     "cgroups.tree": "linux cgroups cgroups.parse cgroups.v1 cgroups.v2",
+    "oom": "cgroups cgroups.tree cgroups.v1 cgroups.v2",
     "exits": "",
     "process": "background exits io.stdio reaper runtime settings",
     "init": "mounts process runtime",
@@ -82,7 +83,7 @@ SHIM: Final[Mapping[str, str]] = {
     "anyurl": "",
     "options": "anyurl",
     "container": (
-        "background cgroups cgroups.tree cgroups.v1 cgroups.v2 exec exits init io.stdio mounts "
+        "background cgroups cgroups.tree cgroups.v1 cgroups.v2 exec exits init io.stdio mounts oom "
         "options process reaper runtime.runc settings"
     ),
     "containers": "container",

@@ -13,7 +13,7 @@ from protos import events_pb2
 from protos.ttrpc_events_pb2 import ForwardRequest
 from shimv2 import publisher as module
 from shimv2.errors import ResourceExhausted
-from shimv2.model import Deleted, Exit, Exited, Started
+from shimv2.model import Deleted, Exit, Exited, Oom, Paused, Resumed, Started
 from shimv2.publisher import Publisher
 from tests.support.aio import run
 from tests.support.until import eventually
@@ -222,3 +222,53 @@ def test_what_nobody_took_at_the_end_is_logged(
 
     run(main())
     assert "/tasks/start" in caplog.text
+
+
+def test_ooms_of_one_container_are_told_once_while_none_was_taken(tmp_path: Path) -> None:
+    """A daemon that is away is told of each container's OOM once, in its place (design 4.2)."""
+
+    async def main() -> None:
+        sink = Sink(tmp_path)
+        gate = asyncio.Event()
+        sink.answers = [gate]
+        sink.open()
+        async with publishing(f"unix://{sink.path}") as publisher:
+            publisher.emit(Oom("c1"))
+            await eventually(lambda: sink.requests, "the first to be under way")
+            for _ in range(3):
+                publisher.emit(Oom("c1"))  # after the one under way: a new one
+                publisher.emit(Oom("c2"))
+            publisher.emit(Started("c3", 1))
+            assert publisher.pending == 4
+            gate.set()
+            await publisher.drain(5)
+            publisher.emit(Oom("c1"))
+            await publisher.drain(5)
+        oom = events_pb2.TaskOOM.FromString
+        told = [oom(request.envelope.event.value).container_id for request, _ in sink.requests]
+        assert told == ["c1", "c1", "c2", "c3", "c1"]
+        assert sink.requests[0][0].envelope.topic == "/tasks/oom"
+        assert sink.requests[0][0].envelope.event.type_url == "containerd.events.TaskOOM"
+        await sink.close()
+
+    run(main())
+
+
+def test_pause_and_resume_have_their_topics(tmp_path: Path) -> None:
+    """Topics and bare type URLs of EV 5.2."""
+
+    async def main() -> None:
+        sink = Sink(tmp_path)
+        sink.open()
+        async with publishing(f"unix://{sink.path}") as publisher:
+            publisher.emit(Paused("c1"))
+            publisher.emit(Resumed("c1"))
+            await publisher.drain(5)
+        told = [request.envelope for request, _ in sink.requests]
+        assert [(each.topic, each.event.type_url) for each in told] == [
+            ("/tasks/paused", "containerd.events.TaskPaused"),
+            ("/tasks/resumed", "containerd.events.TaskResumed"),
+        ]
+        await sink.close()
+
+    run(main())

@@ -1,0 +1,180 @@
+"""OOM kills of real containers: told, once counted, before the exit they cause."""
+
+import asyncio
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from shimv2.ctl import spec
+from shimv2.ctl.container import Container
+from shimv2.ctl.harness import Harness, Setup
+from shimv2.ctl.reply import runc_options
+from tests.support.harnessed import in_harness
+from tests.support.host import Host, crun
+from tests.support.until import eventually
+
+pytestmark = pytest.mark.root
+
+LIMIT = 32 << 20
+HOG = ("tail", "/dev/zero")  # keeps what has no end of line: all of it
+
+
+def limited(*args: str) -> spec.Wanted:
+    return spec.Wanted(args, memory_limit_bytes=LIMIT)
+
+
+async def add_exec(container: Container, exec_id: str, *args: str) -> None:
+    process: Mapping[str, object] = spec.process(spec.Wanted(args))
+    await container.task.exec(container.id, exec_id, process)
+
+
+@pytest.mark.timeout(180)
+def test_oom_of_an_init_is_told_before_its_exit_every_time(setup: Setup) -> None:
+    """Twenty containers that use more than they may: 137, and oom before exit (O-268, O-269)."""
+
+    async def scenario(harness: Harness) -> None:
+        for number in range(20):
+            name = f"c{number}"
+            container = await harness.run(name, wanted=limited(*HOG))
+            ended = await container.task.wait(name, timeout_s=30)
+            record = json.loads(Path(container.bundle.path, "exits", "init.json").read_text())
+            await container.remove()
+            assert record["oom"] is True
+            assert ended.status == 137
+            assert harness.sink.told(name) == [
+                f"create {name}",
+                f"start {name}",
+                f"oom {name}",
+                f"exit {name}",
+                f"delete {name}",
+            ]
+        event = await harness.sink.wait_for("/tasks/oom")
+        assert event.type_url == "containerd.events.TaskOOM"
+
+    in_harness(setup, scenario)
+
+
+def test_exec_that_is_killed_is_told_and_the_container_runs_on(setup: Setup) -> None:
+    """OOM before the exec's exit; the init lives (pitfall 81)."""
+
+    async def scenario(harness: Harness) -> None:
+        container = await harness.run("c1", wanted=limited("sleep", "1000"))
+        for exec_id in ("e1", "e2"):
+            await add_exec(container, exec_id, *HOG)
+            await container.task.start("c1", exec_id)
+            assert (await container.task.wait("c1", exec_id, timeout_s=30)).status == 137
+            await harness.sink.wait_for("/tasks/exit", process_id=exec_id)
+            await container.task.delete("c1", exec_id)
+        assert (await container.task.state("c1")).status == "RUNNING"
+        await container.kill_and_wait()
+        await container.remove()
+        told = harness.sink.told("c1")
+        assert [line for line in told if line.split()[0] in {"oom", "exit"}] == [
+            "oom c1",
+            "exit e1",
+            "oom c1",
+            "exit e2",
+            "exit c1",
+        ]
+
+    in_harness(setup, scenario)
+
+
+def test_kill_of_a_process_that_nobody_waits_for_is_told(setup: Setup) -> None:
+    """No exit follows that a client could see: the signal alone must lead to the event."""
+
+    async def scenario(harness: Harness) -> None:
+        script = "read LINE; tail /dev/zero; echo survived; sleep 1000"
+        wanted = limited("sh", "-c", script)
+        container = await harness.create("c1", wanted, stdin=True)
+        await container.task.start("c1")
+        fd = os.open(container.bundle.fifo("stdin"), os.O_WRONLY | os.O_NONBLOCK)
+        os.write(fd, b"go\n")
+        os.close(fd)
+        await harness.sink.wait_for("/tasks/oom", timeout_s=30)
+        assert (await container.task.state("c1")).status == "RUNNING"
+        await container.kill_and_wait()
+        await container.remove()
+        assert harness.sink.told("c1").count("oom c1") == 1
+
+    in_harness(setup, scenario)
+
+
+@pytest.mark.parametrize("ended", [True, False], ids=["stopped", "created"])
+def test_removal_of_a_cgroup_is_no_oom(setup: Setup, ended: bool) -> None:
+    """The kernel signals the end of a v1 cgroup like an OOM (pitfall 83)."""
+
+    async def scenario(harness: Harness) -> None:
+        container = await harness.create("c1", limited("true"))
+        if ended:
+            await container.task.start("c1")
+            await container.task.wait("c1", timeout_s=10)
+        before = descriptors((await container.task.connected("c1")).shim_pid)
+        await container.task.delete("c1")
+        shim = (await container.task.connected("c1")).shim_pid
+        assert before
+        assert not [fd for fd in descriptors(shim) if "eventfd" in fd]
+        await container.remove()
+        await harness.sink.wait_for("/tasks/delete")
+        assert "oom c1" not in harness.sink.told("c1")
+
+    in_harness(setup, scenario)
+
+
+def test_page_cache_at_the_limit_is_no_oom(setup: Setup) -> None:
+    """The limit is reached, memory is reclaimed, nobody is killed (faults row 38)."""
+
+    async def scenario(harness: Harness) -> None:
+        script = "dd if=/dev/zero of=/big bs=1M count=64 2>/dev/null && rm /big && echo done"
+        container = await harness.run("c1", wanted=limited("sh", "-c", script))
+        ended = await container.task.wait("c1", timeout_s=60)
+        await container.remove()
+        assert ended.status == 0
+        assert "oom c1" not in harness.sink.told("c1")
+
+    in_harness(setup, scenario)
+
+
+def test_ooms_in_parallel_are_each_told_before_their_exit(setup: Setup) -> None:
+    """Containers of one pod share a shim and no counter."""
+    group = {"io.containerd.runc.v2.group": "pod"}
+
+    async def scenario(harness: Harness) -> None:
+        names = [f"c{number}" for number in range(4)]
+        containers = []
+        for name in names:
+            wanted = spec.Wanted(HOG, memory_limit_bytes=LIMIT, annotations=group)
+            containers.append(await harness.create(name, wanted))
+        await asyncio.gather(*(each.task.start(each.id) for each in containers))
+        for each in containers:
+            assert (await each.task.wait(each.id, timeout_s=30)).status == 137
+        for each in reversed(containers):
+            await each.remove()
+        for name in names:
+            told = [line.split()[0] for line in harness.sink.told(name)]
+            assert told == ["create", "start", "oom", "exit", "delete"]
+
+    in_harness(setup, scenario)
+
+
+def test_oom_under_crun_is_told_too(setup: Setup, host: Host) -> None:
+    """What is watched is the kernel's, whichever runtime made the cgroup."""
+
+    async def scenario(harness: Harness) -> None:
+        container = await harness.start_shim("c1", limited(*HOG))
+        root = [harness.root_mount(container.bundle)]
+        await container.create(rootfs=root, options=runc_options(binary_name=crun(host.folder)))
+        await container.task.start("c1")
+        assert (await container.task.wait("c1", timeout_s=30)).status == 137
+        await container.remove()
+        await eventually(lambda: "delete c1" in harness.sink.told("c1"), "the last event")
+        assert harness.sink.told("c1")[1:4] == ["start c1", "oom c1", "exit c1"]
+
+    in_harness(setup, scenario)
+
+
+def descriptors(pid: int) -> list[str]:
+    return [os.readlink(path) for path in Path(f"/proc/{pid}/fd").iterdir()]

@@ -1,0 +1,249 @@
+"""The OOM watch on a cgroup made of ordinary files, and on a real file of cgroup v2."""
+
+import asyncio
+import logging
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from shimv2.cgroups.tree import Cgroup
+from shimv2.oom import FileEvents, OomWatch
+from tests.support.aio import run
+from tests.support.until import eventually
+
+UNIFIED: Final = next(
+    (
+        Path(mount)
+        for mount in ("/sys/fs/cgroup/unified", "/sys/fs/cgroup")
+        if os.path.exists(f"{mount}/cgroup.procs")
+    ),
+    None,
+)
+
+
+class V1Memory:
+    """A folder with the files of a v1 memory cgroup; `signal` is what the kernel would do."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder / "memory"
+        self.folder.mkdir()
+        (self.folder / "cgroup.event_control").touch()
+        self.count(0)
+        self.cgroup = Cgroup(str(self.folder), {"memory": str(self.folder)})
+        self.told = 0
+
+    def count(self, kills: int | None) -> None:
+        """Write the counter; None as a kernel before 4.13 does."""
+        text = "oom_kill_disable 0\nunder_oom 0\n"
+        text += "" if kills is None else f"oom_kill {kills}\n"
+        (self.folder / "memory.oom_control.new").write_text(text)
+        (self.folder / "memory.oom_control.new").rename(self.folder / "memory.oom_control")
+
+    def signal(self) -> None:
+        fd = int((self.folder / "cgroup.event_control").read_text().split()[0])
+        os.eventfd_write(fd, 1)
+
+    def remove(self) -> None:
+        for path in self.folder.iterdir():
+            path.unlink()
+        self.folder.rmdir()
+
+    def watch(self) -> OomWatch:
+        return OomWatch(self.cgroup, self._tell, who="c1")
+
+    def _tell(self) -> None:
+        self.told += 1
+
+
+def open_fds() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+@pytest.fixture
+def memory(tmp_path: Path) -> V1Memory:
+    return V1Memory(tmp_path)
+
+
+def test_kill_that_is_counted_after_its_signal_is_told_once(memory: V1Memory) -> None:
+    """v1 signals before it kills: the counter is looked at again, a little later (6.7)."""
+
+    async def scenario() -> None:
+        watch = memory.watch()
+        memory.signal()
+        await asyncio.sleep(0)
+        memory.count(1)
+        await eventually(lambda: memory.told, "the kill to be told")
+        watch.look()
+        watch.close()
+
+        assert memory.told == 1
+
+    run(scenario(), timeout_s=10)
+
+
+def test_signal_without_a_kill_is_told_to_nobody(memory: V1Memory) -> None:
+    """Memory was used up and then freed: no process was killed (faults row 38)."""
+
+    async def scenario() -> None:
+        watch = memory.watch()
+        before = len(asyncio.all_tasks())
+        memory.signal()
+        await asyncio.sleep(1.0)  # longer than it is looked at again
+        watch.close()
+
+        assert memory.told == 0
+        assert len(asyncio.all_tasks()) == before
+
+    run(scenario(), timeout_s=10)
+
+
+def test_look_before_an_exit_tells_what_was_counted_until_then(memory: V1Memory) -> None:
+    """Kills from before the watch count too; several at once are told once."""
+
+    async def scenario() -> None:
+        memory.count(2)
+        watch = memory.watch()
+        assert watch.has_killed()
+        watch.look()
+        watch.look()
+        assert memory.told == 1
+        memory.count(5)
+        watch.look()
+        assert memory.told == 2
+        watch.close()
+        memory.count(6)
+        watch.look()
+        watch.close()
+        assert memory.told == 2
+        assert not watch.has_killed()
+
+    run(scenario(), timeout_s=10)
+
+
+def test_removed_cgroup_ends_the_watch_without_an_event(memory: V1Memory) -> None:
+    """The kernel signals the removal, too; nothing is left open (pitfall 83)."""
+
+    async def scenario() -> None:
+        before = open_fds()
+        watch = memory.watch()
+        fd = os.eventfd(0)  # a copy of our own: the signal comes after the removal
+        os.dup2(int((memory.folder / "cgroup.event_control").read_text().split()[0]), fd)
+        memory.remove()
+        os.eventfd_write(fd, 1)
+        os.close(fd)
+        await eventually(lambda: open_fds() == before, "the watch to end")
+        watch.look()
+        watch.close()
+
+        assert memory.told == 0
+
+    run(scenario(), timeout_s=10)
+
+
+def test_kernel_that_does_not_count_is_believed_by_its_signal(memory: V1Memory) -> None:
+    """Before Linux 4.13 there is nothing else; a look alone tells nothing then."""
+
+    async def scenario() -> None:
+        memory.count(None)
+        watch = memory.watch()
+        watch.look()
+        assert memory.told == 0
+        memory.signal()
+        await eventually(lambda: memory.told, "the signal to be told")
+        await asyncio.sleep(0.1)  # looked at again, which must not tell it again
+        watch.close()
+
+        assert memory.told == 1
+
+    run(scenario(), timeout_s=10)
+
+
+def test_watch_that_cannot_begin_is_logged_and_leaves_nothing_open(
+    memory: V1Memory, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A container runs without OOM events rather than not at all."""
+
+    async def scenario() -> None:
+        before = open_fds()
+        memory.remove()
+        with caplog.at_level(logging.WARNING):
+            watch = memory.watch()
+        watch.look()
+        watch.close()
+
+        assert open_fds() == before
+        assert "OOM kills are not seen" in caplog.text
+
+    run(scenario(), timeout_s=10)
+
+
+def test_cgroup_without_the_memory_controller_is_not_watched(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """There is nothing to watch, and nothing to complain about."""
+
+    async def scenario() -> None:
+        watch = OomWatch(Cgroup("/nowhere", {"pids": "/nowhere"}), lambda: None, who="c1")
+        watch.look()
+        watch.close()
+
+        assert caplog.records == []
+
+    run(scenario(), timeout_s=10)
+
+
+@pytest.fixture
+def unified_group() -> Iterator[Path]:
+    assert UNIFIED is not None, "no hierarchy of cgroup v2 is mounted"
+    folder = UNIFIED / f"t{os.getpid()}"
+    folder.mkdir()
+    yield folder
+    if folder.exists():
+        folder.rmdir()
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("loop", ["lean", "stock"])
+def test_file_of_cgroup_v2_wakes_once_for_each_change(unified_group: Path, loop: str) -> None:
+    """By a real file of the kernel's: it signals, rests after it was read, and ends with ENODEV."""
+
+    async def scenario() -> None:
+        before = open_fds()
+        events = FileEvents(str(unified_group / "cgroup.events"), "populated")
+        seen: list[int | None] = []
+        running = asyncio.get_running_loop()
+        running.add_reader(events.fd, lambda: seen.append(events.kills()))
+        assert events.kills() == 0
+        with subprocess.Popen(["sleep", "100"]) as member:  # noqa: ASYNC220 - ends at once
+            (unified_group / "cgroup.procs").write_text(f"{member.pid}\n")
+            await eventually(lambda: seen == [1], "the change to be signalled")
+            await asyncio.sleep(0.05)
+            assert seen == [1]
+            member.kill()
+        await eventually(lambda: seen == [1, 0], "the change back to be signalled")
+        await asyncio.sleep(0.05)
+        assert seen == [1, 0]
+        unified_group.rmdir()
+        with pytest.raises(OSError, match="No such device"):
+            events.kills()
+        running.remove_reader(events.fd)
+        events.close()
+        assert open_fds() == before
+
+    run(scenario(), timeout_s=20, loop="lean" if loop == "lean" else "stock")
+
+
+def test_file_that_cannot_signal_is_refused_and_closed(tmp_path: Path) -> None:
+    """An ordinary file stands for a kernel that does not signal this one."""
+    path = tmp_path / "memory.events"
+    path.write_text("oom_kill 0\n")
+    before = open_fds()
+
+    with pytest.raises(PermissionError):
+        FileEvents(str(path), "oom_kill")
+
+    assert open_fds() == before
