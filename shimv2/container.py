@@ -232,6 +232,7 @@ def _scope(
     options = spec.options
     return Scope(
         container_id=spec.id,
+        namespace=host.namespace,
         bundle=spec.bundle,
         rootfs=rootfs,
         runtime=Runc(

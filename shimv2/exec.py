@@ -38,8 +38,7 @@ class ExecProcess(Process):
     async def _run(self, undo: AsyncExitStack, deadline: float | None) -> None:
         scope = self._scope
         undo.callback(self._release)
-        io = scope.open_io(self.stdio)
-        undo.push_async_callback(io.close)
+        io = await scope.open_io(self.stdio, id=self.id, undo=undo)
         pid_file = paths.exec_pid_file(scope.bundle, self.id)
         with suppress(OSError):  # of an earlier exec of that id: not to be taken for this one's
             os.unlink(pid_file)
@@ -51,6 +50,7 @@ class ExecProcess(Process):
                 pid_file=pid_file,
                 fds=io.fds,
                 spawned=io.spawned,
+                console_socket=io.console_socket,
                 timeout_s=scope.settings.exec_s,
             )
             pid = read_pid_file(pid_file, whose="exec")

@@ -32,8 +32,7 @@ class InitProcess(Process):
             TimeoutError: nobody opened the other ends of the FIFOs.
         """
         scope, spec = self._scope, self._spec
-        io = scope.open_io(spec.stdio)
-        undo.push_async_callback(io.close)
+        io = await scope.open_io(spec.stdio, id=spec.id, undo=undo)
         with scope.reaper.launching():
             # What another shim made under this id is not ours to remove.
             if not scope.runtime.knows(spec.id):
@@ -46,6 +45,7 @@ class InitProcess(Process):
                 spawned=io.spawned,
                 no_pivot=spec.options.no_pivot_root,
                 no_new_keyring=spec.options.no_new_keyring,
+                console_socket=io.console_socket,
                 timeout_s=scope.settings.create_s,
             )
             pid = read_pid_file(paths.init_pid_file(spec.bundle))

@@ -3,13 +3,14 @@
 import asyncio
 import logging
 from collections.abc import Callable
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Final
 
 from shimv2.background import Background
 from shimv2.errors import Refused, WrongState
 from shimv2.exits import ExitRecords, start_time_of
-from shimv2.io.stdio import IoPolicy, ProcessIO, open_io
+from shimv2.io.stdio import IoPolicy, LoggerHost, ProcessIO, open_io
 from shimv2.lifecycle import Lifecycle, State, Step, Table
 from shimv2.model import EventSink, Exit, Exited, Stdio
 from shimv2.reaper import Reaper
@@ -30,6 +31,7 @@ class Scope:
     """What the processes of one container share."""
 
     container_id: str
+    namespace: str
     bundle: str
     rootfs: str  # what the shim mounted and unmounts; "" = nothing, the daemon does it itself
     runtime: Runtime
@@ -42,16 +44,29 @@ class Scope:
     io_gid: int
     io_policy: IoPolicy
 
-    def open_io(self, stdio: Stdio) -> ProcessIO:
-        """Make the process's side of its streams.
+    async def open_io(self, stdio: Stdio, *, id: str, undo: AsyncExitStack) -> ProcessIO:
+        """Make the streams of the process `id`, ready for the runtime.
 
         Raises:
             Refused: with the reference's text, which says `init` for an exec, too.
         """
         try:
-            return open_io(stdio, uid=self.io_uid, gid=self.io_gid, policy=self.io_policy)
+            io = open_io(
+                stdio,
+                uid=self.io_uid,
+                gid=self.io_gid,
+                policy=self.io_policy,
+                loggers=LoggerHost(
+                    self.reaper, self.namespace, id, self.settings.logging_binaries
+                ),
+            )
+            undo.push_async_callback(io.close)
+            await io.prepare()
         except Refused as error:
+            if stdio.terminal:
+                raise
             raise Refused(f"failed to create init process I/O: {error}") from None
+        return io
 
 
 def time_to_open(deadline: float | None) -> float | None:
@@ -112,6 +127,8 @@ class Process:
         self.exit = exited.result()
         self._write_record(self.exit)
         self._release()
+        if self._io is not None:
+            self._io.process_ended()
 
     def _write_record(self, ended: Exit) -> None:
         raise NotImplementedError
@@ -169,6 +186,16 @@ class Process:
         self._stdin_closed = True
         if self._io is not None:
             self._io.close_stdin()
+
+    def resize(self, width: int, height: int) -> None:
+        """Set the size of the terminal; before there is one, or without one, that is nothing.
+
+        Raises:
+            WrongState: the process is not in a state for it.
+        """
+        self.check(Step.RESIZE)
+        if self._io is not None:
+            self._io.resize(width, height)
 
     async def _close_io(self) -> None:
         """Give up the streams, after what an ended process wrote was handed on."""

@@ -16,7 +16,6 @@ from shimv2.containers import Containers
 from shimv2.errors import Refused, Unsupported
 from shimv2.events import exited_at
 from shimv2.init import InitProcess
-from shimv2.lifecycle import Step
 from shimv2.model import Exit
 from shimv2.publisher import Publisher
 from ttrpc import Call, Registry
@@ -111,7 +110,8 @@ class TaskService:
 
     def resize_pty(self, request: pb.ResizePtyRequest, _: Call) -> Empty:
         """Without a console there is nothing to resize, which is no error."""
-        self._containers.get(request.id).process(request.exec_id).check(Step.RESIZE)
+        process = self._containers.get(request.id).process(request.exec_id)
+        process.resize(request.width, request.height)
         return Empty()
 
     def close_io(self, request: pb.CloseIORequest, _: Call) -> Empty:

@@ -99,9 +99,9 @@ class Relay:
             self._timer.cancel()
         if self._sink.broken_is_end:
             self._loop.remove_reader(self._sink.number)
+        self.ended.set_result(None)  # first: what is closed next may want to finish us as well
         self._source.close()
         self._sink.end()
-        self.ended.set_result(None)
         if self.counters.dropped_bytes:
             log.warning(
                 "%s: %d bytes were not delivered",
@@ -109,6 +109,17 @@ class Relay:
                 self.counters.dropped_bytes,
                 extra={"stream": self.name},
             )
+
+    def cut(self) -> None:
+        """Take nothing more than what is there now; what is held is still handed on."""
+        if not self._is_cut():
+            self.look()
+        if not self._is_cut():
+            self._end_source()
+            self.step()
+
+    def _is_cut(self) -> bool:
+        return self._source_ended or self.ended.done()
 
     # --- steps ---------------------------------------------------------------------------------
 
@@ -241,7 +252,7 @@ class Relay:
         if room <= 0 or self._source_dry:
             return 0
         try:
-            chunk = os.read(self._source.number, room)
+            chunk = self._read(room)
         except BlockingIOError:
             self._source_dry = True
             return 0
@@ -258,6 +269,9 @@ class Relay:
             del self._backlog[:excess]
             self.counters.dropped_bytes += excess
         return len(chunk)
+
+    def _read(self, limit_bytes: int) -> bytes:
+        return os.read(self._source.number, limit_bytes)
 
     def _end_source(self) -> None:
         self._source_ended = True

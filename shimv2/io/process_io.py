@@ -40,14 +40,26 @@ class IoCounters:
 class ProcessIO:
     """The streams of a process that has none: all three are /dev/null.  Others override it all.
 
-    The order is: `spawned`, `connect`, `drain`, `close`.  `close` may come at any time, also
-    instead of the others and while `connect` or `drain` waits; `close_stdin` as well.
+    The order is: `prepare`, `spawned`, `connect`, `drain`, `close`.  `close` may come at any time,
+    also instead of the others and while `connect` or `drain` waits; `close_stdin` as well.
     """
 
     @property
     def fds(self) -> Mapping[int, int]:
         """The process's 0, 1, 2 -> our descriptor to give it; missing = /dev/null."""
         return _NO_FDS
+
+    @property
+    def console_socket(self) -> str:
+        """Where the runtime sends the terminal's master; "" = there is no terminal."""
+        return ""
+
+    async def prepare(self) -> None:
+        """Start what must run before the runtime does.
+
+        Raises:
+            Refused: with the reference's text.
+        """
 
     def spawned(self) -> None:
         """The runtime has its copies of `fds`: give up ours, or the streams would never end."""
@@ -59,6 +71,16 @@ class ProcessIO:
 
         Raises:
             TimeoutError, Refused: with the whole text that a client sees.
+        """
+
+    def process_ended(self) -> None:
+        """The process itself has ended; others may still write."""
+
+    def resize(self, width: int, height: int) -> None:
+        """Set the size of the terminal, in characters; nothing without one.
+
+        Raises:
+            Refused: the kernel did.
         """
 
     async def drain(self) -> None:

@@ -1,7 +1,11 @@
 """Choose what is behind a process's streams, from the strings the client sent."""
 
-from shimv2.errors import Refused, Unsupported
+from typing import Final
+
+from shimv2.errors import Refused
 from shimv2.io import uri
+from shimv2.io.console import ConsoleIO
+from shimv2.io.logger import Logger, LoggerHost, LoggerIO
 from shimv2.io.pipes import PipeIO
 from shimv2.io.process_io import IoCounters, IoPolicy, ProcessIO, StreamCounters
 from shimv2.io.sinks import NoReader, create_file
@@ -10,32 +14,42 @@ from shimv2.model import Stdio
 __all__ = [
     "IoCounters",
     "IoPolicy",
+    "LoggerHost",
     "NoReader",
     "ProcessIO",
     "StreamCounters",
     "open_io",
 ]
 
+_LOGGING: Final = ("binary", "binary-v2")
 
-def open_io(stdio: Stdio, *, uid: int, gid: int, policy: IoPolicy) -> ProcessIO:
+
+def open_io(
+    stdio: Stdio, *, uid: int, gid: int, policy: IoPolicy, loggers: LoggerHost | None = None
+) -> ProcessIO:
     """Make the process's side of its streams; the container's ends belong to uid:gid.
 
     Only stdout's scheme selects anything, as with the reference.  The client's side is opened by
-    `connect`, but for a `file://`, which is made here.
+    `connect`, but for a `file://`, which is made here, and a logging binary, started by `prepare`
+    in the name of `loggers`.
 
     Raises:
         Refused: with the reference's text; nothing is left open.
-        Unsupported: a terminal or a logging binary.
     """
-    if stdio.terminal:
-        raise Unsupported("terminals are not supported yet")
-    if not (stdio.stdin or stdio.stdout or stdio.stderr):
+    if not (stdio.stdin or stdio.stdout or stdio.stderr or stdio.terminal):
         return ProcessIO()
     target = uri.parse(stdio.stdout)
+    logger = None
+    if target.scheme in _LOGGING:
+        if loggers is None:
+            raise Refused(f"unknown STDIO scheme {target.scheme}")
+        logger = Logger(target, loggers)
+    if stdio.terminal:
+        return ConsoleIO(stdio, policy=policy, logger=logger)
+    if logger is not None:
+        return LoggerIO(logger)
     if target.scheme in ("", "fifo"):
         return PipeIO(stdio, uid=uid, gid=gid, policy=policy)
-    if target.scheme in ("binary", "binary-v2"):
-        raise Unsupported(f"{target.scheme}:// logging is not supported yet")
     if target.scheme != "file":
         raise Refused(f"unknown STDIO scheme {target.scheme}")
     both = Stdio(stdin=stdio.stdin, stdout=target.path, stderr=target.path)

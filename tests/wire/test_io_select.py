@@ -52,9 +52,6 @@ def test_null_io_has_no_fds_and_does_nothing() -> None:
                 "first path segment in URL cannot contain colon"
             ),
         ),
-        (Stdio(stdout="binary:///x"), Unsupported, "binary:// logging is not supported yet"),
-        (Stdio(stdout="binary-v2:///x"), Unsupported, "binary-v2:// logging is not supported yet"),
-        (Stdio(terminal=True), Unsupported, "terminals are not supported yet"),
     ],
 )
 def test_open_io_what_is_not_supported_is_refused(

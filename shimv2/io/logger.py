@@ -1,0 +1,200 @@
+"""Logging binaries: a program the client names takes the container's output from pipes.
+
+Whoever can set a container's stdout has it run as the shim's user, so it must be a program that
+only that user, or root, could have put there (CVE-2026-53488 was the lack of that).
+"""
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import stat
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from shimv2.errors import Refused
+from shimv2.gotext import quote
+from shimv2.io.fifo import Fd, reason
+from shimv2.io.process_io import ProcessIO
+from shimv2.io.uri import StdioUri
+from shimv2.model import Exit
+from shimv2.reaper import Reaper
+from shimv2.spawn import spawn
+
+_STDOUT, _STDERR, _READY = 3, 4, 5  # the program's fds
+_EOF_GRACE_S: Final = 0.5  # to read what is left, before the signal
+_TERM_LIMIT_S: Final = 12.0  # the reference's; then SIGKILL
+_MUST_CALL_READY: Final = "binary-v2"
+_NOT_READY: Final = "logging binary did not call ready (it may have crashed or exited prematurely)"
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class LoggerHost:
+    """In whose name a logging binary runs, and which ones may."""
+
+    reaper: Reaper
+    namespace: str
+    id: str  # the container's, or the exec's
+    allowed: tuple[str, ...] | None  # None = any that is safely owned
+
+
+class Logger:
+    """One program and the shim's ends of its pipes."""
+
+    def __init__(self, target: StdioUri, host: LoggerHost) -> None:
+        self._target = target
+        self._host = host
+        self._pid = 0
+        self._is_ready = False
+        self._ended: asyncio.Future[Exit] | None = None
+        self._stdout = self._stderr = Fd(-1)  # the writing ends
+
+    @property
+    def fds(self) -> Mapping[int, int]:
+        return {1: self._stdout.number, 2: self._stderr.number}
+
+    def take_stdout(self) -> Fd:
+        """Give up the writing end of stdout: a terminal's output goes there."""
+        fd, self._stdout = self._stdout, Fd(-1)
+        os.set_blocking(fd.number, False)
+        return fd
+
+    async def start(self) -> None:
+        """Run the program and wait until it is ready, without a limit of our own.
+
+        On errors, and when the caller gives up, `stop` has still to be called.
+
+        Raises:
+            Refused: with the reference's text.
+        """
+        _check_program(self._target.path, self._host.allowed)
+        with contextlib.ExitStack() as theirs:
+            try:
+                out, self._stdout = _pipe(theirs)
+                err, self._stderr = _pipe(theirs)
+                ready, said_ready = _pipe(theirs, ours_reads=True)
+            except OSError as exc:
+                raise Refused(f"failed to create logging binary pipes: {reason(exc)}") from None
+            theirs.callback(ready.close)
+            self._spawn({_STDOUT: out.number, _STDERR: err.number, _READY: said_ready.number})
+            for fd in (out, err, said_ready):
+                fd.close()
+            word = await _first_byte(ready)
+        if not word and self._target.scheme == _MUST_CALL_READY:
+            raise Refused(_NOT_READY)
+        self._is_ready = True
+
+    def _spawn(self, fds: Mapping[int, int]) -> None:
+        path, host = self._target.path, self._host
+        env = {"CONTAINER_ID": host.id, "CONTAINER_NAMESPACE": host.namespace}
+        try:
+            # No death signal: after a crash of the shim it still writes down what it can read.
+            argv = [path, *self._target.arguments()]
+            self._pid = spawn(argv, env=env, fds=fds, death_signal=None)
+        except OSError as exc:
+            raise _not_started(path, exc) from None
+        self._ended = host.reaper.claim(self._pid)
+
+    def release(self) -> None:
+        """Close the pipes: the program reads to the end."""
+        self._stdout.close()
+        self._stderr.close()
+
+    async def stop(self) -> None:
+        """End the program: by the end of its input, else SIGTERM, in the end SIGKILL."""
+        self.release()
+        ended, self._ended = self._ended, None
+        if ended is None:
+            return
+        try:
+            if not self._is_ready:
+                return  # nothing was written to it
+            if await _happens(ended, _EOF_GRACE_S):
+                return
+            self._signal(ended, signal.SIGTERM)
+            if await _happens(ended, _TERM_LIMIT_S - _EOF_GRACE_S):
+                return
+            log.warning("logging binary %s ignores SIGTERM: it is killed", self._target.path)
+        finally:
+            if not ended.done():  # also when nobody waits for us any more
+                self._signal(ended, signal.SIGKILL)
+
+    def _signal(self, ended: "asyncio.Future[Exit]", number: int) -> None:
+        if not ended.done():  # or else the pid may already be somebody else's
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self._pid, number)
+
+
+class LoggerIO(ProcessIO):
+    """The container's outputs are the program's pipes; nothing is copied here, and no input."""
+
+    def __init__(self, logger: Logger) -> None:
+        self._logger = logger
+
+    @property
+    def fds(self) -> Mapping[int, int]:
+        return self._logger.fds
+
+    async def prepare(self) -> None:
+        await self._logger.start()
+
+    async def close(self) -> None:
+        await self._logger.stop()
+
+
+def _check_program(path: str, allowed: tuple[str, ...] | None) -> None:
+    """Refuse what others than root and the shim's user could have made or changed."""
+    if not os.path.isabs(path):
+        raise _untrusted(path, "its path is not absolute")
+    if allowed is not None and path not in allowed:
+        raise _untrusted(path, "it is not among the logging_binaries of the settings")
+    try:
+        found = os.stat(path)
+    except OSError as exc:
+        raise _not_started(path, exc) from None
+    if found.st_uid not in (0, os.geteuid()):
+        raise _untrusted(path, "it does not belong to root")
+    if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise _untrusted(path, "others than its owner may write it")
+
+
+def _untrusted(path: str, why: str) -> Refused:
+    return Refused(f"failed to start binary process: {quote(path)} may not log: {why}")
+
+
+def _not_started(path: str, exc: OSError) -> Refused:
+    return Refused(f"failed to start binary process: fork/exec {path}: {reason(exc)}")
+
+
+def _pipe(stack: contextlib.ExitStack, *, ours_reads: bool = False) -> tuple[Fd, Fd]:
+    """Make a pipe; `stack` closes the program's end.  (reading, writing)."""
+    reader, writer = (Fd(number) for number in os.pipe2(os.O_CLOEXEC))
+    stack.callback((writer if ours_reads else reader).close)
+    return reader, writer
+
+
+async def _first_byte(ready: Fd) -> bytes:
+    """Wait for a byte, or b"" when the last writer has gone."""
+    os.set_blocking(ready.number, False)
+    loop = asyncio.get_running_loop()
+    readable = loop.create_future()
+
+    def tell() -> None:
+        loop.remove_reader(ready.number)
+        readable.set_result(None)
+
+    loop.add_reader(ready.number, tell)
+    try:
+        await readable
+    finally:
+        loop.remove_reader(ready.number)
+    return os.read(ready.number, 1)
+
+
+async def _happens(ended: "asyncio.Future[Exit]", limit_s: float) -> bool:
+    await asyncio.wait([ended], timeout=limit_s)
+    return ended.done()

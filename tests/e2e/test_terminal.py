@@ -1,0 +1,263 @@
+"""Containers and execs with a terminal, as a small containerd of our own sees them."""
+
+import asyncio
+import os
+from pathlib import Path
+
+import pytest
+
+from shimv2.ctl import spec
+from shimv2.ctl.container import Container
+from shimv2.ctl.harness import Harness, Setup
+from shimv2.ctl.streams import Capture, write_fifo
+from shimv2.model import Stdio
+from tests.support.harnessed import in_harness, refused
+from tests.support.until import eventually
+
+pytestmark = pytest.mark.root
+
+MIB = 1 << 20
+
+
+def screen(container: Container) -> Capture:
+    assert isinstance(container.stdout, Capture)
+    return container.stdout
+
+
+def ptmx_of(pid: int) -> list[str]:
+    """Return which terminals' masters and slaves a process has open."""
+    found = []
+    for name in os.listdir(f"/proc/{pid}/fd"):
+        try:
+            target = os.readlink(f"/proc/{pid}/fd/{name}")
+        except OSError:
+            continue
+        if "ptmx" in target or "/pts/" in target:
+            found.append(target)
+    return found
+
+
+def fds_of(pid: int) -> int:
+    return len(os.listdir(f"/proc/{pid}/fd"))
+
+
+async def shim_pid(container: Container) -> int:
+    return (await container.task.connected(container.id)).shim_pid
+
+
+def folders_for_consoles() -> set[str]:
+    return {name for name in os.listdir("/tmp") if name.startswith("pty")}
+
+
+async def run(harness: Harness, id_: str, script: str, *, stdin: bool = True) -> Container:
+    wanted = spec.Wanted(["sh", "-c", script], terminal=True)
+    container = await harness.create(id_, wanted, stdin=stdin)
+    await container.task.start(id_)
+    return container
+
+
+def test_terminal_container_has_a_tty_its_size_and_ends_with_its_status(setup: Setup) -> None:
+    """O-378 to O-384: resize before and after Start; the end of output comes before Delete."""
+    before = folders_for_consoles()
+
+    async def scenario(harness: Harness) -> None:
+        script = "tty; stty size; read x; stty size; exit 5"
+        container = await harness.create(
+            "c1", spec.Wanted(["sh", "-c", script], terminal=True), stdin=True
+        )
+        task = container.task
+        assert (await task.state("c1")).stdio.terminal
+        assert folders_for_consoles() == before
+        await task.resize_pty("c1", width=70, height=20)
+        await task.start("c1")
+        await screen(container).until(b"20 70")
+        await task.resize_pty("c1", width=70000, height=65)
+        await write_fifo(container.bundle.fifo("stdin"), b"\n")
+        ended = await task.wait("c1")
+        await screen(container).ended()
+        await task.resize_pty("c1", width=1, height=1)
+
+        assert ended.status == 5
+        assert screen(container).text == "/dev/pts/0\r\n20 70\r\n\r\n65 4464\r\n"
+        assert ptmx_of(await shim_pid(container)) == []
+        await container.remove()
+
+    in_harness(setup, scenario)
+
+
+def test_close_io_without_a_writer_hangs_the_terminal_up(setup: Setup) -> None:
+    """O-385, O-386, §4.5.5: the end of input ends the terminal."""
+
+    async def scenario(harness: Harness) -> None:
+        container = await run(harness, "c1", "trap 'exit 0' HUP; while :; do sleep 0.1; done")
+        await container.task.close_io("c1")
+        ended = await container.task.wait("c1", timeout_s=10)
+        await screen(container).ended()
+        await container.remove()
+
+        assert ended.status in {0, 129}
+
+    in_harness(setup, scenario)
+
+
+def test_client_of_a_terminal_leaves_and_returns(setup: Setup) -> None:
+    """§4.7: a client that goes away, on both sides, is no end of anything."""
+
+    async def scenario(harness: Harness) -> None:
+        container = await run(harness, "c1", "while read x; do echo got $x; done")
+        fifo = container.bundle.fifo("stdin")
+        await write_fifo(fifo, b"one\n")
+        await screen(container).until(b"got one\r\n")
+        screen(container).close()
+        await write_fifo(fifo, b"two\n")
+        container.stdout = Capture(container.bundle.fifo("stdout"))
+        await screen(container).until(b"got two\r\n")
+        await write_fifo(fifo, b"\x04")
+        assert (await container.task.wait("c1", timeout_s=10)).status == 0
+        await screen(container).ended()
+        await container.remove()
+
+    in_harness(setup, scenario)
+
+
+def test_big_output_of_a_terminal_is_complete_at_its_end(setup: Setup) -> None:
+    """O-387, pitfall 65: 1 MiB, then the exit; the client reads slowly, Delete comes at once."""
+
+    async def scenario(harness: Harness) -> None:
+        script = f"stty -opost; head -c {MIB} /dev/zero | tr '\\0' x; echo END"
+        container = await run(harness, "c1", script)
+        assert (await container.task.wait("c1", timeout_s=30)).status == 0
+        await container.task.delete("c1")
+        await screen(container).ended()
+
+        assert bytes(screen(container).data) == b"x" * MIB + b"END\n"
+        await container.remove()
+
+    in_harness(setup, scenario)
+
+
+def test_terminal_closed_by_all_and_opened_again_is_not_over(setup: Setup) -> None:
+    """O-407, pitfall 64: without any open slave the shim waits, and uses no CPU for that."""
+
+    async def scenario(harness: Harness) -> None:
+        late = "sleep 2; echo late > /dev/console; sleep 0.2"
+        container = await run(harness, "c1", f"exec <&- >&- 2>&-; {late}")
+        pid = await shim_pid(container)
+        await asyncio.sleep(0.5)
+        before_s = cpu_s(pid)
+        await asyncio.sleep(1.0)
+        used_s = cpu_s(pid) - before_s
+        await screen(container).until(b"late\r\n")
+        await container.task.wait("c1")
+        await screen(container).ended()
+        await container.remove()
+
+        assert used_s <= 0.02  # two ticks
+
+    in_harness(setup, scenario)
+
+
+def cpu_s(pid: int) -> float:
+    words = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(words[11]) + int(words[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def test_exec_with_a_terminal_takes_its_first_size_from_the_request(setup: Setup) -> None:
+    """O-393 to O-397: a resize before Start is lost, one after it is seen."""
+
+    async def scenario(harness: Harness) -> None:
+        container = await harness.run("c1", "sleep", "60")
+        task, bundle = container.task, container.bundle
+        bundle.make_fifos(exec_id="e1")
+        script = "stty size; read x; stty size; exit 4"
+        process = spec.process(spec.Wanted(["sh", "-c", script], terminal=True))
+        process["consoleSize"] = {"width": 22, "height": 11}
+        stdio = Stdio(
+            bundle.fifo("stdin", exec_id="e1"), bundle.fifo("stdout", exec_id="e1"), "", True
+        )
+        output = Capture(stdio.stdout)
+        await task.exec("c1", "e1", process, stdio=stdio)
+        await task.resize_pty("c1", "e1", width=7, height=7)
+        await task.start("c1", "e1")
+        await output.until(b"11 22\r\n")
+        await task.resize_pty("c1", "e1", width=90, height=30)
+        await write_fifo(stdio.stdin, b"\n")
+        ended = await task.wait("c1", "e1")
+        await output.ended()
+        await task.delete("c1", "e1")
+
+        assert ended.status == 4
+        assert output.text == "11 22\r\n\r\n30 90\r\n"
+        await container.kill_and_wait()
+        await container.remove()
+
+    in_harness(setup, scenario)
+
+
+def test_terminal_of_the_request_must_be_the_one_of_the_spec(setup: Setup) -> None:
+    """O-390 to O-392: runc's words, and no folder or terminal is left."""
+    before = folders_for_consoles()
+
+    async def scenario(harness: Harness) -> None:
+        failed = "OCI runtime create failed: runc create failed: "
+        for id_, in_spec, stdio, text in (
+            (
+                "c1",
+                True,
+                Stdio(terminal=True),
+                "failed to start console copy: stat : no such file or directory",
+            ),
+            (
+                "c2",
+                False,
+                Stdio(stdout="/nowhere", terminal=True),
+                f"{failed}cannot use console socket if runc will not detach or allocate tty",
+            ),
+            (
+                "c3",
+                True,
+                Stdio(),
+                f"{failed}cannot allocate tty if runc will detach without setting console socket",
+            ),
+        ):
+            container = await harness.start_shim(id_, spec.Wanted(["true"], terminal=in_spec))
+            pid = await shim_pid(container)
+            fds = fds_of(pid)
+            root = [harness.root_mount(container.bundle)]
+            call = container.create(rootfs=root, stdio=stdio, options=harness.options)
+            assert await refused(call) == (2, text)
+            assert ptmx_of(pid) == []
+            assert fds_of(pid) == fds
+            await container.remove()
+
+    in_harness(setup, scenario)
+    assert folders_for_consoles() == before
+
+
+def test_50_terminals_in_one_shim_leave_no_fd(setup: Setup) -> None:
+    """Pitfall 48: terminals of execs come and go; the fds stay the same."""
+
+    async def scenario(harness: Harness) -> None:
+        container = await harness.run("c1", "sleep", "60")
+        task, bundle = container.task, container.bundle
+        pid = await shim_pid(container)
+        before = fds_of(pid)
+        process = spec.process(spec.Wanted(["tty"], terminal=True))
+        for number in range(50):
+            id_ = f"e{number}"
+            bundle.make_fifos(exec_id=id_)
+            paths = [bundle.fifo(name, exec_id=id_) for name in ("stdin", "stdout")]
+            output = Capture(paths[1])
+            await task.exec("c1", id_, process, stdio=Stdio(*paths, "", True))
+            await task.start("c1", id_)
+            assert (await task.wait("c1", id_)).status == 0
+            await output.ended()
+            await task.delete("c1", id_)
+            assert output.text == "/dev/pts/0\r\n"
+            bundle.remove_fifos(exec_id=id_)
+
+        await eventually(lambda: fds_of(pid) == before, "the fds to be as before")
+        await container.kill_and_wait()
+        await container.remove()
+
+    in_harness(setup, scenario)
