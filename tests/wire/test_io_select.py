@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from shimv2.errors import Refused, Unsupported
+from shimv2.errors import Refused
 from shimv2.io.stdio import IoPolicy, open_io
 from shimv2.model import Stdio
 from tests.support.streams import (

@@ -1,0 +1,194 @@
+"""Logging binaries as a small containerd of our own sees them."""
+
+import os
+import time
+from pathlib import Path
+from urllib.parse import quote
+
+import pytest
+
+from shimv2.ctl import spec
+from shimv2.ctl.container import Container
+from shimv2.ctl.harness import Harness, Setup
+from shimv2.model import Stdio
+from tests.support.harnessed import in_harness, refused
+from tests.support.until import eventually
+
+pytestmark = pytest.mark.root
+
+NOT_READY = "logging binary did not call ready (it may have crashed or exited prematurely)"
+FAILED = "failed to create init process I/O: "
+READY = "printf x >&5; exec 5>&-\n"
+
+
+def program(folder: Path, body: str) -> str:
+    """Write a logging program that knows where its folder is; its PATH is not ours."""
+    path = folder / "logger"
+    path.write_text(f"#!/bin/sh\nPATH=/usr/bin:/bin\nF={folder}\n{body}")
+    path.chmod(0o755)
+    return str(path)
+
+
+async def created(harness: Harness, uri: str, script: str, *, terminal: bool = False) -> Container:
+    wanted = spec.Wanted(["sh", "-c", script], terminal=terminal)
+    container = await harness.start_shim("c1", wanted)
+    await container.create(
+        rootfs=[harness.root_mount(container.bundle)],
+        stdio=Stdio(stdout=uri, stderr="" if terminal else uri, terminal=terminal),
+        options=harness.options,
+    )
+    return container
+
+
+async def failing(harness: Harness, uri: str) -> str:
+    """Create with `uri`; the text it is refused with.  The shim has no fd more than before."""
+    container = await harness.start_shim("c1", spec.Wanted(["true"]))
+    pid = (await container.task.connected("c1")).shim_pid
+    before = len(os.listdir(f"/proc/{pid}/fd"))
+    root = [harness.root_mount(container.bundle)]
+    call = container.create(
+        rootfs=root, stdio=Stdio(stdout=uri, stderr=uri), options=harness.options
+    )
+    code, text = await refused(call)
+    assert code == 2
+    assert len(os.listdir(f"/proc/{pid}/fd")) == before
+    await container.remove()
+    return text
+
+
+@pytest.mark.parametrize("scheme", ["binary", "binary-v2"])
+def test_logger_gets_arguments_two_variables_and_both_streams(
+    setup: Setup, tmp_path: Path, scheme: str
+) -> None:
+    """§4.4, O-356 to O-361: argv in the query's order, nothing inherited, complete output."""
+    body = (
+        'printf "%s|" "$@" >$F/argv; tr "\\0" "\\n" </proc/$$/environ >$F/env\n'
+        f"ls /proc/$$/fd >$F/fds\n{READY}cat <&4 >$F/err &\ncat <&3 >$F/out; wait; : >$F/end\n"
+    )
+    uri = f"{scheme}://{program(tmp_path, body)}?b=2&a=1&c&a=9&mode=x%20y"
+
+    async def scenario(harness: Harness) -> None:
+        script = "head -c 300000 /dev/zero | tr '\\0' o; echo err >&2; exit 3"
+        container = await created(harness, uri, script)
+        await container.task.start("c1")
+        assert (await container.task.wait("c1")).status == 3
+        await container.task.delete("c1")
+        assert (tmp_path / "end").exists()  # it was given the time to read everything
+        await container.remove()
+
+    in_harness(setup, scenario)
+    assert (tmp_path / "argv").read_text() == "b|2|a|1|c||mode|x y|"
+    assert sorted((tmp_path / "env").read_text().split()) == [
+        "CONTAINER_ID=c1",
+        f"CONTAINER_NAMESPACE={setup.namespace}",
+    ]
+    assert (tmp_path / "out").read_text() == "o" * 300000
+    assert (tmp_path / "err").read_text() == "err\n"
+    assert set((tmp_path / "fds").read_text().split()) <= {"0", "1", "2", "3", "4", "5", "10"}
+
+
+def test_logger_that_ends_before_it_is_ready_depends_on_the_scheme(
+    setup: Setup, tmp_path: Path
+) -> None:
+    """O-363, O-367: for `binary` an end is ready enough, `binary-v2` must say so."""
+    path = program(tmp_path, "exit 1\n")
+
+    async def scenario(harness: Harness) -> None:
+        assert await failing(harness, f"binary-v2://{path}") == FAILED + NOT_READY
+        container = await created(harness, f"binary://{path}", "true")
+        await container.remove()
+
+    in_harness(setup, scenario)
+
+
+def test_logger_that_is_missing_or_not_safe_is_refused(setup: Setup, tmp_path: Path) -> None:
+    """O-370, CVE-2026-53488: only what nobody but root could have put there is run."""
+    path = program(tmp_path, READY)
+    start = f"{FAILED}failed to start binary process: "
+
+    async def scenario(harness: Harness) -> None:
+        text = await failing(harness, "binary:///no/such/prog")
+        assert text == f"{start}fork/exec /no/such/prog: no such file or directory"
+        os.chmod(path, 0o775)
+        assert "others than its owner may write it" in await failing(harness, f"binary://{path}")
+        os.chmod(path, 0o755)
+        os.chown(path, 1000, 0)
+        assert "does not belong to root" in await failing(harness, f"binary://{path}")
+        assert "not absolute" in await failing(harness, "binary:logger")
+
+    in_harness(setup, scenario)
+    assert list(tmp_path.iterdir()) == [Path(path)]
+
+
+def test_logger_that_never_gets_ready_ends_with_the_callers_patience(
+    setup: Setup, tmp_path: Path
+) -> None:
+    """§4.4: the deadline of Create holds; the program is killed, State answers meanwhile."""
+    path = program(tmp_path, "echo $$ >$F/pid\nwhile :; do sleep 0.1; done\n")
+
+    async def scenario(harness: Harness) -> None:
+        container = await harness.start_shim("c1", spec.Wanted(["true"]))
+        stdio = Stdio(stdout=f"binary://{path}")
+        root = [harness.root_mount(container.bundle)]
+        call = container.create(rootfs=root, stdio=stdio, options=harness.options, timeout_s=1.0)
+        with pytest.raises(Exception, match="deadline"):
+            await call
+        pid = int((tmp_path / "pid").read_text())
+        await eventually(lambda: not os.path.exists(f"/proc/{pid}"), "the logger to go")
+        await container.remove()
+
+    in_harness(setup, scenario)
+
+
+def test_logger_that_ignores_sigterm_is_killed_after_12_s(setup: Setup, tmp_path: Path) -> None:
+    """O-371 to O-374: Delete succeeds, and takes as long."""
+    path = program(tmp_path, f"trap '' TERM\n{READY}while :; do sleep 0.1; done\n")
+
+    async def scenario(harness: Harness) -> None:
+        container = await created(harness, f"binary://{path}", "true")
+        await container.task.start("c1")
+        await container.task.wait("c1")
+        before_s = time.monotonic()
+        await container.task.delete("c1")
+        assert 11.5 <= time.monotonic() - before_s < 14
+        await container.remove()
+
+    in_harness(setup, scenario)
+
+
+def test_terminals_output_goes_to_the_logger(setup: Setup, tmp_path: Path) -> None:
+    """O-281 to O-284: the program sees all and the end before Delete."""
+    path = program(tmp_path, f"{READY}cat <&3 >$F/out; : >$F/end\n")
+
+    async def scenario(harness: Harness) -> None:
+        container = await created(
+            harness, f"binary://{path}", "stty -opost; echo fromtty; tty", terminal=True
+        )
+        await container.task.start("c1")
+        await container.task.wait("c1")
+        await eventually((tmp_path / "end").exists, "the end of the output")
+        await container.remove()
+
+    in_harness(setup, scenario)
+    assert (tmp_path / "out").read_text() == "fromtty\n/dev/pts/0\n"
+
+
+def test_exec_has_a_logger_of_its_own(setup: Setup, tmp_path: Path) -> None:
+    """O-376, O-377: under the exec's id."""
+    path = program(tmp_path, f'echo "$CONTAINER_ID" >$F/id\n{READY}cat <&3 >$F/out\n')
+
+    async def scenario(harness: Harness) -> None:
+        container = await harness.run("c1", "sleep", "60")
+        process = spec.process(spec.Wanted(["echo", "fromexec"]))
+        await container.task.exec(
+            "c1", "e1", process, stdio=Stdio(stdout=f"binary://{quote(path)}")
+        )
+        await container.task.start("c1", "e1")
+        await container.task.wait("c1", "e1")
+        await container.task.delete("c1", "e1")
+        await container.kill_and_wait()
+        await container.remove()
+
+    in_harness(setup, scenario)
+    assert (tmp_path / "id").read_text() == "e1\n"
+    assert (tmp_path / "out").read_text() == "fromexec\n"
