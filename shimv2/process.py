@@ -56,9 +56,7 @@ class Scope:
                 uid=self.io_uid,
                 gid=self.io_gid,
                 policy=self.io_policy,
-                loggers=LoggerHost(
-                    self.reaper, self.namespace, id, self.settings.logging_binaries
-                ),
+                loggers=LoggerHost(self.reaper, self.namespace, id, self.settings.logging_binaries),
             )
             undo.push_async_callback(io.close)
             await io.prepare()

@@ -16,6 +16,7 @@ from shimv2.containers import Containers
 from shimv2.errors import Refused, Unsupported
 from shimv2.events import exited_at
 from shimv2.init import InitProcess
+from shimv2.lifecycle import Step
 from shimv2.model import Exit
 from shimv2.publisher import Publisher
 from ttrpc import Call, Registry

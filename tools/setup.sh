@@ -15,6 +15,8 @@ if [ "$1" = all ]; then
 	for tool in runc crun containerd; do
 		command -v "$tool" >/dev/null || missing+=("$tool")
 	done
+	# For the spawn library; without it the shim forks, which is slower.
+	command -v cc >/dev/null || missing+=(gcc libc6-dev)
 	# The plain busybox package needs a loader and a libc, which an empty root does not have.
 	dpkg -s busybox-static >/dev/null 2>&1 || missing+=(busybox-static)
 fi

@@ -3,7 +3,9 @@
 import asyncio
 import json
 import os
+import tempfile
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -128,8 +130,14 @@ def test_page_cache_at_the_limit_is_no_oom(setup: Setup) -> None:
     """The limit is reached, memory is reclaimed, nobody is killed (faults row 38)."""
 
     async def scenario(harness: Harness) -> None:
-        script = "dd if=/dev/zero of=/big bs=1M count=64 2>/dev/null && rm /big && echo done"
-        container = await harness.run("c1", wanted=limited("sh", "-c", script))
+        # In /var/tmp, which is on a disk: the pages of a tmpfs cannot be reclaimed.
+        with tempfile.TemporaryDirectory(dir="/var/tmp") as folder:
+            await fill_cache(harness, folder)
+
+    async def fill_cache(harness: Harness, folder: str) -> None:
+        script = "dd if=/dev/zero of=/data/big bs=1M count=64 2>/dev/null"
+        wanted = replace(limited("sh", "-c", script), binds=[(folder, "/data")])
+        container = await harness.run("c1", wanted=wanted)
         ended = await container.task.wait("c1", timeout_s=60)
         await container.remove()
         assert ended.status == 0

@@ -246,9 +246,9 @@ def test_50_terminals_in_one_shim_leave_no_fd(setup: Setup) -> None:
         for number in range(50):
             id_ = f"e{number}"
             bundle.make_fifos(exec_id=id_)
-            paths = [bundle.fifo(name, exec_id=id_) for name in ("stdin", "stdout")]
-            output = Capture(paths[1])
-            await task.exec("c1", id_, process, stdio=Stdio(*paths, "", True))
+            stdin, stdout = (bundle.fifo(name, exec_id=id_) for name in ("stdin", "stdout"))
+            output = Capture(stdout)
+            await task.exec("c1", id_, process, stdio=Stdio(stdin, stdout, terminal=True))
             await task.start("c1", id_)
             assert (await task.wait("c1", id_)).status == 0
             await output.ended()
