@@ -19,11 +19,11 @@ PIP = $(PY) -m pip -q --disable-pip-version-check install --root-user-action=ign
 NATIVE := $(wildcard shimv2/native/*.c)
 SCRIPTS := $(VENV)/bin/containerd-shim-pyrunc-v2 $(VENV)/bin/shimctl
 
-.PHONY: help setup venv run test unit lint fmt type check cover protos soak install uninstall clean clean-room
+.PHONY: help setup venv run test unit lint fmt type check cover protos soak conformance conformance-page install uninstall clean clean-room
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
-	@echo "  variables   PYTHON=$(PYTHON)  SEED=…  ARGS='pytest arguments'  PREFIX=$(PREFIX)  DESTDIR="
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@echo "  variables        PYTHON=$(PYTHON)  SEED=…  ARGS='pytest arguments'  PREFIX=$(PREFIX)  DESTDIR="
 
 setup: ## install the Debian packages that are missing (root and apt)
 	@PYTHON="$(PYTHON)" tools/setup.sh all
@@ -82,6 +82,20 @@ unit: venv ## the tests that need no privileges, < 10 s
 soak: setup venv ## the long ones: 200 × ctr run, 20 restarts of containerd
 	@echo "SEED=$(SEED)"
 	@SHIM_TEST_SOAK=1 $(PYTEST) --timeout=1200 -m soak
+
+# Results of runs elsewhere (a virtual machine) count as well: make conformance RESULTS="FOLDER..."
+RESULTS ?=
+PROVEN := .cache/conformance
+conformance: setup venv ## docs/conformance.md: which rules of tests/rules.toml the tests prove, with runc and crun
+	@echo "SEED=$(SEED)"
+	@rm -rf $(PROVEN)
+	@export SHIM_TEST_RULES=$(CURDIR)/$(PROVEN); \
+		$(PYTEST) -q -m "rule and not soak" || true; \
+		SHIM_TEST_RUNTIME=crun $(PYTEST) -q -m "rule and root and not soak" tests/e2e || true
+	@$(MAKE) --no-print-directory conformance-page
+
+conformance-page: ## the page alone, from the results of the last run
+	@$(PY) -m tests.support.conformance docs/conformance.md $(PROVEN) $(RESULTS)
 
 check: lint type test ## lint, types, all tests
 

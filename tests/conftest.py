@@ -9,11 +9,23 @@ from typing import Final
 import pytest
 from _pytest.terminal import TerminalReporter
 
+from tests.support import results
 from tests.support.leaks import OwnState, own_leaks
 from tests.support.outcome import FAILED, allowed_skips
 
 STRICT: Final = os.environ.get("SHIM_TEST_STRICT") == "1"
 _ALLOWED: Final = Path(__file__).parent / "allowed_skips.toml"
+_RULES: Final = Path(__file__).parent / "rules.toml"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if results.FOLDER:
+        config.pluginmanager.register(results.Recorder(Path(results.FOLDER)))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    results.check_names(items, _RULES)
 
 
 @pytest.fixture(autouse=True)

@@ -12,16 +12,24 @@ from shimv2.ctl.rootfs import make_rootfs
 from tests.support import containerd as daemon
 from tests.support.containerd import Containerd
 from tests.support.faults import Faults
-from tests.support.host import OTHER_SHIM, Host, runs_as_root
+from tests.support.host import OTHER_SHIM, RUNTIME_UNDER_TEST, Host, runs_as_root
 from tests.support.outcome import FAILED
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """With another shim under test, leave out what docs/differences.md says ours does better."""
+    """Leave out what does not fit what is under test.
+
+    With another shim: what docs/differences.md says ours does better.  With another runtime: what
+    is about runc only.
+    """
+    unfit = set()
     if OTHER_SHIM:
-        differing = [item for item in items if item.get_closest_marker("ours")]
-        items[:] = [item for item in items if item not in differing]
-        config.hook.pytest_deselected(items=differing)
+        unfit |= {item for item in items if item.get_closest_marker("ours")}
+    if RUNTIME_UNDER_TEST != "runc":
+        unfit |= {item for item in items if item.get_closest_marker("runc")}
+    if unfit:
+        items[:] = [item for item in items if item not in unfit]
+        config.hook.pytest_deselected(items=list(unfit))
 
 
 @pytest.fixture(scope="session")

@@ -16,6 +16,8 @@ NAME: Final = "containerd-shim-pyrunc-v2"
 RUNTIME: Final = "io.containerd.pyrunc.v2"
 # Another shim to test with the same suite, to see that the suite itself is right: make test SHIM=…
 OTHER_SHIM: Final = os.environ.get("SHIM", "")
+# The runtime that containers of the end-to-end tests get where they ask for none by name.
+RUNTIME_UNDER_TEST: Final = os.environ.get("SHIM_TEST_RUNTIME", "runc")
 _UNIFIED: Final = "/sys/fs/cgroup/unified"
 _SCRIPT: Final = """#!{python} -I
 import sys
@@ -40,6 +42,9 @@ class Host:
         for name in ("", "tmp", "bin"):
             os.mkdir(os.path.join(folder, name))
         install_shim(os.path.join(folder, "bin", NAME))
+        if RUNTIME_UNDER_TEST != "runc":
+            # By the name that shims call when no other is asked for: no test runs runc unawares.
+            os.symlink(RUNTIMES[RUNTIME_UNDER_TEST](folder), os.path.join(folder, "bin", "runc"))
         return cls(mark, folder, HostLeaks(mark, folder))
 
     @property
@@ -53,7 +58,10 @@ class Host:
     @property
     def env(self) -> dict[str, str]:
         """Return what shims and daemons of this test get on top: temporary files are counted."""
-        return {"TMPDIR": os.path.join(self.folder, "tmp")}
+        env = {"TMPDIR": os.path.join(self.folder, "tmp")}
+        if RUNTIME_UNDER_TEST != "runc":
+            env["PATH"] = f"{self.bin}:{os.environ['PATH']}"
+        return env
 
     def setup(
         self,
@@ -112,6 +120,10 @@ def crun(folder: str) -> str:
         )
     os.chmod(path, 0o755)
     return path
+
+
+RUNTIMES: Final = {"crun": crun}
+"""What else than runc the suite runs with, and what makes it work here."""
 
 
 def runs_as_root() -> bool:

@@ -1,0 +1,143 @@
+"""What a run of the suite proved: which tests that name rules passed, and with which runtime.
+
+With `SHIM_TEST_RULES=FOLDER` each run leaves one file there.  Files of several runs - another
+runtime, another machine - add up: whoever made them, they only have to lie in one folder.
+"""
+
+import json
+import os
+import platform
+import shutil
+import subprocess
+import time
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+
+from tests.support import rules
+from tests.support.host import RUNTIME_UNDER_TEST
+
+FOLDER: Final = os.environ.get("SHIM_TEST_RULES", "")
+MARKER: Final = "rule"
+OUTCOMES: Final = ("passed", "failed", "skipped")
+_V2_ROOT: Final = Path("/sys/fs/cgroup/cgroup.controllers")
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """How one test ended, with all its parameters and phases."""
+
+    test: str  # path::name, without parameters
+    rules: tuple[str, ...]
+    runtime: str  # "" = it calls no runtime of the machine
+    outcome: str
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One file: a run on one machine with one runtime."""
+
+    machine: str
+    results: tuple[Result, ...]
+
+    @classmethod
+    def read(cls, path: Path) -> "Run":
+        table = json.loads(path.read_text(encoding="utf-8"))
+        found = (Result(**{**each, "rules": tuple(each["rules"])}) for each in table["results"])
+        return cls(table["machine"], tuple(found))
+
+    def write(self, folder: Path) -> None:
+        """Leave a file whose name no other run has."""
+        folder.mkdir(parents=True, exist_ok=True)
+        runtime = RUNTIME_UNDER_TEST
+        path = folder / f"{runtime}-{platform.node()}-{os.getpid()}-{time.time_ns()}.json"
+        path.write_text(json.dumps(asdict(self), indent=1), encoding="utf-8")
+
+
+def named(item: pytest.Item) -> tuple[str, ...]:
+    """Return the rules that a test says it proves."""
+    ids: list[str] = []
+    for mark in item.iter_markers(MARKER):
+        ids += [id_ for id_ in mark.args if id_ not in ids]
+    return tuple(ids)
+
+
+def check_names(items: Iterable[pytest.Item], path: Path) -> None:
+    """See that no test names a rule that is not there.
+
+    Raises:
+        pytest.UsageError: one does, or names nothing; nothing is run then.
+    """
+    marked = [item for item in items if item.get_closest_marker(MARKER)]
+    if not marked:
+        return
+    known = rules.load(path).ids
+    for item in marked:
+        if not named(item) or any(mark.kwargs for mark in item.iter_markers(MARKER)):
+            msg = f"{item.nodeid}: the marker `{MARKER}` takes the ids of rules"
+            raise pytest.UsageError(msg)
+        for id_ in named(item):
+            if id_ not in known:
+                msg = f"{item.nodeid}: there is no rule {id_!r} in {path.name}"
+                raise pytest.UsageError(msg)
+
+
+class Recorder:
+    """A pytest plugin: keeps the outcome of each test that names rules, writes them at the end."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._tests: dict[str, dict[str, Any]] = {}
+
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
+        for item in session.items:
+            ids = named(item)
+            test = item.nodeid.partition("[")[0]
+            # What has a corner of the host calls the runtime under test, others call none of it.
+            runtime = RUNTIME_UNDER_TEST if "host" in getattr(item, "fixturenames", ()) else ""
+            if ids:
+                known = self._tests.setdefault(
+                    test, {"rules": [], "runtime": runtime, "outcomes": {}}
+                )
+                known["rules"] += [id_ for id_ in ids if id_ not in known["rules"]]
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        known = self._tests.get(report.nodeid.partition("[")[0])
+        if known is not None:
+            before = known["outcomes"].get(report.nodeid, "passed")
+            known["outcomes"][report.nodeid] = worst([before, report.outcome])
+
+    def pytest_sessionfinish(self) -> None:
+        found = [
+            Result(test, tuple(known["rules"]), known["runtime"], together(known["outcomes"]))
+            for test, known in sorted(self._tests.items())
+            if known["outcomes"]
+        ]
+        Run(machine(), tuple(found)).write(self._folder)
+
+
+def worst(outcomes: Iterable[str]) -> str:
+    """Return how the phases of one test ended together."""
+    order = ("failed", "skipped", "passed")
+    return min(outcomes, key=order.index)
+
+
+def together(outcomes: dict[str, str]) -> str:
+    """Return how a test ended with all its parameters: one that was skipped spoils it."""
+    return worst(outcomes.values())
+
+
+def machine() -> str:
+    """Return where and with what a run was made, in one line."""
+    cgroup = "cgroup v2" if _V2_ROOT.exists() else "cgroup v1"
+    return f"{_version(RUNTIME_UNDER_TEST)}, {cgroup}, Linux {platform.release()}"
+
+
+def _version(program: str) -> str:
+    if shutil.which(program) is None:
+        return f"no {program}"
+    done = subprocess.run([program, "--version"], check=False, capture_output=True, text=True)
+    return (done.stdout.splitlines() or [program])[0].replace(" version", "")
