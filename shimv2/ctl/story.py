@@ -25,8 +25,10 @@ _RUNTIME_STATE: Final = "/run/containerd/runc"
 _LINES: Final = 60
 _BEFORE: Final = 15  # lines that the first client shows before it is killed
 _HELLO: Final = 'echo "hello from pid $$ of $(uname -s) as $(id -un)"; echo "to stderr" >&2; exit 7'
+# Half way it waits for a signal: it lives for as long as the change of clients takes.
 _COUNT: Final = (
-    f"i=0; while [ $i -lt {_LINES} ]; do i=$((i+1)); echo line $i; sleep 0.02; done; exit 5"
+    f"trap go=1 USR1; i=0; while [ $i -lt {_LINES} ]; do i=$((i+1)); echo line $i; sleep 0.02; "
+    f'while [ $i = {_LINES // 2} ] && [ -z "$go" ]; do sleep 0.02; done; done; exit 5'
 )
 
 
@@ -81,6 +83,7 @@ class Story:
         _check(self._pids() == pids, "same container and shim after the kill")
         began = time.monotonic()
         second = self._spawn("attach", "counter")
+        self._go_on()
         after = _lines(second.stdout, 1)
         self._say(f"client B  pid {second.pid}: container {pids[0]}, shim {pids[1]}; {after[0]} …")
         self._say(f"client B  its first line came {_ms(began)} after it was started")
@@ -108,6 +111,10 @@ class Story:
                 return int(words[1]), int(words[4])
         msg = f"no running container in {table.stdout!r} {table.stderr!r}"
         raise WentWrong(msg)
+
+    def _go_on(self) -> None:
+        done = subprocess.run(self._shimctl("kill", "-s", "USR1", "counter"), check=False, timeout=30)
+        _check(done.returncode == 0, "a signal to be delivered")
 
     def _spawn(self, *args: str) -> "subprocess.Popen[str]":
         return subprocess.Popen(self._shimctl(*args), stdout=subprocess.PIPE, text=True)
