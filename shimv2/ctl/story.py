@@ -113,7 +113,8 @@ class Story:
         raise WentWrong(msg)
 
     def _go_on(self) -> None:
-        done = subprocess.run(self._shimctl("kill", "-s", "USR1", "counter"), check=False, timeout=30)
+        signalling = self._shimctl("kill", "-s", "USR1", "counter")
+        done = subprocess.run(signalling, check=False, timeout=30)
         _check(done.returncode == 0, "a signal to be delivered")
 
     def _spawn(self, *args: str) -> "subprocess.Popen[str]":
