@@ -17,6 +17,7 @@ from tests.support.harnessed import (
     in_harness,
     refused,
 )
+from tests.support.host import words
 
 pytestmark = pytest.mark.root
 
@@ -117,29 +118,39 @@ def test_create_with_a_failing_runtime_passes_its_words_on(
 
 
 @pytest.mark.parametrize(
-    ("wanted", "said"),
+    ("wanted", "runc", "crun"),
     [
         (
             spec.Wanted(["/bin/nosuch"]),
             'exec: "/bin/nosuch": stat /bin/nosuch: no such file or directory',
+            "executable file `/bin/nosuch` not found in $PATH: No such file or directory",
         ),
-        (spec.Wanted(["nosuch"]), 'exec: "nosuch": executable file not found in $PATH'),
-        (spec.Wanted(["/etc"]), 'exec: "/etc": permission denied'),
+        (
+            spec.Wanted(["nosuch"]),
+            'exec: "nosuch": executable file not found in $PATH',
+            "executable file `nosuch` not found in $PATH: No such file or directory",
+        ),
+        (
+            spec.Wanted(["/etc"]),
+            'exec: "/etc": permission denied',
+            "open executable: Operation not permitted",
+        ),
     ],
     ids=["absolute", "on-path", "folder"],
 )
 def test_create_of_a_program_that_cannot_run_leaves_no_mount(
-    setup: Setup, wanted: spec.Wanted, said: str
+    setup: Setup, wanted: spec.Wanted, runc: str, crun: str
 ) -> None:
-    """runc's text as it is (O-198, O-204, O-205); the root is unmounted again (O-464)."""
+    """The runtime's text as it is (O-198, O-204, O-205); the root is unmounted again (O-464)."""
 
     async def scenario(harness: Harness) -> None:
         container = await harness.start_shim("c1", wanted)
         mount = harness.root_mount(container.bundle)
         code, text = await refused(container.create(rootfs=[mount]))
 
-        prefix = "OCI runtime create failed: runc create failed: unable to start container process"
-        assert (code, text) == (2, f"{prefix}: {said}")
+        start = "runc create failed: unable to start container process"
+        said = words(runc=f"{start}: {runc}", crun=crun)
+        assert (code, text) == (2, f"OCI runtime create failed: {said}")
         assert not os.path.ismount(os.path.join(container.bundle.path, "rootfs"))
         await assert_alive_and_empty(container)
         await container.remove()
@@ -155,7 +166,7 @@ def test_create_of_a_program_that_cannot_run_leaves_no_mount(
     ],
     ids=["missing", "broken"],
 )
-def test_create_without_a_good_config_fails_in_runc(
+def test_create_without_a_good_config_fails_in_the_runtime(
     setup: Setup, text: str | None, said: str
 ) -> None:
     """`start` was fine; by Create the file is missing or broken (O-217, O-218)."""
@@ -168,7 +179,8 @@ def test_create_without_a_good_config_fails_in_runc(
             config.write_text(text)
         code, message = await refused(container.create())
 
-        assert (code, message) == (2, f"OCI runtime create failed: runc create failed: {said}")
+        by = words(runc=f"runc create failed: {said}", crun="error loading config.json")
+        assert (code, message) == (2, f"OCI runtime create failed: {by}")
         await assert_alive_and_empty(container)
         await container.remove()
 

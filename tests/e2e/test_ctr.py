@@ -10,7 +10,7 @@ import pytest
 
 from shimv2.ctl.image import IMAGE
 from tests.support.containerd import Containerd, parse_events
-from tests.support.host import RUNTIME, Host, crun
+from tests.support.host import RUNTIME, Host, crun, words
 from tests.support.leaks import alive
 from tests.support.until import until
 
@@ -53,13 +53,17 @@ def test_run_exits_with_the_containers_status(
     assert done.returncode == status
 
 
-def test_run_of_a_missing_program_fails_with_runcs_words(containerd: Containerd) -> None:
+def test_run_of_a_missing_program_fails_with_the_runtimes_words(containerd: Containerd) -> None:
     """Clients match this text to answer 127 (task API 3.1): it is passed on as it is."""
     done = containerd.ctr(*RUN, "--rm", IMAGE, "c1", "nosuchcommand", check=False)
 
     assert done.returncode != 0
     assert b"OCI runtime create failed" in done.stderr
-    assert b'exec: "nosuchcommand": executable file not found in $PATH' in done.stderr
+    said = words(
+        runc='exec: "nosuchcommand": executable file not found in $PATH',
+        crun="executable file `nosuchcommand` not found in $PATH: No such file or directory",
+    )
+    assert said in done.stderr.decode()
 
 
 def test_runtime_is_found_by_its_absolute_path(containerd: Containerd, host: Host) -> None:

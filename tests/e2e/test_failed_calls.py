@@ -12,6 +12,7 @@ from shimv2.ctl.harness import Harness, Setup
 from shimv2.model import Stdio
 from tests.support.faults import Faults
 from tests.support.harnessed import add_exec, in_harness, refused, second_client
+from tests.support.host import words
 from tests.support.leaks import alive
 from tests.support.until import eventually
 
@@ -121,10 +122,12 @@ def test_failed_exec_leaves_everything_as_before(setup: Setup) -> None:
         for _ in range(2):
             code, text = await refused(container.task.start("c1", "e1"))
             assert code == 2
-            assert text == (
-                "OCI runtime exec failed: exec failed: unable to start container process: "
-                'exec: "/bin/nosuch": stat /bin/nosuch: no such file or directory'
+            said = words(
+                runc="exec failed: unable to start container process: "
+                'exec: "/bin/nosuch": stat /bin/nosuch: no such file or directory',
+                crun="executable file `/bin/nosuch` not found in $PATH: No such file or directory",
             )
+            assert text == f"OCI runtime exec failed: {said}"
         ended = await container.task.wait("c1", "e1", timeout_s=2)
         assert ended.status == 0
         state = await container.task.state("c1", "e1")

@@ -375,6 +375,7 @@ def test_state_of_an_unknown_container_is_not_found(setup: Setup) -> None:
     in_harness(setup, scenario)
 
 
+@pytest.mark.runc("make run knows no other")
 def test_story_of_make_run_is_true(host: Host) -> None:
     """`make run`: output, status, a killed client and the one that takes over, nothing left."""
     told = subprocess.run(

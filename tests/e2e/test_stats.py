@@ -9,7 +9,7 @@ from shimv2.ctl import spec
 from shimv2.ctl.harness import Harness, Setup
 from shimv2.ctl.task import TaskClient
 from tests.support.cgroups import folder_of, unified
-from tests.support.harnessed import in_harness, refused
+from tests.support.harnessed import end_paused, in_harness, refused
 
 pytestmark = pytest.mark.root
 
@@ -87,7 +87,7 @@ def test_stats_are_told_in_every_state(setup: Setup) -> None:
         assert (await stats(task, "c1")).pids.current == 1
         await task.pause("c1")
         assert (await stats(task, "c1")).pids.current == 1
-        await container.kill_and_wait()
+        await end_paused(container)
         ended = await stats(task, "c1")
         assert ended.pids.current == 0
         used = ended.memory.usage

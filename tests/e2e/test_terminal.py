@@ -12,6 +12,7 @@ from shimv2.ctl.harness import Harness, Setup
 from shimv2.ctl.streams import Capture, write_fifo
 from shimv2.model import Stdio
 from tests.support.harnessed import in_harness, refused
+from tests.support.host import words
 from tests.support.until import eventually
 
 pytestmark = pytest.mark.root
@@ -199,7 +200,8 @@ def test_terminal_of_the_request_must_be_the_one_of_the_spec(setup: Setup) -> No
     before = folders_for_consoles()
 
     async def scenario(harness: Harness) -> None:
-        failed = "OCI runtime create failed: runc create failed: "
+        create = "OCI runtime create failed: "
+        failed = f"{create}runc create failed: "
         for id_, in_spec, stdio, text in (
             (
                 "c1",
@@ -211,13 +213,21 @@ def test_terminal_of_the_request_must_be_the_one_of_the_spec(setup: Setup) -> No
                 "c2",
                 False,
                 Stdio(stdout="/nowhere", terminal=True),
-                f"{failed}cannot use console socket if runc will not detach or allocate tty",
+                words(
+                    runc=f"{failed}cannot use console socket "
+                    "if runc will not detach or allocate tty",
+                    crun="failed to retrieve console master: the runtime did not send it",
+                ),
             ),
             (
                 "c3",
                 True,
                 Stdio(),
-                f"{failed}cannot allocate tty if runc will detach without setting console socket",
+                words(
+                    runc=f"{failed}cannot allocate tty "
+                    "if runc will detach without setting console socket",
+                    crun=f"{create}use --console-socket with create when a terminal is used",
+                ),
             ),
         ):
             container = await harness.start_shim(id_, spec.Wanted(["true"], terminal=in_spec))

@@ -10,7 +10,10 @@ from shimv2.ctl import spec
 from shimv2.ctl.container import Container
 from shimv2.ctl.harness import Harness, Setup
 from shimv2.ctl.task import TaskClient
+from shimv2.model import Exit
 from tests.support.aio import run
+from tests.support.cgroups import unified
+from tests.support.host import RUNTIME_UNDER_TEST
 from ttrpc import StatusError
 
 _LIMIT_S: Final = 60.0
@@ -46,6 +49,16 @@ def give_delete_its_files(container: Container) -> None:
     """Write what Create would have: without it the `delete` of containerd 1.6's shim fails."""
     for name, text in (("runtime", ""), ("options.json", "{}")):
         Path(container.bundle.path, name).write_text(text)
+
+
+async def end_paused(container: Container) -> Exit:
+    """Kill a paused container and wait for its end.
+
+    On cgroup v1 crun, unlike runc, does not thaw what it kills.
+    """
+    if RUNTIME_UNDER_TEST == "crun" and not unified():
+        await container.task.resume(container.id)
+    return await container.kill_and_wait()
 
 
 async def second_client(container: Container) -> TaskClient:

@@ -126,6 +126,11 @@ RUNTIMES: Final = {"crun": crun}
 """What else than runc the suite runs with, and what makes it work here."""
 
 
+def words(*, runc: str, crun: str) -> str:
+    """Return what the runtime under test says where each has words of its own."""
+    return {"runc": runc, "crun": crun}[RUNTIME_UNDER_TEST]
+
+
 def runs_as_root() -> bool:
     """Tell whether containers can be made here at all."""
     if os.geteuid() != 0 or not shutil.which("runc"):
