@@ -1,0 +1,402 @@
+"""Calls with bad or odd contents: unknown execs, wrong payloads, signals, sizes, ids."""
+
+import asyncio
+import os
+import signal
+from collections.abc import Awaitable
+from pathlib import Path
+
+import pytest
+from google.protobuf import any_pb2
+from google.protobuf.empty_pb2 import Empty
+
+from protos import task_v2_pb2
+from shimv2.ctl import spec
+from shimv2.ctl.container import Container
+from shimv2.ctl.harness import Harness, Setup
+from shimv2.ctl.reply import pack
+from shimv2.ctl.task import PROCESS_URL
+from tests.support.harnessed import add_exec, in_harness, refused
+from tests.support.host import words
+from tests.support.leaks import alive
+
+pytestmark = pytest.mark.root
+
+SLEEP = spec.Wanted(["sleep", "1000"])
+# Longer than a signal's number has bits, the last real-time signal, one beyond it.
+NO_SIGNALS = (65, 9999, 4294967295)
+
+
+async def end(container: Container) -> None:
+    await container.kill_and_wait()
+    await container.remove()
+
+
+async def exec_with(container: Container, exec_id: str, packed: any_pb2.Any | None) -> None:
+    """Send an Exec with any specification, or without one."""
+    request = task_v2_pb2.ExecProcessRequest(id=container.id, exec_id=exec_id, spec=packed)
+    await container.task.call("Exec", request, Empty)
+
+
+@pytest.mark.rule("task.errors.2", "task.service.2")
+def test_exec_that_is_not_there_is_not_found_by_any_method(setup: Setup) -> None:
+    """Also an id that looks like a path, or like the container's (O-119 to O-125)."""
+
+    async def scenario(harness: Harness) -> None:
+        container = await harness.run("c1", *SLEEP.args)
+        task = container.task
+        for id_ in ("zz", "c1", "../init", "x" * 200, "ü"):
+            calls: list[Awaitable[object]] = [
+                task.start("c1", id_),
+                task.delete("c1", id_),
+                task.state("c1", id_),
+                task.kill("c1", 9, id_),
+                task.wait("c1", id_),
+                task.resize_pty("c1", id_, width=1, height=1),
+                task.close_io("c1", id_),
+            ]
+            for call in calls:
+                assert await refused(call) == (5, f"process does not exist {id_}: not found")
+        for service in ("containerd.runtime.sandbox.v1.Sandbox", "containerd.task.v1.Task", ""):
+            ask = task.client.call(service, "State", Empty(), Empty)
+            assert await refused(ask) == (12, f"service {service}")
+        assert await refused(task.call("Forget", Empty(), Empty)) == (12, "method Forget")
+        assert (await task.state("c1")).status == "RUNNING"
+        await end(container)
+
+    in_harness(setup, scenario)
+
+
+# --- payloads -----------------------------------------------------------------------------------
+
+
+@pytest.mark.rule("task.exec.1", "task.exec.3")
+def test_exec_of_what_is_no_process_is_refused_and_its_id_is_free(setup: Setup) -> None:
+    """Go's words; no event; the next Exec of that id is the first (O-164 to O-168)."""
+
+    async def scenario(harness: Harness) -> None:
+        container = await harness.run("c1", *SLEEP.args)
+        for value, said in (
+            (b"{bad", "invalid character 'b' looking for beginning of object key string"),
+            (b"", "unexpected end of JSON input"),
+            (
+                b'{"args":"x"}',
+                "json: cannot unmarshal string into Go struct field Process.args of type []string",
+            ),
+        ):
+            assert await refused(exec_with(container, "e1", pack(PROCESS_URL, value))) == (2, said)
+        assert harness.sink.told("c1") == ["create c1", "start c1"]
+        good = b'{"args":["sh","-c","exit 4"],"cwd":"/","env":["PATH=/bin"],"user":{}}'
+        await exec_with(container, "e1", pack("odd/type", good))
+        assert await container.task.pids("c1") == [(await container.task.state("c1")).pid]
+        await container.task.start("c1", "e1")
+        assert (await container.task.wait("c1", "e1", timeout_s=10)).status == 4
+        await end(container)
+
+    in_harness(setup, scenario)
+
+
+@pytest.mark.ours("Go's shim dies of it")
+@pytest.mark.rule("task.exec.5")
+def test_exec_without_a_specification_is_an_error(setup: Setup) -> None:
+    """Code 3, and the shim lives on (O-183, O-184)."""
+
+    async def scenario(harness: Harness) -> None:
+        container = await harness.run("c1", *SLEEP.args)
+        code, _ = await refused(exec_with(container, "e1", None))
+        assert code == 3
+        assert (await refused(container.task.state("c1", "e1")))[0] == 5
+        assert (await container.task.state("c1")).status == "RUNNING"
+        await end(container)
+
+    in_harness(setup, scenario)
+
+
+# --- signals ------------------------------------------------------------------------------------
+
+
+@pytest.mark.rule("task.kill.1", "task.kill.2", "task.words.5")
+def test_number_that_is_no_signal_is_refused_by_the_runtime(setup: Setup) -> None:
+    """0 and 64 are signals; what is none is passed on, and harms nobody (O-62 to O-67)."""
+
+    async def scenario(harness: Harness) -> None:
+        container = await harness.run(
+            "c1", "sh", "-c", "trap 'exit 9' TERM; while :; do sleep 0.1; done"
+        )
+        for number in (0, 64):
+            await container.task.kill("c1", number)
+        for number in NO_SIGNALS:
+            code, text = await refused(container.task.kill("c1", number))
+            assert (code, text.startswith("unknown error after kill: ")) == (2, True)
+            assert "nvalid argument" in text or text.endswith(f": unknown signal {number}\n")
+        assert (await container.task.state("c1")).status == "RUNNING"
+        await container.task.kill("c1", signal.SIGTERM)
+        assert (await container.task.wait("c1", timeout_s=10)).status == 9
+        await container.remove()
+
+    in_harness(setup, scenario)
+
+
+@pytest.mark.rule("task.kill.6", "task.exits.2")
+def test_number_that_is_no_signal_is_refused_for_an_exec(setup: Setup) -> None:
+    """The kernel's word for it, as the shim itself sends the signal (O-140 to O-144)."""
+
+    async def scenario(harness: Harness) -> None:
+        container = await harness.run("c1", *SLEEP.args)
+        await add_exec(container, "e1", "sleep", "1000")
+        pid = await container.task.start("c1", "e1")
+        await container.task.kill("c1", 0, "e1")
+        for number in NO_SIGNALS:
+            assert await refused(container.task.kill("c1", number, "e1")) == (
+                2,
+                "exec kill error: unknown error after kill: invalid argument",
+            )
+        assert alive(pid)
+        await container.task.kill("c1", 64, "e1")
+        assert (await container.task.wait("c1", "e1", timeout_s=10)).status == 128 + 64
+        await end(container)
+
+    in_harness(setup, scenario)
+
+
+@pytest.mark.rule("task.kill.9")
+def test_kill_of_all_reaches_every_process(setup: Setup) -> None:
+    """Not only the init: an exec is told, too, that ignores nothing."""
+
+    async def scenario(harness: Harness) -> None:
+        container = await harness.run("c1", *SLEEP.args)
+        await add_exec(container, "e1", "sleep", "1000")
+        await container.task.start("c1", "e1")
+        # pid 1 of a namespace does not hear of signals it does not handle: the exec ends alone.
+        await container.task.kill("c1", signal.SIGTERM, everything=True)
+        assert (await container.task.wait("c1", "e1", timeout_s=10)).status == 128 + 15
+        assert (await container.task.state("c1")).status == "RUNNING"
+        await end(container)
+
+    in_harness(setup, scenario)
+
+
+# --- sizes --------------------------------------------------------------------------------------
+
+
+@pytest.mark.rule("task.resize.1", "task.resize.3")
+def test_sizes_of_a_terminal_are_those_of_16_bits(setup: Setup) -> None:
+    """Nothing, the most, and what is cut; seen on the container's side (task API 3.5)."""
+    sizes = [
+        ((80, 24), (80, 24)),
+        ((0, 0), (0, 0)),
+        ((65535, 65535),) * 2,
+        ((65537, 65536), (1, 0)),
+    ]
+
+    async def scenario(harness: Harness) -> None:
+        wanted = spec.Wanted(SLEEP.args, terminal=True)
+        container = await harness.create("c1", wanted)
+        pid = await container.task.start("c1")
+        terminal = os.open(f"/proc/{pid}/root/dev/pts/0", os.O_RDWR | os.O_NOCTTY)
+        try:
+            for (width, height), seen in sizes:
+                await container.task.resize_pty("c1", width=width, height=height)
+                assert os.get_terminal_size(terminal) == seen
+        finally:
+            os.close(terminal)
+        await end(container)
+
+    in_harness(setup, scenario)
+
+
+# --- ids ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.rule("task.create.17", "task.create.19")
+@pytest.mark.parametrize(
+    "id_",
+    ["", "a/b", "..", "../../etc", pytest.param("ü", marks=pytest.mark.runc("crun takes it"))],
+)
+def test_id_that_the_runtime_does_not_take_leaves_nothing(setup: Setup, id_: str) -> None:
+    """Refused by the runtime, in its words; the shim is as empty as before (O-228)."""
+
+    async def scenario(harness: Harness) -> None:
+        container = await harness.start_shim("c1", SLEEP)
+        root = [harness.root_mount(container.bundle)]
+        code, text = await refused(container.task.create(id_, container.bundle.path, rootfs=root))
+        assert (code, text.startswith("OCI runtime create failed: ")) == (2, True)
+        assert await refused(container.task.state(id_)) == (5, "container not created: not found")
+        assert not os.path.ismount(os.path.join(container.bundle.path, "rootfs"))
+        assert not os.path.exists(f"/run/containerd/runc/{setup.namespace}/{id_}/state.json")
+        assert await container.create(rootfs=root) > 0
+        assert harness.sink.told(id_) == []
+        await container.remove()
+
+    in_harness(setup, scenario)
+
+
+@pytest.mark.rule("task.create.18")
+def test_id_of_200_characters_is_one_like_any_other(setup: Setup) -> None:
+    """Ids are parts of file names, titles and command lines: nothing cuts them."""
+    id_ = "x" * 200
+
+    async def scenario(harness: Harness) -> None:
+        container = await harness.run(id_, "sh", "-c", "exit 3")
+        assert (await container.task.wait(id_, timeout_s=10)).status == 3
+        assert (await container.task.state(id_)).id == id_
+        removed = await container.remove()
+        assert removed.exit.status == 3
+        assert harness.sink.told(id_)[-1] == f"delete {id_}"
+
+    in_harness(setup, scenario)
+
+
+@pytest.mark.rule("task.exec.7", "task.exec.8", "task.start.2")
+def test_any_id_of_an_exec_is_taken_and_leads_nowhere(setup: Setup) -> None:
+    """Empty, the container's, a path, long, of other alphabets (O-127, O-128, O-169 to O-173)."""
+
+    async def scenario(harness: Harness) -> None:
+        container = await harness.run("c1", *SLEEP.args)
+        task, bundle = container.task, container.bundle.path
+        init = (await task.state("c1")).pid
+        known = _files(setup.state)
+        for id_ in ("c1", "init", "x" * 200, "ü" * 100, "log", "config.json", "a b\n"):
+            await add_exec(container, id_, "sh", "-c", "exit 5")
+            assert await task.start("c1", id_) not in (0, init)
+            assert (await task.wait("c1", id_, timeout_s=10)).status == 5
+            await task.delete("c1", id_)
+            assert _files(setup.state) == known
+        for id_ in ("../e", ".."):
+            await add_exec(container, id_, "sh", "-c", "exit 5")
+            await task.start("c1", id_)
+            assert (await task.wait("c1", id_, timeout_s=10)).status == 5
+            await task.delete("c1", id_)
+            assert _files(setup.state) == known
+        for id_ in ("a/b", "/tmp/e"):
+            await add_exec(container, id_, "true")
+            code, text = await refused(task.start("c1", id_))
+            assert (code, text.startswith("OCI runtime exec failed: ")) == (2, True)
+            await task.delete("c1", id_)
+            assert _files(setup.state) == known
+        assert not os.path.exists("/tmp/e.pid")
+        await add_exec(container, "", "true")  # nobody can name it: it goes with its container
+        assert Path(bundle, "init.pid").read_text() == str(init)
+        await end(container)
+
+    in_harness(setup, scenario)
+
+
+def _files(folder: str) -> set[str]:
+    """Return every file below a folder, but for records of exits and what is mounted there."""
+    found = set()
+    for path, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not os.path.ismount(os.path.join(path, name))]
+        found |= {os.path.join(path, name) for name in names}
+    return {name for name in found if "/exits/" not in name and "/overlay" not in name}
+
+
+# --- at the same time, and in time --------------------------------------------------------------
+
+
+@pytest.mark.rule("task.create.12")
+def test_one_of_two_creates_of_an_id_succeeds(setup: Setup) -> None:
+    """The other is told what the runtime would say, and harms nothing (O-247, O-248)."""
+
+    async def scenario(harness: Harness) -> None:
+        container = await harness.start_shim("c1", SLEEP)
+        root = [harness.root_mount(container.bundle)]
+
+        async def create() -> int:
+            return await container.task.create("c1", container.bundle.path, rootfs=root)
+
+        ended = await asyncio.gather(create(), create(), return_exceptions=True)
+        pids = [each for each in ended if isinstance(each, int)]
+        assert len(pids) == 1
+        taken = "runc create failed: container with given ID already exists"
+        assert [str(each) for each in ended if not isinstance(each, int)] == [
+            f"OCI runtime create failed: {taken}"
+        ]
+        assert await container.task.start("c1") == pids[0]
+        await end(container)
+        assert harness.sink.told("c1") == ["create c1", "start c1", "exit c1", "delete c1"]
+
+    in_harness(setup, scenario)
+
+
+@pytest.mark.rule("task.start.5", "task.wait.1", "task.wait.3", "task.state.5")
+def test_one_of_two_starts_succeeds_and_all_waiters_are_told(setup: Setup) -> None:
+    """Waits that were there before Start get the same as those that came after (O-232)."""
+
+    async def scenario(harness: Harness) -> None:
+        container = await harness.create("c1", spec.Wanted(["sh", "-c", "exit 6"]))
+        task = container.task
+        waits = [asyncio.create_task(task.wait("c1")) for _ in range(20)]
+        starts = await asyncio.gather(*(task.start("c1") for _ in range(2)), return_exceptions=True)
+        assert [each for each in starts if isinstance(each, int)] == [(await task.state("c1")).pid]
+        told = {(each.status, each.at_ns) for each in await asyncio.gather(*waits)}
+        assert len(told) == 1
+        ended = (await task.state("c1")).exit
+        assert ended is not None
+        assert told == {(6, ended.at_ns)}
+        await container.remove()
+
+    in_harness(setup, scenario)
+
+
+@pytest.mark.ours("Go's wait on")
+@pytest.mark.rule("task.wait.4", "task.errors.5")
+def test_wait_ends_with_the_time_of_its_caller(setup: Setup) -> None:
+    """Code 4; the process runs on, and the next Wait is as good as the first (O-48, O-49)."""
+
+    async def scenario(harness: Harness) -> None:
+        container = await harness.run("c1", *SLEEP.args)
+        # The answer comes from the shim: a client's own clock would say it without a status.
+        request = task_v2_pb2.WaitRequest(id="c1")
+        call = container.task.call("Wait", request, task_v2_pb2.WaitResponse, timeout_s=0.3)
+        assert await refused(call) == (4, "context deadline exceeded")
+        assert (await container.task.state("c1")).status == "RUNNING"
+        assert (await container.kill_and_wait()).status == 137
+        await container.remove()
+
+    in_harness(setup, scenario)
+
+
+@pytest.mark.rule("task.words.5")
+@pytest.mark.parametrize(
+    ("args", "cwd", "runc", "crun"),
+    [
+        (
+            ["nosuch"],
+            "/",
+            'exec: "nosuch": executable file not found in $PATH',
+            "executable file `nosuch` not found in $PATH: No such file or directory",
+        ),
+        (
+            ["/etc"],
+            "/",
+            'exec: "/etc": permission denied',
+            "open executable: Operation not permitted",
+        ),
+        (
+            ["true"],
+            "/nodir",
+            'chdir to cwd ("/nodir") set in config.json failed: no such file or directory',
+            "chdir `/nodir`: No such file or directory",
+        ),
+    ],
+    ids=["missing", "folder", "cwd"],
+)
+def test_exec_that_cannot_run_tells_the_runtimes_words(
+    setup: Setup, args: list[str], cwd: str, runc: str, crun: str
+) -> None:
+    """Docker reads them to answer 126 or 127 (O-161 to O-163)."""
+
+    async def scenario(harness: Harness) -> None:
+        container = await harness.run("c1", *SLEEP.args)
+        process = spec.process(spec.Wanted(args, cwd=cwd))
+        await container.task.exec("c1", "e1", process)
+        start = "exec failed: unable to start container process"
+        said = words(runc=f"{start}: {runc}", crun=crun)
+        assert await refused(container.task.start("c1", "e1")) == (
+            2,
+            f"OCI runtime exec failed: {said}",
+        )
+        await end(container)
+
+    in_harness(setup, scenario)
