@@ -1,0 +1,446 @@
+"""What calls answer, files hold and events say when all is well: field by field."""
+
+import asyncio
+import json
+import os
+import signal
+import stat
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from protos import events_pb2, runc_pb2, task_v2_pb2, types_pb2
+from shimv2.ctl import spec
+from shimv2.ctl.bundle import mounts_below
+from shimv2.ctl.container import Container
+from shimv2.ctl.harness import Harness, Setup
+from tests.support.cgroups import folder_of
+from tests.support.faults import Faults
+from tests.support.harnessed import add_exec, in_harness, refused, second_client
+from tests.support.leaks import alive
+from tests.support.ttrpc_peer import Peer
+from tests.support.until import eventually
+from ttrpc import ConnectionClosed
+
+pytestmark = pytest.mark.root
+
+SLEEP = spec.Wanted(["sleep", "1000"])
+ZERO_TIME_S = -62_135_596_800  # Go's: the year 1
+POD = {"io.containerd.runc.v2.group": "pod"}
+
+
+async def state_of(container: Container, exec_id: str = "") -> task_v2_pb2.StateResponse:
+    """Return State's answer as it is on the wire."""
+    request = task_v2_pb2.StateRequest(id=container.id, exec_id=exec_id)
+    return await container.task.call("State", request, task_v2_pb2.StateResponse)
+
+
+def command(*argv: str) -> None:
+    subprocess.run(argv, check=True)
+
+
+def parent_of(pid: int) -> int:
+    words = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return int(words[1])
+
+
+@pytest.mark.rule(
+    "task.create.1",
+    "task.create.5",
+    "task.start.1",
+    "task.state.1",
+    "task.state.3",
+    "task.delete.1",
+    "task.delete.2",
+    "task.connect.1",
+    "cli.files.2",
+    "cli.files.4",
+    "cli.files.5",
+    "cli.serve.6",
+)
+def test_container_is_told_with_all_that_was_given(setup: Setup) -> None:
+    """State from Create to Delete, the files in the bundle, and what is gone at the end."""
+
+    async def scenario(harness: Harness) -> None:
+        script = "touch /here; exec sleep 1000"
+        container = await harness.create("c1", spec.Wanted(["sh", "-c", script]), stdin=True)
+        bundle = container.bundle
+        created = await state_of(container)
+        assert (created.id, created.bundle, created.exec_id) == ("c1", bundle.path, "")
+        assert [created.stdin, created.stdout, created.stderr] == [
+            bundle.fifo(name) for name in ("stdin", "stdout", "stderr")
+        ]
+        assert not created.terminal
+        assert (created.exit_status, created.HasField("exited_at")) == (0, True)
+        assert (created.exited_at.seconds, created.exited_at.nanos) == (ZERO_TIME_S, 0)
+        ran = Path(bundle.path, "rootfs", "here")
+        assert not ran.exists()
+
+        pid = await container.task.start("c1")
+        connected = await container.task.connected("c1")
+        assert pid == created.pid == (await state_of(container)).pid == connected.task_pid
+        assert parent_of(pid) == connected.shim_pid
+        await eventually(ran.exists, "the program to run")
+
+        files = {name: Path(bundle.path, name) for name in ("options.json", "runtime")}
+        assert {stat.S_IMODE(path.stat().st_mode) for path in files.values()} == {0o600}
+        assert [path.read_text() for path in files.values()] == ["{}", ""]
+        assert Path(bundle.path, "init.pid").read_text() == str(pid)
+        assert Path(bundle.path, "log.json").is_file()
+
+        runtime_state = f"/run/containerd/runc/{setup.namespace}/c1"
+        assert os.path.isdir(runtime_state)
+        below = Path(bundle.path, "rootfs", "below")
+        below.mkdir()
+        command("mount", "-t", "tmpfs", "tmpfs", str(below))
+        ended = await container.kill_and_wait()
+        deleted = await container.task.delete("c1")
+        assert (deleted.pid, deleted.status, deleted.at_ns) == (pid, 137, ended.at_ns)
+        assert not os.path.exists(runtime_state)
+        assert mounts_below(bundle.path) == []
+        await container.remove()
+
+    in_harness(setup, scenario)
+
+
+@pytest.mark.rule("task.create.13")
+def test_container_without_mounts_is_left_its_root(setup: Setup) -> None:
+    """dockerd mounts by itself: the root is a path of its own, and stays (task API 3.5)."""
+
+    async def scenario(harness: Harness) -> None:
+        container = await harness.start_shim("c1", spec.Wanted(["sh", "-c", "exit 3"]))
+        config = Path(container.bundle.path, "config.json")
+        root = Path(setup.state, "root")
+        root.mkdir()
+        command("mount", "--bind", setup.rootfs, str(root))
+        try:
+            whole = json.loads(config.read_text())
+            whole["root"] = {"path": str(root), "readonly": True}
+            config.write_text(json.dumps(whole))
+            await container.create()
+            assert mounts_below(container.bundle.path) == []
+            await container.task.start("c1")
+            assert (await container.task.wait("c1")).status == 3
+            await container.task.delete("c1")
+            assert mounts_below(str(root)) == [str(root)]
+            await container.remove()
+            assert mounts_below(str(root)) == [str(root)]
+        finally:
+            command("umount", str(root))
+
+    in_harness(setup, scenario)
+
+
+@pytest.mark.rule("task.delete.6", "events.order.4", "task.wait.5")
+@pytest.mark.ours("Go's Wait never returns")
+def test_container_that_never_ran_has_no_exit_of_its_own(setup: Setup) -> None:
+    """Status 0, the zero time, a killed init; its exit may be told after the Delete (O-46)."""
+
+    async def scenario(harness: Harness) -> None:
+        container = await harness.create("c1", SLEEP)
+        pid = (await state_of(container)).pid
+        other = await second_client(container)
+        waiter = asyncio.create_task(other.wait("c1"))
+        await other.state("c1")  # answered after the Wait was asked
+        request = task_v2_pb2.DeleteRequest(id="c1")
+        said = await container.task.call("Delete", request, task_v2_pb2.DeleteResponse)
+        assert (said.pid, said.exit_status, said.exited_at.seconds) == (pid, 0, ZERO_TIME_S)
+        async with asyncio.timeout(5):
+            assert (await waiter).status in {0, 137}  # whether or not its end was seen first
+        await eventually(lambda: not alive(pid), "the init to be gone")
+        await other.close()
+        await container.remove()
+        await harness.sink.wait_for("/tasks/delete")
+        told = harness.sink.told("c1")
+        assert (told[0], sorted(set(told[1:]) | {"exit c1"})) == (
+            "create c1",
+            ["delete c1", "exit c1"],
+        )
+
+    in_harness(setup, scenario)
+
+
+@pytest.mark.rule("task.pids.1", "task.start.2", "task.exec.1")
+def test_pids_name_the_execs(setup: Setup) -> None:
+    """The init, an exec with its id, and what they started (O-118, O-145)."""
+
+    async def scenario(harness: Harness) -> None:
+        container = await harness.run("c1", "sh", "-c", "sleep 1000 & exec sleep 1001")
+        init = (await state_of(container)).pid
+        await add_exec(container, "e1", "sleep", "1002")
+        assert (await state_of(container, "e1")).pid == 0
+        pid = await container.task.start("c1", "e1")
+        request = task_v2_pb2.PidsRequest(id="c1")
+
+        async def infos() -> dict[int, tuple[str, str]]:
+            said = await container.task.call("Pids", request, task_v2_pb2.PidsResponse)
+            found = {}
+            for each in said.processes:
+                details = runc_pb2.ProcessDetails.FromString(each.info.value)
+                found[each.pid] = (each.info.type_url, details.exec_id)
+            return found
+
+        found = await infos()
+        while len(found) < 3:  # the shell may not have come to its child yet
+            found = await infos()
+        assert len(found) == 3
+        assert found[init] == ("", "")
+        assert found[pid] == ("containerd.runc.v1.ProcessDetails", "e1")
+        assert os.readlink(f"/proc/{pid}/ns/pid") == os.readlink(f"/proc/{init}/ns/pid")
+        await container.kill_and_wait()
+        await container.remove()
+
+    in_harness(setup, scenario)
+
+
+@pytest.mark.ours("Go's ask the runtime for the processes")
+@pytest.mark.rule("task.pids.4", "task.state.4", "task.kill.6")
+def test_reads_need_no_runtime(faulty: Setup, faults: Faults) -> None:
+    """State, Pids, Stats, Connect, and the signal of an exec: from memory and the kernel."""
+
+    async def scenario(harness: Harness) -> None:
+        container = await harness.run("c1", *SLEEP.args)
+        task = container.task
+        await add_exec(container, "e1", "sleep", "1000")
+        await task.start("c1", "e1")
+        os.rename(faults.binary, f"{faults.binary}.away")
+        state = await task.state("c1")
+        assert (state.status, state.pid in await task.pids("c1")) == ("RUNNING", True)
+        assert (await task.connected("c1")).task_pid == state.pid
+        assert (await task.stats("c1")).value
+        await task.kill("c1", signal.SIGKILL, "e1")
+        assert (await task.wait("c1", "e1", timeout_s=10)).status == 137
+        os.rename(f"{faults.binary}.away", faults.binary)
+        await container.kill_and_wait()
+        await container.remove()
+
+    in_harness(faulty, scenario)
+
+
+@pytest.mark.ours("Go's Kill waits for the verb")
+@pytest.mark.rule("task.kill.8", "task.exits.9")
+def test_kill_does_not_wait_for_a_stuck_verb(faulty: Setup, faults: Faults) -> None:
+    """A start that hangs is no reason not to end the container."""
+
+    async def scenario(harness: Harness) -> None:
+        container = await harness.create("c1", SLEEP)
+        faults.hold("start.after")
+        start = asyncio.create_task(container.task.start("c1"))
+        await eventually(lambda: faults.held("start.after"), "the runtime to be called")
+        other = await second_client(container)
+        await other.kill("c1", signal.SIGKILL)
+        assert (await other.wait("c1", timeout_s=10)).status == 137
+        assert not start.done()
+        faults.release()
+        await start
+        await other.close()
+        await container.remove()
+
+    in_harness(faulty, scenario)
+
+
+@pytest.mark.rule("task.start.8", "events.topics.8")
+def test_start_that_fails_leaves_the_container_created(faulty: Setup, faults: Faults) -> None:
+    """No event, the runtime's words, and it can be started again (task API 3.5)."""
+
+    async def scenario(harness: Harness) -> None:
+        container = await harness.create("c1", SLEEP)
+        faults.at("start.before", "echo startbad >&2; exit 1")
+        code, text = await refused(container.task.start("c1"))
+        assert (code, text.startswith("OCI runtime start failed: ")) == (2, True)
+        assert "startbad" in text
+        assert (await container.task.state("c1")).status == "CREATED"
+        await container.task.start("c1")
+        await container.kill_and_wait()
+        await container.remove()
+        assert harness.sink.told("c1") == ["create c1", "start c1", "exit c1", "delete c1"]
+
+    in_harness(faulty, scenario)
+
+
+@pytest.mark.rule("task.errors.7")
+def test_start_that_is_too_late_changes_nothing(setup: Setup) -> None:
+    """A deadline in the past: Go's words, then a Start like any other (O-50 to O-52)."""
+
+    async def scenario(harness: Harness) -> None:
+        container = await harness.create("c1", SLEEP)
+        with Peer.connect(container.reply.path) as peer:
+            service = "containerd.task.v2.Task"
+            # On the wire a text in field 1 is as good as the id.
+            await peer.request(1, "Start", "c1", service=service, timeout_ns=-1)
+            said = "OCI runtime start failed: context deadline exceeded: <nil>"
+            assert await peer.refusal() == (1, 2, said)
+        assert (await container.task.state("c1")).status == "CREATED"
+        await container.task.start("c1")
+        await container.kill_and_wait()
+        await container.remove()
+
+    in_harness(setup, scenario)
+
+
+@pytest.mark.rule("task.stats.3")
+def test_stats_of_a_cgroup_that_vanished_are_no_error(setup: Setup) -> None:
+    """Somebody else removed it, while the container was not deleted yet."""
+
+    async def scenario(harness: Harness) -> None:
+        container = await harness.run("c1", *SLEEP.args)
+        pid = (await state_of(container)).pid
+        folders = {folder_of(pid, name) for name in ("memory", "pids", "cpu", "cpuacct", "blkio")}
+        url = (await container.task.stats("c1")).type_url
+        await container.kill_and_wait()
+        for folder in folders:
+            folder.rmdir()
+        assert (await container.task.stats("c1")).type_url == url
+        assert await container.task.pids("c1") == [pid]
+        await container.remove()
+
+    in_harness(setup, scenario)
+
+
+@pytest.mark.rule("task.shutdown.2", "task.shutdown.3", "cli.end.1", "events.transport.9")
+def test_shim_stays_until_it_is_told_to_go(setup: Setup) -> None:
+    """Without a container, too; then any id will do, and the last event has been sent (O-17)."""
+
+    async def scenario(harness: Harness) -> None:
+        container = await harness.run("c1", "true")
+        task = container.task
+        await task.wait("c1")
+        shim = (await task.connected("c1")).shim_pid
+        await task.delete("c1")
+        assert (await task.connected("c1")).shim_pid == shim
+        assert os.path.exists(container.reply.path)
+        try:
+            await task.shutdown("another")
+        except ConnectionClosed:
+            pytest.fail("the answer comes before the end")
+        await task.client.wait_closed()
+        await eventually(lambda: not os.path.exists(container.reply.path), "the socket to go")
+        await eventually(lambda: not alive(shim), "the shim to exit")
+        assert harness.sink.told("c1")[-1] == "delete c1"
+        await container.remove()
+
+    in_harness(setup, scenario)
+
+
+@pytest.mark.rule("cli.group.7")
+def test_member_of_a_pod_needs_no_start_of_its_own(setup: Setup) -> None:
+    """Newer daemons dial the pod's shim and call Create for another bundle (CLI-35)."""
+
+    async def scenario(harness: Harness) -> None:
+        wanted = spec.Wanted(SLEEP.args, annotations=POD)
+        first = await harness.run("c1", wanted=wanted)
+        member = harness.make_bundle("c2", spec.Wanted(["sh", "-c", "exit 4"], annotations=POD))
+        await first.task.create("c2", member.path, rootfs=[harness.root_mount(member)])
+        assert not os.path.exists(os.path.join(member.path, "address"))
+        await first.task.start("c2")
+        assert (await first.task.wait("c2", timeout_s=10)).status == 4
+        await first.task.delete("c2")
+        member.remove()
+        assert (await first.task.state("c1")).status == "RUNNING"
+        await first.kill_and_wait()
+        await first.remove()
+        assert harness.sink.told("c2") == ["create c2", "start c2", "exit c2", "delete c2"]
+
+    in_harness(setup, scenario)
+
+
+# --- events -------------------------------------------------------------------------------------
+
+
+@pytest.mark.rule(
+    "events.transport.10",
+    "events.topics.1",
+    "events.topics.2",
+    "events.topics.3",
+    "events.topics.4",
+    "events.topics.5",
+    "events.topics.6",
+    "events.order.1",
+    "events.order.2",
+    "task.exits.8",
+    "task.pause.1",
+)
+def test_events_have_all_their_fields(setup: Setup) -> None:
+    """Each event of a whole life, message by message (events 5.2)."""
+
+    async def scenario(harness: Harness) -> None:
+        container = await harness.create("c1", SLEEP)
+        bundle, task = container.bundle, container.task
+        mount = harness.root_mount(bundle)
+        pid = await task.start("c1")
+        await add_exec(container, "e1", "sh", "-c", "exit 7")
+        exec_pid = await task.start("c1", "e1")
+        exec_ended = await task.wait("c1", "e1")
+        await task.pause("c1")
+        await task.resume("c1")
+        ended = await container.kill_and_wait()
+        await task.delete("c1", "e1")
+        await container.remove()
+        await harness.sink.wait_for("/tasks/delete")
+
+        exit_, gone = events_pb2.TaskExit(), events_pb2.TaskDelete()
+        exit_.exited_at.FromNanoseconds(ended.at_ns)
+        gone.exited_at.FromNanoseconds(ended.at_ns)
+        exec_exit = events_pb2.TaskExit(container_id="c1", id="e1", pid=exec_pid, exit_status=7)
+        exec_exit.exited_at.FromNanoseconds(exec_ended.at_ns)
+        exit_.MergeFrom(events_pb2.TaskExit(container_id="c1", id="c1", pid=pid, exit_status=137))
+        gone.MergeFrom(events_pb2.TaskDelete(container_id="c1", pid=pid, exit_status=137))
+        root = types_pb2.Mount(type=mount.type, source=mount.source, options=mount.options)
+        io = events_pb2.TaskIO(stdout=bundle.fifo("stdout"), stderr=bundle.fifo("stderr"))
+        expected = [
+            (
+                "/tasks/create",
+                events_pb2.TaskCreate(
+                    container_id="c1", bundle=bundle.path, rootfs=[root], io=io, pid=pid
+                ),
+            ),
+            ("/tasks/start", events_pb2.TaskStart(container_id="c1", pid=pid)),
+            ("/tasks/exec-added", events_pb2.TaskExecAdded(container_id="c1", exec_id="e1")),
+            (
+                "/tasks/exec-started",
+                events_pb2.TaskExecStarted(container_id="c1", exec_id="e1", pid=exec_pid),
+            ),
+            ("/tasks/exit", exec_exit),
+            ("/tasks/paused", events_pb2.TaskPaused(container_id="c1")),
+            ("/tasks/resumed", events_pb2.TaskResumed(container_id="c1")),
+            ("/tasks/exit", exit_),
+            ("/tasks/delete", gone),
+        ]
+        events = harness.sink.events
+        assert [(event.topic, event.message) for event in events] == expected
+        assert {event.namespace for event in events} == {setup.namespace}
+        times = [event.at_ns for event in events]
+        assert times == sorted(times)
+        assert times[-2] >= ended.at_ns
+
+    in_harness(setup, scenario)
+
+
+@pytest.mark.rule("events.order.6", "task.exits.3", "task.exits.5")
+def test_every_start_of_many_short_processes_is_told_before_its_exit(setup: Setup) -> None:
+    """40 processes that end at once, eight at a time (events 5.3)."""
+    names = [f"e{number}" for number in range(40)]
+
+    async def scenario(harness: Harness) -> None:
+        container = await harness.run("c1", *SLEEP.args)
+
+        async def run_one(name: str) -> None:
+            async with at_a_time:
+                await add_exec(container, name, "true")
+                await container.task.start("c1", name)
+                await container.task.wait("c1", name, timeout_s=20)
+                await container.task.delete("c1", name)
+
+        at_a_time = asyncio.Semaphore(8)
+        await asyncio.gather(*map(run_one, names))
+        await container.kill_and_wait()
+        await container.remove()
+        await harness.sink.wait_for("/tasks/delete")
+        told = harness.sink.told("c1")
+        for name in names:
+            mine = [line.split()[0] for line in told if line.endswith(f" {name}")]
+            assert mine == ["exec-added", "exec-started", "exit"]
+        assert told[-2:] == ["exit c1", "delete c1"]
+
+    in_harness(setup, scenario)
