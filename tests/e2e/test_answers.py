@@ -9,13 +9,14 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from google.protobuf.empty_pb2 import Empty
 
-from protos import events_pb2, runc_pb2, task_v2_pb2, types_pb2
+from protos import runc_pb2, task_v2_pb2
 from shimv2.ctl import spec
 from shimv2.ctl.bundle import mounts_below
 from shimv2.ctl.container import Container
 from shimv2.ctl.harness import Harness, Setup
-from tests.support.cgroups import folder_of
+from tests.support.cgroups import folder_of, unified
 from tests.support.faults import Faults
 from tests.support.harnessed import add_exec, in_harness, refused, second_client
 from tests.support.leaks import alive
@@ -323,6 +324,45 @@ def test_shim_stays_until_it_is_told_to_go(setup: Setup) -> None:
     in_harness(setup, scenario)
 
 
+@pytest.mark.rule("task.closeio.1", "task.closeio.2", "task.closeio.3")
+def test_close_io_does_not_look_at_its_flag(setup: Setup) -> None:
+    """What is closed is stdin, whatever the request says of it; a second time is no error."""
+
+    async def scenario(harness: Harness) -> None:
+        container = await harness.run("c1", "sh", "-c", "cat; exit 4", stdin=True)
+        request = task_v2_pb2.CloseIORequest(id="c1", stdin=False)
+        for _ in range(2):
+            await container.task.call("CloseIO", request, Empty)
+        assert (await container.task.wait("c1", timeout_s=10)).status == 4
+        await container.remove()
+
+    in_harness(setup, scenario)
+
+
+@pytest.mark.rule("task.pause.1")
+def test_paused_processes_are_frozen_by_the_kernel(setup: Setup) -> None:
+    """And thawed again: what its cgroup says of it."""
+
+    def frozen(pid: int) -> bool:
+        if unified():
+            return "frozen 1" in (folder_of(pid, "") / "cgroup.events").read_text().splitlines()
+        return (folder_of(pid, "freezer") / "freezer.state").read_text() == "FROZEN\n"
+
+    async def scenario(harness: Harness) -> None:
+        container = await harness.run("c1", *SLEEP.args)
+        pid = (await state_of(container)).pid
+        seen = [frozen(pid)]
+        await container.task.pause("c1")
+        seen.append(frozen(pid))
+        await container.task.resume("c1")
+        seen.append(frozen(pid))
+        assert seen == [False, True, False]
+        await container.kill_and_wait()
+        await container.remove()
+
+    in_harness(setup, scenario)
+
+
 @pytest.mark.rule("cli.group.7")
 def test_member_of_a_pod_needs_no_start_of_its_own(setup: Setup) -> None:
     """Newer daemons dial the pod's shim and call Create for another bundle (CLI-35)."""
@@ -341,106 +381,5 @@ def test_member_of_a_pod_needs_no_start_of_its_own(setup: Setup) -> None:
         await first.kill_and_wait()
         await first.remove()
         assert harness.sink.told("c2") == ["create c2", "start c2", "exit c2", "delete c2"]
-
-    in_harness(setup, scenario)
-
-
-# --- events -------------------------------------------------------------------------------------
-
-
-@pytest.mark.rule(
-    "events.transport.10",
-    "events.topics.1",
-    "events.topics.2",
-    "events.topics.3",
-    "events.topics.4",
-    "events.topics.5",
-    "events.topics.6",
-    "events.order.1",
-    "events.order.2",
-    "task.exits.8",
-    "task.pause.1",
-)
-def test_events_have_all_their_fields(setup: Setup) -> None:
-    """Each event of a whole life, message by message (events 5.2)."""
-
-    async def scenario(harness: Harness) -> None:
-        container = await harness.create("c1", SLEEP)
-        bundle, task = container.bundle, container.task
-        mount = harness.root_mount(bundle)
-        pid = await task.start("c1")
-        await add_exec(container, "e1", "sh", "-c", "exit 7")
-        exec_pid = await task.start("c1", "e1")
-        exec_ended = await task.wait("c1", "e1")
-        await task.pause("c1")
-        await task.resume("c1")
-        ended = await container.kill_and_wait()
-        await task.delete("c1", "e1")
-        await container.remove()
-        await harness.sink.wait_for("/tasks/delete")
-
-        exit_, gone = events_pb2.TaskExit(), events_pb2.TaskDelete()
-        exit_.exited_at.FromNanoseconds(ended.at_ns)
-        gone.exited_at.FromNanoseconds(ended.at_ns)
-        exec_exit = events_pb2.TaskExit(container_id="c1", id="e1", pid=exec_pid, exit_status=7)
-        exec_exit.exited_at.FromNanoseconds(exec_ended.at_ns)
-        exit_.MergeFrom(events_pb2.TaskExit(container_id="c1", id="c1", pid=pid, exit_status=137))
-        gone.MergeFrom(events_pb2.TaskDelete(container_id="c1", pid=pid, exit_status=137))
-        root = types_pb2.Mount(type=mount.type, source=mount.source, options=mount.options)
-        io = events_pb2.TaskIO(stdout=bundle.fifo("stdout"), stderr=bundle.fifo("stderr"))
-        expected = [
-            (
-                "/tasks/create",
-                events_pb2.TaskCreate(
-                    container_id="c1", bundle=bundle.path, rootfs=[root], io=io, pid=pid
-                ),
-            ),
-            ("/tasks/start", events_pb2.TaskStart(container_id="c1", pid=pid)),
-            ("/tasks/exec-added", events_pb2.TaskExecAdded(container_id="c1", exec_id="e1")),
-            (
-                "/tasks/exec-started",
-                events_pb2.TaskExecStarted(container_id="c1", exec_id="e1", pid=exec_pid),
-            ),
-            ("/tasks/exit", exec_exit),
-            ("/tasks/paused", events_pb2.TaskPaused(container_id="c1")),
-            ("/tasks/resumed", events_pb2.TaskResumed(container_id="c1")),
-            ("/tasks/exit", exit_),
-            ("/tasks/delete", gone),
-        ]
-        events = harness.sink.events
-        assert [(event.topic, event.message) for event in events] == expected
-        assert {event.namespace for event in events} == {setup.namespace}
-        times = [event.at_ns for event in events]
-        assert times == sorted(times)
-        assert times[-2] >= ended.at_ns
-
-    in_harness(setup, scenario)
-
-
-@pytest.mark.rule("events.order.6", "task.exits.3", "task.exits.5")
-def test_every_start_of_many_short_processes_is_told_before_its_exit(setup: Setup) -> None:
-    """40 processes that end at once, eight at a time (events 5.3)."""
-    names = [f"e{number}" for number in range(40)]
-
-    async def scenario(harness: Harness) -> None:
-        container = await harness.run("c1", *SLEEP.args)
-
-        async def run_one(name: str) -> None:
-            async with at_a_time:
-                await add_exec(container, name, "true")
-                await container.task.start("c1", name)
-                await container.task.wait("c1", name, timeout_s=20)
-                await container.task.delete("c1", name)
-
-        at_a_time = asyncio.Semaphore(8)
-        await asyncio.gather(*map(run_one, names))
-        await container.kill_and_wait()
-        await container.remove()
-        await harness.sink.wait_for("/tasks/delete")
-        told = harness.sink.told("c1")
-        for name in names:
-            mine = [line.split()[0] for line in told if line.endswith(f" {name}")]
-            assert mine == ["exec-added", "exec-started", "exit"]
-        assert told[-2:] == ["exit c1", "delete c1"]
 
     in_harness(setup, scenario)

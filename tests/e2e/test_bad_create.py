@@ -24,6 +24,7 @@ pytestmark = pytest.mark.root
 TRUE = spec.Wanted(["true"])
 
 
+@pytest.mark.rule("task.create.6")
 def test_create_with_the_bundle_gone_is_not_found(setup: Setup) -> None:
     """The first file that cannot be written names the path (O-16)."""
 
@@ -58,6 +59,7 @@ def test_shim_outlives_a_bundle_removed_under_it(setup: Setup) -> None:
     in_harness(setup, scenario)
 
 
+@pytest.mark.rule("task.words.4")
 @pytest.mark.parametrize(
     ("binary", "cause"),
     [
@@ -90,6 +92,7 @@ LOGGED = [("error", "first msg"), ("error", "second msg"), ("info", "no matter")
 LOGGING = "; ".join(f"echo '{ERROR_LINE.format(*entry)}' >>\"$log\"" for entry in LOGGED)
 
 
+@pytest.mark.rule("task.words.1", "task.words.2")
 @pytest.mark.parametrize(
     ("script", "said"),
     [
@@ -117,6 +120,7 @@ def test_create_with_a_failing_runtime_passes_its_words_on(
     in_harness(setup, scenario)
 
 
+@pytest.mark.rule("task.words.5", "task.create.8")
 @pytest.mark.parametrize(
     ("wanted", "runc", "crun"),
     [
@@ -206,6 +210,7 @@ def test_create_with_a_missing_stdio_path_fails(setup: Setup) -> None:
     in_harness(setup, scenario)
 
 
+@pytest.mark.rule("task.create.10")
 @pytest.mark.ours("Go leaves the created container to the daemon's `delete`")
 def test_create_that_fails_after_runc_takes_the_container_back(setup: Setup) -> None:
     """A container no client can name any more is deleted by the shim itself (task API 3.5)."""
@@ -227,6 +232,7 @@ def test_create_that_fails_after_runc_takes_the_container_back(setup: Setup) -> 
 PARSE = 'unable to parse stdout uri: parse "%zz:/x":'
 
 
+@pytest.mark.rule("task.create.9")
 @pytest.mark.parametrize(
     ("stdout", "said"),
     [
@@ -252,6 +258,7 @@ def test_create_with_a_bad_stdio_uri_fails(setup: Setup, stdout: str, said: str)
     in_harness(setup, scenario)
 
 
+@pytest.mark.rule("task.create.7")
 def test_create_with_a_mount_that_fails_undoes_the_mounts_before_it(setup: Setup) -> None:
     """Mounts are all or nothing; the text begins as the reference's does (O-227)."""
 
@@ -270,6 +277,7 @@ def test_create_with_a_mount_that_fails_undoes_the_mounts_before_it(setup: Setup
     in_harness(setup, scenario)
 
 
+@pytest.mark.rule("task.create.11")
 def test_second_create_of_an_id_harms_nothing(setup: Setup) -> None:
     """runc's refusal is passed on; the first container runs on (O-59, O-60, pitfall 49)."""
 

@@ -113,6 +113,7 @@ def test_empty_namespace_is_refused(setup: Setup) -> None:
     in_harness(setup, scenario)
 
 
+@pytest.mark.rule("cli.socket.7")
 @pytest.mark.ours("containerd 1.6's shim knows no socket_dir")
 def test_socket_folder_that_cannot_be_written_fails_start(setup: Setup) -> None:
     """The cause is told, and neither a server nor a socket stays (CLI-20, 1.11 step 7)."""

@@ -21,6 +21,7 @@ pytestmark = [pytest.mark.root, pytest.mark.ours("Go shims leave things behind")
 SLEEP = spec.Wanted(["sleep", "1000"])
 
 
+@pytest.mark.rule("task.create.14")
 def test_create_is_rolled_back_when_its_client_leaves(faulty: Setup, faults: Faults) -> None:
     """Nothing of a Create outlives the daemon that asked for it (faults row 28)."""
 
@@ -51,6 +52,7 @@ def test_create_is_rolled_back_when_its_client_leaves(faulty: Setup, faults: Fau
     in_harness(faulty, scenario)
 
 
+@pytest.mark.rule("task.create.15")
 def test_create_whose_time_is_over_is_rolled_back(faulty: Setup, faults: Faults) -> None:
     """A hung runtime is killed with what it made; the client is told in time (faults row 10)."""
 
@@ -67,6 +69,7 @@ def test_create_whose_time_is_over_is_rolled_back(faulty: Setup, faults: Faults)
     in_harness(faulty, scenario)
 
 
+@pytest.mark.rule("task.delete.7")
 def test_delete_goes_on_without_its_client_and_tells_a_repeated_call_the_same(
     faulty: Setup, faults: Faults
 ) -> None:
@@ -95,6 +98,7 @@ def test_delete_goes_on_without_its_client_and_tells_a_repeated_call_the_same(
     in_harness(faulty, scenario)
 
 
+@pytest.mark.rule("task.delete.3")
 def test_delete_that_the_runtime_refuses_can_be_repeated(faulty: Setup, faults: Faults) -> None:
     """A failed Delete leaves the state as it was (pitfall 46, O-240 to O-242)."""
 
@@ -113,6 +117,7 @@ def test_delete_that_the_runtime_refuses_can_be_repeated(faulty: Setup, faults: 
     in_harness(faulty, scenario)
 
 
+@pytest.mark.rule("task.start.3", "events.order.5")
 def test_failed_exec_leaves_everything_as_before(setup: Setup) -> None:
     """What never ran has no exit; Start may be tried again (pitfall 44, O-156 to 160)."""
 
@@ -154,6 +159,7 @@ def test_failed_exec_leaves_everything_as_before(setup: Setup) -> None:
     in_harness(setup, scenario)
 
 
+@pytest.mark.rule("task.wait.5")
 def test_waiters_of_a_container_that_never_ran_are_released(setup: Setup) -> None:
     """Go's wait for ever; a deleted process will not end any more."""
 
@@ -172,6 +178,7 @@ def test_waiters_of_a_container_that_never_ran_are_released(setup: Setup) -> Non
     in_harness(setup, scenario)
 
 
+@pytest.mark.rule("task.errors.5")
 def test_output_that_nobody_opens_fails_create_in_time_and_says_so(setup: Setup) -> None:
     """The client hears which FIFO it forgot; nothing is left (O-342, O-343)."""
 
@@ -195,6 +202,7 @@ def test_output_that_nobody_opens_fails_create_in_time_and_says_so(setup: Setup)
     in_harness(setup, scenario)
 
 
+@pytest.mark.rule("task.start.7")
 def test_exec_whose_output_nobody_opens_is_killed_and_can_be_started_again(setup: Setup) -> None:
     """State, Wait and events are as if it had never been started (O-344 to O-348)."""
 

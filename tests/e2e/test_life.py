@@ -6,8 +6,6 @@ import hashlib
 import os
 import signal
 import stat
-import subprocess
-import sys
 import zlib
 from dataclasses import replace
 from pathlib import Path
@@ -52,6 +50,7 @@ async def end_empty_shim(container: Container) -> None:
     container.bundle.remove()
 
 
+@pytest.mark.rule("cli.reply.8")
 @pytest.mark.parametrize("generation", GENERATIONS, ids=lambda g: g.value)
 def test_container_of_every_daemon_generation_runs_and_is_removed(
     setup: Setup, generation: Generation
@@ -74,6 +73,7 @@ def test_container_of_every_daemon_generation_runs_and_is_removed(
     in_harness(replace(setup, generation=generation), scenario)
 
 
+@pytest.mark.rule("cli.socket.2", "cli.socket.3")
 def test_socket_address_and_modes_are_containerds(setup: Setup) -> None:
     """The socket's name is the documented hash, its mode 0600, its folder 0700 (CLI-20 to 23)."""
 
@@ -91,6 +91,7 @@ def test_socket_address_and_modes_are_containerds(setup: Setup) -> None:
     in_harness(setup, scenario)
 
 
+@pytest.mark.rule("task.exits.8")
 def test_every_telling_of_an_exit_has_the_same_status_and_time(setup: Setup) -> None:
     """Wait, State, TaskExit, TaskDelete and Delete agree to the nanosecond (pitfall 51)."""
 
@@ -121,6 +122,7 @@ def test_every_telling_of_an_exit_has_the_same_status_and_time(setup: Setup) -> 
     in_harness(setup, scenario)
 
 
+@pytest.mark.rule("events.order.1")
 def test_events_carry_namespace_bare_type_and_metadata(setup: Setup) -> None:
     """Envelope, type URL and call metadata are what Go clients compare (events 5.1, O-249)."""
 
@@ -153,6 +155,7 @@ def test_crun_serves_as_well_as_runc(setup: Setup, host: Host) -> None:
     in_harness(replace(setup, runtime=crun(host.folder)), scenario)
 
 
+@pytest.mark.rule("events.order.2")
 def test_exec_has_its_own_streams_status_and_events(setup: Setup) -> None:
     """A further process: added, started, ended; its exit comes before the init's (events 5.3)."""
 
@@ -190,6 +193,7 @@ def test_exec_has_its_own_streams_status_and_events(setup: Setup) -> None:
     in_harness(setup, scenario)
 
 
+@pytest.mark.rule("task.closeio.1")
 def test_stdin_ends_only_with_close_io(setup: Setup) -> None:
     """A client that goes away is no end of file; CloseIO is one (IO 4.7)."""
 
@@ -229,6 +233,7 @@ def test_twenty_mebibytes_through_cat_come_back_unchanged(setup: Setup) -> None:
     in_harness(setup, scenario)
 
 
+@pytest.mark.rule("cli.end.2")
 def test_second_client_reads_on_where_the_first_one_stopped(setup: Setup) -> None:
     """Readers may go and come back: nothing is lost, nothing repeated (IO 4.2)."""
     script = "i=0; while [ $i -lt 200 ]; do i=$((i+1)); echo line $i; sleep 0.005; done"
@@ -252,6 +257,7 @@ def test_second_client_reads_on_where_the_first_one_stopped(setup: Setup) -> Non
     in_harness(setup, scenario)
 
 
+@pytest.mark.rule("cli.group.6")
 def test_containers_of_one_group_share_a_shim(setup: Setup) -> None:
     """The group annotation decides; the shim stays until its last container is gone (CLI 1.7)."""
     group = {"io.containerd.runc.v2.group": "pod1"}
@@ -274,6 +280,7 @@ def test_containers_of_one_group_share_a_shim(setup: Setup) -> None:
     in_harness(setup, scenario)
 
 
+@pytest.mark.rule("events.transport.5")
 @pytest.mark.ours("other shims drop events after a few tries, and reorder them")
 def test_events_wait_for_a_daemon_that_is_away(setup: Setup) -> None:
     """With the sink gone from Start to Delete every event comes later, in order (design 4.2)."""
@@ -294,6 +301,7 @@ def test_events_wait_for_a_daemon_that_is_away(setup: Setup) -> None:
     in_harness(setup, scenario)
 
 
+@pytest.mark.rule("events.transport.4")
 def test_sink_that_never_answers_holds_up_no_call(setup: Setup) -> None:
     """Events are sent beside the calls, not within them (EV-9, O-275)."""
 
@@ -313,6 +321,7 @@ def test_sink_that_never_answers_holds_up_no_call(setup: Setup) -> None:
     in_harness(setup, scenario)
 
 
+@pytest.mark.rule("task.exits.10")
 @pytest.mark.ours("Go says 137, and leaves the dead socket")
 def test_delete_after_a_crash_tells_the_recorded_status(setup: Setup) -> None:
     """The exit was recorded on disk when it was reaped: `delete` reports it (design 4.1)."""
@@ -328,6 +337,7 @@ def test_delete_after_a_crash_tells_the_recorded_status(setup: Setup) -> None:
     in_harness(setup, scenario)
 
 
+@pytest.mark.rule("cli.delete.12", "cli.end.4")
 @pytest.mark.ours("Go leaves the dead socket")
 def test_delete_after_a_crash_ends_the_running_container(setup: Setup) -> None:
     """With the shim gone, `delete` kills the container, unmounts and reports 137 (CLI 1.9)."""
@@ -344,6 +354,7 @@ def test_delete_after_a_crash_ends_the_running_container(setup: Setup) -> None:
     in_harness(setup, scenario)
 
 
+@pytest.mark.rule("cli.signals.1")
 def test_sigterm_ends_the_shim_and_leaves_the_container_running(setup: Setup) -> None:
     """The shim goes in good order, its container stays until `delete` (CLI 1.13, O-446 to 450)."""
 
@@ -373,19 +384,3 @@ def test_state_of_an_unknown_container_is_not_found(setup: Setup) -> None:
         assert said == (5, "container not created: not found")
 
     in_harness(setup, scenario)
-
-
-@pytest.mark.runc("make run knows no other")
-def test_story_of_make_run_is_true(host: Host) -> None:
-    """`make run`: output, status, a killed client and the one that takes over, nothing left."""
-    told = subprocess.run(
-        [sys.executable, "-m", "shimv2.ctl.story", "--shim", host.shim],
-        check=False,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-
-    assert told.returncode == 0, told.stdout + told.stderr
-    assert "hello from pid 1" in told.stdout
-    assert "Nothing is left" in told.stdout

@@ -33,6 +33,7 @@ async def add_exec(container: Container, exec_id: str, *args: str) -> None:
     await container.task.exec(container.id, exec_id, process)
 
 
+@pytest.mark.rule("events.topics.7", "events.order.3")
 @pytest.mark.timeout(180)
 def test_oom_of_an_init_is_told_before_its_exit_every_time(setup: Setup) -> None:
     """Twenty containers that use more than they may: 137, and oom before exit (O-268, O-269)."""
@@ -126,6 +127,7 @@ def test_removal_of_a_cgroup_is_no_oom(setup: Setup, ended: bool) -> None:
     in_harness(setup, scenario)
 
 
+@pytest.mark.rule("events.topics.7")
 def test_page_cache_at_the_limit_is_no_oom(setup: Setup) -> None:
     """The limit is reached, memory is reclaimed, nobody is killed (faults row 38)."""
 
@@ -146,6 +148,7 @@ def test_page_cache_at_the_limit_is_no_oom(setup: Setup) -> None:
     in_harness(setup, scenario)
 
 
+@pytest.mark.rule("events.order.3")
 def test_ooms_in_parallel_are_each_told_before_their_exit(setup: Setup) -> None:
     """Containers of one pod share a shim and no counter."""
     group = {"io.containerd.runc.v2.group": "pod"}

@@ -22,6 +22,7 @@ pytestmark = [pytest.mark.root, pytest.mark.ours("Go shims block or lose order")
 SLEEP = spec.Wanted(["sleep", "1000"])
 
 
+@pytest.mark.rule("task.exits.3")
 def test_exec_that_ends_before_the_runtime_returns_is_told_after_started(
     faulty: Setup, faults: Faults
 ) -> None:
@@ -51,6 +52,7 @@ def test_exec_that_ends_before_the_runtime_returns_is_told_after_started(
     in_harness(faulty, scenario)
 
 
+@pytest.mark.rule("task.create.16")
 def test_init_that_dies_during_create_is_created_and_ended(faulty: Setup, faults: Faults) -> None:
     """The init may be gone before `runc create` returns: one exit, no deadlock (faults row 7)."""
 
@@ -70,6 +72,7 @@ def test_init_that_dies_during_create_is_created_and_ended(faulty: Setup, faults
     in_harness(faulty, scenario)
 
 
+@pytest.mark.rule("task.exits.9")
 def test_exit_during_start_is_known_at_once_and_told_after_started(
     faulty: Setup, faults: Faults
 ) -> None:
@@ -95,6 +98,7 @@ def test_exit_during_start_is_known_at_once_and_told_after_started(
     in_harness(faulty, scenario)
 
 
+@pytest.mark.rule("task.state.4")
 @pytest.mark.parametrize("verb", ["create", "start", "delete"])
 def test_reads_and_a_sibling_do_not_wait_for_a_stuck_verb(
     faulty: Setup, faults: Faults, verb: str
@@ -136,6 +140,7 @@ def test_reads_and_a_sibling_do_not_wait_for_a_stuck_verb(
     in_harness(faulty, scenario)
 
 
+@pytest.mark.rule("task.exits.4", "task.exits.5")
 def test_every_exec_is_told_before_the_init_that_is_killed_beside_it(setup: Setup) -> None:
     """Each started exec has one exit, before the init's (pitfalls 39 to 41)."""
 
@@ -166,6 +171,7 @@ def test_every_exec_is_told_before_the_init_that_is_killed_beside_it(setup: Setu
     in_harness(setup, scenario)
 
 
+@pytest.mark.rule("task.exits.6")
 def test_what_outlives_an_init_without_a_pid_namespace_is_killed(setup: Setup) -> None:
     """The kernel ends the others only with a pid 1; else the shim does it (pitfall 42)."""
 

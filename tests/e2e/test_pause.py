@@ -36,6 +36,7 @@ async def update_with(container: Container, value: bytes | None) -> None:
     await container.task.call("Update", request, Empty)
 
 
+@pytest.mark.rule("task.execs.7", "task.pause.5")
 def test_paused_container_refuses_what_the_reference_refuses(setup: Setup) -> None:
     """Every call on a paused container, its texts, and the life of its events (O-79 to O-90)."""
 
@@ -102,6 +103,7 @@ def test_created_and_stopped_containers_are_neither_paused_nor_resumed(setup: Se
     in_harness(setup, scenario)
 
 
+@pytest.mark.rule("task.init.14")
 @pytest.mark.runc("crun does not thaw what it kills on cgroup v1")
 def test_paused_container_that_is_killed_ends_without_being_resumed(setup: Setup) -> None:
     """Kill 9 ends it, its exit is told, nobody hears of a resume (O-91 to O-93, O-114)."""
@@ -127,6 +129,7 @@ def test_paused_container_that_is_killed_ends_without_being_resumed(setup: Setup
     in_harness(setup, scenario)
 
 
+@pytest.mark.rule("task.update.1", "task.update.2", "task.update.3")
 def test_update_takes_any_url_and_checks_the_json(setup: Setup) -> None:
     """The resources reach the cgroup; what is no LinuxResources is refused (O-68 to O-73)."""
 
@@ -152,6 +155,7 @@ def test_update_takes_any_url_and_checks_the_json(setup: Setup) -> None:
     in_harness(setup, scenario)
 
 
+@pytest.mark.rule("task.update.4")
 @pytest.mark.ours("Go's shim dies of it")
 def test_update_without_resources_is_an_error(setup: Setup) -> None:
     """Code 3, and the shim lives on (O-116, O-117)."""
@@ -166,6 +170,7 @@ def test_update_without_resources_is_an_error(setup: Setup) -> None:
     in_harness(setup, scenario)
 
 
+@pytest.mark.rule("task.init.13")
 @pytest.mark.ours("Go's State waits for the verb")
 def test_state_during_a_slow_pause_is_pausing(faulty: Setup, faults: Faults) -> None:
     """State answers at once; a second Pause and an exec are refused, Update waits (O-233)."""
@@ -194,6 +199,7 @@ def test_state_during_a_slow_pause_is_pausing(faulty: Setup, faults: Faults) -> 
     in_harness(faulty, scenario)
 
 
+@pytest.mark.rule("task.pause.2")
 def test_failed_pause_leaves_the_container_running(faulty: Setup, faults: Faults) -> None:
     """The runtime's words, no event, and it can be tried again (O-235, O-236)."""
 
@@ -218,6 +224,7 @@ def test_failed_pause_leaves_the_container_running(faulty: Setup, faults: Faults
     in_harness(faulty, scenario)
 
 
+@pytest.mark.rule("task.pause.3")
 @pytest.mark.ours("Go's leave it frozen and refuse to resume it")
 def test_pause_that_is_killed_does_not_leave_the_container_frozen(
     faulty: Setup, faults: Faults
@@ -238,6 +245,7 @@ def test_pause_that_is_killed_does_not_leave_the_container_frozen(
     in_harness(faulty, scenario)
 
 
+@pytest.mark.rule("task.init.15")
 @pytest.mark.runc("crun does not thaw what it kills on cgroup v1")
 def test_exit_while_paused_is_told_after_the_runtime_resumed(faulty: Setup, faults: Faults) -> None:
     """The exit is known at once; what is left is thawed before it is told (task API 3.2)."""
@@ -258,6 +266,7 @@ def test_exit_while_paused_is_told_after_the_runtime_resumed(faulty: Setup, faul
     in_harness(faulty, scenario)
 
 
+@pytest.mark.rule("task.pause.4")
 @pytest.mark.ours("Go's verbs end with their caller")
 def test_pause_goes_on_without_its_client(faulty: Setup, faults: Faults) -> None:
     """A Pause whose reply is lost is not broken off, and a repeated one joins it (design 4.4)."""

@@ -130,3 +130,19 @@ def test_container_of_a_dead_shim_is_deleted_by_force(host: Host, shimctl: Shimc
     assert "does not answer" in shimctl("delete", "c1").stderr
     forced = shimctl("delete", "--force", "c1")
     assert (forced.returncode, forced.stdout) == (0, "137\n")
+
+
+@pytest.mark.runc("make run knows no other")
+def test_story_of_make_run_is_true(host: Host) -> None:
+    """`make run`: output, status, a killed client and the one that takes over, nothing left."""
+    told = subprocess.run(
+        [sys.executable, "-m", "shimv2.ctl.story", "--shim", host.shim],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+    assert told.returncode == 0, told.stdout + told.stderr
+    assert "hello from pid 1" in told.stdout
+    assert "Nothing is left" in told.stdout

@@ -39,6 +39,7 @@ def keys(folder: Path, name: str) -> dict[str, int]:
     return {key: int(value) for key, value in lines}
 
 
+@pytest.mark.rule("task.stats.1")
 def test_stats_are_what_the_files_of_the_container_say(setup: Setup) -> None:
     """Limits, processes, memory and CPU of a container at rest, number for number."""
 
@@ -76,6 +77,7 @@ def test_stats_are_what_the_files_of_the_container_say(setup: Setup) -> None:
     in_harness(setup, scenario)
 
 
+@pytest.mark.rule("task.stats.2")
 def test_stats_are_told_in_every_state(setup: Setup) -> None:
     """Created, running, paused, and stopped until Delete: CRI asks why a container ended (6.7)."""
 

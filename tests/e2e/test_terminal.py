@@ -57,6 +57,7 @@ async def run(harness: Harness, id_: str, script: str, *, stdin: bool = True) ->
     return container
 
 
+@pytest.mark.rule("task.resize.1")
 def test_terminal_container_has_a_tty_its_size_and_ends_with_its_status(setup: Setup) -> None:
     """O-378 to O-384: resize before and after Start; the end of output comes before Delete."""
     before = folders_for_consoles()
@@ -121,6 +122,7 @@ def test_client_of_a_terminal_leaves_and_returns(setup: Setup) -> None:
     in_harness(setup, scenario)
 
 
+@pytest.mark.rule("task.delete.5")
 def test_big_output_of_a_terminal_is_complete_at_its_end(setup: Setup) -> None:
     """O-387, pitfall 65: 1 MiB, then the exit; the client reads slowly, Delete comes at once."""
 
@@ -163,6 +165,7 @@ def cpu_s(pid: int) -> float:
     return (int(words[11]) + int(words[12])) / os.sysconf("SC_CLK_TCK")
 
 
+@pytest.mark.rule("task.resize.4")
 def test_exec_with_a_terminal_takes_its_first_size_from_the_request(setup: Setup) -> None:
     """O-393 to O-397: a resize before Start is lost, one after it is seen."""
 

@@ -68,7 +68,9 @@ async def check(calls: Calls, said: Mapping[str, Said], *left_out: str) -> None:
             await call()
 
 
-@pytest.mark.rule("task.init.1", "task.init.2", "task.state.1", "task.pids.2")
+@pytest.mark.rule(
+    "task.init.1", "task.init.2", "task.init.3", "task.pids.2", "task.kill.5", "task.resize.2"
+)
 def test_created_container_is_started_updated_or_deleted(setup: Setup) -> None:
     """The row `created`: what is left out would change the state (O-21 to O-38)."""
 
@@ -95,7 +97,7 @@ def test_created_container_is_started_updated_or_deleted(setup: Setup) -> None:
     in_harness(setup, scenario)
 
 
-@pytest.mark.rule("task.init.4", "task.init.5", "task.shutdown.1")
+@pytest.mark.rule("task.init.3", "task.init.4", "task.init.5", "task.shutdown.1")
 def test_running_container_is_neither_started_nor_deleted_nor_resumed(setup: Setup) -> None:
     """The row `running`; nothing that was refused has changed anything (O-53 to O-60)."""
 
@@ -122,7 +124,7 @@ def test_running_container_is_neither_started_nor_deleted_nor_resumed(setup: Set
     in_harness(setup, scenario)
 
 
-@pytest.mark.rule("task.init.6", "task.init.7")
+@pytest.mark.rule("task.init.6", "task.init.7", "task.resize.2")
 def test_paused_container_is_only_looked_at_updated_or_resumed(setup: Setup) -> None:
     """The row `paused` (O-80 to O-90)."""
 
@@ -149,7 +151,9 @@ def test_paused_container_is_only_looked_at_updated_or_resumed(setup: Setup) -> 
     in_harness(setup, scenario)
 
 
-@pytest.mark.rule("task.init.8", "task.init.9", "task.wait.2", "task.pids.3", "task.kill.3")
+@pytest.mark.rule(
+    "task.init.8", "task.init.9", "task.wait.2", "task.pids.3", "task.kill.3", "task.resize.2"
+)
 def test_stopped_container_is_only_looked_at_or_deleted(setup: Setup) -> None:
     """The row `stopped`; its Wait, State and Stats still answer (O-94 to O-109)."""
 
@@ -242,6 +246,8 @@ def test_container_that_is_not_there_is_not_found_by_any_method(setup: Setup, ve
     "task.kill.7",
     "task.delete.8",
     "task.delete.9",
+    "task.start.6",
+    "cli.files.4",
 )
 def test_exec_refuses_what_its_state_does_not_allow(setup: Setup) -> None:
     """Each row of the table of execs in turn, on one exec (O-126 to O-155)."""

@@ -35,6 +35,7 @@ def options(*, url: str = "containerd.runc.v1.Options", **given: Any) -> Packed:
 # --- which generation ---------------------------------------------------------------------------
 
 
+@pytest.mark.rule("cli.reply.1")
 def test_matching_parameters_are_the_new_generation() -> None:
     """CLI 1.5: id and namespace of the parameters are those of the flags."""
     request = read_request(ME, params(socket_dir="/s"))
@@ -44,6 +45,7 @@ def test_matching_parameters_are_the_new_generation() -> None:
     assert request.identity.grpc_address == "/params.sock"
 
 
+@pytest.mark.rule("cli.reply.1")
 @pytest.mark.parametrize(
     "stdin",
     [
@@ -68,11 +70,13 @@ def test_anything_else_is_an_old_generation(stdin: bytes) -> None:
     assert request.socket_dir == ""
 
 
+@pytest.mark.rule("cli.reply.1")
 def test_any_that_equals_id_and_namespace_is_taken_for_the_new_generation() -> None:
     """The rule is exact: nothing else tells these bytes apart."""
     assert read_request(ME, Packed(type_url="c1", value=b"ns").SerializeToString()).new
 
 
+@pytest.mark.rule("cli.reply.9")
 @pytest.mark.parametrize(
     ("level", "debug"), [(0, False), (4, False), (-3, False), (-4, True), (-8, True), (12, False)]
 )
@@ -84,6 +88,7 @@ def test_log_level_decides_about_debug_and_the_flag_does_not(level: int, debug: 
     assert read_request(flagged, b"").identity.debug
 
 
+@pytest.mark.rule("cli.reply.10")
 def test_events_go_where_the_environment_says_else_the_parameters() -> None:
     """CLI 1.3: TTRPC_ADDRESS; the address of the parameters is better than none."""
     stdin = params(containerd_ttrpc_address="/params.ttrpc")
@@ -100,6 +105,7 @@ def extension(packed: Packed) -> dict[str, object]:
     return {"value": packed}
 
 
+@pytest.mark.rule("cli.reply.4")
 def test_options_are_found_in_either_generation() -> None:
     packed = options(shim_cgroup="/x", binary_name="crun")
     expected = RuncOptions(shim_cgroup="/x", binary_name="crun")
@@ -110,6 +116,7 @@ def test_options_are_found_in_either_generation() -> None:
     assert read_request(ME, stdin).options == expected
 
 
+@pytest.mark.rule("cli.reply.4")
 @pytest.mark.parametrize(
     "packed",
     [

@@ -67,6 +67,7 @@ def created(boot: Boot, id_: str = "c1", *, pid: str = "4194999", options: str =
 # --- the answer ---------------------------------------------------------------------------------
 
 
+@pytest.mark.rule("cli.delete.7")
 @given(
     st.builds(
         Exit,
@@ -83,6 +84,7 @@ def test_answer_is_the_message_to_the_byte(ended: Exit) -> None:
     assert delete_response(ended) == message.SerializeToString()
 
 
+@pytest.mark.rule("cli.delete.7")
 def test_answer_without_a_record_is_137_and_now(boot: Boot) -> None:
     """CLI 1.9, O-451: pid of the init, 128 + SIGKILL; nothing on stderr."""
     created(boot)
@@ -94,6 +96,7 @@ def test_answer_without_a_record_is_137_and_now(boot: Boot) -> None:
     assert said.exited_at.seconds > AT_NS // 10**9
 
 
+@pytest.mark.rule("cli.delete.7")
 @pytest.mark.parametrize(
     ("recorded_pid", "status", "expected"), [(4194999, 3, 3), (4194999, 0, 0), (4194998, 3, 137)]
 )
@@ -115,6 +118,7 @@ def test_recorded_exit_is_reported_if_it_is_of_the_same_process(
         assert done.stderr == b""
 
 
+@pytest.mark.rule("cli.delete.8")
 def test_second_delete_says_the_same(boot: Boot) -> None:
     """O-453: idempotent, stderr empty."""
     bundle = created(boot)
@@ -130,6 +134,7 @@ def test_second_delete_says_the_same(boot: Boot) -> None:
 # --- the runtime --------------------------------------------------------------------------------
 
 
+@pytest.mark.rule("cli.delete.3")
 def test_runtime_is_called_as_the_reference_does(boot: Boot) -> None:
     """CLI 1.9: root with the namespace, log in the bundle, no --systemd-cgroup."""
     bundle = created(boot, options='{"systemd_cgroup":true}')
@@ -143,6 +148,7 @@ def test_runtime_is_called_as_the_reference_does(boot: Boot) -> None:
     ]
 
 
+@pytest.mark.rule("cli.delete.2")
 def test_root_and_runtime_are_those_of_create(boot: Boot) -> None:
     """Pitfall 89: a wrong root would leave the container running."""
     bundle = created(boot, options='{"root":"/var/run/docker/runtime-x","unknown":1}')
@@ -155,6 +161,7 @@ def test_root_and_runtime_are_those_of_create(boot: Boot) -> None:
     assert called(boot)[:2] == ["--root", f"/var/run/docker/runtime-x/{boot.namespace}"]
 
 
+@pytest.mark.rule("cli.delete.1")
 def test_bundle_is_beside_the_working_directory(boot: Boot) -> None:
     """Pitfall 90: path = dirname(cwd)/id, whatever -bundle says."""
     bundle = created(boot)
@@ -166,6 +173,7 @@ def test_bundle_is_beside_the_working_directory(boot: Boot) -> None:
     assert f"{bundle}/log.json" in called(boot)
 
 
+@pytest.mark.rule("cli.delete.4")
 def test_failing_runtime_is_a_warning(boot: Boot) -> None:
     """CLI 1.9: each later step runs even if the runtime fails; the form is the reference's."""
     created(boot)
@@ -181,6 +189,7 @@ def test_failing_runtime_is_a_warning(boot: Boot) -> None:
     assert text == expected
 
 
+@pytest.mark.rule("cli.delete.4")
 def test_missing_runtime_is_a_warning(boot: Boot) -> None:
     bundle = created(boot)
     (bundle / "runtime").write_text("/nonexistent/runtime")
@@ -191,6 +200,7 @@ def test_missing_runtime_is_a_warning(boot: Boot) -> None:
     assert b"fork/exec /nonexistent/runtime: no such file or directory" in done.stderr
 
 
+@pytest.mark.rule("cli.delete.10")
 def test_stop_signals_do_not_end_it_half_way(boot: Boot) -> None:
     """CLI 1.13: SIGTERM and SIGINT are swallowed; the runtime is not touched by that."""
     created(boot)
@@ -216,6 +226,7 @@ def test_stop_signals_do_not_end_it_half_way(boot: Boot) -> None:
 # --- what is missing or wrong -------------------------------------------------------------------
 
 
+@pytest.mark.rule("cli.delete.6")
 def test_bundle_without_anything_is_cleaned_with_a_warning(boot: Boot) -> None:
     """O-457, pitfall 91: no pid is 0, not 4294967295."""
     bundle = boot.bundle("c1")
@@ -230,6 +241,7 @@ def test_bundle_without_anything_is_cleaned_with_a_warning(boot: Boot) -> None:
     assert line.endswith(expected)
 
 
+@pytest.mark.rule("cli.delete.11")
 def test_missing_bundle_is_no_error(boot: Boot) -> None:
     """O-460."""
     other = boot.bundle("other")
@@ -237,6 +249,7 @@ def test_missing_bundle_is_no_error(boot: Boot) -> None:
     assert response(delete(boot, "nosuchid", cwd=other)).pid == 0
 
 
+@pytest.mark.rule("cli.delete.6")
 @pytest.mark.parametrize("pid", ["", "x", "-1", "7 8", "٣"])
 def test_unusable_pid_is_a_warning(boot: Boot, pid: str) -> None:
     created(boot, pid=pid)
@@ -247,6 +260,7 @@ def test_unusable_pid_is_a_warning(boot: Boot, pid: str) -> None:
     assert b'msg="failed to read init pid file" error="strconv.Atoi: parsing' in done.stderr
 
 
+@pytest.mark.rule("cli.delete.2")
 @pytest.mark.parametrize(
     ("options", "text"),
     [
@@ -283,6 +297,7 @@ def test_id_that_is_a_path_is_refused(boot: Boot, id_: str) -> None:
 # --- the socket ---------------------------------------------------------------------------------
 
 
+@pytest.mark.rule("cli.delete.9")
 def test_dead_shims_socket_is_unlinked_and_a_live_ones_is_not(boot: Boot) -> None:
     """design 10: the dead socket at `delete`; CLI 1.9: never that of a live group."""
     dead, live = created(boot, "dead"), created(boot, "live")

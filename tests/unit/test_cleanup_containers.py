@@ -71,6 +71,7 @@ def ended(pidfd: int) -> bool:
     return bool(poll.poll(0))
 
 
+@pytest.mark.rule("cli.delete.5")
 def test_running_container_is_killed_and_its_rootfs_unmounted(
     boot: Boot, running: tuple[Path, int]
 ) -> None:

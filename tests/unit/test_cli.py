@@ -27,6 +27,7 @@ def given(flags: Flags) -> dict[str, object]:
     return {**texts, **switches, **action}
 
 
+@pytest.mark.rule("cli.flags.1")
 @pytest.mark.parametrize(
     ("line", "expected"),
     [
@@ -58,6 +59,7 @@ def test_flags_are_read_as_go_reads_them(line: str, expected: dict[str, object])
     assert given(parse(line.split())) == expected
 
 
+@pytest.mark.rule("cli.flags.1")
 @pytest.mark.parametrize(
     ("line", "text"),
     [
@@ -85,6 +87,7 @@ def test_help_is_asked_for_with_either_word(line: str) -> None:
         parse(line.split())
 
 
+@pytest.mark.rule("cli.flags.8")
 @pytest.mark.parametrize(
     ("program", "name"),
     [
@@ -102,6 +105,7 @@ def test_runtime_is_named_after_the_binary(program: str, name: str) -> None:
     assert runtime_name(program) == name
 
 
+@pytest.mark.rule("cli.flags.2")
 def test_unknown_flag_prints_the_usage_and_exits_2(boot: Boot) -> None:
     """O-413: the usage names the program as it was called, on stderr."""
     done = boot.run([str(boot.shim), "-foo"])
@@ -113,6 +117,7 @@ def test_unknown_flag_prints_the_usage_and_exits_2(boot: Boot) -> None:
     assert "\n  -debug\n" in text
 
 
+@pytest.mark.rule("cli.flags.2")
 def test_help_prints_the_usage_and_exits_0(boot: Boot) -> None:
     done = boot.run([str(boot.shim), "-namespace", "x", "--help", "start"])
 
@@ -120,6 +125,7 @@ def test_help_prints_the_usage_and_exits_0(boot: Boot) -> None:
     assert done.stderr.decode().startswith(f"Usage of {boot.shim}:\n")
 
 
+@pytest.mark.rule("cli.flags.3")
 @pytest.mark.parametrize("flag", ["-v", "--version"])
 def test_version_is_printed_before_anything_is_required(boot: Boot, flag: str) -> None:
     """CLI 1.2: version comes first; no namespace is asked for."""
@@ -129,6 +135,7 @@ def test_version_is_printed_before_anything_is_required(boot: Boot, flag: str) -
     assert done.stdout.decode().startswith(f"{NAME}:\n  Version:  {VERSION}\n")
 
 
+@pytest.mark.rule("cli.flags.4", "cli.flags.7")
 @pytest.mark.parametrize("action", [[], ["start"], ["delete"], ["-id", "c1", "serve"]])
 def test_missing_namespace_is_refused_for_every_action(boot: Boot, action: list[str]) -> None:
     """O-411, O-412: `<name>: <error>` without a newline, exit 1."""
@@ -138,6 +145,7 @@ def test_missing_namespace_is_refused_for_every_action(boot: Boot, action: list[
     assert done.stderr.decode() == f"{RUNTIME}: shim namespace cannot be empty"
 
 
+@pytest.mark.rule("cli.flags.4")
 @pytest.mark.parametrize("action", ["start", "delete", "serve"])
 @pytest.mark.parametrize("namespace", ["no good!", "a/b", "../up", "-x", "x\n", "ä"])
 def test_namespace_of_bad_characters_is_refused(boot: Boot, namespace: str, action: str) -> None:
@@ -150,12 +158,14 @@ def test_namespace_of_bad_characters_is_refused(boot: Boot, namespace: str, acti
     assert (done.returncode, done.stdout, done.stderr.decode()) == (1, b"", expected)
 
 
+@pytest.mark.rule("cli.flags.4")
 def test_namespace_that_is_too_long_is_refused(boot: Boot) -> None:
     done = boot.run([str(boot.shim), "-namespace", 77 * "x", "start"])
 
     assert b"greater than maximum length (76 characters): invalid argument" in done.stderr
 
 
+@pytest.mark.rule("cli.flags.8")
 def test_errors_carry_the_name_of_the_binary(boot: Boot) -> None:
     """design 1: a drop-in says io.containerd.runc.v2."""
     other = install(boot.folder / "containerd-shim-runc-v2")
@@ -165,6 +175,7 @@ def test_errors_carry_the_name_of_the_binary(boot: Boot) -> None:
     assert done.stderr == b"io.containerd.runc.v2: shim namespace cannot be empty"
 
 
+@pytest.mark.rule("cli.flags.6", "cli.serve.2")
 @pytest.mark.parametrize("action", [[], ["frobnicate"], ["-socket", "/tmp/never.sock"]])
 def test_server_without_a_log_refuses_to_run(boot: Boot, action: list[str]) -> None:
     """O-416, O-417: any other word is server mode, and the log comes first."""
@@ -176,6 +187,7 @@ def test_server_without_a_log_refuses_to_run(boot: Boot, action: list[str]) -> N
     assert not os.path.exists("/tmp/never.sock")
 
 
+@pytest.mark.rule("cli.flags.5")
 def test_too_long_socket_is_refused(boot: Boot) -> None:
     """CLI 1.2: `-socket` is limited to 106 bytes."""
     path = "/tmp/" + 102 * "x"

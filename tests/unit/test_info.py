@@ -45,6 +45,7 @@ def packed(*, url: str = RUNC_OPTIONS, **options: Any) -> bytes:
     return Packed(type_url=url, value=Options(**options).SerializeToString()).SerializeToString()
 
 
+@pytest.mark.rule("cli.info.1")
 def test_info_names_the_shim_and_what_its_runtime_can_do(boot: Boot) -> None:
     """CLI 1.10, O-418: without options, as containerd asks once in its life (CLI-7)."""
     info = told(ask(boot))
@@ -58,6 +59,7 @@ def test_info_names_the_shim_and_what_its_runtime_can_do(boot: Boot) -> None:
     assert not info.annotations
 
 
+@pytest.mark.rule("cli.info.2")
 @pytest.mark.parametrize("url", [RUNC_OPTIONS, f"type.googleapis.com/{RUNC_OPTIONS}"])
 def test_options_are_echoed_with_a_bare_type(boot: Boot, url: str) -> None:
     """O-419; protos 7.12: the daemon compares the name."""
@@ -67,6 +69,7 @@ def test_options_are_echoed_with_a_bare_type(boot: Boot, url: str) -> None:
     assert Options.FromString(info.options.value) == Options(root="/x")
 
 
+@pytest.mark.rule("cli.info.3")
 @pytest.mark.parametrize(
     "body", ["exit 1", "echo no json", "echo '[]'", "echo", "echo '{}' >&2; exit 3"]
 )
@@ -79,6 +82,7 @@ def test_runtime_that_does_not_tell_is_no_error(boot: Boot, body: str) -> None:
     assert not info.HasField("features")
 
 
+@pytest.mark.rule("cli.info.3", "cli.info.4")
 @pytest.mark.parametrize(
     ("stdin", "text"),
     [

@@ -136,6 +136,7 @@ def test_line_longer_than_the_fifo_is_cut_and_the_next_one_is_whole(pipe: Pipe) 
     assert "msg=after" in rest[-1]
 
 
+@pytest.mark.rule("cli.signals.3")
 def test_lost_reader_is_no_error(pipe: Pipe) -> None:
     """Pitfall 18: EPIPE is counted and dropped."""
     reader, pipe.reader = pipe.reader, os.open(os.devnull, os.O_RDONLY)
@@ -209,6 +210,7 @@ def test_lines_go_to_the_fifo_from_info_on(tmp_path: Path, fifo: int) -> None:
     assert "not told" not in said
 
 
+@pytest.mark.rule("cli.serve.1")
 def test_traceback_goes_to_the_fifo_and_not_to_the_outputs(tmp_path: Path, fifo: int) -> None:
     """Pitfall 20: fd 2 is the log, so that a crash reaches the daemon."""
     done = child(tmp_path, "raise ValueError('no way')")
@@ -217,6 +219,7 @@ def test_traceback_goes_to_the_fifo_and_not_to_the_outputs(tmp_path: Path, fifo:
     assert "ValueError: no way" in os.read(fifo, 65536).decode()
 
 
+@pytest.mark.rule("cli.serve.1")
 def test_crash_in_c_leaves_a_stack_in_the_fifo(tmp_path: Path, fifo: int) -> None:
     done = child(tmp_path, f"os.kill(os.getpid(), {int(signal.SIGSEGV)})")
 
@@ -224,6 +227,7 @@ def test_crash_in_c_leaves_a_stack_in_the_fifo(tmp_path: Path, fifo: int) -> Non
     assert "Segmentation fault" in os.read(fifo, 65536).decode()
 
 
+@pytest.mark.rule("cli.serve.3")
 def test_fifo_without_reader_or_with_a_full_one_blocks_nobody(tmp_path: Path) -> None:
     """Pitfalls 18, 19, 104: 1 MiB of lines that nobody reads."""
     os.mkfifo(tmp_path / "log")
@@ -257,6 +261,7 @@ def test_other_things_than_a_fifo_are_refused(tmp_path: Path, kind: str, text: s
 # --- SIGUSR1 ------------------------------------------------------------------------------------
 
 
+@pytest.mark.rule("cli.signals.2")
 def test_stacks_of_all_tasks_and_threads_are_told(caplog: pytest.LogCaptureFixture) -> None:
     """CLI 1.13: where every task waits, through all it awaits, at level info."""
 

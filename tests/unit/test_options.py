@@ -1,6 +1,5 @@
 """Requests are read once, here; everything wrong with them is found here."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +66,7 @@ def test_create_without_options_has_the_defaults() -> None:
 # --- runtime options ---------------------------------------------------------------------------
 
 
+@pytest.mark.rule("task.create.2")
 def test_every_option_arrives() -> None:
     """options 6.1: the fields of containerd.runc.v1.Options."""
     message = runc_pb2.Options(
@@ -100,6 +100,7 @@ def test_every_option_arrives() -> None:
     )
 
 
+@pytest.mark.rule("task.create.2")
 def test_options_with_a_prefixed_url_are_read() -> None:
     """O-208, protos 7.12."""
     url = "type.googleapis.com/containerd.runc.v1.Options"
@@ -114,12 +115,14 @@ def test_criu_path_of_an_old_daemon_is_skipped() -> None:
     assert options.runtime_options(any_) == RuncOptions(root="/r")
 
 
+@pytest.mark.rule("task.create.2")
 @pytest.mark.parametrize("url", ["foo.Bar", "", "containerd.runc.v1.CheckpointOptions"])
 def test_options_without_a_value_are_the_defaults(url: str) -> None:
     """O-207: the URL of an empty value is not looked at."""
     assert options.runtime_options(any_pb2.Any(type_url=url)) == RuncOptions()
 
 
+@pytest.mark.rule("task.create.2")
 @pytest.mark.parametrize("url", ["foo.Bar", "", "x/y/foo.Bar", "bad type!"])
 def test_options_of_an_unknown_type_are_refused(url: str) -> None:
     """O-206: code 2, without a second class word."""
@@ -129,12 +132,14 @@ def test_options_of_an_unknown_type_are_refused(url: str) -> None:
     assert str(caught.value) == f"type with url {url}: not found"
 
 
+@pytest.mark.rule("task.create.3")
 def test_options_of_a_known_but_other_type_are_an_invalid_argument() -> None:
     """O-211: the reference dies of it; ours answers code 3."""
     with pytest.raises(InvalidArgument, match=r"CheckpointOptions.*: invalid argument$"):
         options.runtime_options(packed(runc_pb2.CheckpointOptions(exit=True)))
 
 
+@pytest.mark.rule("task.create.3")
 @pytest.mark.parametrize(
     ("url", "value"),
     [
@@ -166,6 +171,7 @@ def test_any_value_is_read_or_refused(value: bytes, url: str) -> None:
     assert text
 
 
+@pytest.mark.rule("task.create.4")
 def test_generic_options_in_a_toml_body_are_read() -> None:
     """task-api 3.5: what CRI sends for runtimes it does not know; names in either spelling."""
     body = b"""
@@ -198,6 +204,7 @@ def test_generic_options_in_a_toml_body_are_read() -> None:
     )
 
 
+@pytest.mark.rule("task.create.4")
 def test_generic_options_in_a_file_are_read(tmp_path: Path) -> None:
     """options 6.1: config_path, as `ctr --runtime-config-path` sends it."""
     config = tmp_path / "config.toml"
@@ -236,6 +243,7 @@ def test_missing_file_of_generic_options_is_an_invalid_argument() -> None:
 # --- options.json ------------------------------------------------------------------------------
 
 
+@pytest.mark.rule("cli.files.3")
 @pytest.mark.parametrize(
     ("given_options", "text"),
     [
@@ -282,115 +290,3 @@ def test_malformed_options_file_is_told_in_go_words(text: str, error: str) -> No
         options.options_from_json(text)
 
     assert str(caught.value) == error
-
-
-# --- Exec and Update ---------------------------------------------------------------------------
-
-
-def exec_request(value: bytes, *, terminal: bool = False) -> task_v2_pb2.ExecProcessRequest:
-    return task_v2_pb2.ExecProcessRequest(
-        id="c1",
-        exec_id="e1",
-        terminal=terminal,
-        stdin="/in",
-        stdout="/out",
-        stderr="/err",
-        spec=any_pb2.Any(type_url=PROCESS_URL, value=value),
-    )
-
-
-def test_exec_is_read_whole() -> None:
-    value = {"args": ["sh", "-c", "true"], "cwd": "/", "futureField": {"x": 1}}
-
-    spec = options.exec_spec(exec_request(json.dumps(value).encode()))
-
-    assert (spec.id, spec.stdio) == ("e1", Stdio("/in", "/out", "/err", False))
-    assert spec.process == {**value, "terminal": False}
-
-
-@pytest.mark.parametrize("api", APIS, ids=["v2", "v3"])
-def test_exec_with_any_type_url_is_read(api: Any) -> None:
-    """O-167: the URL is not looked at."""
-    spec = any_pb2.Any(type_url="odd", value=b'{"args":["a"]}')
-    request = api.ExecProcessRequest(exec_id="e1", spec=spec)
-
-    assert options.exec_spec(request).process["args"] == ["a"]
-
-
-@pytest.mark.parametrize("terminal", [True, False])
-@pytest.mark.parametrize("value", [b'{"terminal":true}', b'{"TERMINAL":true,"Terminal":false}'])
-def test_terminal_of_the_request_overrides_that_of_the_spec(terminal: bool, value: bytes) -> None:
-    """task-api 3.5, Exec; Go would read any spelling, so none but ours may be left."""
-    assert options.exec_spec(exec_request(value, terminal=terminal)).process == {
-        "terminal": terminal
-    }
-
-
-@pytest.mark.parametrize(
-    ("value", "error"),
-    [
-        (b"{bad", "invalid character 'b' looking for beginning of object key string"),
-        (b"", "unexpected end of JSON input"),
-        (
-            b'{"args":"x"}',
-            "json: cannot unmarshal string into Go struct field Process.args of type []string",
-        ),
-        (b"[]", "json: cannot unmarshal array into Go value of type specs.Process"),
-    ],
-)
-def test_exec_of_no_process_is_refused_in_go_words(value: bytes, error: str) -> None:
-    """O-164, O-166."""
-    with pytest.raises(Refused) as caught:
-        options.exec_spec(exec_request(value))
-
-    assert str(caught.value) == error
-
-
-def test_exec_of_null_is_an_empty_process() -> None:
-    """As in Go; the runtime then says what is missing."""
-    assert options.exec_spec(exec_request(b"null")).process == {"terminal": False}
-
-
-def test_exec_without_a_spec_is_an_invalid_argument() -> None:
-    """O-183: the reference dies of it."""
-    with pytest.raises(InvalidArgument):
-        options.exec_spec(task_v2_pb2.ExecProcessRequest(id="c1", exec_id="e1"))
-
-
-@pytest.mark.parametrize("api", APIS, ids=["v2", "v3"])
-def test_update_is_passed_through(api: Any) -> None:
-    """options 6.3, O-70: JSON of LinuxResources under any URL."""
-    value = {"pids": {"limit": 55}, "new": {"x": [1]}}
-    request = api.UpdateTaskRequest(
-        id="c1", resources=any_pb2.Any(type_url="odd", value=json.dumps(value).encode())
-    )
-
-    assert options.resources(request) == value
-
-
-LIMIT_FIELD = "Go struct field LinuxMemory.memory.limit of type int64"
-
-
-@pytest.mark.parametrize(
-    ("value", "error"),
-    [
-        (b"{bad", "invalid character 'b' looking for beginning of object key string"),
-        (
-            b'{"memory":{"limit":"x"}}',
-            f"json: cannot unmarshal string into {LIMIT_FIELD}",
-        ),
-    ],
-)
-def test_update_with_no_resources_in_it_is_refused_in_go_words(value: bytes, error: str) -> None:
-    """O-68, O-72."""
-    request = task_v2_pb2.UpdateTaskRequest(resources=any_pb2.Any(value=value))
-    with pytest.raises(Refused) as caught:
-        options.resources(request)
-
-    assert str(caught.value) == error
-
-
-def test_update_without_resources_is_an_invalid_argument() -> None:
-    """O-116: the reference dies of it."""
-    with pytest.raises(InvalidArgument):
-        options.resources(task_v2_pb2.UpdateTaskRequest(id="c1"))

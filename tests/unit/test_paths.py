@@ -11,6 +11,7 @@ from shimv2 import paths
 ids = st.text(st.characters(blacklist_characters="\0"), max_size=20)
 
 
+@pytest.mark.rule("cli.socket.2")
 @pytest.mark.parametrize(
     ("parts", "joined"),
     [
@@ -30,6 +31,7 @@ def test_join_cleans_like_go(parts: tuple[str, ...], joined: str) -> None:
     assert paths.go_join(*parts) == joined
 
 
+@pytest.mark.rule("cli.socket.2")
 def test_socket_is_named_by_the_hash_of_address_namespace_and_group() -> None:
     """CLI-20, CLI-21: the daemon and every other `start` of the group find the same socket."""
     address = "/run/containerd/containerd.sock"

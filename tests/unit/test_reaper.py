@@ -73,6 +73,7 @@ def test_exit_is_told_with_its_status_and_time(loop: LoopName) -> None:
     run(main(), loop=loop)
 
 
+@pytest.mark.rule("cli.signals.4", "task.exits.1")
 @both_loops
 def test_burst_of_exits_is_told_once_each_while_waiters_are_stalled(loop: LoopName) -> None:
     """21, fault row 1: one SIGCHLD stands for many exits, and no waiter holds up the reaping."""
@@ -164,6 +165,7 @@ def test_exit_before_the_claim_is_kept_while_a_launch_window_is_open(loop: LoopN
     run(main(), loop=loop)
 
 
+@pytest.mark.rule("task.exits.7")
 def test_exit_outside_of_every_window_is_forgotten() -> None:
     """25: orphans are reaped silently; a claim that could never resolve is an error, not a hang."""
 

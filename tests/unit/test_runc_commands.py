@@ -15,6 +15,7 @@ def fake(tmp_path: Path) -> FakeRuntime:
     return FakeRuntime(tmp_path)
 
 
+@pytest.mark.rule("task.lines.1")
 @pytest.mark.parametrize("loop", LOOPS)
 @pytest.mark.parametrize(
     ("verb", "line"),
@@ -45,6 +46,7 @@ def test_verb_has_the_command_line_of_the_reference(
     assert argv == [*head, *line.split()]
 
 
+@pytest.mark.rule("task.lines.2")
 def test_options_of_create_stand_in_the_order_of_the_reference(fake: FakeRuntime) -> None:
     """task-api 3.3."""
     fake.script('for ARG; do echo "$ARG"; done >$HERE/argv')
@@ -58,6 +60,7 @@ def test_options_of_create_stand_in_the_order_of_the_reference(fake: FakeRuntime
     ]
 
 
+@pytest.mark.rule("task.lines.3")
 def test_pid_file_of_a_relative_bundle_is_absolute(
     fake: FakeRuntime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -71,6 +74,7 @@ def test_pid_file_of_a_relative_bundle_is_absolute(
     assert argv[argv.index("--pid-file") + 1] == str(fake.bundle / "init.pid")
 
 
+@pytest.mark.rule("task.lines.4")
 def test_runtime_gets_our_environment_but_for_the_notify_socket(
     fake: FakeRuntime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -86,6 +90,7 @@ def test_runtime_gets_our_environment_but_for_the_notify_socket(
     assert fake.saw("cwd").strip() == os.getcwd()
 
 
+@pytest.mark.rule("task.lines.5")
 def test_create_hands_the_streams_of_the_container_to_the_runtime(fake: FakeRuntime) -> None:
     """task-api 3.3: runc's stdio are the container's; what is missing is /dev/null."""
     fake.script("ls -l /proc/$$/fd | grep -v fakerunc >$HERE/fds; echo hello; echo oops >&2")
@@ -106,6 +111,7 @@ def test_create_hands_the_streams_of_the_container_to_the_runtime(fake: FakeRunt
     assert spawned == [True]
 
 
+@pytest.mark.rule("task.lines.6")
 def test_other_verbs_have_their_output_caught_in_memory(fake: FakeRuntime) -> None:
     """Observed, "File descriptors handed to runc": 1 and 2 are one; never a pipe that blocks."""
     fake.script('FD=/proc/$$/fd; FDS=$(readlink $FD/0 $FD/1 $FD/2); echo "$FDS" >$HERE/fds')
@@ -117,6 +123,7 @@ def test_other_verbs_have_their_output_caught_in_memory(fake: FakeRuntime) -> No
     assert stdout.startswith("/memfd:")
 
 
+@pytest.mark.rule("task.lines.8")
 def test_update_hands_the_resources_over_as_one_line(fake: FakeRuntime) -> None:
     """task-api 3.3: JSON and a newline on stdin."""
     fake.script("cat >$HERE/stdin")
@@ -130,6 +137,7 @@ def test_update_hands_the_resources_over_as_one_line(fake: FakeRuntime) -> None:
 # --- the process of an exec --------------------------------------------------------------------
 
 
+@pytest.mark.rule("task.lines.7")
 @pytest.mark.parametrize("outcome", ["exit 0", "exit 1", "kill -9 $$"])
 def test_process_file_is_private_and_gone_afterwards(
     fake: FakeRuntime, monkeypatch: pytest.MonkeyPatch, outcome: str

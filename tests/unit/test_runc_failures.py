@@ -109,6 +109,7 @@ def test_killed_runtime_is_told_by_128_and_its_signal(fake: FakeRuntime) -> None
     )
 
 
+@pytest.mark.rule("task.words.3", "task.words.6")
 @pytest.mark.parametrize(("verb", "prefix"), PREFIXES.items())
 def test_error_of_an_earlier_call_is_not_told_again(
     fake: FakeRuntime, verb: str, prefix: str
@@ -150,6 +151,7 @@ echo '{{"level":"error","msg":"last"}}' >>$LOG; exit 1"""
     assert failure(fake, VERBS["start"]) == "OCI runtime start failed: last"
 
 
+@pytest.mark.rule("task.words.6")
 @pytest.mark.parametrize(
     ("verb", "prefix"),
     [*((verb, prefix) for verb, prefix in PREFIXES.items() if verb not in ("create", "exec"))],
@@ -165,6 +167,7 @@ def test_output_is_told_where_the_log_says_nothing(
     )
 
 
+@pytest.mark.rule("task.words.7")
 def test_failing_update_is_told_raw(fake: FakeRuntime) -> None:
     """O-73: no prefix, no log."""
     fake.script("""echo '{"level":"error","msg":"logged"}' >$LOG; echo printed >&2; exit 1""")
@@ -226,6 +229,7 @@ def test_failure_keeps_its_parts_apart(fake: FakeRuntime) -> None:
 # --- kill and delete ---------------------------------------------------------------------------
 
 
+@pytest.mark.rule("task.kill.10")
 def test_kill_of_what_has_ended_is_not_found(fake: FakeRuntime) -> None:
     """O-238."""
     fake.script("echo container not running >&2; exit 1")
@@ -235,6 +239,7 @@ def test_kill_of_what_has_ended_is_not_found(fake: FakeRuntime) -> None:
     assert str(caught.value) == "process already finished: not found"
 
 
+@pytest.mark.rule("task.kill.10")
 def test_kill_of_what_the_runtime_does_not_know_is_not_found(fake: FakeRuntime) -> None:
     fake.script("echo container does not exist >&2; exit 1")
     with pytest.raises(NotFound) as caught:
@@ -243,6 +248,7 @@ def test_kill_of_what_the_runtime_does_not_know_is_not_found(fake: FakeRuntime) 
     assert str(caught.value) == "no such container: not found"
 
 
+@pytest.mark.rule("task.words.7", "task.kill.10")
 def test_kill_that_fails_otherwise_is_told_raw(fake: FakeRuntime) -> None:
     """O-239: no log is looked at."""
     fake.script("""echo '{"level":"error","msg":"logged"}' >$LOG; echo boom >&2; exit 1""")
@@ -259,6 +265,7 @@ def test_kill_without_a_runtime_is_told_raw(fake: FakeRuntime) -> None:
     )
 
 
+@pytest.mark.rule("task.delete.4")
 @pytest.mark.parametrize("verb", ["delete", "delete-force"])
 def test_delete_of_what_is_gone_is_a_success(fake: FakeRuntime, verb: str) -> None:
     """task-api 3.5, Delete; pitfall 47."""

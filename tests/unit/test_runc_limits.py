@@ -52,6 +52,7 @@ def verb(runc: Runc, name: str, timeout_s: float) -> "asyncio.Future[None]":
     return asyncio.ensure_future(calls[name]())
 
 
+@pytest.mark.rule("task.errors.6")
 @pytest.mark.parametrize("loop", LOOPS)
 @pytest.mark.parametrize(
     "name", ["create", "exec", "start", "kill", "delete", "pause", "resume", "update"]
@@ -226,6 +227,7 @@ def test_process_file_of_a_cancelled_exec_is_gone(
     assert os.listdir(folder) == []
 
 
+@pytest.mark.rule("cli.end.4", "task.lines.9")
 def test_runtime_dies_with_the_shim(fake: FakeRuntime) -> None:
     """cli 1.14: SIGKILL of the shim leaves no runtime behind that goes on changing things."""
     fake.script(HANG + "exec sleep 1000")

@@ -64,6 +64,7 @@ def test_missing_runtime_is_told(fake: FakeRuntime) -> None:
     assert caught.value.exit_status == -1
 
 
+@pytest.mark.rule("cli.delete.4")
 def test_hanging_runtime_is_killed_with_its_children(fake: FakeRuntime) -> None:
     """containerd kills `delete` after five seconds: there must be time left to unmount."""
     fake.script("trap '' TERM; sleep 1000 & echo $! >$HERE/child; echo $$ >$HERE/pid; wait")

@@ -46,6 +46,7 @@ def connects(path: Path) -> bool:
 # --- binding ------------------------------------------------------------------------------------
 
 
+@pytest.mark.rule("cli.socket.3")
 @pytest.mark.parametrize("umask", [0o000, 0o022, 0o777])
 def test_modes_do_not_depend_on_the_umask(folder: Path, umask: int) -> None:
     """CLI-23, fault 45: new folders 0700, the socket 0600, also under umask 0 and 0777."""
@@ -69,6 +70,7 @@ def test_existing_folder_keeps_its_mode(folder: Path) -> None:
     assert stat.S_IMODE(folder.stat().st_mode) == 0o711
 
 
+@pytest.mark.rule("cli.reply.7")
 def test_bound_socket_takes_connections_at_once(folder: Path) -> None:
     """CLI-26: connectable before anybody accepts; not inherited by children."""
     made = bind_or_join(str(folder / "sock"))
@@ -79,6 +81,7 @@ def test_bound_socket_takes_connections_at_once(folder: Path) -> None:
         assert not listener.get_inheritable()
 
 
+@pytest.mark.rule("cli.socket.6")
 def test_taken_name_is_joined(folder: Path) -> None:
     """CLI 1.6: a name at which somebody listens is left alone."""
     path = folder / "sock"
@@ -105,6 +108,7 @@ def test_full_backlog_counts_as_alive(folder: Path) -> None:
             assert os.path.exists(path)
 
 
+@pytest.mark.rule("cli.socket.6")
 def test_stale_name_is_taken_over(folder: Path) -> None:
     """Pitfall 6: EADDRINUSE and a refused connection: unlinked and bound again."""
     path = folder / "sock"
@@ -213,6 +217,7 @@ def test_own_name_is_removed_once(folder: Path) -> None:
     assert os.listdir(folder) == []
 
 
+@pytest.mark.rule("cli.end.3")
 def test_name_that_another_took_over_is_left(folder: Path) -> None:
     """Pitfall 9: the late unlink of an old shim must not hit the new one's socket."""
     ours = bound(folder / "sock")

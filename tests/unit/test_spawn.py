@@ -44,6 +44,7 @@ def output_of(*argv: str, **options: object) -> str:
 # --- signals -----------------------------------------------------------------------------------
 
 
+@pytest.mark.rule("task.lines.10")
 def test_signals_of_a_child_are_all_default_and_unblocked() -> None:
     """31: Python ignores SIGPIPE, and a container would inherit that; so would a blocked signal."""
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
@@ -177,6 +178,7 @@ def test_other_threads_may_not_spawn_what_dies_with_them() -> None:
 # --- fds ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.rule("task.lines.10")
 def test_child_without_fds_has_dev_null_three_times() -> None:
     """72: read-write, so that runc can reopen it; and nothing of ours leaks, inheritable or not."""
     leaky, other = os.pipe()

@@ -11,6 +11,7 @@ from shimv2.status import to_status
 from ttrpc.errors import StatusError
 
 
+@pytest.mark.rule("task.errors.3", "task.errors.4")
 @pytest.mark.parametrize(
     ("exc", "code", "text"),
     [
@@ -36,6 +37,7 @@ def test_domain_errors_have_the_reference_codes(exc: Exception, code: int, text:
     assert (status.code, status.message) == (code, text)
 
 
+@pytest.mark.rule("ttrpc.serve.4")
 @pytest.mark.parametrize(
     ("number", "code"),
     [

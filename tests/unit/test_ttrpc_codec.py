@@ -16,6 +16,7 @@ from ttrpc.message import parse, reason
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 
 
+@pytest.mark.rule("ttrpc.frame.2")
 def test_request_has_the_bytes_of_the_vector() -> None:
     """2.9: Connect{id: "c1"} of the Task service."""
     data = codec.encode_request("containerd.task.v2.Task", "Connect", bytes.fromhex("0a026331"))
@@ -25,6 +26,7 @@ def test_request_has_the_bytes_of_the_vector() -> None:
     )
 
 
+@pytest.mark.rule("ttrpc.frame.4")
 def test_error_has_the_bytes_of_the_vector() -> None:
     """2.9: an unknown service."""
     data = codec.encode_error(StatusError(Code.UNIMPLEMENTED, "service foo"))
@@ -32,12 +34,14 @@ def test_error_has_the_bytes_of_the_vector() -> None:
     assert data.hex() == "0a0f080c120b7365727669636520666f6f"
 
 
+@pytest.mark.rule("ttrpc.frame.3")
 def test_success_without_content_has_no_bytes() -> None:
     """2.1: no status, no payload: a frame of length 0."""
     assert codec.encode_response(b"") == b""
     assert codec.decode_response(b"") == (b"", None)
 
 
+@pytest.mark.rule("ttrpc.frame.2")
 @given(
     texts,
     texts,
@@ -66,6 +70,7 @@ def test_timeout_beyond_the_field_is_clamped(asked: int, sent: int) -> None:
     )
 
 
+@pytest.mark.rule("ttrpc.frame.4")
 @given(
     st.integers(-(2**31), 2**31 - 1).filter(bool),
     texts,
@@ -81,6 +86,7 @@ def test_error_comes_back_as_it_was(code: int, text: str, details: list[tuple[st
     assert (error.code, error.message, error.details) == (code, text, sent.details)
 
 
+@pytest.mark.rule("ttrpc.frame.3")
 def test_status_with_code_zero_is_no_error() -> None:
     """2.1: clients treat status present with code 0 as OK."""
     data = bytes.fromhex("0a001203616263")

@@ -93,6 +93,7 @@ def test_data_without_a_stream_is_refused(flags: int) -> None:
     assert answer == wire.encode_frame(1, wire.RESPONSE, 0, codec.encode_response(b"answer"))
 
 
+@pytest.mark.rule("ttrpc.receive.5")
 def test_data_of_a_stream_is_reported_empty_messages_too() -> None:
     """T-5, T-51: without the no-data flag, zero bytes are a message."""
     server = open_stream()
@@ -121,6 +122,7 @@ def test_closing_frame_without_the_no_data_flag_is_an_empty_message_and_a_close(
     ]
 
 
+@pytest.mark.rule("ttrpc.receive.6")
 def test_closing_frame_with_data_delivers_closes_and_is_refused() -> None:
     """T-6: the message was delivered already; the error ends the stream."""
     server = open_stream()
@@ -134,6 +136,7 @@ def test_closing_frame_with_data_delivers_closes_and_is_refused() -> None:
     assert (last.error.code, str(last.error)) == (error.code, str(error))
 
 
+@pytest.mark.rule("ttrpc.receive.5")
 def test_data_after_the_close_breaks_the_stream() -> None:
     """T-5, T-53: nothing can be delivered behind a close."""
     [event] = server_events(open_stream(half_closed=True), data_frame(1, b"x"))
@@ -224,6 +227,7 @@ def test_call_is_answered_once() -> None:
             again()
 
 
+@pytest.mark.rule("ttrpc.stream.7")
 def test_server_cannot_send_on_what_is_no_open_stream() -> None:
     """T-53: a unary call, an ended one."""
     server = ServerConnection()

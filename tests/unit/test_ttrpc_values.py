@@ -47,6 +47,7 @@ def test_call_says_what_and_from_whom() -> None:
     assert repr(call) == "<Call s/m from PeerCredentials(pid=1, uid=2, gid=3)>"
 
 
+@pytest.mark.rule("ttrpc.frame.6")
 def test_unknown_service_and_method_have_the_texts_of_the_go_server() -> None:
     """T-9, T-10 (observed: O-523 to O-529); names are case-sensitive."""
     registry = Registry()
@@ -82,6 +83,7 @@ def test_method_registered_twice_is_refused() -> None:
         registry.unary("s", "m", StringValue, echo_async)
 
 
+@pytest.mark.rule("ttrpc.serve.4")
 @pytest.mark.parametrize(
     ("error", "code", "text"),
     [

@@ -43,6 +43,7 @@ def cut(stream: bytes, places: list[int]) -> list[bytes]:
     return [stream[a:b] for a, b in zip([0, *ends], [*ends, len(stream)], strict=True)]
 
 
+@pytest.mark.rule("ttrpc.frame.1")
 def test_header_of_a_request_is_big_endian_length_id_kind_flags() -> None:
     """2.1, 2.9: the header of the first test vector."""
     assert encode_frame(1, REQUEST, 0, bytes(40))[:10].hex() == "00000028000000010100"
@@ -53,6 +54,7 @@ def test_empty_response_is_a_header_only() -> None:
     assert encode_frame(1, RESPONSE, 0, b"").hex() == "00000000000000010200"
 
 
+@pytest.mark.rule("ttrpc.frame.1")
 def test_frame_at_the_limit_is_encoded_and_beyond_is_refused() -> None:
     """2.1: at most 4 194 304 bytes of data; the text is that of the Go implementation."""
     assert len(encode_frame(1, DATA, 0, bytes(MAX_DATA_BYTES))) == MAX_DATA_BYTES + 10
@@ -64,6 +66,7 @@ def test_frame_at_the_limit_is_encoded_and_beyond_is_refused() -> None:
     assert str(refused.value) == "message length 4194305 exceed maximum message size of 4194304"
 
 
+@pytest.mark.rule("ttrpc.frame.1")
 @given(st.lists(frames, max_size=5), st.lists(st.integers(0, 400), max_size=12))
 def test_decoder_gives_the_same_frames_however_the_bytes_are_cut(
     sent: list[Frame], places: list[int]

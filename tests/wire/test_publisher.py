@@ -70,6 +70,7 @@ async def publishing(address: str) -> AsyncIterator[Publisher]:
         await asyncio.wait([task])
 
 
+@pytest.mark.rule("events.transport.1", "events.transport.2")
 def test_event_is_wrapped_as_containerd_expects(tmp_path: Path) -> None:
     """Envelope, bare type URL, namespace, metadata and time limit of EV 5.1."""
 
@@ -97,6 +98,7 @@ def test_event_is_wrapped_as_containerd_expects(tmp_path: Path) -> None:
     run(main())
 
 
+@pytest.mark.rule("events.transport.2")
 def test_events_while_the_daemon_is_away_arrive_in_order_once_it_is_back(tmp_path: Path) -> None:
     """EV-3 is not copied: nothing is dropped, nothing overtakes (design 4.2)."""
 
@@ -119,6 +121,7 @@ def test_events_while_the_daemon_is_away_arrive_in_order_once_it_is_back(tmp_pat
     run(main(), timeout_s=50)
 
 
+@pytest.mark.rule("events.transport.7")
 @pytest.mark.parametrize(
     "code", [Code.DEADLINE_EXCEEDED, Code.RESOURCE_EXHAUSTED, Code.UNAVAILABLE]
 )
@@ -139,6 +142,7 @@ def test_answer_that_means_not_now_is_tried_again_in_place(tmp_path: Path, code:
     run(main())
 
 
+@pytest.mark.rule("events.transport.7")
 def test_refusal_is_an_acknowledgement_and_logged_once(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -159,6 +163,7 @@ def test_refusal_is_an_acknowledgement_and_logged_once(
     assert caplog.text.count("no such namespace") == 1
 
 
+@pytest.mark.rule("events.transport.6")
 def test_daemon_that_dies_over_an_event_gets_it_again(tmp_path: Path) -> None:
     """A lost connection acknowledges nothing, whether or not the event was read."""
 
@@ -179,6 +184,7 @@ def test_daemon_that_dies_over_an_event_gets_it_again(tmp_path: Path) -> None:
     run(main())
 
 
+@pytest.mark.rule("events.transport.3")
 def test_without_an_address_events_are_dropped_at_once() -> None:
     """EV-8: a shim nobody listens to works all the same."""
 
@@ -191,6 +197,7 @@ def test_without_an_address_events_are_dropped_at_once() -> None:
     run(main())
 
 
+@pytest.mark.rule("events.transport.8")
 def test_full_outbox_refuses_new_processes_and_drops_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -34,6 +34,7 @@ def boot() -> Iterator[Boot]:
 # --- the reply ----------------------------------------------------------------------------------
 
 
+@pytest.mark.rule("cli.reply.2", "cli.socket.1", "cli.serve.4")
 @pytest.mark.root
 @pytest.mark.parametrize(
     "stdin",
@@ -57,6 +58,7 @@ def test_old_daemons_get_the_plain_address(boot: Boot, stdin: bytes) -> None:
     assert answers(path, 3)
 
 
+@pytest.mark.rule("cli.reply.2")
 @pytest.mark.root
 def test_json_is_answered_where_the_administrator_says_so(boot: Boot) -> None:
     """design 9: `json_v3_reply`; O-428 of 2.1.9, to the byte."""
@@ -72,6 +74,7 @@ def test_json_is_answered_where_the_administrator_says_so(boot: Boot) -> None:
     boot.stop()
 
 
+@pytest.mark.rule("cli.reply.3", "cli.socket.1")
 def test_new_daemons_get_a_message(boot: Boot) -> None:
     """CLI 1.5: BootstrapResult, also with MAX_SHIM_VERSION=2 (pitfall 4)."""
     boot.bundle("c1")
@@ -82,6 +85,19 @@ def test_new_daemons_get_a_message(boot: Boot) -> None:
     expected = BootstrapResult(version=3, address=f"unix://{path}", protocol="ttrpc")
     assert BootstrapResult.FromString(done.stdout) == expected
     assert done.stderr == b""
+
+
+@pytest.mark.rule("cli.flags.9")
+def test_binary_for_publishing_need_not_be_there(boot: Boot) -> None:
+    """CLI 1.2: daemons still pass it; nobody runs it."""
+    bundle = boot.bundle("c1")
+    args = boot.args("c1", "start")
+    args[args.index("-publish-binary") + 1] = "/no/such/binary"
+
+    done = boot.run(args, cwd=bundle, stdin=boot.params("c1"))
+
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert answers(path_of(done))
 
 
 def test_words_after_start_are_not_looked_at(boot: Boot) -> None:
@@ -97,6 +113,7 @@ def test_words_after_start_are_not_looked_at(boot: Boot) -> None:
     assert answers(path_of(done))
 
 
+@pytest.mark.rule("cli.socket.6")
 def test_second_start_gives_the_same_answer_and_no_second_server(boot: Boot) -> None:
     """O-442, O-443."""
     boot.bundle("c1")
@@ -112,6 +129,7 @@ def test_second_start_gives_the_same_answer_and_no_second_server(boot: Boot) -> 
 # --- what the daemon waits for ------------------------------------------------------------------
 
 
+@pytest.mark.rule("cli.reply.6")
 def test_start_ends_while_the_server_lives_and_holds_no_output(boot: Boot) -> None:
     """CLI-13, pitfall 1: the daemon reads until every holder of the pipe has closed it."""
     boot.bundle("c1")
@@ -122,6 +140,7 @@ def test_start_ends_while_the_server_lives_and_holds_no_output(boot: Boot) -> No
     assert {fds(boot.server())[n] for n in (0, 1)} == {"/dev/null"}
 
 
+@pytest.mark.rule("cli.reply.5")
 @pytest.mark.parametrize(
     "env",
     [
@@ -142,6 +161,7 @@ def test_nothing_is_on_stderr_whatever_the_environment(boot: Boot, env: dict[str
     assert (done.returncode, done.stderr) == (0, b"")
 
 
+@pytest.mark.rule("cli.reply.5")
 @pytest.mark.parametrize("warnings", ["always", "default"])
 def test_script_without_isolation_warns_of_nothing(boot: Boot, warnings: str) -> None:
     """The same where a packager's script lets PYTHONWARNINGS through."""
@@ -191,6 +211,7 @@ def test_closed_standard_fds_become_null(boot: Boot, closed: str) -> None:
 # --- files --------------------------------------------------------------------------------------
 
 
+@pytest.mark.rule("cli.files.1")
 def test_address_is_written_and_replaces_what_is_there(boot: Boot) -> None:
     """CLI 1.8, pitfall 11: containerd 1.6 and 1.7 read only this after a restart."""
     bundle = boot.bundle("c1")
@@ -205,6 +226,7 @@ def test_address_is_written_and_replaces_what_is_there(boot: Boot) -> None:
     assert sorted(os.listdir(bundle)) == ["address", "config.json", "log", "s"]
 
 
+@pytest.mark.rule("cli.socket.5")
 def test_link_to_the_socket_folder_replaces_an_older_one(boot: Boot) -> None:
     """CLI-25, O-495."""
     bundle = boot.bundle("c1")
@@ -215,6 +237,7 @@ def test_link_to_the_socket_folder_replaces_an_older_one(boot: Boot) -> None:
     assert os.readlink(bundle / "s") == boot.socket_dir
 
 
+@pytest.mark.rule("cli.socket.6")
 def test_stale_socket_is_replaced(boot: Boot) -> None:
     """O-444, pitfall 6."""
     boot.bundle("c1")
@@ -238,6 +261,7 @@ def test_ended_server_leaves_no_socket(boot: Boot) -> None:
     assert not os.path.exists(path)
 
 
+@pytest.mark.rule("cli.serve.5")
 def test_server_that_is_executed_serves_the_socket_it_is_given(boot: Boot) -> None:
     """CLI 1.11, 1.2: no action word; `-socket`, or fd 3."""
     bundle = boot.bundle("c1")
@@ -255,6 +279,7 @@ def test_server_that_is_executed_serves_the_socket_it_is_given(boot: Boot) -> No
     assert not os.path.exists(path)
 
 
+@pytest.mark.rule("cli.serve.2")
 def test_log_fifo_may_be_missing_when_start_runs(boot: Boot) -> None:
     """O-489, O-490: `start` succeeds, then connections are refused."""
     boot.bundle("c1", log=False)

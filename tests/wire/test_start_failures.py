@@ -37,6 +37,7 @@ def with_cgroup(path: str) -> dict[str, object]:
     return {"extensions": [{"value": packed}]}
 
 
+@pytest.mark.rule("cli.group.2")
 @pytest.mark.parametrize(
     ("config", "text"),
     [
@@ -63,6 +64,7 @@ def test_broken_configuration_is_told_in_the_words_of_go(
     assert nothing_left(boot, bundle)
 
 
+@pytest.mark.rule("cli.group.2")
 def test_missing_configuration_is_an_error(boot: Boot) -> None:
     """O-420."""
     bundle = boot.bundle("c1")
@@ -87,6 +89,7 @@ def test_bad_settings_fail_with_their_line(boot: Boot) -> None:
     assert nothing_left(boot, bundle)
 
 
+@pytest.mark.rule("cli.socket.4")
 def test_too_long_socket_folder_is_told_with_its_length(boot: Boot) -> None:
     """O-499, fault 44."""
     bundle = boot.bundle("c1")
@@ -101,6 +104,7 @@ def test_too_long_socket_folder_is_told_with_its_length(boot: Boot) -> None:
     assert nothing_left(boot, bundle)
 
 
+@pytest.mark.rule("cli.spawn.6")
 def test_missing_cgroup_of_the_shim_is_rolled_back(boot: Boot) -> None:
     """CLI 1.11, O-501 to O-503."""
     bundle = boot.bundle("c1")
@@ -112,6 +116,7 @@ def test_missing_cgroup_of_the_shim_is_rolled_back(boot: Boot) -> None:
     until(lambda: nothing_left(boot, bundle), "the roll-back")
 
 
+@pytest.mark.rule("cli.spawn.6")
 @pytest.mark.root
 def test_server_joins_the_cgroup_of_the_shim(boot: Boot) -> None:
     """O-492, O-493: in every hierarchy; also with options from an old daemon."""
@@ -140,6 +145,7 @@ def _empty(cgroup: str) -> bool:
     return not Path(cgroup, "cgroup.procs").read_text()
 
 
+@pytest.mark.rule("cli.spawn.7")
 def test_core_scheduling_is_set_up_or_fails_the_start(boot: Boot) -> None:
     """CLI 1.11, O-491: kernels without it answer EINVAL; others give the server a cookie."""
     bundle = boot.bundle("c1")
@@ -154,6 +160,7 @@ def test_core_scheduling_is_set_up_or_fails_the_start(boot: Boot) -> None:
         assert nothing_left(boot, bundle)
 
 
+@pytest.mark.rule("cli.spawn.8")
 def test_full_disk_fails_cleanly(boot: Boot) -> None:
     """Fault 47: no address, no socket, no server."""
     bundle = boot.bundle("c1")
@@ -167,6 +174,7 @@ def test_full_disk_fails_cleanly(boot: Boot) -> None:
     assert nothing_left(boot, bundle)
 
 
+@pytest.mark.rule("cli.spawn.8")
 def test_reply_that_nobody_reads_is_rolled_back(boot: Boot) -> None:
     """The daemon died meanwhile: a server that nobody knows of must not stay."""
     bundle = boot.bundle("c1")
@@ -188,6 +196,7 @@ def test_reply_that_nobody_reads_is_rolled_back(boot: Boot) -> None:
     until(lambda: nothing_left(boot, bundle), "the roll-back")
 
 
+@pytest.mark.rule("cli.spawn.8")
 def test_start_killed_before_its_answer_leaves_no_server(boot: Boot) -> None:
     """The daemon kills a `start` whose caller left: the server ends and removes its socket."""
     bundle = boot.bundle("c1")

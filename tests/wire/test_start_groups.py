@@ -31,6 +31,7 @@ def config(**annotations: str | None) -> str:
     return json.dumps({"annotations": annotations})
 
 
+@pytest.mark.rule("cli.group.1")
 @pytest.mark.parametrize(
     ("annotations", "group"),
     [
@@ -53,6 +54,7 @@ def test_annotations_decide_who_shares_a_shim(
     assert path == socket_path(boot.address, boot.namespace, group, folder=boot.socket_dir)
 
 
+@pytest.mark.rule("cli.group.3", "cli.group.4")
 def test_second_container_of_a_group_joins(boot: Boot) -> None:
     """CLI-33, CLI-34, O-465 to O-468: the same answer, no new server, its own address file."""
     boot.bundle("pause", config(**{SANDBOX: "pause"}))
@@ -67,6 +69,7 @@ def test_second_container_of_a_group_joins(boot: Boot) -> None:
     assert (member / "address").read_text() == f"unix://{path_of(first)}"
 
 
+@pytest.mark.rule("cli.end.3")
 def test_socket_of_a_group_goes_with_its_shim(boot: Boot) -> None:
     """Pitfall 8: the group is not the id; what was bound is what is unlinked."""
     boot.bundle("c1", config(**{GROUP: "another"}))
@@ -78,6 +81,7 @@ def test_socket_of_a_group_goes_with_its_shim(boot: Boot) -> None:
     assert os.listdir(boot.socket_dir) == []
 
 
+@pytest.mark.rule("cli.group.5")
 def test_parallel_starts_of_one_group_make_one_server(boot: Boot) -> None:
     """Pitfall 7, O-500: all succeed with the same answer."""
     ids = [f"c{i}" for i in range(PARALLEL)]
@@ -127,6 +131,7 @@ def test_start_right_after_the_end_of_the_last_shim_is_served(boot: Boot) -> Non
         assert answers(path)
 
 
+@pytest.mark.rule("cli.spawn.8")
 def test_killed_starts_and_delete_leave_nothing(boot: Boot) -> None:
     """Fault 31: SIGKILL at random moments, then `delete`: no socket, no server."""
     bundle = boot.bundle("c1")
@@ -160,6 +165,7 @@ def _unsettled(boot: Boot) -> bool:
     return bool(boot.servers()) and not answers(path)
 
 
+@pytest.mark.rule("cli.group.4")
 @pytest.mark.root
 def test_running_shim_of_the_reference_is_joined_with_its_version(boot: Boot) -> None:
     """CLI-33, fault 41: containerd 1.x's shim serves v2 only, and a new daemon is told so."""

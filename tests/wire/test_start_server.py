@@ -33,6 +33,7 @@ def status(pid: int, field: str) -> str:
     return next(line for line in lines if line.startswith(f"{field}:")).split(":")[1].strip()
 
 
+@pytest.mark.rule("cli.spawn.1", "cli.spawn.2", "cli.spawn.3")
 def test_server_is_a_daemon_of_its_own(boot: Boot) -> None:
     """CLI 1.11, O-433 to O-436: title, folder, parent, group; design 10: session of its own."""
     bundle = boot.bundle("c1")
@@ -52,6 +53,7 @@ def test_server_is_a_daemon_of_its_own(boot: Boot) -> None:
     assert f"TTRPC_ADDRESS={boot.address}.ttrpc".encode() in environment
 
 
+@pytest.mark.rule("cli.spawn.1", "cli.reply.9")
 def test_debug_level_is_shown_in_the_command_line(boot: Boot) -> None:
     """O-445, O-482."""
     boot.bundle("c1")
@@ -60,6 +62,7 @@ def test_debug_level_is_shown_in_the_command_line(boot: Boot) -> None:
     assert arguments(boot.server())[-1] == "-debug"
 
 
+@pytest.mark.rule("cli.spawn.4")
 def test_server_holds_only_its_own_fds(boot: Boot) -> None:
     """CLI-15: nothing of the caller's leaks into it, and so into runc."""
     bundle = boot.bundle("c1")
@@ -87,6 +90,7 @@ def test_server_holds_only_its_own_fds(boot: Boot) -> None:
     assert kinds == ["anon_inode", "pipe", "pipe", "socket"]  # epoll, its wake-up, the listener
 
 
+@pytest.mark.rule("cli.spawn.9", "cli.signals.3")
 @pytest.mark.parametrize("umask", [0o000, 0o027])
 def test_limits_umask_and_signals_are_inherited_as_they_are(boot: Boot, umask: int) -> None:
     """design 2: containers get them from the server; python-daemon's defaults would spoil them."""
@@ -105,6 +109,7 @@ def test_limits_umask_and_signals_are_inherited_as_they_are(boot: Boot, umask: i
     assert Path(f"/proc/{pid}/limits").read_text().splitlines() == wanted
 
 
+@pytest.mark.rule("cli.socket.3", "cli.files.1")
 @pytest.mark.parametrize("umask", [0o000, 0o777])
 def test_modes_of_files_do_not_depend_on_the_umask(boot: Boot, umask: int) -> None:
     """CLI-23, O-431, O-432, O-496, fault 45."""
@@ -115,6 +120,7 @@ def test_modes_of_files_do_not_depend_on_the_umask(boot: Boot, umask: int) -> No
     assert modes == [0o600, 0o700, 0o644]
 
 
+@pytest.mark.rule("cli.spawn.5")
 @pytest.mark.parametrize("score", [0, 500, 1000])
 def test_server_goes_before_the_daemon_when_memory_is_short(boot: Boot, score: int) -> None:
     """CLI 1.11, O-439, pitfall 14: one above the caller's, at most 1000."""
@@ -129,6 +135,7 @@ def test_server_goes_before_the_daemon_when_memory_is_short(boot: Boot, score: i
     assert int(Path(f"/proc/{pid}/oom_score_adj").read_text()) == min(score + 1, 1000)
 
 
+@pytest.mark.rule("cli.signals.2")
 def test_server_imports_nothing_once_it_is_on_its_own(boot: Boot) -> None:
     """Fault 43: an upgrade may replace the files under a running shim."""
     bundle = boot.bundle("c1")
@@ -146,6 +153,7 @@ def test_server_imports_nothing_once_it_is_on_its_own(boot: Boot) -> None:
     assert "import time:" not in said
 
 
+@pytest.mark.rule("cli.signals.1")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_stop_signal_right_after_start_leaves_no_socket(boot: Boot, number: int) -> None:
     """CLI 1.13: also before the server has come to handle signals itself."""
@@ -158,6 +166,7 @@ def test_stop_signal_right_after_start_leaves_no_socket(boot: Boot, number: int)
         assert os.listdir(boot.socket_dir) == []
 
 
+@pytest.mark.rule("cli.serve.5")
 def test_server_that_is_executed_serves_fd_3_and_removes_its_name(boot: Boot) -> None:
     """CLI 1.11, 1.14: the listener as an older `start` would hand it over."""
     bundle = boot.bundle("c1")

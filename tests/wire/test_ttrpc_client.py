@@ -5,7 +5,6 @@ import contextlib
 import os
 import socket
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 from google.protobuf.wrappers_pb2 import StringValue
@@ -73,6 +72,7 @@ def test_call_returns_the_answer_and_raises_errors(loop: LoopName) -> None:
     run(scenario(), loop=loop)
 
 
+@pytest.mark.rule("ttrpc.client.5")
 def test_request_on_the_wire_has_names_payload_time_and_metadata(loop: LoopName) -> None:
     """2.1, 2.7, T-34: timeout_nano is what is left."""
 
@@ -96,6 +96,7 @@ def test_request_on_the_wire_has_names_payload_time_and_metadata(loop: LoopName)
     run(scenario(), loop=loop)
 
 
+@pytest.mark.rule("ttrpc.client.1")
 def test_ids_on_the_wire_strictly_increase_whoever_calls(loop: LoopName) -> None:
     """2.7: and answers may come in any order."""
 
@@ -110,6 +111,7 @@ def test_ids_on_the_wire_strictly_increase_whoever_calls(loop: LoopName) -> None
     run(scenario(), loop=loop)
 
 
+@pytest.mark.rule("ttrpc.client.2")
 def test_oversized_request_is_refused_here_and_uses_up_its_id(loop: LoopName) -> None:
     """2.7: nothing is sent."""
 
@@ -126,6 +128,7 @@ def test_oversized_request_is_refused_here_and_uses_up_its_id(loop: LoopName) ->
     run(scenario(), loop=loop)
 
 
+@pytest.mark.rule("ttrpc.client.4", "ttrpc.client.6")
 def test_answers_that_are_none_cost_their_own_call_only(loop: LoopName) -> None:
     """2.7: the payload is looked at before the status; status code 0 is OK; strays are ignored."""
 
@@ -170,6 +173,7 @@ def test_oversized_answer_costs_its_own_call_only(loop: LoopName) -> None:
 # --- time ------------------------------------------------------------------------------------
 
 
+@pytest.mark.rule("ttrpc.client.4")
 def test_mute_server_costs_the_time_that_was_given(loop: LoopName) -> None:
     """T-31: code 4 from our own clock; a late answer is dropped."""
 
@@ -260,6 +264,7 @@ def test_answer_that_crosses_a_cancel_is_dropped(loop: LoopName) -> None:
     run(scenario(), loop=loop)
 
 
+@pytest.mark.rule("ttrpc.stream.7")
 def test_stream_by_hand_ends_with_a_response_too(loop: LoopName) -> None:
     """T-11, 2.6: kinds of the future are ignored; its timer goes with it."""
 
@@ -283,6 +288,7 @@ def test_stream_by_hand_ends_with_a_response_too(loop: LoopName) -> None:
 # --- the end ---------------------------------------------------------------------------------
 
 
+@pytest.mark.rule("ttrpc.client.3", "ttrpc.client.7")
 @pytest.mark.parametrize("rest", [b"", b"\0\0\0\1", response(1, b"12345")[:-1]])
 def test_lost_server_fails_all_calls_and_is_noticed(loop: LoopName, rest: bytes) -> None:
     """2.7: whichever errno; this is how a daemon learns of the death of its shim."""
@@ -307,6 +313,7 @@ def test_lost_server_fails_all_calls_and_is_noticed(loop: LoopName, rest: bytes)
     run(scenario(), loop=loop)
 
 
+@pytest.mark.rule("ttrpc.client.3")
 def test_server_that_left_unread_requests_is_gone_all_the_same(loop: LoopName) -> None:
     """2.7: ECONNRESET on read, EPIPE on write."""
 
@@ -325,6 +332,7 @@ def test_server_that_left_unread_requests_is_gone_all_the_same(loop: LoopName) -
     run(scenario(), loop=loop)
 
 
+@pytest.mark.rule("ttrpc.client.7")
 def test_closed_client_fails_its_calls_also_those_that_wait_to_be_sent(loop: LoopName) -> None:
     """2.7: use of a closed connection."""
 
@@ -338,60 +346,5 @@ def test_closed_client_fails_its_calls_also_those_that_wait_to_be_sent(loop: Loo
             await client.wait_closed()
             for ended in await asyncio.gather(*calls, return_exceptions=True):
                 assert isinstance(ended, ConnectionClosed)
-
-    run(scenario(), loop=loop)
-
-
-# --- connecting ------------------------------------------------------------------------------
-
-
-def test_address_may_be_a_url(loop: LoopName) -> None:
-    """As containerd writes it in TTRPC_ADDRESS and in the bundle's `address`."""
-
-    async def scenario() -> None:
-        async with (
-            serving(Things().registry) as (_server, path),
-            connected(f"unix://{path}") as one,
-        ):
-            assert await echo(one) == "x"
-
-    run(scenario(), loop=loop)
-
-
-def test_nobody_there_is_told_at_once(loop: LoopName, tmp_path: Path) -> None:
-    """2.7: no file, no listener, no path at all."""
-
-    async def scenario() -> None:
-        dead = tmp_path / "dead"
-        with socket.socket(socket.AF_UNIX) as sock:
-            sock.bind(str(dead))
-        for path, error in [
-            (str(tmp_path / "none"), FileNotFoundError),
-            (str(dead), ConnectionRefusedError),
-            ("x" * 200, OSError),
-        ]:
-            with pytest.raises(error):
-                await Client.connect(path, timeout_s=LIMIT_S)
-
-    run(scenario(), loop=loop)
-
-
-def test_full_backlog_is_waited_for_within_the_time(loop: LoopName, tmp_path: Path) -> None:
-    """2.7: a server that is busy or stopped."""
-
-    async def scenario() -> None:
-        path = str(tmp_path / "full")
-        with socket.socket(socket.AF_UNIX) as listener, contextlib.ExitStack() as others:
-            listener.bind(path)
-            listener.listen(0)
-            others.enter_context(Peer.connect(path))
-            with pytest.raises(TimeoutError):
-                await Client.connect(path, timeout_s=MUTE_S)
-            connecting = asyncio.create_task(Client.connect(path, timeout_s=LIMIT_S))
-            await asyncio.sleep(0)
-            others.enter_context(listener.accept()[0])
-            client = await connecting
-            assert not client.closed
-            await client.close()
 
     run(scenario(), loop=loop)

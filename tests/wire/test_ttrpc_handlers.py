@@ -12,7 +12,7 @@ from google.protobuf.wrappers_pb2 import StringValue
 from tests.support.aio import LoopName, run
 from tests.support.ttrpc_peer import SERVICE, Peer, Things, connected, echo, request_frame, serving
 from tests.support.until import eventually
-from ttrpc import Call, Code, ConnectionClosed, Registry, StatusError
+from ttrpc import Call, Code, Registry, StatusError
 
 EXPIRED = (4, "context deadline exceeded")
 MS = 1_000_000  # of nanoseconds
@@ -27,6 +27,7 @@ def one_method(handler: Any) -> Registry:
 # --- deadlines -------------------------------------------------------------------------------
 
 
+@pytest.mark.rule("ttrpc.deadline.2")
 def test_handler_is_cancelled_at_its_deadline_and_the_client_told(loop: LoopName) -> None:
     """T-30, T-32: code 4 in time; the connection is used on."""
 
@@ -45,6 +46,7 @@ def test_handler_is_cancelled_at_its_deadline_and_the_client_told(loop: LoopName
     run(scenario(), loop=loop)
 
 
+@pytest.mark.rule("ttrpc.deadline.1")
 @pytest.mark.parametrize("method", ["Echo", "Slowly"])
 def test_deadline_is_given_to_the_handler_in_loop_time(loop: LoopName, method: str) -> None:
     """T-30: now + timeout at arrival; none without a timeout."""
@@ -66,6 +68,7 @@ def test_deadline_is_given_to_the_handler_in_loop_time(loop: LoopName, method: s
     run(scenario(), loop=loop)
 
 
+@pytest.mark.rule("ttrpc.deadline.1")
 def test_deadline_in_the_past_reaches_the_handler_all_the_same(loop: LoopName) -> None:
     """T-30 (observed: O-50): what needs no waiting is answered well; what waits is cancelled."""
 
@@ -106,6 +109,7 @@ def test_deadline_that_passes_before_the_first_step_waits_for_it(loop: LoopName)
     run(scenario(), loop=loop)
 
 
+@pytest.mark.rule("ttrpc.deadline.2")
 @pytest.mark.parametrize(("value", "answer"), [("return", "return"), ("raise", (2, "killed"))])
 def test_handler_may_say_something_else_at_its_deadline(
     loop: LoopName, value: str, answer: Any
@@ -148,6 +152,7 @@ def test_deadline_of_a_call_that_ended_leaves_no_timer(loop: LoopName) -> None:
     run(scenario(), loop=loop)
 
 
+@pytest.mark.rule("ttrpc.deadline.3")
 def test_late_answer_is_no_error_for_either_side(loop: LoopName) -> None:
     """T-31: the client gives up by itself and drops what comes late."""
 
@@ -204,6 +209,7 @@ def raise_odd_code(_request: StringValue, _call: Call) -> StringValue:
     raise StatusError(2**40, "no int32")
 
 
+@pytest.mark.rule("ttrpc.serve.4", "ttrpc.serve.5", "ttrpc.serve.6")
 @pytest.mark.parametrize(
     ("handler", "code", "text"),
     [
@@ -237,6 +243,7 @@ def test_handler_that_goes_wrong_costs_its_own_call_only(
     run(scenario(), loop=loop)
 
 
+@pytest.mark.rule("ttrpc.serve.6")
 def test_unexpected_error_is_logged_with_its_traceback(
     loop: LoopName, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -301,98 +308,5 @@ def test_function_may_return_an_awaitable(loop: LoopName) -> None:
         async with serving(one_method(maybe)) as (_server, path), connected(path) as client:
             assert await echo(client, "a") == "a"
             assert await echo(client, "b") == "later b"
-
-    run(scenario(), loop=loop)
-
-
-# --- the client goes -------------------------------------------------------------------------
-
-
-def test_lost_client_cancels_its_handlers_and_no_others(loop: LoopName) -> None:
-    """T-32, T-56: the context of a call ends with its connection."""
-
-    async def scenario() -> None:
-        things = Things()
-        async with serving(things.registry) as (server, path), connected(path) as other:
-            kept = asyncio.create_task(echo(other, "kept", method="Wait"))
-            with Peer.connect(path) as peer:
-                for stream_id in (1, 3, 5):
-                    await peer.request(stream_id, "Wait")
-                await eventually(lambda: things.waiting == 4, "the handlers")
-            await eventually(lambda: things.cancelled == 3, "their end")
-            assert (server.connections, server.calls) == (1, 1)
-            things.release.set()
-            assert await kept == "kept"
-
-    run(scenario(), loop=loop)
-
-
-@pytest.mark.parametrize("method", ["Echo", "Stubborn"])
-def test_call_of_a_client_that_closes_at_once_still_begins(loop: LoopName, method: str) -> None:
-    """2.4: a Kill or Delete sent by a client that goes away must happen."""
-
-    async def scenario() -> None:
-        things = Things()
-        async with serving(things.registry) as (server, path):
-            with Peer.connect(path) as peer:
-                await peer.request(1, method)
-            await eventually(lambda: things.answered + things.cancelled == 1, "the call")
-            await eventually(lambda: not server.connections, "the end")
-
-    run(scenario(), loop=loop)
-
-
-def test_calls_of_a_client_that_reads_nothing_any_more_still_happen(loop: LoopName) -> None:
-    """T-1: the reply cannot be sent, but what was asked before the end counts."""
-
-    async def scenario() -> None:
-        things = Things()
-        async with serving(things.registry) as (server, path):
-            with Peer.connect(path) as peer:
-                for stream_id in (1, 3, 5):
-                    await peer.request(stream_id, "Echo")
-            await eventually(lambda: things.answered == 3, "the calls")
-            await eventually(lambda: not server.connections, "the end")
-
-    run(scenario(), loop=loop)
-
-
-def test_handler_that_fails_after_its_client_went_is_logged_only(
-    loop: LoopName, caplog: pytest.LogCaptureFixture
-) -> None:
-    """T-27, T-32: nobody reads its answer."""
-    reached = []
-
-    async def fail_when_cancelled(_request: StringValue, _call: Call) -> StringValue:
-        reached.append(1)
-        try:
-            await asyncio.get_running_loop().create_future()
-        finally:
-            raise KeyError("too late")
-
-    async def scenario() -> None:
-        async with serving(one_method(fail_when_cancelled)) as (server, path):
-            with Peer.connect(path) as peer:
-                await peer.request(1, "Echo")
-                await eventually(lambda: reached, "the handler")
-            await eventually(lambda: not server.connections, "the end")
-
-    run(scenario(), loop=loop)
-    assert "unexpected error in a handler" in caplog.text
-
-
-def test_closing_server_cancels_and_awaits_handlers(loop: LoopName) -> None:
-    """2.8: drop all at once; afterwards no handler runs."""
-
-    async def scenario() -> None:
-        things = Things()
-        async with serving(things.registry) as (server, path), connected(path) as client:
-            calls = [asyncio.create_task(echo(client, method="Wait")) for _ in range(5)]
-            await eventually(lambda: things.waiting == 5, "the handlers")
-            await server.close()
-            assert (things.waiting, things.cancelled, server.connections) == (0, 5, 0)
-            for ended in await asyncio.gather(*calls, return_exceptions=True):
-                assert isinstance(ended, ConnectionClosed)
-            await server.close()
 
     run(scenario(), loop=loop)

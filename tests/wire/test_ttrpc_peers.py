@@ -44,6 +44,7 @@ async def ask_as(path: str, when: str) -> str:
     return child.communicate()[0].strip()
 
 
+@pytest.mark.rule("ttrpc.peer.1", "ttrpc.peer.2")
 @pytest.mark.skipif(os.geteuid() != 0, reason="changes its groups")
 @pytest.mark.parametrize(("when", "served"), [("before", False), ("groups", True), ("after", True)])
 def test_other_primary_group_is_refused(loop: LoopName, when: str, served: bool) -> None:
@@ -61,6 +62,7 @@ def test_other_primary_group_is_refused(loop: LoopName, when: str, served: bool)
     run(scenario(), loop=loop)
 
 
+@pytest.mark.rule("ttrpc.peer.1")
 @pytest.mark.skipif(os.geteuid() != 0, reason="changes its user")
 def test_other_user_is_refused(loop: LoopName, caplog: pytest.LogCaptureFixture) -> None:
     """T-40: though the permissions of the socket let it in."""

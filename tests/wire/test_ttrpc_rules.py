@@ -21,6 +21,7 @@ async def still_usable(peer: Peer, stream_id: int) -> bool:
     return await peer.response() == (stream_id, "after")
 
 
+@pytest.mark.rule("ttrpc.frame.3")
 def test_vector_of_a_call_is_answered(loop: LoopName) -> None:
     """2.9: bytes as the daemon sends them; success has no status, Empty has frame length 0."""
 
@@ -36,6 +37,7 @@ def test_vector_of_a_call_is_answered(loop: LoopName) -> None:
     run(scenario(), loop=loop)
 
 
+@pytest.mark.rule("ttrpc.receive.1")
 @pytest.mark.parametrize("keep", [5, 10, 15])
 def test_connection_that_ends_anywhere_is_closed_and_its_handlers_cancelled(
     loop: LoopName, keep: int
@@ -58,6 +60,7 @@ def test_connection_that_ends_anywhere_is_closed_and_its_handlers_cancelled(
     run(scenario(), loop=loop)
 
 
+@pytest.mark.rule("ttrpc.receive.2")
 def test_oversized_request_is_refused_and_the_connection_usable(loop: LoopName) -> None:
     """T-2, T-7 (observed: O-509 to O-511): the id may be used again."""
 
@@ -73,6 +76,7 @@ def test_oversized_request_is_refused_and_the_connection_usable(loop: LoopName) 
     run(scenario(), loop=loop)
 
 
+@pytest.mark.rule("ttrpc.receive.2")
 def test_claim_of_ten_mib_by_a_slow_sender_keeps_others_served(loop: LoopName) -> None:
     """T-2, T-22: nothing of it is kept, the answer comes after its last byte."""
 
@@ -103,6 +107,7 @@ def test_request_of_nearly_the_limit_is_served(loop: LoopName) -> None:
     run(scenario(), loop=loop)
 
 
+@pytest.mark.rule("ttrpc.receive.3")
 @pytest.mark.parametrize("stream_id", [0, 2])
 @pytest.mark.parametrize("kind", [wire.REQUEST, wire.DATA, 9])
 def test_even_stream_id_is_refused(loop: LoopName, stream_id: int, kind: int) -> None:
@@ -118,6 +123,7 @@ def test_even_stream_id_is_refused(loop: LoopName, stream_id: int, kind: int) ->
     run(scenario(), loop=loop)
 
 
+@pytest.mark.rule("ttrpc.receive.4")
 @pytest.mark.parametrize("flags", [0, 1, 2, 5])
 def test_data_without_a_stream_is_refused(loop: LoopName, flags: int) -> None:
     """T-4: never seen, finished (observed: O-518, O-519)."""
@@ -134,6 +140,7 @@ def test_data_without_a_stream_is_refused(loop: LoopName, flags: int) -> None:
     run(scenario(), loop=loop)
 
 
+@pytest.mark.rule("ttrpc.receive.4")
 @pytest.mark.parametrize("request_flags", [0, wire.REMOTE_OPEN])
 def test_data_for_a_unary_call_in_flight_is_refused(loop: LoopName, request_flags: int) -> None:
     """T-4: where the Go shims crash (O-554 to O-557); the call itself runs on."""
@@ -153,6 +160,7 @@ def test_data_for_a_unary_call_in_flight_is_refused(loop: LoopName, request_flag
     run(scenario(), loop=loop)
 
 
+@pytest.mark.rule("ttrpc.receive.13")
 def test_unary_method_ignores_the_flags_of_its_request(loop: LoopName) -> None:
     """2.2 (observed: O-535 to O-537)."""
 
@@ -166,6 +174,7 @@ def test_unary_method_ignores_the_flags_of_its_request(loop: LoopName) -> None:
     run(scenario(), loop=loop)
 
 
+@pytest.mark.rule("ttrpc.receive.7")
 def test_stream_id_must_increase(loop: LoopName) -> None:
     """T-7 (observed: O-505 to O-508): gaps are fine."""
 
@@ -182,6 +191,7 @@ def test_stream_id_must_increase(loop: LoopName) -> None:
     run(scenario(), loop=loop)
 
 
+@pytest.mark.rule("ttrpc.receive.8")
 def test_request_that_is_no_request_is_refused_and_its_id_consumed(loop: LoopName) -> None:
     """T-8 (observed: O-520 to O-522)."""
 
@@ -201,6 +211,7 @@ def test_request_that_is_no_request_is_refused_and_its_id_consumed(loop: LoopNam
     run(scenario(), loop=loop)
 
 
+@pytest.mark.rule("ttrpc.receive.9", "ttrpc.receive.10", "ttrpc.frame.6")
 @pytest.mark.parametrize(
     ("service", "method", "text"),
     [
@@ -226,6 +237,7 @@ def test_unknown_name_is_unimplemented(
     run(scenario(), loop=loop)
 
 
+@pytest.mark.rule("ttrpc.receive.11")
 def test_kinds_of_the_future_are_ignored(loop: LoopName) -> None:
     """T-11 (observed: O-530, O-531): the next answer is that of the next call."""
 
@@ -239,6 +251,7 @@ def test_kinds_of_the_future_are_ignored(loop: LoopName) -> None:
     run(scenario(), loop=loop)
 
 
+@pytest.mark.rule("ttrpc.receive.12")
 def test_payload_that_is_no_message_is_an_internal_error(loop: LoopName) -> None:
     """T-12 (observed: O-532 to O-534): a wrong wire type is an unknown field."""
 
@@ -260,6 +273,7 @@ def test_payload_that_is_no_message_is_an_internal_error(loop: LoopName) -> None
     run(scenario(), loop=loop)
 
 
+@pytest.mark.rule("ttrpc.frame.5")
 def test_unknown_fields_are_ignored(loop: LoopName) -> None:
     """2.1 (observed: O-539): a newer client, in the envelope and in the message."""
 
@@ -276,6 +290,7 @@ def test_unknown_fields_are_ignored(loop: LoopName) -> None:
     run(scenario(), loop=loop)
 
 
+@pytest.mark.rule("ttrpc.frame.1")
 def test_frames_may_come_in_single_bytes_and_many_at_once(loop: LoopName) -> None:
     """2.1: framing does not depend on how the bytes come."""
 
@@ -293,6 +308,7 @@ def test_frames_may_come_in_single_bytes_and_many_at_once(loop: LoopName) -> Non
     run(scenario(), loop=loop)
 
 
+@pytest.mark.rule("ttrpc.deadline.6")
 def test_metadata_reaches_the_handler(loop: LoopName) -> None:
     """T-33: keys without regard to case, repeated keys accumulate."""
 
@@ -311,6 +327,7 @@ def test_metadata_reaches_the_handler(loop: LoopName) -> None:
     run(scenario(), loop=loop)
 
 
+@pytest.mark.rule("ttrpc.serve.7")
 def test_response_of_exactly_the_limit_arrives_and_one_byte_more_is_an_error(
     loop: LoopName,
 ) -> None:
@@ -332,6 +349,7 @@ def test_response_of_exactly_the_limit_arrives_and_one_byte_more_is_an_error(
     run(scenario(), loop=loop)
 
 
+@pytest.mark.rule("ttrpc.serve.1")
 def test_answers_come_in_the_order_of_completion(loop: LoopName) -> None:
     """T-20, T-21, T-22: a later call may be answered first."""
 
@@ -350,6 +368,7 @@ def test_answers_come_in_the_order_of_completion(loop: LoopName) -> None:
     run(scenario(), loop=loop)
 
 
+@pytest.mark.rule("ttrpc.serve.4")
 def test_status_of_a_handler_is_sent_verbatim(loop: LoopName) -> None:
     """T-25: code and text, on a stream too."""
 

@@ -37,6 +37,7 @@ def waiting_bytes(server: Server) -> int:
 # --- many calls, many clients ----------------------------------------------------------------
 
 
+@pytest.mark.rule("ttrpc.serve.1")
 def test_thousand_waits_on_one_connection_do_not_slow_a_quick_call(loop: LoopName) -> None:
     """T-20, T-22 (observed: O-543): and each of them is answered."""
 
@@ -59,6 +60,7 @@ def test_thousand_waits_on_one_connection_do_not_slow_a_quick_call(loop: LoopNam
     run(scenario(), loop=loop, timeout_s=30, debug=False)
 
 
+@pytest.mark.rule("ttrpc.serve.3")
 def test_many_clients_at_once_are_all_answered(loop: LoopName) -> None:
     """T-24 (observed: O-551)."""
 
@@ -78,6 +80,7 @@ def test_many_clients_at_once_are_all_answered(loop: LoopName) -> None:
     run(scenario(), loop=loop)
 
 
+@pytest.mark.rule("ttrpc.serve.1")
 def test_flood_of_requests_leaves_others_their_turn(loop: LoopName) -> None:
     """T-22: after a bounded number of requests the other connections are looked at."""
 
@@ -99,6 +102,7 @@ def test_flood_of_requests_leaves_others_their_turn(loop: LoopName) -> None:
 # --- slow and hostile clients ----------------------------------------------------------------
 
 
+@pytest.mark.rule("ttrpc.serve.2")
 def test_client_that_does_not_read_stalls_itself_only(loop: LoopName) -> None:
     """T-23: it costs a bounded amount, others see nothing of it, and nothing is lost."""
 
@@ -153,6 +157,7 @@ def test_client_that_shuts_its_reading_side_is_let_go(loop: LoopName) -> None:
     run(scenario(), loop=loop)
 
 
+@pytest.mark.rule("ttrpc.receive.14")
 @settings(max_examples=30, deadline=None)
 @given(
     st.lists(
@@ -194,6 +199,7 @@ def test_any_bytes_leave_the_server_working(chunks: list[bytes]) -> None:
     run(scenario())
 
 
+@pytest.mark.rule("ttrpc.serve.3")
 def test_accept_that_fails_is_tried_again_after_a_pause(
     loop: LoopName, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -271,6 +277,7 @@ def test_server_that_stopped_listening_serves_who_is_there(loop: LoopName) -> No
     run(scenario(), loop=loop)
 
 
+@pytest.mark.rule("ttrpc.stop.1")
 def test_graceful_end_waits_for_calls_and_closes_idle_connections(loop: LoopName) -> None:
     """2.8: active is who has an outstanding call."""
 
@@ -297,6 +304,7 @@ def test_graceful_end_waits_for_calls_and_closes_idle_connections(loop: LoopName
     run(scenario(), loop=loop)
 
 
+@pytest.mark.rule("ttrpc.stop.1")
 def test_graceful_end_has_a_limit(loop: LoopName) -> None:
     """2.8: then the rest is dropped, its handlers are cancelled."""
 
@@ -363,6 +371,7 @@ def test_handler_that_does_not_end_is_left_behind_and_logged(
     assert "a cancelled handler does not end" in caplog.text
 
 
+@pytest.mark.rule("ttrpc.stop.3")
 def test_flush_waits_until_the_kernel_has_all_replies(loop: LoopName) -> None:
     """The last reply of a shim that exits is not lost; a client that is stuck costs a limit."""
 

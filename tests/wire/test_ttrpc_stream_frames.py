@@ -17,6 +17,7 @@ def payload(value: str) -> bytes:
     return StringValue(value=value).SerializeToString()
 
 
+@pytest.mark.rule("ttrpc.stream.2", "ttrpc.stream.4")
 def test_frames_of_a_server_stream(loop: LoopName) -> None:
     """2.6, T-50: the final frame is 0x05, or 0x01 with a message; an empty request counts."""
 
@@ -39,6 +40,7 @@ def test_frames_of_a_server_stream(loop: LoopName) -> None:
     run(scenario(), loop=loop)
 
 
+@pytest.mark.rule("ttrpc.stream.1", "ttrpc.stream.4")
 def test_frames_of_a_client_stream(loop: LoopName) -> None:
     """2.6, T-50, T-51: an absent payload delivers nothing; zero bytes of Data are a message."""
 
@@ -59,6 +61,7 @@ def test_frames_of_a_client_stream(loop: LoopName) -> None:
     run(scenario(), loop=loop)
 
 
+@pytest.mark.rule("ttrpc.stream.6")
 def test_stream_has_ended_when_its_handler_has(loop: LoopName) -> None:
     """T-54: though the client has not closed its side."""
 
@@ -73,6 +76,7 @@ def test_stream_has_ended_when_its_handler_has(loop: LoopName) -> None:
     run(scenario(), loop=loop)
 
 
+@pytest.mark.rule("ttrpc.receive.5")
 @pytest.mark.parametrize(
     ("first", "then", "why"),
     [

@@ -36,6 +36,7 @@ async def deaf(client: Client) -> ClientStream[StringValue]:
     return await client.stream(SERVICE, "Deaf", StringValue, client_streams=True)
 
 
+@pytest.mark.rule("ttrpc.stream.5")
 def test_full_stream_waits_for_its_handler(loop: LoopName) -> None:
     """T-52: more than 64 messages at once are no error if the handler comes in time."""
 
@@ -57,6 +58,7 @@ def test_full_stream_waits_for_its_handler(loop: LoopName) -> None:
     run(scenario(), loop=loop)
 
 
+@pytest.mark.rule("ttrpc.stream.5")
 def test_stream_nobody_takes_from_is_given_up_and_the_connection_used_on(
     loop: LoopName, short_patience: None
 ) -> None:

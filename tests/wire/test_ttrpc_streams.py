@@ -39,6 +39,7 @@ async def talk(client: Client, method: str = "Talk", **options: float) -> Client
 # --- both ends -------------------------------------------------------------------------------
 
 
+@pytest.mark.rule("ttrpc.stream.1")
 def test_client_stream_is_answered_once_at_its_end(loop: LoopName) -> None:
     """2.6: many requests, one response."""
 
@@ -60,6 +61,7 @@ def test_client_stream_is_answered_once_at_its_end(loop: LoopName) -> None:
     run(scenario(), loop=loop)
 
 
+@pytest.mark.rule("ttrpc.stream.2")
 @pytest.mark.parametrize("asked", ["a,b", "a,!b", "!", ""])
 def test_server_stream_sends_many_answers(loop: LoopName, asked: str) -> None:
     """2.6: one request; what the handler returns comes with the last frame."""
@@ -75,6 +77,7 @@ def test_server_stream_sends_many_answers(loop: LoopName, asked: str) -> None:
     run(scenario(), loop=loop)
 
 
+@pytest.mark.rule("ttrpc.stream.3")
 def test_bidirectional_stream_goes_both_ways_in_any_order(loop: LoopName) -> None:
     """2.6: and other calls go on beside it."""
 
@@ -94,6 +97,7 @@ def test_bidirectional_stream_goes_both_ways_in_any_order(loop: LoopName) -> Non
     run(scenario(), loop=loop)
 
 
+@pytest.mark.rule("ttrpc.stream.4")
 def test_first_request_of_a_client_stream_may_come_with_the_call(loop: LoopName) -> None:
     """T-50: a payload in the request is the first message."""
 
@@ -124,6 +128,7 @@ def test_error_ends_a_stream_after_what_was_sent_before_it(loop: LoopName) -> No
     run(scenario(), loop=loop)
 
 
+@pytest.mark.rule("ttrpc.stream.9")
 def test_stream_ends_at_its_deadline_on_both_sides(loop: LoopName) -> None:
     """T-30, T-32: as for a unary call."""
 
@@ -140,6 +145,7 @@ def test_stream_ends_at_its_deadline_on_both_sides(loop: LoopName) -> None:
     run(scenario(), loop=loop)
 
 
+@pytest.mark.rule("ttrpc.stream.9")
 def test_streams_end_with_their_connection(loop: LoopName) -> None:
     """T-56: the handler is cancelled; the client is told what happened."""
 
@@ -249,6 +255,7 @@ def test_message_that_cannot_be_read_is_a_protocol_error(loop: LoopName) -> None
     run(scenario(), loop=loop)
 
 
+@pytest.mark.rule("ttrpc.stream.8")
 def test_answers_that_are_no_messages_are_protocol_errors(loop: LoopName) -> None:
     """2.7, T-55: of this call only."""
 
