@@ -27,7 +27,7 @@ _HEAD: Final = """# Conformance
 
 What a containerd shim has to do, rule by rule, and the tests that prove it of this one.  Made by
 `make conformance` from `tests/rules.toml` and the results of the suite: do not edit.  A rule that
-no OCI runtime has a part in has one result for both.
+no OCI runtime has a part in has one result, and a dot in the other column.
 """
 
 
