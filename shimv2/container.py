@@ -5,13 +5,12 @@ import json
 import os
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from shimv2 import mounts, paths
 from shimv2.background import Background
 from shimv2.cgroups import v1, v2
-from shimv2.cgroups.tree import Cgroup
-from shimv2.errors import AlreadyExists, FailedPrecondition, NotFound
+from shimv2.errors import AlreadyExists, FailedPrecondition, NotFound, Refused
 from shimv2.exec import ExecProcess
 from shimv2.exits import ExitRecords
 from shimv2.init import InitProcess
@@ -32,6 +31,7 @@ from shimv2.oom import OomWatch
 from shimv2.options import options_json
 from shimv2.process import Process, Scope
 from shimv2.reaper import Reaper
+from shimv2.runtime.criu import CriuOption
 from shimv2.runtime.runc import Runc
 from shimv2.settings import Settings, container_policy
 
@@ -45,6 +45,10 @@ class Host:
     events: EventSink
     background: Background
     settings: Settings
+    criu_option: CriuOption
+
+
+_TOLD_AS: Final = {State.DELETED: "STOPPED", State.CREATED_CHECKPOINT: "CREATED"}
 
 
 class Container:
@@ -55,7 +59,6 @@ class Container:
         self.init = InitProcess(scope, spec)
         self.execs: dict[str, ExecProcess] = {}
         self._scope = scope
-        self._cgroup: Cgroup | None = None
         self._oom: OomWatch | None = None
         self._running_execs = 0  # being started, or started and their exit not yet told
         self._execs_idle = asyncio.Event()
@@ -79,9 +82,6 @@ class Container:
         undo.callback(records.close)
         self = cls(spec, _scope(spec, host, records, rootfs, policy))
         await self.init.create(undo, deadline=deadline)
-        self._cgroup = Cgroup.of(self.init.pid)
-        if self._cgroup:
-            self._cgroup.enable_controllers()
         return self
 
     def announce(self) -> None:
@@ -90,10 +90,17 @@ class Container:
         scope.events.emit(
             Created(spec.id, spec.bundle, spec.rootfs, spec.stdio, spec.checkpoint, self.init.pid)
         )
-        if self._cgroup:
-            self._oom = OomWatch(self._cgroup, lambda: scope.events.emit(Oom(spec.id)), who=spec.id)
-            self.init.saw_oom_kill = self._oom.has_killed
+        self._watch_cgroup()
         scope.background.start(self._watch_init(), what=f"watch of {spec.id}")
+
+    def _watch_cgroup(self) -> None:
+        """Have the cgroup count and tell OOM kills, as soon as there is one: made or restored."""
+        cgroup, scope, id_ = self.init.cgroup, self._scope, self.spec.id
+        if cgroup is None or self._oom is not None:
+            return
+        cgroup.enable_controllers()
+        self._oom = OomWatch(cgroup, lambda: scope.events.emit(Oom(id_)), who=id_)
+        self.init.saw_oom_kill = self._oom.has_killed
 
     # --- the order of exits --------------------------------------------------------------------
 
@@ -152,6 +159,12 @@ class Container:
         self.execs[spec.id] = ExecProcess(self._scope, spec)
         self._scope.events.emit(ExecAdded(self.spec.id, spec.id))
 
+    async def start(self) -> int:
+        """Run the init, restoring the container if that is how it was created; its pid."""
+        pid = await self.init.start()
+        self._watch_cgroup()
+        return pid
+
     async def start_exec(self, exec_id: str, *, deadline: float | None = None) -> int:
         """Run a recorded exec; its pid.
 
@@ -201,7 +214,7 @@ class Container:
             id=process.id,
             bundle=self.spec.bundle,
             pid=process.pid,
-            status="STOPPED" if state is State.DELETED else state.name,
+            status=_TOLD_AS.get(state, state.name),
             stdio=process.stdio,
             exit=process.exit,
         )
@@ -210,8 +223,13 @@ class Container:
         """List (pid, exec id or "") of the container's processes, from its cgroup.
 
         Never empty: daemons take a shim that answers an empty list for leaked and reap it.
+
+        Raises:
+            Refused: the container is still to be restored; in the words of runc.
         """
-        found = self._cgroup.pids() if self._cgroup else []
+        if not self.init.pid:
+            raise Refused("container does not exist")
+        found = self.init.cgroup.pids() if self.init.cgroup else []
         execs = {process.pid: exec_id for exec_id, process in self.execs.items() if process.pid}
         return [(pid, execs.get(pid, "")) for pid in found or [self.init.pid]]
 
@@ -221,9 +239,9 @@ class Container:
         Raises:
             NotFound: the container has no cgroup of its own.
         """
-        if self._cgroup is None:
+        if self.init.cgroup is None:
             raise NotFound("cgroup does not exist")
-        return self._cgroup.stats()
+        return self.init.cgroup.stats()
 
 
 def _scope(
@@ -242,6 +260,7 @@ def _scope(
             log_path=paths.runtime_log(spec.bundle),
             systemd_cgroup=options.systemd_cgroup,
             criu_path=options.criu_path,
+            criu_option=host.criu_option,
         ),
         reaper=host.reaper,
         background=host.background,

@@ -16,6 +16,7 @@ from shimv2.containers import Containers
 from shimv2.model import Identity
 from shimv2.publisher import Publisher
 from shimv2.reaper import Reaper
+from shimv2.runtime.criu import CriuOption
 from shimv2.service import TaskService
 from shimv2.settings import Settings
 from shimv2.sockets import BoundSocket
@@ -79,6 +80,7 @@ class _Daemon:
                 events=publisher,
                 background=background,
                 settings=config.settings,
+                criu_option=CriuOption(reaper),
             )
         )
         registry = Registry()

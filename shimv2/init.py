@@ -1,13 +1,15 @@
-"""A container's init: made by the runtime at Create, run by Start."""
+"""A container's init: made by the runtime at Create, run by Start; or restored by Start."""
 
+import asyncio
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from typing import Final
 
-from shimv2 import mounts, paths
+from shimv2 import checkpoints, mounts, paths
+from shimv2.cgroups.tree import Cgroup
 from shimv2.errors import Refused, RuntimeFailed, ShimError
 from shimv2.lifecycle import INIT, State, Step
-from shimv2.model import CreateSpec, Exit, Paused, Resumed, Started
+from shimv2.model import CheckpointSpec, CreateSpec, Exit, Paused, Resumed, Started
 from shimv2.process import Process, Scope, log, time_to_open
 from shimv2.runtime import read_pid_file
 
@@ -17,13 +19,16 @@ _SIGKILLED: Final = 128 + 9
 
 class InitProcess(Process):
     def __init__(self, scope: Scope, spec: CreateSpec) -> None:
-        super().__init__(scope, spec.stdio, INIT, id=spec.id)
+        first = State.CREATED_CHECKPOINT if spec.checkpoint else State.CREATED
+        super().__init__(scope, spec.stdio, INIT, id=spec.id, state=first)
         self._spec = spec
+        self.cgroup: Cgroup | None = None  # known once there is a pid
         self.saw_oom_kill: Callable[[], bool] = bool  # False, until somebody watches for them
 
     async def create(self, undo: AsyncExitStack, *, deadline: float | None) -> None:
         """Make the container in the runtime, its init waiting to be started.
 
+        Of one that is to be restored only the streams are made: the runtime has no half of that.
         What was done is pushed on `undo`, which the caller runs when this raises.  `deadline` is
         the caller's, in loop time.
 
@@ -33,6 +38,9 @@ class InitProcess(Process):
         """
         scope, spec = self._scope, self._spec
         io = await scope.open_io(spec.stdio, id=spec.id, undo=undo)
+        if spec.checkpoint:
+            self._attach(io)
+            return
         with scope.reaper.launching():
             # What another shim made under this id is not ours to remove.
             if not scope.runtime.knows(spec.id):
@@ -54,13 +62,17 @@ class InitProcess(Process):
         self._attach(io)
         self._track(pid, exited)
 
+    def _track(self, pid: int, exited: "asyncio.Future[Exit]") -> None:
+        self.cgroup = Cgroup.of(pid)
+        super()._track(pid, exited)
+
     async def _remove(self) -> None:
         scope = self._scope
         try:
             await scope.runtime.delete(self.id, force=True, timeout_s=scope.settings.delete_s)
         except ShimError as error:
             log.warning(
-                "what is left of a failed create could not be removed: %s",
+                "what is left of a failed create or restore could not be removed: %s",
                 error,
                 extra={"container": self.id},
             )
@@ -70,18 +82,65 @@ class InitProcess(Process):
         self._scope.records.write_init(ended, start_time=self._start_time, oom=oom)
 
     async def start(self) -> int:
-        """Start the created init; its pid.
+        """Start the created init, or restore the container; its pid.
 
         Raises:
-            WrongState: it is not in state created.  RuntimeFailed: the state is unchanged.
+            WrongState: it is not in state created.
+            RuntimeFailed, Refused, TimeoutError: the state is unchanged.
         """
         scope = self._scope
         async with self._steps:
             self.check(Step.START)
-            await scope.runtime.start(self.id, timeout_s=scope.settings.start_s)
+            if self._life.state is State.CREATED_CHECKPOINT:
+                async with scope.background.all_or_nothing(f"restore of {self.id}") as undo:
+                    await self._restore(undo)
+            else:
+                await scope.runtime.start(self.id, timeout_s=scope.settings.start_s)
             self._life.take(Step.START)
             scope.events.emit(Started(self.id, self.pid))
             return self.pid
+
+    async def _restore(self, undo: AsyncExitStack) -> None:
+        scope, io, self._io = self._scope, self._io, None
+        if io is None:  # an earlier try has used up what Create made
+            io = await scope.open_io(self.stdio, id=self.id, undo=undo)
+        else:
+            undo.push_async_callback(io.close)
+        if not scope.runtime.knows(self.id):
+            undo.push_async_callback(self._remove)
+        pid, exited = await checkpoints.restore(scope, self._spec, io)
+        await io.connect()
+        self._attach(io)
+        self._track(pid, exited)
+
+    async def checkpoint(self, spec: CheckpointSpec) -> None:
+        """Write the container's image; it runs on, or stays paused, but for `spec.exit`.
+
+        Raises:
+            WrongState: there are no processes.  RuntimeFailed, Refused: it is as it was before.
+        """
+        async with self._steps:
+            self.check(Step.CHECKPOINT)
+            try:
+                await checkpoints.dump(self._scope, spec)
+            except RuntimeFailed:
+                await self._freeze_as_before()
+                raise
+
+    async def _freeze_as_before(self) -> None:
+        """After a checkpoint that failed: CRIU freezes and thaws, and may have been killed."""
+        paused = self._life.state is State.PAUSED
+        if self.cgroup is None or self.exit is not None or self.cgroup.is_frozen() is paused:
+            return
+        if not paused:
+            await self._thaw("resume after a failed checkpoint")
+            return
+        scope = self._scope
+        try:
+            await scope.runtime.pause(self.id, timeout_s=scope.settings.pause_s)
+        except ShimError as error:
+            what = "failed to pause again after a failed checkpoint: %s"
+            log.error(what, error, extra={"container": self.id})
 
     async def pause(self) -> None:
         """Freeze the container's processes; meanwhile its state is PAUSING.

@@ -12,6 +12,7 @@ from shimv2.errors import NotFound, ShimError, WrongState
 
 class State(Enum):
     CREATED = auto()
+    CREATED_CHECKPOINT = auto()  # nothing exists in the runtime: Start restores it
     RUNNING = auto()
     PAUSING = auto()  # a step under way is a state, not a flag
     PAUSED = auto()
@@ -57,6 +58,18 @@ INIT: Final[Table] = {
         Step.EXEC: State.CREATED,
         Step.RESIZE: State.CREATED,
         Step.KILL: State.CREATED,
+        Step.EXIT: State.STOPPED,
+        Step.DELETE: State.DELETED,
+    },
+    State.CREATED_CHECKPOINT: {
+        Step.START: State.RUNNING,
+        Step.PAUSE: No("cannot pause task in created state"),
+        Step.RESUME: No("cannot resume task in created state"),
+        Step.UPDATE: State.CREATED_CHECKPOINT,
+        Step.CHECKPOINT: No("cannot checkpoint a task in created state"),
+        Step.EXEC: No("cannot exec in a created state"),
+        Step.RESIZE: State.CREATED_CHECKPOINT,
+        Step.KILL: State.CREATED_CHECKPOINT,
         Step.EXIT: State.STOPPED,
         Step.DELETE: State.DELETED,
     },
@@ -155,9 +168,9 @@ EXEC: Final[Table] = {
 class Lifecycle:
     """Where one process is in its table.  Checked before the side effect, taken after it."""
 
-    def __init__(self, table: Table) -> None:
+    def __init__(self, table: Table, state: State = State.CREATED) -> None:
         self._table = table
-        self.state = State.CREATED
+        self.state = state
 
     def check(self, step: Step, state: State | None = None) -> State:
         """Return where `step` leads from `state` (default: the own one) without taking it.

@@ -78,6 +78,21 @@ class CreateSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class CheckpointSpec:
+    """A checkpoint to be made; the names are those of `containerd.runc.v1.CheckpointOptions`."""
+
+    path: str  # the folder the image goes to
+    exit: bool = False  # end the container with it
+    open_tcp: bool = False
+    external_unix_sockets: bool = False
+    terminal: bool = False
+    file_locks: bool = False
+    empty_namespaces: tuple[str, ...] = ()
+    work_path: str = ""  # where CRIU logs; "" = in the bundle, and gone afterwards
+    parent_path: str = ""  # an earlier image this one is relative to
+
+
+@dataclass(frozen=True, slots=True)
 class ExecSpec:
     id: str
     stdio: Stdio

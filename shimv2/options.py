@@ -17,19 +17,22 @@ from protos import runc_pb2, runtimeoptions_pb2, task_v2_pb2, task_v3_pb2
 from shimv2 import gojson, oci
 from shimv2.anyurl import type_name
 from shimv2.errors import InvalidArgument, Refused
-from shimv2.gotext import os_error
-from shimv2.model import CreateSpec, ExecSpec, Mount, RuncOptions, Stdio
+from shimv2.gotext import os_error, quote
+from shimv2.model import CheckpointSpec, CreateSpec, ExecSpec, Mount, RuncOptions, Stdio
 
 log = logging.getLogger(__name__)
 
 RUNC_OPTIONS: Final = "containerd.runc.v1.Options"
 RUNTIME_OPTIONS: Final = "runtimeoptions.v1.Options"
+CHECKPOINT_OPTIONS: Final = "containerd.runc.v1.CheckpointOptions"
 
+_UNREADABLE: Final = "proto: cannot parse invalid wire-format data"
 _CONFIG_LIMIT_BYTES: Final = 1024 * 1024
 _FIELDS: Final = {field.name: field for field in dataclasses.fields(RuncOptions)}
 
 CreateRequest = task_v2_pb2.CreateTaskRequest | task_v3_pb2.CreateTaskRequest
 ExecRequest = task_v2_pb2.ExecProcessRequest | task_v3_pb2.ExecProcessRequest
+CheckpointRequest = task_v2_pb2.CheckpointTaskRequest | task_v3_pb2.CheckpointTaskRequest
 UpdateRequest = task_v2_pb2.UpdateTaskRequest | task_v3_pb2.UpdateTaskRequest
 
 
@@ -69,6 +72,28 @@ def exec_spec(request: ExecRequest) -> ExecSpec:
     return ExecSpec(id=request.exec_id, stdio=_stdio(request), process=process)
 
 
+def checkpoint_spec(request: CheckpointRequest) -> CheckpointSpec:
+    """Read a Checkpoint.
+
+    Raises:
+        Refused: its options are unknown, of another type - by another name too - or unreadable.
+    """
+    message = runc_pb2.CheckpointOptions()
+    if request.HasField("options"):
+        message = _checkpoint_options(request.options)
+    return CheckpointSpec(
+        path=request.path,
+        exit=message.exit,
+        open_tcp=message.open_tcp,
+        external_unix_sockets=message.external_unix_sockets,
+        terminal=message.terminal,
+        file_locks=message.file_locks,
+        empty_namespaces=tuple(message.empty_namespaces),
+        work_path=message.work_path,
+        parent_path=message.parent_path,
+    )
+
+
 def resources(request: UpdateRequest) -> Mapping[str, object]:
     """Read an Update: OCI LinuxResources, whatever the type URL says.
 
@@ -94,6 +119,25 @@ def _json_value(data: bytes, shape: gojson.Struct) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}  # only null is left: nothing is set
 
 
+def _checkpoint_options(packed: any_pb2.Any) -> runc_pb2.CheckpointOptions:
+    if packed.type_url != CHECKPOINT_OPTIONS:
+        _require_known(packed.type_url)
+        given, wanted = quote(packed.type_url), quote(CHECKPOINT_OPTIONS)
+        raise Refused(f"can't unmarshal type {given} to output {wanted}")
+    try:
+        return runc_pb2.CheckpointOptions.FromString(packed.value)
+    except DecodeError:
+        raise Refused(_UNREADABLE) from None
+
+
+def _require_known(url: str) -> None:
+    """Raise Refused, as Go does, for a type of which nobody here has heard."""
+    try:
+        descriptor_pool.Default().FindMessageTypeByName(type_name(url))
+    except KeyError:
+        raise Refused(f"type with url {url}: not found") from None
+
+
 # --- options of the runtime --------------------------------------------------------------------
 
 
@@ -113,11 +157,8 @@ def runtime_options(packed: any_pb2.Any | None) -> RuncOptions:
         if name == RUNTIME_OPTIONS:
             return _from_config(runtimeoptions_pb2.Options.FromString(packed.value))
     except DecodeError:
-        raise Refused("proto: cannot parse invalid wire-format data") from None
-    try:
-        descriptor_pool.Default().FindMessageTypeByName(name)
-    except KeyError:
-        raise Refused(f"type with url {packed.type_url}: not found") from None
+        raise Refused(_UNREADABLE) from None
+    _require_known(packed.type_url)
     raise InvalidArgument(f"options of type {name}, not {RUNC_OPTIONS}")
 
 

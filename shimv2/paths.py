@@ -30,6 +30,11 @@ def work_dir(bundle: str) -> str:
     return os.path.join(bundle, "work")
 
 
+def criu_work_dir(bundle: str) -> str:
+    """Name the folder of a checkpoint's logs, when the client names none."""
+    return os.path.join(work_dir(bundle), "criu-work")
+
+
 def log_fifo(bundle: str) -> str:
     """Name the FIFO that the daemon reads the shim's log from."""
     return os.path.join(bundle, "log")

@@ -86,14 +86,22 @@ class Process:
     (the lifecycle's EXIT, the event) under the lock, so that events keep their order.
     """
 
-    def __init__(self, scope: Scope, stdio: Stdio, table: Table, *, id: str) -> None:
+    def __init__(
+        self,
+        scope: Scope,
+        stdio: Stdio,
+        table: Table,
+        *,
+        id: str,
+        state: State = State.CREATED,
+    ) -> None:
         self.id = id
         self.stdio = stdio
         self.pid = 0  # 0: it never ran, as far as a client is told
         self.exit: Exit | None = None
         self._scope = scope
         self._steps = asyncio.Lock()  # held through each verb; reads and Kill do not take it
-        self._life = Lifecycle(table)
+        self._life = Lifecycle(table, state)
         self._io: ProcessIO | None = None
         self._stdin_closed = False
         self._ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()

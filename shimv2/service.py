@@ -13,7 +13,7 @@ from shimv2 import metrics, options
 from shimv2.anyurl import pack
 from shimv2.background import Verbs
 from shimv2.containers import Containers
-from shimv2.errors import Refused, Unsupported
+from shimv2.errors import Refused
 from shimv2.events import exited_at
 from shimv2.init import InitProcess
 from shimv2.lifecycle import Step
@@ -23,10 +23,6 @@ from ttrpc import Call, Registry
 
 SERVICES: Final = ("containerd.task.v2.Task", "containerd.task.v3.Task")
 """One set of handlers for both: the messages are identical on the wire, field by field."""
-
-_NOT_YET: Final = {
-    "Checkpoint": pb.CheckpointTaskRequest,
-}
 
 
 class TaskService:
@@ -67,8 +63,7 @@ class TaskService:
             registry.unary(service, "Resume", pb.ResumeRequest, self.resume)
             registry.unary(service, "Update", pb.UpdateTaskRequest, self.update)
             registry.unary(service, "Stats", pb.StatsRequest, self.stats)
-            for method, request in _NOT_YET.items():
-                registry.unary(service, method, request, _not_yet(method))
+            registry.unary(service, "Checkpoint", pb.CheckpointTaskRequest, self.checkpoint)
 
     # --- answered from memory ------------------------------------------------------------------
 
@@ -141,7 +136,7 @@ class TaskService:
             # What Go says when a child is to be spawned for a call that is over; nothing changes.
             raise Refused("OCI runtime start failed: context deadline exceeded: <nil>")
         key = ("start", request.id)
-        return pb.StartResponse(pid=await self._verbs.run(key, container.init.start))
+        return pb.StartResponse(pid=await self._verbs.run(key, container.start))
 
     async def delete(self, request: pb.DeleteRequest, _: Call) -> pb.DeleteResponse:
         id_, exec_id = request.id, request.exec_id
@@ -184,6 +179,12 @@ class TaskService:
         await self._verbs.run(key, lambda: init.update(resources))
         return Empty()
 
+    async def checkpoint(self, request: pb.CheckpointTaskRequest, _: Call) -> Empty:
+        init = self._containers.get(request.id).init
+        spec = options.checkpoint_spec(request)
+        await self._verbs.run(("checkpoint", request.id, spec), lambda: init.checkpoint(spec))
+        return Empty()
+
     async def wait(self, request: pb.WaitRequest, _: Call) -> pb.WaitResponse:
         process = self._containers.get(request.id).process(request.exec_id)
         ended: Exit | None = await process.wait()
@@ -202,10 +203,3 @@ class TaskService:
 
 def _delete_key(container_id: str, exec_id: str = "") -> tuple[str, ...]:
     return ("delete", container_id, exec_id)
-
-
-def _not_yet(method: str) -> Callable[[Any, Call], Empty]:
-    def refuse(_request: object, _: Call) -> Empty:
-        raise Unsupported(f"method {method}")
-
-    return refuse

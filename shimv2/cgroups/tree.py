@@ -57,6 +57,13 @@ class Cgroup:
         if self.controllers is None:
             v2.enable_controllers(_ROOT, self.directory.removeprefix(_ROOT))
 
+    def is_frozen(self) -> bool:
+        """Whether the processes are held, or about to be; not when an outer cgroup holds them."""
+        if self.controllers is None:
+            return v2.is_frozen(self.directory)
+        folder = self.controllers.get("freezer")
+        return folder is not None and v1.is_frozen(folder)
+
     def stats(self) -> v1.Stats | v2.Stats:
         """Read what is counted: from files, without the runtime, also after the init's end.
 

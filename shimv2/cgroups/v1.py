@@ -154,6 +154,12 @@ def oom_kills(directory: str) -> int | None:
     return parse.flat(text).get("oom_kill")
 
 
+def is_frozen(directory: str) -> bool:
+    """Whether a freezer cgroup is frozen, or about to be; False when it is gone."""
+    text = Folder(directory).text("freezer.state")
+    return text is not None and text.strip() != "THAWED"
+
+
 def _blkio(folder: Folder) -> Mapping[str, Sequence[parse.BlockIo]]:
     """Read what the I/O scheduler counts, sub-cgroups included; else what the throttling does."""
     for prefix in ("blkio.", "blkio.bfq."):

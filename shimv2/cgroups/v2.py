@@ -86,6 +86,11 @@ def counter(fd: int, key: str) -> int:
     return parse.flat(os.pread(fd, _COUNTERS_BYTES, 0).decode("ascii")).get(key, 0)
 
 
+def is_frozen(directory: str) -> bool:
+    """Whether a cgroup was asked to freeze; False when it is gone."""
+    return Folder(directory).number("cgroup.freeze") != 0
+
+
 def enable_controllers(root: str, path: str) -> None:
     """Have every controller of the machine count in the cgroup `path`, where that is allowed.
 

@@ -5,6 +5,7 @@ from typing import Final, Protocol
 
 from shimv2.errors import Refused
 from shimv2.gotext import os_error, quote
+from shimv2.model import CheckpointSpec
 
 _PID_FILE_BYTES: Final = 32
 
@@ -94,6 +95,32 @@ class Runtime(Protocol):
         timeout_s: float,
     ) -> None:
         """Change the limits of a container: an OCI LinuxResources."""
+        ...
+
+    async def checkpoint(
+        self, container_id: str, spec: CheckpointSpec, *, work_path: str, timeout_s: float
+    ) -> None:
+        """Write a container's image; it runs on, unless `spec.exit`.
+
+        A runtime that was killed may have left the container frozen.
+        """
+        ...
+
+    async def restore(
+        self,
+        container_id: str,
+        *,
+        image_path: str,
+        work_path: str,
+        bundle: str,
+        pid_file: str,
+        fds: Mapping[int, int],
+        spawned: Callable[[], None],
+        no_pivot: bool = False,
+        console_socket: str = "",
+        timeout_s: float,
+    ) -> None:
+        """Make a container from an image; it runs."""
         ...
 
 

@@ -1,35 +1,21 @@
 """runc, or any runtime with its command line (crun): one process per verb."""
 
-import asyncio
 import contextlib
+import functools
 import json
-import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Final
 
 from shimv2.errors import NotFound, RuntimeFailed
 from shimv2.gotext import os_error
-from shimv2.model import Exit
+from shimv2.model import CheckpointSpec
 from shimv2.reaper import Reaper
 from shimv2.runtime import runclog
-from shimv2.runtime.command import (
-    NO_OUTPUT,
-    CommandFailed,
-    ended_badly,
-    global_args,
-    launch,
-    memory_file,
-    output,
-    trim,
-)
+from shimv2.runtime.command import CommandFailed, global_args
+from shimv2.runtime.criu import CriuOption
+from shimv2.runtime.run import run
 from shimv2.runtime.runclog import KillResult
-from shimv2.runtime.tree import kill_tree
-
-log = logging.getLogger(__name__)
-
-DEATH_LIMIT_S: Final = 10.0
-"""How long a runtime may take to die of SIGKILL: longer only in an uninterruptible state."""
 
 LOG_LIMIT_BYTES: Final = 1024 * 1024
 """How much of what one call wrote to the log is looked at: its end."""
@@ -38,9 +24,6 @@ CREATE_GRACE_S: Final = 2.0
 """How long a create whose caller has gone may still take before it is killed: many times what it
 needs.  One that ends by itself can be undone by a forced delete; of one that is killed the runtime
 knows nothing, and its cgroup stays."""
-
-_TRIM_EVERY_S: Final = 1.0
-_KILLED: Final = 137
 
 
 class Runc:
@@ -59,16 +42,16 @@ class Runc:
         log_path: str,
         systemd_cgroup: bool = False,
         criu_path: str = "",
+        criu_option: CriuOption | None = None,
     ) -> None:
         self._reaper = reaper
+        self._binary = binary
         self._root = root
         self._log_path = log_path
-        self._args = global_args(
-            binary,
-            root=root,
-            log_path=log_path,
-            systemd_cgroup=systemd_cgroup,
-            criu_path=criu_path,
+        self._criu = criu_path
+        self._criu_option = criu_option
+        self._global_args = functools.partial(
+            global_args, binary, root=root, log_path=log_path, systemd_cgroup=systemd_cgroup
         )
 
     def knows(self, container_id: str) -> bool:
@@ -184,6 +167,48 @@ class Runc:
         except CommandFailed as error:  # told raw, its last newline included, as the reference does
             raise _failed(str(error), "update", error) from None
 
+    async def checkpoint(
+        self, container_id: str, spec: CheckpointSpec, *, work_path: str, timeout_s: float
+    ) -> None:
+        args = ["checkpoint", "--image-path", spec.path, "--work-path", work_path]
+        args += ["--parent-path", spec.parent_path] if spec.parent_path else []
+        args += ["--tcp-established"] if spec.open_tcp else []
+        args += ["--ext-unix-sk"] if spec.external_unix_sockets else []
+        args += ["--shell-job"] if spec.terminal else []
+        args += ["--file-locks"] if spec.file_locks else []
+        for name in spec.empty_namespaces:
+            args += ["--empty-ns", name]
+        args += [] if spec.exit else ["--leave-running"]
+        criu_path = await self._criu_path()
+        try:
+            await self._run([*args, container_id], timeout_s=timeout_s, criu_path=criu_path)
+        except CommandFailed as error:
+            raise _failed(str(error), "checkpoint", error) from None
+
+    async def restore(
+        self,
+        container_id: str,
+        *,
+        image_path: str,
+        work_path: str,
+        bundle: str,
+        pid_file: str,
+        fds: Mapping[int, int],
+        spawned: Callable[[], None],
+        no_pivot: bool = False,
+        console_socket: str = "",
+        timeout_s: float,
+    ) -> None:
+        args = ["restore", "--image-path", image_path, "--work-path", work_path]
+        args += ["--detach", "--pid-file", os.path.abspath(pid_file), *_console(console_socket)]
+        args += ["--no-pivot"] if no_pivot else []
+        args += ["-no-subreaper", "--bundle", bundle, container_id]  # one dash, as go-runc has it
+        criu_path = await self._criu_path()
+        with self._explained("restore", "OCI runtime restore failed"):
+            await self._run(
+                args, timeout_s=timeout_s, fds=fds, spawned=spawned, criu_path=criu_path
+            )
+
     # --- how a verb is run ---------------------------------------------------------------------
 
     async def _run(
@@ -195,51 +220,28 @@ class Runc:
         spawned: Callable[[], None] | None = None,
         stdin: bytes = b"",
         grace_s: float = 0.0,
+        criu_path: str = "",
     ) -> None:
-        """Run one verb.  Without `fds` its output is caught, for the text of the error.
-
-        A runtime never outlives its verb: it is killed when its time is up, and when the caller
-        is cancelled, then after `grace_s`.
+        """Run one verb.
 
         Raises:
             CommandFailed: go-runc's text.
         """
-        nothing = NO_OUTPUT if fds is None else ""
-        if timeout_s <= 0:
-            raise CommandFailed(f"context deadline exceeded{nothing}")
-        with contextlib.ExitStack() as files:
-            caught = None
-            given = dict(fds or {})
-            if fds is None:
-                caught = given[1] = given[2] = memory_file("runtime-output")
-                files.callback(os.close, caught)
-            if stdin:
-                given[0] = memory_file("runtime-input", stdin)
-                files.callback(os.close, given[0])
-            try:
-                pid, exited = self._launch(args, given)
-            except CommandFailed as error:
-                raise CommandFailed(f"{error}{nothing}") from None
-            try:
-                if spawned is not None:
-                    spawned()
-                await _wait(exited, timeout_s, caught)
-            except (Exception, asyncio.CancelledError):
-                await _end(pid, exited, grace_s)
-                raise
-            await _end(pid, exited)
-            status = exited.result().status if exited.done() else _KILLED
-            if status:
-                text = ended_badly(self._args[0], status)
-                said = f": {output(caught)}" if caught is not None else ""
-                raise CommandFailed(text + said, status)
+        await run(
+            self._reaper,
+            [*self._global_args(criu_path=criu_path), *args],
+            timeout_s=timeout_s,
+            fds=fds,
+            spawned=spawned,
+            stdin=stdin,
+            grace_s=grace_s,
+        )
 
-    def _launch(
-        self, args: Sequence[str], fds: Mapping[int, int]
-    ) -> tuple[int, "asyncio.Future[Exit]"]:
-        with self._reaper.launching():
-            pid = launch([*self._args, *args], fds)
-            return pid, self._reaper.claim(pid)
+    async def _criu_path(self) -> str:
+        """Say which criu the runtime is to be told of; "" = it finds its own."""
+        if self._criu and self._criu_option and await self._criu_option.is_known_to(self._binary):
+            return self._criu
+        return ""
 
     # --- what is said of a failure -------------------------------------------------------------
 
@@ -293,41 +295,6 @@ def _console(socket_path: str) -> list[str]:
 
 def _failed(text: str, verb: str, error: CommandFailed) -> RuntimeFailed:
     return RuntimeFailed(text, verb=verb, exit_status=error.exit_status, detail=str(error))
-
-
-async def _wait(exited: "asyncio.Future[Exit]", timeout_s: float, caught: int | None) -> None:
-    """Wait for the exit, at most `timeout_s`; now and then bound what is caught of the output."""
-    loop = asyncio.get_running_loop()
-    until = loop.time() + timeout_s
-    while not exited.done() and (left_s := until - loop.time()) > 0:
-        if caught is None:
-            await asyncio.wait([exited], timeout=left_s)
-        else:
-            await asyncio.wait([exited], timeout=min(left_s, _TRIM_EVERY_S))
-            trim(caught)
-
-
-async def _end(pid: int, exited: "asyncio.Future[Exit]", grace_s: float = 0.0) -> None:
-    """Kill a runtime and what it has started, if it is not done in `grace_s`.
-
-    Returns once it is dead, however often cancelled.
-    """
-    loop = asyncio.get_running_loop()
-    cancelled: asyncio.CancelledError | None = None
-    for limit_s, kill in ((grace_s, False), (DEATH_LIMIT_S, True)):
-        if kill and not exited.done():
-            log.warning("killing the runtime, pid %d", pid)
-            kill_tree(pid)
-        until = loop.time() + limit_s
-        while not exited.done() and (left_s := until - loop.time()) > 0:
-            try:
-                await asyncio.wait([exited], timeout=left_s)
-            except asyncio.CancelledError as error:
-                cancelled = error
-    if not exited.done():
-        log.error("the runtime, pid %d, does not die of SIGKILL", pid)
-    if cancelled is not None:
-        raise cancelled
 
 
 @contextlib.contextmanager

@@ -57,7 +57,9 @@ SHIM: Final[Mapping[str, str]] = {
     "runtime.tree": "",
     "runtime.command": "spawn",
     "runtime.once": "runtime.command runtime.tree spawn",
-    "runtime.runc": "runtime runtime.command runtime.runclog runtime.tree spawn reaper",
+    "runtime.run": "runtime.command runtime.tree reaper",
+    "runtime.criu": "runtime.command runtime.run reaper",
+    "runtime.runc": "runtime runtime.command runtime.criu runtime.run runtime.runclog reaper",
     "io": "",
     "io.uri": "",
     "io.process_io": "",
@@ -84,13 +86,14 @@ SHIM: Final[Mapping[str, str]] = {
     "oom": "cgroups cgroups.tree cgroups.v1 cgroups.v2",
     "exits": "",
     "process": "background exits io.stdio reaper runtime settings",
-    "init": "mounts process runtime",
+    "checkpoints": "io.stdio process reaper runtime",
+    "init": "cgroups cgroups.tree checkpoints mounts process runtime",
     "exec": "process runtime",
     "anyurl": "",
     "options": "anyurl",
     "container": (
         "background cgroups cgroups.tree cgroups.v1 cgroups.v2 exec exits init io.stdio mounts oom "
-        "options process reaper runtime.runc settings"
+        "options process reaper runtime.criu runtime.runc settings"
     ),
     "containers": "container",
     "metrics": "cgroups cgroups.v1 cgroups.v2",
@@ -101,8 +104,8 @@ SHIM: Final[Mapping[str, str]] = {
     "log": "",
     "sockets": "",
     "daemon": (
-        "background container containers linux log loop publisher reaper service settings sockets "
-        "status cgroups"
+        "background container containers linux log loop publisher reaper runtime.criu service "
+        "settings sockets status cgroups"
     ),
     "running": "sockets daemon",
     "detach": "cgroups cgroups.tree daemon linux settings sockets",

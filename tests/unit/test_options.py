@@ -108,11 +108,11 @@ def test_options_with_a_prefixed_url_are_read() -> None:
     assert options.runtime_options(packed(runc_pb2.Options(root="/r"), url)).root == "/r"
 
 
-def test_criu_path_of_an_old_daemon_is_skipped() -> None:
+def test_criu_path_of_an_old_daemon_is_read() -> None:
     """options 6.1: field 8 is reserved since 2.0; accepted from 1.x daemons."""
     any_ = any_pb2.Any(type_url="containerd.runc.v1.Options", value=b"\x42\x04/cri\x3a\x02/r")
 
-    assert options.runtime_options(any_) == RuncOptions(root="/r")
+    assert options.runtime_options(any_) == RuncOptions(root="/r", criu_path="/cri")
 
 
 @pytest.mark.rule("task.create.2")

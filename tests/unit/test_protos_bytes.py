@@ -165,11 +165,12 @@ def test_absent_status_is_told_from_an_empty_one() -> None:
     assert _wire_pb2.Response.FromString(b"\x0a\x00").HasField("status")
 
 
-def test_criu_path_of_an_old_daemon_is_passed_over() -> None:
-    """Options 6.1: field 8 is reserved, and daemons of 1.x send it."""
+def test_criu_path_of_an_old_daemon_is_read() -> None:
+    """Options 6.1: daemons since 2.0 have field 8 reserved, those of 1.x send it."""
     options = runc_pb2.Options.FromString(bytes.fromhex("3201 72 4204 63726975 4801"))
 
     assert (options.binary_name, options.systemd_cgroup) == ("r", True)
+    assert options.criu_path == "criu"
 
 
 def test_field_of_a_newer_daemon_is_passed_over() -> None:

@@ -50,7 +50,6 @@ NEWER: Final = {
 
 # Fields that only one side has.
 FIELDS: Final = {
-    ("containerd.runc.v1.Options", 8): "criu_path: reserved since 2.0, ignored here",
     ("containerd.runc.v1.Options", 12): "after 1.6, deprecated",
     ("containerd.runc.v1.Options", 13): "after 1.6, deprecated",
     ("containerd.runc.v1.CheckpointOptions", 10): "since 2.4",

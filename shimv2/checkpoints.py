@@ -1,0 +1,96 @@
+"""A container written to a folder and made again from it: the runtime's checkpoint and restore."""
+
+import asyncio
+import logging
+import os
+import shutil
+from contextlib import suppress
+
+from shimv2 import paths
+from shimv2.errors import Refused, RuntimeFailed
+from shimv2.gotext import os_error
+from shimv2.io.stdio import ProcessIO
+from shimv2.model import CheckpointSpec, CreateSpec, Exit
+from shimv2.process import Scope
+from shimv2.runtime import read_pid_file
+
+log = logging.getLogger(__name__)
+
+_DUMP_LOG = "dump.log"  # CRIU's name, in the work folder
+
+
+async def dump(scope: Scope, spec: CheckpointSpec) -> None:
+    """Write the container's image to `spec.path`; what else that takes is gone afterwards.
+
+    Raises:
+        RuntimeFailed: in the reference's words; what CRIU logged is then in the bundle.
+        Refused: there is no place for the logs.
+    """
+    saved = paths.criu_dump_log(scope.bundle)
+    with suppress(FileNotFoundError):
+        os.unlink(saved)  # of an earlier failure: the error below names it
+    work = spec.work_path or paths.criu_work_dir(scope.bundle)
+    try:
+        if not spec.work_path:
+            _make_folder(work)
+        await scope.runtime.checkpoint(
+            scope.container_id, spec, work_path=work, timeout_s=scope.settings.checkpoint_s
+        )
+    except RuntimeFailed as error:
+        _save_log(scope, work, saved)
+        first, _, _ = str(error).partition("\n")
+        raise RuntimeFailed(
+            f"{first} path= {saved}",
+            verb=error.verb,
+            exit_status=error.exit_status,
+            detail=error.detail,
+        ) from None
+    finally:
+        if not spec.work_path:
+            shutil.rmtree(work, ignore_errors=True)
+
+
+def _make_folder(path: str) -> None:
+    """Make a folder and those above it, which the runtime does not make."""
+    try:
+        os.makedirs(path, mode=0o700, exist_ok=True)
+    except OSError as error:
+        raise Refused(os_error(error, op="mkdir")) from None
+
+
+def _save_log(scope: Scope, work: str, saved: str) -> None:
+    try:
+        shutil.copyfile(os.path.join(work, _DUMP_LOG), saved)
+    except OSError as error:  # none, if CRIU was not reached; the runtime has said why
+        log.warning("CRIU's log was not saved: %s", error, extra={"container": scope.container_id})
+
+
+async def restore(
+    scope: Scope, spec: CreateSpec, io: ProcessIO
+) -> tuple[int, "asyncio.Future[Exit]"]:
+    """Make the container from the image `spec.checkpoint`, running; its init's pid and exit.
+
+    Of an earlier image, `spec.parent_checkpoint`, runtimes are not told: they know no option for
+    it, and CRIU finds it by a link in the image.
+
+    Raises:
+        RuntimeFailed, Refused: the reference's texts.  What was made is the caller's to undo.
+    """
+    pid_file = paths.init_pid_file(spec.bundle)
+    with suppress(FileNotFoundError):  # of an earlier try
+        os.unlink(pid_file)
+    with scope.reaper.launching():
+        await scope.runtime.restore(
+            spec.id,
+            image_path=spec.checkpoint,
+            work_path=spec.options.criu_work_path or paths.work_dir(spec.bundle),
+            bundle=spec.bundle,
+            pid_file=pid_file,
+            fds=io.fds,
+            spawned=io.spawned,
+            no_pivot=spec.options.no_pivot_root,
+            console_socket=io.console_socket,
+            timeout_s=scope.settings.restore_s,
+        )
+        pid = read_pid_file(pid_file)
+        return pid, scope.reaper.claim(pid)
