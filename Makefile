@@ -19,7 +19,7 @@ PIP = $(PY) -m pip -q --disable-pip-version-check install --root-user-action=ign
 NATIVE := $(wildcard shimv2/native/*.c)
 SCRIPTS := $(VENV)/bin/containerd-shim-pyrunc-v2 $(VENV)/bin/shimctl
 
-.PHONY: help setup venv run test unit lint fmt type check cover protos soak conformance conformance-page install uninstall clean clean-room
+.PHONY: help setup venv run test unit criu lint fmt type check cover protos soak conformance conformance-page install uninstall clean clean-room
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -73,11 +73,17 @@ run: setup $(NATIVE_STAMP) $(SCRIPTS) ## a real container: output, exit status, 
 
 test: setup venv ## all tests: unit, wire, and end to end with runc, crun and containerd (root)
 	@echo "SEED=$(SEED)"
-	@$(PYTEST) -m "not soak"
+	@echo "left out: the long ones (make soak), checkpoint and restore (make criu)"
+	@$(PYTEST) -m "not soak and not criu"
 
 unit: venv ## the tests that need no privileges, < 10 s
 	@echo "SEED=$(SEED)"
 	@$(PYTEST) -m "not soak and not root" $(or $(filter tests/%,$(ARGS)),tests/unit tests/wire)
+
+criu: setup venv ## checkpoint and restore, with a criu that works on this kernel (fetched if need be)
+	@tools/criu.sh
+	@echo "SEED=$(SEED)"
+	@$(PYTEST) -m "criu and not soak"
 
 soak: setup venv ## the long ones: 200 × ctr run, 20 restarts of containerd
 	@echo "SEED=$(SEED)"

@@ -118,6 +118,7 @@ class Container:
         rootfs: Sequence[Mount] = (),
         stdio: Stdio | None = None,
         options: any_pb2.Any | None = None,
+        checkpoint: str = "",
         timeout_s: float | None = None,
     ) -> int:
         """Create the task, then ask Connect for the pid as containerd does; return that pid."""
@@ -127,6 +128,7 @@ class Container:
             stdio=stdio,
             rootfs=rootfs,
             options=options,
+            checkpoint=checkpoint,
             timeout_s=timeout_s,
         )
         return (await self.task.connected(self.id)).task_pid

@@ -109,6 +109,7 @@ class Harness:
         *,
         stdin: bool = False,
         output: MakeOutput | None = captured,
+        checkpoint: str = "",
         timeout_s: float | None = None,
     ) -> Container:
         """Start a shim and create the task in it; `output=None` gives it /dev/null throughout."""
@@ -129,6 +130,7 @@ class Harness:
                 rootfs=[self.root_mount(bundle)],
                 stdio=stdio,
                 options=self.options,
+                checkpoint=checkpoint,
                 timeout_s=timeout_s,
             )
         except BaseException:

@@ -10,7 +10,7 @@ from google.protobuf.empty_pb2 import Empty
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from protos import task_types_pb2, task_v2_pb2, types_pb2
+from protos import runc_pb2, task_types_pb2, task_v2_pb2, types_pb2
 from shimv2.ctl.reply import pack
 from shimv2.model import Exit, Mount, ProcessState, Stdio
 from ttrpc import Client
@@ -59,9 +59,10 @@ class TaskClient:
         stdio: Stdio | None = None,
         rootfs: Sequence[Mount] = (),
         options: any_pb2.Any | None = None,
+        checkpoint: str = "",
         timeout_s: float | None = None,
     ) -> int:
-        """Create the container and return its init's pid."""
+        """Create the container and return its init's pid: 0 when it comes from a checkpoint."""
         stdio = stdio or Stdio()
         request = task_v2_pb2.CreateTaskRequest(
             id=container_id,
@@ -72,6 +73,7 @@ class TaskClient:
             stdout=stdio.stdout,
             stderr=stdio.stderr,
             options=options,
+            checkpoint=checkpoint,
         )
         answer = await self.call(
             "Create", request, task_v2_pb2.CreateTaskResponse, timeout_s=timeout_s
@@ -178,6 +180,16 @@ class TaskClient:
             id=container_id, resources=pack(RESOURCES_URL, json.dumps(resources).encode())
         )
         await self.call("Update", request, Empty)
+
+    async def checkpoint(
+        self, container_id: str, path: str, options: runc_pb2.CheckpointOptions | None = None
+    ) -> None:
+        """Write the container's image to a folder."""
+        packed = None
+        if options is not None:
+            packed = pack(options.DESCRIPTOR.full_name, options.SerializeToString())
+        request = task_v2_pb2.CheckpointTaskRequest(id=container_id, path=path, options=packed)
+        await self.call("Checkpoint", request, Empty)
 
     async def stats(self, container_id: str) -> any_pb2.Any:
         request = task_v2_pb2.StatsRequest(id=container_id)

@@ -1,5 +1,6 @@
 """Fixtures of the end-to-end tests: a corner of the host, a harness's setup, a containerd."""
 
+import os
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,7 @@ from shimv2.ctl.image import make_image
 from shimv2.ctl.rootfs import make_rootfs
 from tests.support import containerd as daemon
 from tests.support.containerd import Containerd
+from tests.support.criu import working_criu
 from tests.support.faults import Faults
 from tests.support.host import OTHER_SHIM, RUNTIME_UNDER_TEST, Host, runs_as_root
 from tests.support.outcome import FAILED
@@ -84,6 +86,22 @@ def containerd(host: Host, image: Path) -> Iterator[Containerd]:
         yield service
     finally:
         service.stop()
+
+
+@pytest.fixture
+def criu(host: Host) -> str:
+    """A criu that works here, as the first one on the PATH of this test's shims and daemons."""
+    found = working_criu()
+    if found is None:
+        pytest.skip("no criu works on this machine: make criu")
+    os.symlink(found, os.path.join(host.bin, "criu"))
+    return found
+
+
+@pytest.fixture
+def criu_setup(setup: Setup, host: Host, criu: str) -> Setup:
+    """A harness's setup whose runtime finds that criu."""
+    return replace(setup, env={**setup.env, "PATH": f"{host.bin}:{os.environ['PATH']}"})
 
 
 @pytest.fixture

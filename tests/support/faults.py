@@ -8,7 +8,7 @@ from pathlib import Path
 class Faults:
     """A runtime in front of runc: what is in the file `<verb>.before` or `.after` is run, once.
 
-    `$PID` is the pid that runc wrote, where it wrote one.
+    `$PID` is the pid that runc wrote, where it wrote one; `$@` are the runtime's arguments.
     """
 
     def __init__(self, folder: str) -> None:
@@ -18,20 +18,23 @@ class Faults:
         script = f"""#!/bin/sh
 for ARG; do
     [ "$PREVIOUS" = --pid-file ] && PIDFILE=$ARG
-    case $ARG in (create|start|exec|kill|delete|pause|resume|update) VERB=${{VERB:-$ARG}};; esac
+    case $ARG in
+        create|start|exec|kill|delete|pause|resume|update|checkpoint|restore) VERB=${{VERB:-$ARG}};;
+    esac
     PREVIOUS=$ARG
 done
 at() {{
     STEP={self.folder}/$VERB.$1
+    shift
     if mv $STEP $STEP.done 2>/dev/null; then
         PID=$(cat "$PIDFILE" 2>/dev/null)
         . $STEP.done
     fi
 }}
-at before
+at before "$@"
 runc "$@"
 STATUS=$?
-at after
+at after "$@"
 exit $STATUS
 """
         Path(self.binary).write_text(script)
