@@ -9,6 +9,7 @@ from typing import Any, Final, TypeVar
 import pytest
 
 from shimv2.errors import RuntimeFailed
+from shimv2.model import CheckpointSpec
 from shimv2.reaper import Reaper
 from shimv2.runtime.runc import Runc
 from tests.support.aio import LoopName, run
@@ -93,6 +94,17 @@ def exec_(runc: Runc, **options: Any) -> Coroutine[Any, Any, None]:
     return runc.exec("c1", **{**given, "spawned": lambda: None, "timeout_s": LIMIT_S, **options})
 
 
+def checkpoint(runc: Runc, **options: Any) -> Coroutine[Any, Any, None]:
+    given = {"work_path": "/w", "timeout_s": LIMIT_S, **options}
+    return runc.checkpoint("c1", given.pop("spec", CheckpointSpec("/i")), **given)
+
+
+def restore(runc: Runc, **options: Any) -> Coroutine[Any, Any, None]:
+    given: dict[str, Any] = {"image_path": "/i", "work_path": "/w", "bundle": "/b", "fds": {}}
+    given |= {"pid_file": "/b/init.pid", "spawned": lambda: None, "timeout_s": LIMIT_S}
+    return runc.restore("c1", **{**given, **options})
+
+
 VERBS: Final[dict[str, Verb]] = {
     "create": create,
     "start": lambda runc: runc.start("c1", timeout_s=LIMIT_S),
@@ -104,6 +116,8 @@ VERBS: Final[dict[str, Verb]] = {
     "pause": lambda runc: runc.pause("c1", timeout_s=LIMIT_S),
     "resume": lambda runc: runc.resume("c1", timeout_s=LIMIT_S),
     "update": lambda runc: runc.update("c1", resources={"cpu": {}}, timeout_s=LIMIT_S),
+    "checkpoint": checkpoint,
+    "restore": restore,
 }
 PREFIXES: Final = {
     "create": "OCI runtime create failed",
@@ -112,6 +126,7 @@ PREFIXES: Final = {
     "delete": "failed to delete task",
     "pause": "OCI runtime pause failed",
     "resume": "OCI runtime resume failed",
+    "restore": "OCI runtime restore failed",
 }
 
 

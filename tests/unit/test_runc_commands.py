@@ -30,6 +30,7 @@ def fake(tmp_path: Path) -> FakeRuntime:
         ("pause", "pause c1"),
         ("resume", "resume c1"),
         ("update", "update --resources=- c1"),
+        ("checkpoint", "checkpoint --image-path /i --work-path /w --leave-running c1"),
     ],
 )
 def test_verb_has_the_command_line_of_the_reference(
@@ -54,7 +55,7 @@ def test_options_of_create_stand_in_the_order_of_the_reference(fake: FakeRuntime
     fake.run(lambda runc: create(runc, **options), systemd_cgroup=True, criu_path="/criu")
 
     assert fake.saw("argv").splitlines()[6:] == [
-        *("--criu", "/criu", "--systemd-cgroup", "create", "--bundle", "/b"),
+        *("--systemd-cgroup", "create", "--bundle", "/b"),
         *("--pid-file", "/b/init.pid", "--console-socket", "/s"),
         *("--no-pivot", "--no-new-keyring", "c1"),
     ]

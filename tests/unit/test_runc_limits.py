@@ -15,10 +15,12 @@ from tests.support.aio import LOOPS, LoopName
 from tests.support.fake_runtime import (
     PREFIXES,
     FakeRuntime,
+    checkpoint,
     create,
     exec_,
     failure,
     is_alive,
+    restore,
 )
 from tests.support.until import eventually, until
 
@@ -48,6 +50,8 @@ def verb(runc: Runc, name: str, timeout_s: float) -> "asyncio.Future[None]":
         "pause": lambda: runc.pause("c1", timeout_s=timeout_s),
         "resume": lambda: runc.resume("c1", timeout_s=timeout_s),
         "update": lambda: runc.update("c1", resources={}, timeout_s=timeout_s),
+        "checkpoint": lambda: checkpoint(runc, timeout_s=timeout_s),
+        "restore": lambda: restore(runc, timeout_s=timeout_s),
     }
     return asyncio.ensure_future(calls[name]())
 
@@ -55,7 +59,11 @@ def verb(runc: Runc, name: str, timeout_s: float) -> "asyncio.Future[None]":
 @pytest.mark.rule("task.errors.6")
 @pytest.mark.parametrize("loop", LOOPS)
 @pytest.mark.parametrize(
-    "name", ["create", "exec", "start", "kill", "delete", "pause", "resume", "update"]
+    "name",
+    [
+        *("create", "exec", "start", "kill", "delete", "pause", "resume", "update"),
+        *("checkpoint", "restore"),
+    ],
 )
 def test_hanging_runtime_is_killed_at_its_limit(
     fake: FakeRuntime, name: str, loop: LoopName
