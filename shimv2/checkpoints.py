@@ -6,13 +6,14 @@ import os
 import shutil
 from contextlib import suppress
 
-from shimv2 import paths
+from shimv2 import mounts, paths
 from shimv2.errors import Refused, RuntimeFailed
 from shimv2.gotext import os_error
 from shimv2.io.stdio import ProcessIO
 from shimv2.model import CheckpointSpec, CreateSpec, Exit
 from shimv2.process import Scope
 from shimv2.runtime import read_pid_file
+from shimv2.unmounts import left_by_criu
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +39,7 @@ async def dump(scope: Scope, spec: CheckpointSpec) -> None:
         )
     except RuntimeFailed as error:
         _save_log(scope, work, saved)
+        await unmount_leftovers(scope)
         first, _, _ = str(error).partition("\n")
         raise RuntimeFailed(
             f"{first} path= {saved}",
@@ -46,7 +48,7 @@ async def dump(scope: Scope, spec: CheckpointSpec) -> None:
             detail=error.detail,
         ) from None
     finally:
-        if not spec.work_path:
+        if not (spec.work_path or _leftovers(scope)):
             shutil.rmtree(work, ignore_errors=True)
 
 
@@ -63,6 +65,22 @@ def _save_log(scope: Scope, work: str, saved: str) -> None:
         shutil.copyfile(os.path.join(work, _DUMP_LOG), saved)
     except OSError as error:  # none, if CRIU was not reached; the runtime has said why
         log.warning("CRIU's log was not saved: %s", error, extra={"container": scope.container_id})
+
+
+def _leftovers(scope: Scope) -> list[str]:
+    return left_by_criu(scope.bundle, scope.runtime.folder_of(scope.container_id))
+
+
+async def unmount_leftovers(scope: Scope) -> bool:
+    """Take away what a CRIU that was killed left mounted; whether nothing of it is left."""
+    for path in _leftovers(scope):
+        try:
+            await mounts.unmount_recursive(path)
+            os.rmdir(path)
+        except OSError as error:
+            what = "what CRIU left at %s could not be removed: %s"
+            log.error(what, path, error.strerror, extra={"container": scope.container_id})
+    return not _leftovers(scope)
 
 
 async def restore(

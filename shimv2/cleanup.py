@@ -20,7 +20,7 @@ from shimv2.model import Exit, Identity
 from shimv2.runtime.command import CommandFailed
 from shimv2.runtime.once import delete_force_now
 from shimv2.sockets import unlink_if_dead
-from shimv2.unmounts import unmount_recursive_now
+from shimv2.unmounts import left_by_criu, unmount_recursive_now
 
 RUNTIME_LIMIT_S: Final = 4.0  # containerd's five, less what comes after
 KILLED: Final = 137  # 128 + SIGKILL: what is said when nothing is known
@@ -51,10 +51,14 @@ def delete(identity: Identity) -> bytes:
     # Before it is killed: an init that runs is then seen to be running.
     ended = recorded_exit(bundle, container_id=identity.id, init_pid=pid) if pid else None
 
+    root = paths.runtime_root(str(options.get("root") or ""), identity.namespace)
     try:
+        for path in left_by_criu(bundle, os.path.join(root, identity.id)):
+            unmount_recursive_now(path)  # or the runtime would remove what is mounted there
+            os.rmdir(path)
         delete_force_now(
             binary=binary or str(options.get("binary_name") or ""),
-            root=paths.runtime_root(str(options.get("root") or ""), identity.namespace),
+            root=root,
             log_path=paths.runtime_log(bundle),
             container_id=identity.id,
             timeout_s=RUNTIME_LIMIT_S,

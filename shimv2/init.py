@@ -106,12 +106,16 @@ class InitProcess(Process):
             io = await scope.open_io(self.stdio, id=self.id, undo=undo)
         else:
             undo.push_async_callback(io.close)
-        if not scope.runtime.knows(self.id):
-            undo.push_async_callback(self._remove)
+        undo.push_async_callback(self._unmake, known=scope.runtime.knows(self.id))
         pid, exited = await checkpoints.restore(scope, self._spec, io)
         await io.connect()
         self._attach(io)
         self._track(pid, exited)
+
+    async def _unmake(self, *, known: bool) -> None:
+        """Undo a restore; what another shim made under this id (`known`) is not ours to remove."""
+        if await checkpoints.unmount_leftovers(self._scope) and not known:
+            await self._remove()
 
     async def checkpoint(self, spec: CheckpointSpec) -> None:
         """Write the container's image; it runs on, or stays paused, but for `spec.exit`.

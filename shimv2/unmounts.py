@@ -11,7 +11,7 @@ import re
 import time
 from typing import Final
 
-from shimv2 import linux
+from shimv2 import linux, paths
 
 _MOUNT_TABLE: Final = "/proc/self/mountinfo"
 _MOUNT_POINT_FIELD: Final = 4
@@ -47,6 +47,23 @@ def unmount_recursive_now(target: str) -> None:
             if index == len(points):
                 raise
             log.warning("cannot unmount %s: %s", point, exc.strerror)
+
+
+def left_by_criu(bundle: str, state: str) -> list[str]:
+    """Where a CRIU that was killed may have left mounts; `state` is the runtime's folder.
+
+    They must be gone before anybody removes the folders around them, as the runtime's forced
+    delete, the daemon and we do: one shows the container's root, others every cgroup of the
+    machine, whose contents would be removed as well.
+    """
+    found = [os.path.join(folder, "criu-root") for folder in (state, bundle)]  # runc's, crun's
+    for folder in (paths.work_dir(bundle), paths.criu_work_dir(bundle)):
+        try:
+            names = os.listdir(folder)
+        except OSError:
+            continue
+        found += [os.path.join(folder, name) for name in names if name.startswith(".criu.")]
+    return [path for path in found if os.path.lexists(path)]
 
 
 def mount_points_below(root: str) -> list[str]:

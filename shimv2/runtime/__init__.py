@@ -24,6 +24,10 @@ class Runtime(Protocol):
         RuntimeFailed: it refused, failed, was killed or could not be run.
     """
 
+    def folder_of(self, container_id: str) -> str:
+        """Where the runtime keeps what it knows of a container."""
+        ...
+
     def knows(self, container_id: str) -> bool:
         """Whether the runtime has a container of that id, in whatever state."""
         ...

@@ -18,12 +18,15 @@ from shimv2.runtime.command import (
     output,
     trim,
 )
-from shimv2.runtime.tree import kill_tree
+from shimv2.runtime.tree import kill_leaves, kill_tree
 
 log = logging.getLogger(__name__)
 
 DEATH_LIMIT_S: Final = 10.0
 """How long a runtime may take to die of SIGKILL: longer only in an uninterruptible state."""
+
+_GENERATIONS: Final = 2  # of what a runtime starts: CRIU, and the processes that CRIU makes
+_UNWIND_S: Final = 1.0  # for one generation to clean up after the next
 
 _TRIM_EVERY_S: Final = 1.0
 _KILLED: Final = 137
@@ -38,11 +41,13 @@ async def run(
     spawned: Callable[[], None] | None = None,
     stdin: bytes = b"",
     grace_s: float = 0.0,
+    unwind: bool = False,
 ) -> str:
     """Run a runtime to its end; without `fds` its output is caught, and returned.
 
     It never outlives the call: it is killed when its time is up, and when the caller is
-    cancelled, then after `grace_s`.
+    cancelled, then after `grace_s`.  With `unwind` what it has started is killed first, so that
+    it can still clean up after that.
 
     Raises:
         CommandFailed: go-runc's text, with the end of what was caught.
@@ -70,10 +75,13 @@ async def run(
                 spawned()
             await _wait(exited, timeout_s, caught)
         except (Exception, asyncio.CancelledError):
-            await _end(pid, exited, grace_s)
+            await _end(pid, exited, grace_s, unwind=unwind)
             raise
-        await _end(pid, exited)
+        late = not exited.done()
+        await _end(pid, exited, unwind=unwind)
         status = exited.result().status if exited.done() else _KILLED
+        if late and status:  # however it took the end of its children
+            status = _KILLED
         said = output(caught) if caught is not None else ""
         if status:
             text = ended_badly(argv[0], status)
@@ -93,17 +101,22 @@ async def _wait(exited: "asyncio.Future[Exit]", timeout_s: float, caught: int | 
             trim(caught)
 
 
-async def _end(pid: int, exited: "asyncio.Future[Exit]", grace_s: float = 0.0) -> None:
+async def _end(
+    pid: int, exited: "asyncio.Future[Exit]", grace_s: float = 0.0, *, unwind: bool = False
+) -> None:
     """Kill a runtime and what it has started, if it is not done in `grace_s`.
 
     Returns once it is dead, however often cancelled.
     """
     loop = asyncio.get_running_loop()
     cancelled: asyncio.CancelledError | None = None
-    for limit_s, kill in ((grace_s, False), (DEATH_LIMIT_S, True)):
-        if kill and not exited.done():
+    steps: list[tuple[float, Callable[[int], None] | None]] = [(grace_s, None)]
+    steps += [(_UNWIND_S, kill_leaves)] * (_GENERATIONS if unwind else 0)
+    steps += [(DEATH_LIMIT_S, kill_tree)]
+    for limit_s, kill in steps:
+        if kill is not None and not exited.done():
             log.warning("killing the runtime, pid %d", pid)
-            kill_tree(pid)
+            kill(pid)
         until = loop.time() + limit_s
         while not exited.done() and (left_s := until - loop.time()) > 0:
             try:

@@ -54,8 +54,11 @@ class Runc:
             global_args, binary, root=root, log_path=log_path, systemd_cgroup=systemd_cgroup
         )
 
+    def folder_of(self, container_id: str) -> str:
+        return os.path.join(self._root, container_id)
+
     def knows(self, container_id: str) -> bool:
-        return os.path.lexists(os.path.join(self._root, container_id))
+        return os.path.lexists(self.folder_of(container_id))
 
     # --- verbs ---------------------------------------------------------------------------------
 
@@ -181,7 +184,9 @@ class Runc:
         args += [] if spec.exit else ["--leave-running"]
         criu_path = await self._criu_path()
         try:
-            await self._run([*args, container_id], timeout_s=timeout_s, criu_path=criu_path)
+            await self._run(
+                [*args, container_id], timeout_s=timeout_s, unwind=True, criu_path=criu_path
+            )
         except CommandFailed as error:
             raise _failed(str(error), "checkpoint", error) from None
 
@@ -206,7 +211,12 @@ class Runc:
         criu_path = await self._criu_path()
         with self._explained("restore", "OCI runtime restore failed"):
             await self._run(
-                args, timeout_s=timeout_s, fds=fds, spawned=spawned, criu_path=criu_path
+                args,
+                timeout_s=timeout_s,
+                fds=fds,
+                spawned=spawned,
+                unwind=True,
+                criu_path=criu_path,
             )
 
     # --- how a verb is run ---------------------------------------------------------------------
@@ -220,6 +230,7 @@ class Runc:
         spawned: Callable[[], None] | None = None,
         stdin: bytes = b"",
         grace_s: float = 0.0,
+        unwind: bool = False,
         criu_path: str = "",
     ) -> None:
         """Run one verb.
@@ -235,6 +246,7 @@ class Runc:
             spawned=spawned,
             stdin=stdin,
             grace_s=grace_s,
+            unwind=unwind,
         )
 
     async def _criu_path(self) -> str:

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -303,6 +304,69 @@ def test_checkpoint_outlives_its_caller(criu_setup: Setup, dump: str) -> None:
 
 def stopped(pid: int) -> bool:
     return "State:\tt" in Path(f"/proc/{pid}/status").read_text()
+
+
+@pytest.mark.ours("Go's has no limit of its own")
+@pytest.mark.parametrize("file", ["core-1.img", "pages-1.img"])
+def test_restore_that_hangs_is_killed_and_nothing_is_left(
+    criu_setup: Setup, dump: str, tmp_path: Path, file: str
+) -> None:
+    """CRIU waits before or after it has made processes; then it is killed with all of them."""
+    settings = tmp_path / "settings.toml"
+    settings.write_text("restore_s = 2.0\n")
+    limited = replace(criu_setup, env={**criu_setup.env, "PYRUNC_CONFIG": str(settings)})
+    path = os.path.join(dump, file)
+
+    async def scenario(harness: Harness) -> None:
+        first = await harness.run("c1", wanted=COUNTER)
+        await counted(first)
+        await first.task.checkpoint("c1", dump, EXIT)
+        await first.task.wait("c1", timeout_s=10)
+        await first.remove()
+        os.rename(path, f"{path}.kept")
+        os.mkfifo(path)  # nobody writes it
+        second = await harness.create("c1", COUNTER, checkpoint=dump)
+        code, text = await refused(second.task.start("c1"))
+        assert (code, text.startswith("OCI runtime restore failed: ")) == (2, True)
+        assert (await second.task.state("c1")).status == "CREATED"
+        os.rename(f"{path}.kept", path)
+        await second.task.start("c1")
+        await counted(second)
+        await end(second)
+
+    in_harness(limited, scenario)
+
+
+@pytest.mark.ours("Go's remove what is mounted there")
+def test_shim_that_dies_in_a_restore_leaves_the_containers_files_alone(
+    criu_setup: Setup, dump: str
+) -> None:
+    """The runtime, killed with it, had the root mounted in the folder that `delete` removes."""
+    path = os.path.join(dump, "core-1.img")
+
+    async def scenario(harness: Harness) -> None:
+        first = await harness.run("c1", wanted=COUNTER)
+        await counted(first)
+        await first.task.checkpoint("c1", dump, EXIT)
+        await first.task.wait("c1", timeout_s=10)
+        await first.remove()
+        os.unlink(path)
+        os.mkfifo(path)
+        second = await harness.create("c1", COUNTER, checkpoint=dump)
+        upper = os.path.join(second.bundle.own, "upper")
+        before = os.listdir(upper)
+        starting = asyncio.create_task(refused(second.task.start("c1")))
+        root = f"/run/containerd/runc/{harness.setup.namespace}/c1/criu-root"
+        await eventually(lambda: os.path.ismount(root), "the runtime to be at work")
+        os.kill((await second.task.connected("c1")).shim_pid, signal.SIGKILL)
+        await asyncio.wait([starting])
+        assert starting.exception() is not None
+        await second.binary.delete(second.bundle)
+        assert os.listdir(upper) == before
+        assert not os.path.exists(root)
+        await second.destroy()
+
+    in_harness(criu_setup, scenario)
 
 
 def test_restore_of_a_broken_image_changes_nothing(criu_setup: Setup, dump: str) -> None:

@@ -86,7 +86,7 @@ SHIM: Final[Mapping[str, str]] = {
     "oom": "cgroups cgroups.tree cgroups.v1 cgroups.v2",
     "exits": "",
     "process": "background exits io.stdio reaper runtime settings",
-    "checkpoints": "io.stdio process reaper runtime",
+    "checkpoints": "io.stdio mounts process reaper runtime unmounts",
     "init": "cgroups cgroups.tree checkpoints mounts process runtime",
     "exec": "process runtime",
     "anyurl": "",
