@@ -288,7 +288,7 @@ def test_checkpoint_outlives_its_caller(criu_setup: Setup, dump: str) -> None:
         client = await second_client(container)
         first = asyncio.create_task(client.checkpoint("c1", dump))
         init = (await container.task.connected("c1")).task_pid
-        await eventually(lambda: stopped(init), "CRIU to be at work")
+        await eventually(lambda: traced(init), "CRIU to be at work")
         await client.close()
         await asyncio.wait([first])
         assert first.exception() is not None
@@ -302,8 +302,8 @@ def test_checkpoint_outlives_its_caller(criu_setup: Setup, dump: str) -> None:
     in_harness(criu_setup, scenario)
 
 
-def stopped(pid: int) -> bool:
-    return "State:\tt" in Path(f"/proc/{pid}/status").read_text()
+def traced(pid: int) -> bool:
+    return "TracerPid:\t0\n" not in Path(f"/proc/{pid}/status").read_text()
 
 
 @pytest.mark.ours("Go's has no limit of its own")
@@ -339,7 +339,7 @@ def test_restore_that_hangs_is_killed_and_nothing_is_left(
 
 @pytest.mark.ours("Go's remove what is mounted there")
 def test_shim_that_dies_in_a_restore_leaves_the_containers_files_alone(
-    criu_setup: Setup, dump: str
+    criu_setup: Setup, host: Host, dump: str
 ) -> None:
     """The runtime, killed with it, had the root mounted in the folder that `delete` removes."""
     path = os.path.join(dump, "core-1.img")
@@ -367,6 +367,8 @@ def test_shim_that_dies_in_a_restore_leaves_the_containers_files_alone(
         await second.destroy()
 
     in_harness(criu_setup, scenario)
+    for folder in host.leaks.cgroups():  # of a killed runtime, which nobody knows: empty
+        os.rmdir(folder)
 
 
 def test_restore_of_a_broken_image_changes_nothing(criu_setup: Setup, dump: str) -> None:

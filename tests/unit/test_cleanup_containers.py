@@ -112,3 +112,25 @@ def test_wrong_root_is_told_and_the_container_stays(boot: Boot, running: tuple[P
 
     assert response(done).exit_status == 137
     assert not ended(pidfd)
+
+
+def test_files_mounted_where_a_restore_was_interrupted_are_left_alone(boot: Boot) -> None:
+    """The runtime removes its folder with all that is in it: nothing may be mounted there."""
+    boot.bundle("c1")
+    kept = boot.folder / "kept"
+    kept.mkdir()
+    (kept / "file").write_text("content")
+    state = Path(f"/run/containerd/runc/{boot.namespace}/c1")
+    (state / "criu-root").mkdir(parents=True)
+    subprocess.run(["mount", "--bind", kept, state / "criu-root"], check=True)
+
+    try:
+        done = boot.delete("c1")
+        still_mounted = os.path.ismount(state / "criu-root")
+    finally:
+        subprocess.run(["umount", state / "criu-root"], check=False, stderr=subprocess.DEVNULL)
+
+    assert done.returncode == 0
+    assert not still_mounted
+    assert (kept / "file").read_text() == "content"
+    assert not state.exists()

@@ -2,13 +2,13 @@
 
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from shimv2 import linux
-from shimv2.runtime.tree import kill_tree
+from shimv2.runtime.tree import kill_leaves, kill_tree
 from shimv2.spawn import spawn
 from tests.support.fake_runtime import is_alive
 from tests.support.until import until
@@ -50,12 +50,42 @@ def test_whole_tree_is_killed(tmp_path: Path) -> None:
     until(lambda: _all_reaped(pids), "the end of the tree")
 
 
-def test_process_that_is_gone_is_no_error() -> None:
+def test_leaves_are_killed_and_what_started_them_is_told(tmp_path: Path) -> None:
+    """CRIU, and above it runc, clean up after a child that failed."""
+    scripts = {
+        "top": "sh middle; exit $?",
+        "middle": "sh bottom; echo $? >told; exit 4",
+        "bottom": "touch leaf; read x <>fifo",
+    }
+    for name, text in scripts.items():
+        (tmp_path / name).write_text(text)
+    os.mkfifo(tmp_path / "fifo")
+    pid = spawn(["/bin/sh", "-c", f"cd {tmp_path}; sh top; exit $?"])
+    until((tmp_path / "leaf").exists, "the leaf")
+
+    kill_leaves(pid)
+
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 4
+    assert (tmp_path / "told").read_text() == "137\n"
+
+
+def test_child_without_children_is_not_killed_itself() -> None:
+    """There is nothing below it; it is somebody else's to kill."""
+    pid = spawn(["/bin/sleep", "1000"])
+
+    kill_leaves(pid)
+
+    assert is_alive(pid)
+    os.kill(pid, signal.SIGKILL)
+
+
+@pytest.mark.parametrize("kill", [kill_tree, kill_leaves])
+def test_process_that_is_gone_is_no_error(kill: Callable[[int], None]) -> None:
     """It may end by itself at any moment."""
     pid = spawn(["/bin/true"])
     os.waitpid(pid, 0)
 
-    kill_tree(pid)
+    kill(pid)
 
 
 def test_zombie_is_no_error() -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from shimv2 import linux, unmounts
 from shimv2.mounts import unmount_recursive
-from shimv2.unmounts import mount_points_below, unmount_recursive_now
+from shimv2.unmounts import left_by_criu, mount_points_below, unmount_recursive_now
 from tests.support.aio import run
 from tests.support.mounts import a_rootfs
 
@@ -150,3 +150,17 @@ def test_dead_fuse_mount_comes_off(rootfs: str) -> None:
     unmount_recursive_now(rootfs)
 
     assert mount_points_below(rootfs) == []
+
+
+def test_what_criu_leaves_is_found_in_the_folders_of_the_container(tmp_path: Path) -> None:
+    """The root for runc and for crun, and the hierarchies of cgroups; nothing of the client's."""
+    state, bundle = tmp_path / "state", tmp_path / "bundle"
+    left = [
+        *(state / "criu-root", bundle / "criu-root"),
+        *(bundle / "work" / ".criu.cgyard.x", bundle / "work" / "criu-work" / ".criu.mounts.y"),
+    ]
+    for folder in (*left, bundle / "work" / "mine"):
+        folder.mkdir(parents=True)
+
+    assert left_by_criu(str(bundle), str(state)) == [str(folder) for folder in left]
+    assert left_by_criu(str(tmp_path / "no"), str(tmp_path / "no")) == []
