@@ -72,13 +72,12 @@ def _leftovers(scope: Scope) -> list[str]:
 
 
 async def unmount_leftovers(scope: Scope) -> bool:
-    """Take away what a CRIU that was killed left mounted; whether nothing of it is left."""
+    """Take away what a CRIU that was killed left mounted; whether nothing is mounted any more."""
     for path in _leftovers(scope):
         try:
             await mounts.unmount_recursive(path)
-            os.rmdir(path)
         except OSError as error:
-            what = "what CRIU left at %s could not be removed: %s"
+            what = "what CRIU left mounted at %s could not be unmounted: %s"
             log.error(what, path, error.strerror, extra={"container": scope.container_id})
     return not _leftovers(scope)
 

@@ -55,7 +55,6 @@ def delete(identity: Identity) -> bytes:
     try:
         for path in left_by_criu(bundle, os.path.join(root, identity.id)):
             unmount_recursive_now(path)  # or the runtime would remove what is mounted there
-            os.rmdir(path)
         delete_force_now(
             binary=binary or str(options.get("binary_name") or ""),
             root=root,

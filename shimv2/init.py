@@ -114,7 +114,7 @@ class InitProcess(Process):
 
     async def _unmake(self, *, known: bool) -> None:
         """Undo a restore; what another shim made under this id (`known`) is not ours to remove."""
-        if await checkpoints.unmount_leftovers(self._scope) and not known:
+        if not known and await checkpoints.unmount_leftovers(self._scope):
             await self._remove()
 
     async def checkpoint(self, spec: CheckpointSpec) -> None:

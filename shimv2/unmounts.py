@@ -50,7 +50,7 @@ def unmount_recursive_now(target: str) -> None:
 
 
 def left_by_criu(bundle: str, state: str) -> list[str]:
-    """Where a CRIU that was killed may have left mounts; `state` is the runtime's folder.
+    """Where a CRIU that was killed has left mounts; `state` is the runtime's folder.
 
     They must be gone before anybody removes the folders around them, as the runtime's forced
     delete, the daemon and we do: one shows the container's root, others every cgroup of the
@@ -63,7 +63,7 @@ def left_by_criu(bundle: str, state: str) -> list[str]:
         except OSError:
             continue
         found += [os.path.join(folder, name) for name in names if name.startswith(".criu.")]
-    return [path for path in found if os.path.lexists(path)]
+    return [path for path in found if mount_points_below(os.path.realpath(path))]
 
 
 def mount_points_below(root: str) -> list[str]:

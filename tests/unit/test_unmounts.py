@@ -152,15 +152,18 @@ def test_dead_fuse_mount_comes_off(rootfs: str) -> None:
     assert mount_points_below(rootfs) == []
 
 
-def test_what_criu_leaves_is_found_in_the_folders_of_the_container(tmp_path: Path) -> None:
+def test_what_criu_leaves_is_found_in_the_folders_of_the_container(rootfs: str) -> None:
     """The root for runc and for crun, and the hierarchies of cgroups; nothing of the client's."""
-    state, bundle = tmp_path / "state", tmp_path / "bundle"
-    left = [
-        *(state / "criu-root", bundle / "criu-root"),
-        *(bundle / "work" / ".criu.cgyard.x", bundle / "work" / "criu-work" / ".criu.mounts.y"),
-    ]
-    for folder in (*left, bundle / "work" / "mine"):
-        folder.mkdir(parents=True)
+    state, bundle = f"{rootfs}/state", f"{rootfs}/bundle"
+    left = [f"{state}/criu-root", f"{bundle}/criu-root"]
+    left += [f"{bundle}/work/.criu.cgyard.x", f"{bundle}/work/criu-work/.criu.mounts.y"]
+    for folder in (*left, f"{bundle}/work/mine"):
+        mount_tmpfs(folder)
+    os.mkdir(f"{bundle}/work/.criu.not-mounted")
 
-    assert left_by_criu(str(bundle), str(state)) == [str(folder) for folder in left]
-    assert left_by_criu(str(tmp_path / "no"), str(tmp_path / "no")) == []
+    assert left_by_criu(bundle, state) == left
+    assert left_by_criu(f"{rootfs}/no", f"{rootfs}/no") == []
+    for folder in left:
+        unmount_recursive_now(folder)
+    assert left_by_criu(bundle, state) == []
+    unmount_recursive_now(f"{bundle}/work/mine")
