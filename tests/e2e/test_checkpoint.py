@@ -84,6 +84,7 @@ def test_options_of_a_checkpoint_of_another_type_are_refused(setup: Setup) -> No
     in_harness(setup, scenario)
 
 
+@pytest.mark.rule("task.init.12")
 def test_containers_without_processes_have_no_checkpoint(setup: Setup) -> None:
     """The column Checkpoint of the state table."""
 
