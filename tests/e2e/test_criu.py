@@ -23,7 +23,11 @@ from tests.support.harnessed import add_exec, in_harness, refused, second_client
 from tests.support.host import Host
 from tests.support.until import eventually
 
-pytestmark = [pytest.mark.root, pytest.mark.criu]
+pytestmark = [
+    pytest.mark.root,
+    pytest.mark.criu,
+    pytest.mark.runc("Debian's crun is built without checkpoints"),
+]
 
 COUNT = "i=0; while :; do i=$((i+1)); echo $i; sleep 0.05; done"
 COUNTER = spec.Wanted(["sh", "-c", COUNT])

@@ -11,7 +11,11 @@ from tests.support.containerd import Containerd
 from tests.support.host import RUNTIME, Host
 from tests.support.until import until
 
-pytestmark = [pytest.mark.root, pytest.mark.criu]
+pytestmark = [
+    pytest.mark.root,
+    pytest.mark.criu,
+    pytest.mark.runc("Debian's crun is built without checkpoints"),
+]
 
 RUN = ("run", "--runtime", RUNTIME, "-d", "--null-io", IMAGE)
 # In memory, not on the root file system: that is not part of a task's checkpoint.

@@ -64,6 +64,7 @@ async def pid_of(container: Container) -> int:
     return (await container.task.connected(container.id)).task_pid
 
 
+@pytest.mark.runc("crun has other words for what it does not know")
 def test_container_to_be_restored_is_created_and_nothing_else(setup: Setup, image: str) -> None:
     """The row createdCheckpoint of the state table, and a restore that fails (O-559 to O-564)."""
 
@@ -212,6 +213,7 @@ def test_restore_whose_output_nobody_opens_is_undone_and_can_be_repeated(
     in_harness(faulty, scenario)
 
 
+@pytest.mark.runc("crun gives the streams to the process's own user and group")
 def test_restored_containers_streams_belong_to_the_configured_user(
     faulty: Setup, faults: Faults, image: str
 ) -> None:
