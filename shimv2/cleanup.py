@@ -18,9 +18,9 @@ from shimv2.exits import recorded_exit
 from shimv2.gotext import os_error, quote
 from shimv2.model import Exit, Identity
 from shimv2.runtime.command import CommandFailed
-from shimv2.runtime.once import delete_force_now
+from shimv2.runtime.once import delete_force_now, run_now
 from shimv2.sockets import unlink_if_dead
-from shimv2.unmounts import left_by_criu, unmount_recursive_now
+from shimv2.unmounts import FUSERMOUNTS, NotOurs, left_by_criu, unmount_recursive_now
 
 RUNTIME_LIMIT_S: Final = 4.0  # containerd's five, less what comes after
 KILLED: Final = 137  # 128 + SIGKILL: what is said when nothing is known
@@ -64,10 +64,11 @@ def delete(identity: Identity) -> bytes:
         )
     except (CommandFailed, OSError) as error:
         _warn("failed to remove runc container", error)
-    try:
-        unmount_recursive_now(paths.rootfs(bundle))
-    except OSError as error:
-        _warn("failed to cleanup rootfs mount", error, op="unmount")
+    for folder in (paths.rootfs(bundle), paths.idmapped_layers(paths.rootfs(bundle))):
+        try:
+            _unmount(folder)
+        except (OSError, CommandFailed) as error:
+            _warn("failed to cleanup rootfs mount", error, op="unmount")
     try:
         unlink_if_dead(_socket(bundle, identity))
     except PermissionError:
@@ -77,6 +78,27 @@ def delete(identity: Identity) -> bytes:
     if no_pid is not None:
         _warn("failed to read init pid file", no_pid)
     return delete_response(ended or Exit(pid, KILLED, time.time_ns()))
+
+
+def _unmount(folder: str) -> None:
+    while True:
+        try:
+            unmount_recursive_now(folder)
+        except NotOurs as error:
+            _fusermount(error.path)
+        else:
+            return
+
+
+def _fusermount(path: str) -> None:
+    for name in FUSERMOUNTS:
+        try:
+            run_now([name, "-u", path], RUNTIME_LIMIT_S)
+        except CommandFailed:
+            if name == FUSERMOUNTS[-1]:
+                raise
+        else:
+            return
 
 
 def _warn(what: str, error: Exception, *, op: str = "open") -> None:

@@ -75,8 +75,8 @@ class Container:
         """
         rootfs = _prepare_bundle(spec)
         if rootfs:
-            await mounts.mount_all(spec.rootfs, rootfs)
-            undo.push_async_callback(mounts.unmount_all, spec.rootfs, rootfs)
+            await mounts.mount_all(spec.rootfs, rootfs, host.reaper)
+            undo.push_async_callback(mounts.unmount_all, spec.rootfs, rootfs, host.reaper)
         policy = _io_policy(spec.bundle, host.settings)
         records = ExitRecords(spec.bundle, spec.id)
         undo.callback(records.close)

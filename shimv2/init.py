@@ -249,6 +249,6 @@ class InitProcess(Process):
         if not self._scope.rootfs:
             return
         try:
-            await mounts.unmount_recursive(self._scope.rootfs)
-        except OSError as error:
+            await mounts.unmount_recursive(self._scope.rootfs, self._scope.reaper)
+        except (OSError, Refused) as error:
             raise Refused(f"failed rootfs umount: {error}") from error

@@ -40,6 +40,7 @@ UMOUNT_NOFOLLOW: Final = 0x8
 
 CLONE_FS: Final = 0x200
 CLONE_NEWNS: Final = 0x20000
+CLONE_NEWUSER: Final = 0x10000000
 
 # Operations of prctl(2).
 PR_SET_PDEATHSIG: Final = 1
@@ -69,6 +70,20 @@ _SYS_OPENAT2: Final = 437
 _OPEN_HOW: Final = struct.Struct("=QQQ")  # flags, mode, resolve
 _RESOLVE_IN_ROOT: Final = 0x10
 _RESOLVE_NO_MAGICLINKS: Final = 0x02
+
+# The mount calls of Linux 5.2 and 5.12, with the same numbers everywhere as well.
+_SYS_OPEN_TREE: Final = 428
+_SYS_MOVE_MOUNT: Final = 429
+_SYS_MOUNT_SETATTR: Final = 442
+_AT_FDCWD: Final = -100
+_AT_EMPTY_PATH: Final = 0x1000
+_AT_RECURSIVE: Final = 0x8000
+_OPEN_TREE_CLONE: Final = 1
+_MOVE_MOUNT_F_EMPTY_PATH: Final = 0x4
+_MOVE_MOUNT_T_SYMLINKS: Final = 0x10
+_MOUNT_ATTR_RDONLY: Final = 0x1
+_MOUNT_ATTR_IDMAP: Final = 0x100000
+_MOUNT_ATTR: Final = struct.Struct("=QQQQ")  # to set, to clear, propagation, user namespace
 
 _SYS_CLOSE_RANGE: Final = 436
 _CLOSE_RANGE_CLOEXEC: Final = 4
@@ -223,6 +238,32 @@ def open_in_root(root_fd: int, path: str, flags: int) -> int:
             pass  # a rename raced with the look-up of a `..`: the kernel says try again
         except OSError as exc:
             raise OSError(exc.errno, exc.strerror, path) from None
+
+
+def open_tree(path: str, *, recursive: bool = False) -> int:
+    """Clone what is mounted at `path`, which may be below the mount point: an fd (Linux 5.2)."""
+    flags = _OPEN_TREE_CLONE | os.O_CLOEXEC | (_AT_RECURSIVE if recursive else 0)
+    return syscall(_SYS_OPEN_TREE, _AT_FDCWD, c_string(path), flags)
+
+
+def set_idmap(
+    tree_fd: int, namespace_fd: int, *, recursive: bool = False, read_only: bool = False
+) -> None:
+    """Map the ids of a mount that is nowhere yet (Linux 5.12).
+
+    Raises:
+        OSError: EINVAL where the filesystem cannot do it.
+    """
+    attributes = _MOUNT_ATTR_IDMAP | (_MOUNT_ATTR_RDONLY if read_only else 0)
+    packed = _MOUNT_ATTR.pack(attributes, 0, 0, namespace_fd)
+    flags = _AT_EMPTY_PATH | (_AT_RECURSIVE if recursive else 0)
+    syscall(_SYS_MOUNT_SETATTR, tree_fd, b"", flags, packed, len(packed))
+
+
+def move_mount(tree_fd: int, target: str) -> None:
+    """Give a mount that is nowhere yet its place (Linux 5.2)."""
+    flags = _MOVE_MOUNT_F_EMPTY_PATH | _MOVE_MOUNT_T_SYMLINKS
+    syscall(_SYS_MOVE_MOUNT, tree_fd, b"", _AT_FDCWD, c_string(target), flags)
 
 
 # --- loop devices ------------------------------------------------------------------------------

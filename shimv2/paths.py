@@ -25,6 +25,11 @@ def rootfs(bundle: str) -> str:
     return os.path.join(bundle, "rootfs")
 
 
+def idmapped_layers(rootfs_dir: str) -> str:
+    """Name the folder in which an overlay's layers are while it is being mounted."""
+    return rootfs_dir.rstrip("/") + ".idmapped"
+
+
 def work_dir(bundle: str) -> str:
     """Name the link to the folder that outlives a reboot: for checkpoints."""
     return os.path.join(bundle, "work")

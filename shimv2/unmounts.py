@@ -20,7 +20,21 @@ _ESCAPED: Final = re.compile(rb"\\([0-7]{3})")  # blank, tab, newline and backsl
 BUSY_TRIES: Final = 50
 BUSY_PAUSE_S: Final = 0.05
 
+FUSERMOUNTS: Final = ("fusermount3", "fusermount")
+"""The programs that unmount what an ordinary user mounted with FUSE: `NAME -u PATH`."""
+
 log = logging.getLogger(__name__)
+
+
+class NotOurs(OSError):
+    """A FUSE mount that we may not unmount, but one of `FUSERMOUNTS` may.
+
+    Asked only then: for root it does what the system call does, and takes a process for it.
+    """
+
+    def __init__(self, path: str) -> None:
+        super().__init__(errno.EPERM, os.strerror(errno.EPERM), path)
+        self.path = path
 
 
 def unmount_recursive_now(target: str) -> None:
@@ -30,6 +44,7 @@ def unmount_recursive_now(target: str) -> None:
 
     Raises:
         OSError: of the outermost mount; other failures are logged only.
+        NotOurs: of any; it can be repeated once that one is gone.
     """
     if not target:
         return
@@ -43,6 +58,8 @@ def unmount_recursive_now(target: str) -> None:
     for index, point in enumerate(points, start=1):
         try:
             unmount_fully(point)
+        except NotOurs:
+            raise
         except OSError as exc:
             if index == len(points):
                 raise
@@ -73,6 +90,12 @@ def mount_points_below(root: str) -> list[str]:
     return sorted(found, key=len, reverse=True)
 
 
+def mounts_on(path: str) -> int:
+    """How many mounts are stacked on `path` (canonical)."""
+    with open(_MOUNT_TABLE, "rb") as table:
+        return sum(_mount_point(line) == path for line in table)
+
+
 def _mount_point(line: bytes) -> str:
     raw = line.split(b" ")[_MOUNT_POINT_FIELD]
     return os.fsdecode(_ESCAPED.sub(lambda match: bytes([int(match[1], 8)]), raw))
@@ -93,7 +116,11 @@ def unmount_fully(path: str) -> None:
 
 
 def unmount_one(path: str) -> bool:
-    """Take the topmost mount off `path`; False when there is none."""
+    """Take the topmost mount off `path`; False when there is none.
+
+    Raises:
+        NotOurs, OSError: as `unmount_fully`.
+    """
     tries = 1
     while True:
         try:
@@ -102,9 +129,20 @@ def unmount_one(path: str) -> bool:
         except OSError as exc:
             if exc.errno in (errno.EINVAL, errno.ENOENT):
                 return False
+            if exc.errno == errno.EPERM and _is_fuse(path):
+                raise NotOurs(path) from exc
             if exc.errno != errno.EBUSY or tries == BUSY_TRIES:
                 raise
         else:
             return True
         tries += 1
         time.sleep(BUSY_PAUSE_S)
+
+
+def _is_fuse(path: str) -> bool:
+    """Whether the topmost mount on `path` is a FUSE one; not asked of the filesystem, which may be
+    dead.
+    """
+    with open(_MOUNT_TABLE, "rb") as table:
+        kinds = [line.partition(b" - ")[2] for line in table if _mount_point(line) == path]
+    return bool(kinds) and kinds[-1].startswith((b"fuse ", b"fuse.", b"fuseblk"))

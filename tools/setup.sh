@@ -19,6 +19,9 @@ if [ "$1" = all ]; then
 	command -v cc >/dev/null || missing+=(gcc libc6-dev)
 	# The plain busybox package needs a loader and a libc, which an empty root does not have.
 	dpkg -s busybox-static >/dev/null 2>&1 || missing+=(busybox-static)
+	# For the tests: a small FUSE filesystem and what mounts it.
+	command -v bindfs >/dev/null || missing+=(bindfs)
+	command -v mount.fuse3 >/dev/null || missing+=(fuse3)
 fi
 [ ${#missing[@]} -gt 0 ] || exit 0
 

@@ -30,7 +30,7 @@ def delete_force_now(
         CommandFailed: go-runc's text, the runtime's output included.
     """
     args = [*global_args(binary, root=root, log_path=log_path), "delete", "--force", container_id]
-    _run_now(args, timeout_s)
+    run_now(args, timeout_s)
 
 
 def features_now(binary: str, *, timeout_s: float) -> bytes:
@@ -39,11 +39,15 @@ def features_now(binary: str, *, timeout_s: float) -> bytes:
     Raises:
         CommandFailed: it does not know the question, or does not answer in time.
     """
-    return _run_now([binary, "features"], timeout_s).encode()
+    return run_now([binary, "features"], timeout_s).encode()
 
 
-def _run_now(args: list[str], timeout_s: float) -> str:
-    """Return what the runtime prints; an error has what it complains of as well."""
+def run_now(args: list[str], timeout_s: float) -> str:
+    """Return what a program prints; an error has what it complains of as well.
+
+    Raises:
+        CommandFailed: it cannot be executed, fails, or is killed when its time is up.
+    """
     with contextlib.ExitStack() as files:
         printed, complaints = memory_file("runtime-output"), memory_file("runtime-errors")
         for fd in (printed, complaints):

@@ -1,11 +1,27 @@
 """Rootfs directories, overlay layers and a look at the mount table, for tests as root."""
 
+import asyncio
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from shimv2 import mounts
 from shimv2.model import Mount
+from shimv2.reaper import Reaper
 from shimv2.unmounts import mount_points_below, unmount_fully
+
+
+async def mount_all(batch: Sequence[Mount], target: str) -> None:
+    """`mounts.mount_all` where no child is to be expected: nobody would collect it."""
+    await mounts.mount_all(batch, target, Reaper(asyncio.get_running_loop()))
+
+
+async def unmount_all(batch: Sequence[Mount], target: str) -> None:
+    await mounts.unmount_all(batch, target, Reaper(asyncio.get_running_loop()))
+
+
+async def unmount_recursive(target: str) -> None:
+    await mounts.unmount_recursive(target, Reaper(asyncio.get_running_loop()))
 
 
 @contextlib.contextmanager

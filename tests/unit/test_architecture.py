@@ -76,7 +76,22 @@ SHIM: Final[Mapping[str, str]] = {
         "linux io io.uri io.process_io io.fifo io.sinks io.copy io.pipes io.logger io.console"
     ),
     "unmounts": "linux",
-    "mounts": "linux unmounts",
+    "mounts.options": "linux",
+    "mounts.place": "linux",
+    "mounts.thread": "linux",
+    "mounts.loopdev": "linux",
+    "mounts.overlay": "mounts.place",
+    "mounts.idmap": "linux spawn unmounts mounts.options mounts.overlay",
+    "mounts.kernel": (
+        "linux unmounts mounts.idmap mounts.loopdev mounts.options mounts.overlay mounts.place"
+    ),
+    "mounts.fuse": (
+        "reaper runtime.command runtime.tree unmounts mounts.options mounts.place mounts.thread"
+    ),
+    "mounts": (
+        "reaper unmounts mounts.fuse mounts.idmap mounts.kernel mounts.options mounts.place "
+        "mounts.thread"
+    ),
     "cgroups": "",
     "cgroups.parse": "",
     "cgroups.files": "cgroups.parse cgroups",

@@ -13,12 +13,19 @@ import pytest
 
 from shimv2.errors import Refused
 from shimv2.model import Mount
-from shimv2.mounts import mount_all, unmount_all, unmount_recursive
 from shimv2.spawn import spawn
 from shimv2.unmounts import mount_points_below
 from tests.support.aio import LOOPS, LoopName, run
 from tests.support.children import wait_for
-from tests.support.mounts import a_rootfs, flags_of, layers, overlay
+from tests.support.mounts import (
+    a_rootfs,
+    flags_of,
+    layers,
+    mount_all,
+    overlay,
+    unmount_all,
+    unmount_recursive,
+)
 from tests.support.until import until
 
 pytestmark = pytest.mark.root
@@ -161,6 +168,33 @@ def test_overlay_with_more_layers_than_a_page_holds_is_mounted(tmp_path: Path, r
     run(main())
 
 
+@pytest.mark.parametrize("count", [40, 500])
+def test_overlay_whose_layers_have_long_names_of_their_own_is_mounted(
+    tmp_path: Path, rootfs: str, count: int
+) -> None:
+    """Relative names do not fit either: the layers are named by the numbers of open files.
+
+    500 is the kernel's own limit.
+    """
+    lower = [
+        layers(tmp_path / "a:folder" / f"{number:0100}" / "another-folder-of-its-own", 1)[0]
+        for number in range(count)
+    ]
+    for number, layer in enumerate(lower):
+        (Path(layer) / f"own-{number}").touch()
+    mount = overlay(tmp_path, [layer.replace(":", "\\:") for layer in lower])
+    open_before = os.listdir("/proc/self/fd")
+
+    async def main() -> None:
+        assert sum(map(len, mount.options)) > 4096
+        await mount_all([mount], rootfs)
+        assert len(os.listdir(rootfs)) == count + 1
+        await unmount_all([mount], rootfs)
+
+    run(main(), debug=False)
+    assert os.listdir("/proc/self/fd") == open_before
+
+
 @pytest.fixture
 def image(tmp_path: Path) -> str:
     """An ext4 filesystem in a file."""
@@ -249,12 +283,14 @@ import asyncio, os, sys
 from shimv2 import loop
 from shimv2.model import Mount
 from shimv2.mounts import mount_all, unmount_recursive
+from shimv2.reaper import Reaper
 target = sys.argv[1]
 
 async def main():
-    await mount_all([Mount("bind", target, "", ("bind", "ro"))], target)
+    reaper = Reaper(asyncio.get_running_loop())
+    await mount_all([Mount("bind", target, "", ("bind", "ro"))], target, reaper)
     os.write(1, b"%d" % os.statvfs(target).f_flag)
-    await unmount_recursive(target)
+    await unmount_recursive(target, reaper)
 
 loop.run(main())
 """

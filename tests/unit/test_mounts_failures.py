@@ -5,17 +5,17 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from shimv2 import linux, unmounts
-from shimv2.errors import Refused, Unsupported
+from shimv2.errors import Refused
 from shimv2.model import Mount
-from shimv2.mounts import mount_all, unmount_all
 from shimv2.unmounts import mount_points_below
 from tests.support.aio import LOOPS, LoopName, run
-from tests.support.mounts import a_rootfs, layers, overlay
+from tests.support.mounts import a_rootfs, layers, mount_all, overlay, unmount_all
 
 pytestmark = pytest.mark.root
 
@@ -66,11 +66,20 @@ def test_refused_mount_says_what_the_reference_says(rootfs: str) -> None:
         ),
         (Mount("ext4", "/nul\0", "", ("loop",)), ValueError, ""),
         (Mount("overlay", "overlay", "", ("x" * 4096,)), Refused, "mount options is too long"),
-        (Mount("fuse3.x", "x", ""), Unsupported, "mounts of type fuse3.x are not supported"),
         (
             Mount("bind", "/", "", ("bind", "gidmap=0:1:1")),
-            Unsupported,
-            "idmapped mounts are not supported",
+            Refused,
+            "an idmapped mount needs both uidmap and gidmap",
+        ),
+        (
+            Mount("bind", "/", "", ("bind", "uidmap=0:1", "gidmap=0:1:1")),
+            Refused,
+            'mount option uidmap="0:1": expected CONTAINER:HOST:SIZE[,...]',
+        ),
+        (
+            Mount("", "", "", ("remount", "ro", "uidmap=0:1:1", "gidmap=0:1:1")),
+            Refused,
+            "cannot idmap what is mounted already",
         ),
     ],
 )
@@ -128,11 +137,10 @@ def test_unmount_that_fails_is_logged(
     assert caplog.text.count("Device or resource busy") == 2
 
 
-def test_layers_that_share_no_directory_are_refused_when_too_long(
-    tmp_path: Path, rootfs: str
-) -> None:
+def test_options_that_fit_in_no_way_are_refused(tmp_path: Path, rootfs: str) -> None:
     """An error, never a list of layers that is cut off in the middle."""
     mount = overlay(tmp_path, ["/tmp", *layers(tmp_path, 80)])
+    mount = replace(mount, options=(*mount.options, "x" * 4000))
 
     async def main() -> None:
         with pytest.raises(Refused, match="mount options is too long"):

@@ -9,8 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shimv2 import linux
-from shimv2.errors import Refused, Unsupported
-from shimv2.mounts import Options, compact_lowerdirs, parse_options
+from shimv2.errors import Refused
+from shimv2.mounts.idmap import escaped, parse_map
+from shimv2.mounts.options import Options, parse_options
+from shimv2.mounts.overlay import compact_lowerdirs, with_layers
 
 SETTERS = {
     "ro": 1, "nosuid": 2, "nodev": 4, "noexec": 8, "sync": 16, "remount": 32, "mand": 64,
@@ -65,11 +67,20 @@ def test_option_for_the_daemon_is_an_error() -> None:
     )
 
 
-@pytest.mark.parametrize("word", ["uidmap=0:100000:65536", "gidmap=0:100000:65536"])
-def test_idmapped_mount_is_not_supported(word: str) -> None:
+def test_both_id_maps_are_consumed() -> None:
+    """Neither is an option of the filesystem."""
+    words = ["uidmap=0:100000:65536", "ro", "gidmap=0:200000:65536", "x=y"]
+
+    options = parse_options(words)
+
+    assert options == Options(1, ("x=y",), uid_map="0:100000:65536", gid_map="0:200000:65536")
+
+
+@pytest.mark.parametrize("words", [["uidmap=0:1:1"], ["gidmap=0:1:1"], ["uidmap=", "gidmap=0:1:1"]])
+def test_half_of_an_id_map_is_refused(words: list[str]) -> None:
     """Said plainly, rather than mounted without the map."""
-    with pytest.raises(Unsupported, match="idmapped"):
-        parse_options([word])
+    with pytest.raises(Refused, match="needs both uidmap and gidmap"):
+        parse_options(words)
 
 
 @given(st.lists(st.sampled_from([*SETTERS, *CLEARERS, "loop", "a=b", ""])))
@@ -103,6 +114,59 @@ def test_layer_inside_of_another_keeps_a_name() -> None:
 def test_data_only_layers_keep_their_separator() -> None:
     """`::` is part of overlay's syntax."""
     assert compact_lowerdirs(["lowerdir=/a/b::/a/c"]) == ("/a", ("lowerdir=b::c",))
+
+
+@pytest.mark.parametrize(
+    ("text", "lines"),
+    [
+        ("0:100000:65536", "0 100000 65536\n"),
+        ("0:1000:1,1:200000:65535", "0 1000 1\n1 200000 65535\n"),
+        ("4294967294:0:1", "4294967294 0 1\n"),
+    ],
+)
+def test_id_map_is_what_the_kernel_takes(text: str, lines: str) -> None:
+    """One line a range: inside, outside, count."""
+    assert parse_map("uidmap", text) == lines
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", ":", "0", "0:1", "0:1:2:3", "0:1:0", "a:1:1", "-1:0:1", "0:1:1,", " 0:1:1",
+     "4294967295:0:1", "0:4294967290:6", "0:0:4294967296", "²:1:1"],
+)  # fmt: skip
+def test_what_is_no_id_map_is_refused_with_its_name(text: str) -> None:
+    """The text says which option, what it was and what it should be."""
+    with pytest.raises(Refused) as caught:
+        parse_map("gidmap", text)
+
+    assert str(caught.value) == f'mount option gidmap="{text}": expected CONTAINER:HOST:SIZE[,...]'
+
+
+def test_layers_are_renamed_with_their_escapes_undone() -> None:
+    """An escaped colon is part of a name; empty names before data-only layers stay empty."""
+    words = ["index=off", "lowerdir=/a\\:b:/c::/d\\\\", "upperdir=/u"]
+    seen = []
+
+    def rename(layer: str) -> str:
+        seen.append(layer)
+        return str(len(seen))
+
+    assert with_layers(words, rename) == ("index=off", "lowerdir=1:2::3", "upperdir=/u")
+    assert seen == ["/a:b", "/c", "/d\\"]
+
+
+@given(st.lists(st.text("ab:\\,/", min_size=1), min_size=1))
+def test_every_name_of_a_layer_survives_escaping(names: list[str]) -> None:
+    """What `escaped` writes is read back as it was."""
+    seen = []
+
+    def rename(layer: str) -> str:
+        seen.append(layer)
+        return escaped(layer)
+
+    word = "lowerdir=" + ":".join(map(escaped, names))
+    assert with_layers([word], rename) == (word,)
+    assert seen == names
 
 
 @pytest.mark.parametrize(

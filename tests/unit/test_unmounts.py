@@ -9,10 +9,9 @@ from pathlib import Path
 import pytest
 
 from shimv2 import linux, unmounts
-from shimv2.mounts import unmount_recursive
 from shimv2.unmounts import left_by_criu, mount_points_below, unmount_recursive_now
 from tests.support.aio import run
-from tests.support.mounts import a_rootfs
+from tests.support.mounts import a_rootfs, unmount_recursive
 
 pytestmark = pytest.mark.root
 

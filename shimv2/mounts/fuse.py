@@ -1,0 +1,97 @@
+"""FUSE filesystems: mounted by a program of theirs, which stays and serves them.
+
+`mount.fuse` ends once the filesystem is mounted; what it leaves behind becomes our child, is not
+ours to end, and goes when the filesystem is unmounted.
+"""
+
+import asyncio
+import os
+from collections.abc import Sequence
+from typing import Final
+
+from shimv2.errors import Refused
+from shimv2.model import Exit, Mount
+from shimv2.mounts.options import refuse_daemons_own
+from shimv2.mounts.place import name_inside
+from shimv2.mounts.thread import in_thread
+from shimv2.reaper import Reaper
+from shimv2.runtime.command import CommandFailed, ended_badly, launch, memory_file, output
+from shimv2.runtime.tree import kill_tree
+from shimv2.unmounts import FUSERMOUNTS, mounts_on, unmount_one
+
+HELPER_LIMIT_S: Final = 30.0
+_DEATH_LIMIT_S: Final = 5.0
+_KINDS: Final = ("fuse", "fuse3")
+
+
+def is_fuse(mount: Mount) -> bool:
+    """Whether it is for `mount.fuse` or `mount.fuse3`; the rest of the type says which program."""
+    kind, dot, _ = mount.type.partition(".")
+    return bool(dot) and kind in _KINDS
+
+
+async def mount_fuse(mount: Mount, target: str, reaper: Reaper) -> str:
+    """Mount it at its place in `target`; the real mount point.  Nothing is left when it fails.
+
+    Raises:
+        Refused: the program is missing, fails or hangs; with what it printed.
+    """
+    refuse_daemons_own(mount.options)
+    kind, _, name = mount.type.partition(".")
+    path = name_inside(target, mount.target)
+    options = [word for option in mount.options for word in ("-o", option)]
+    before = mounts_on(path)
+    try:
+        await _run([f"mount.{kind}", mount.source, path, *options, "-t", name], reaper)
+    except (Exception, asyncio.CancelledError):
+        if mounts_on(path) > before:
+            await in_thread(lambda: unmount_one(path))
+        raise
+    if mounts_on(path) == before:
+        raise Refused(f"mount.{kind} has mounted nothing at {path}")
+    return path
+
+
+async def unmount_fuse(path: str, reaper: Reaper) -> None:
+    """Let the program that may do it take an unprivileged user's mount off `path`.
+
+    Raises:
+        Refused: neither form of it is there, or it refuses.
+    """
+    for name in FUSERMOUNTS:
+        try:
+            await _run([name, "-u", path], reaper)
+        except Refused:
+            if name == FUSERMOUNTS[-1]:
+                raise
+        else:
+            return
+
+
+async def _run(argv: Sequence[str], reaper: Reaper) -> None:
+    caught = memory_file("mount-helper-output")
+    try:
+        try:
+            with reaper.launching():
+                pid = launch(argv, {1: caught, 2: caught})
+                exited = reaper.claim(pid)
+        except CommandFailed as error:
+            raise Refused(f"{argv[0]}: {error}") from None
+        try:
+            await asyncio.wait([exited], timeout=HELPER_LIMIT_S)
+        finally:
+            if not exited.done():
+                await _kill(pid, exited)
+        if not exited.done() or exited.result().status:
+            raise Refused(f"{_ending(argv[0], exited)}: {output(caught).strip()}")
+    finally:
+        os.close(caught)
+
+
+async def _kill(pid: int, exited: "asyncio.Future[Exit]") -> None:
+    kill_tree(pid)
+    await asyncio.wait([exited], timeout=_DEATH_LIMIT_S)
+
+
+def _ending(name: str, exited: "asyncio.Future[Exit]") -> str:
+    return ended_badly(name, exited.result().status if exited.done() else 137)

@@ -1,0 +1,141 @@
+"""Idmapped mounts: the files of another range of ids, seen as those of the container's.
+
+The kernel takes the mapping from a user namespace, which is made for the purpose.  Only a mount
+that is nowhere yet can be mapped, so what is mapped is a clone, which then gets its place.
+"""
+
+import contextlib
+import os
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+from shimv2 import linux
+from shimv2.errors import Refused
+from shimv2.gotext import quote, strerror
+from shimv2.mounts.options import Options
+from shimv2.mounts.overlay import with_layers
+from shimv2.spawn import user_namespace_holder
+from shimv2.unmounts import unmount_fully
+
+_LARGEST_ID: Final = 2**32 - 2  # the last number means: none
+
+
+def parse_map(name: str, text: str) -> str:
+    """Turn `inside:outside:count`, several separated by commas, into the lines the kernel takes.
+
+    Raises:
+        Refused: it is none.
+    """
+    lines = []
+    for part in text.split(","):
+        numbers = part.split(":")
+        if len(numbers) != 3 or not all(n.isascii() and n.isdecimal() for n in numbers):
+            raise _bad_map(name, text)
+        inside, outside, count = map(int, numbers)
+        if not count or max(inside, outside) + count - 1 > _LARGEST_ID:
+            raise _bad_map(name, text)
+        lines.append(f"{inside} {outside} {count}\n")
+    return "".join(lines)
+
+
+def _bad_map(name: str, text: str) -> Refused:
+    return Refused(f"mount option {name}={quote(text)}: expected CONTAINER:HOST:SIZE[,...]")
+
+
+@contextlib.contextmanager
+def user_namespace(options: Options) -> Iterator[int]:
+    """An fd of a user namespace with the mapping of the options.  From the main thread only.
+
+    Raises:
+        Refused: the mapping is none, or the kernel refuses it.
+    """
+    maps = {
+        "uid_map": parse_map("uidmap", options.uid_map),
+        "gid_map": parse_map("gidmap", options.gid_map),
+    }
+    try:
+        with user_namespace_holder() as pid:
+            for name, lines in maps.items():
+                with open(f"/proc/{pid}/{name}", "w", encoding="ascii") as file:
+                    file.write(lines)
+            fd = os.open(f"/proc/{pid}/ns/user", os.O_RDONLY)
+    except OSError as exc:
+        text = f"cannot make a user namespace for uidmap={options.uid_map}"
+        raise Refused(f"{text},gidmap={options.gid_map}: {strerror(exc.errno or 0)}") from exc
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def attach(source: str, target: str, namespace_fd: int, *, recursive: bool = False) -> None:
+    """Bind the idmapped clone of what is at `source` to `target`.
+
+    Raises:
+        Refused: the kernel, or the filesystem, cannot do that.
+    """
+    with clone(source, namespace_fd, recursive=recursive) as tree:
+        place(tree, target)
+
+
+@contextlib.contextmanager
+def clone(
+    source: str, namespace_fd: int, *, recursive: bool = False, read_only: bool = False
+) -> Iterator[int]:
+    """An idmapped clone of what is mounted at `source`, that is nowhere yet: an fd."""
+    try:
+        tree = linux.open_tree(source, recursive=recursive)
+    except OSError as exc:
+        raise _refused(source, "open_tree", exc) from exc
+    try:
+        try:
+            linux.set_idmap(tree, namespace_fd, recursive=recursive, read_only=read_only)
+        except OSError as exc:
+            raise _refused(source, "mount_setattr", exc) from exc
+        yield tree
+    finally:
+        os.close(tree)
+
+
+def place(tree: int, target: str) -> None:
+    try:
+        linux.move_mount(tree, target)
+    except OSError as exc:
+        raise _refused(target, "move_mount", exc) from exc
+
+
+def _refused(path: str, call: str, exc: OSError) -> Refused:
+    return Refused(f"cannot idmap {path}: {call}: {strerror(exc.errno or 0)}")
+
+
+@contextlib.contextmanager
+def mapped_layers(
+    words: Sequence[str], namespace_fd: int, folder: str
+) -> Iterator[tuple[str, ...]]:
+    """An overlay's options with its lower layers idmapped; they are mounted below `folder`.
+
+    An overlay cannot be idmapped itself.  It keeps clones of its own, so the mounts are only needed
+    until it is there.  Read-only: who removes `folder` before us must not remove the layers.
+    """
+    count = 0
+    with contextlib.ExitStack() as undo:
+        os.mkdir(folder, 0o700)
+        undo.callback(os.rmdir, folder)
+
+        def mapped(layer: str) -> str:
+            nonlocal count
+            point = f"{folder}/{count}"
+            count += 1
+            os.mkdir(point, 0o700)
+            undo.callback(os.rmdir, point)
+            with clone(layer, namespace_fd, read_only=True) as tree:
+                place(tree, point)
+            undo.callback(unmount_fully, point)
+            return escaped(point)
+
+        yield with_layers(words, mapped)
+
+
+def escaped(path: str) -> str:
+    """A layer's name as overlay reads it."""
+    return path.replace("\\", "\\\\").replace(":", "\\:").replace(",", "\\,")

@@ -1,0 +1,68 @@
+"""Mount options as containerd says them: flags for the kernel, data for the filesystem.  Pure."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from shimv2 import linux
+from shimv2.errors import Refused
+from shimv2.gotext import quote
+
+_SET: Final = {
+    "ro": linux.MS_RDONLY, "nosuid": linux.MS_NOSUID, "nodev": linux.MS_NODEV,
+    "noexec": linux.MS_NOEXEC, "sync": linux.MS_SYNCHRONOUS, "dirsync": linux.MS_DIRSYNC,
+    "remount": linux.MS_REMOUNT, "mand": linux.MS_MANDLOCK, "noatime": linux.MS_NOATIME,
+    "nodiratime": linux.MS_NODIRATIME, "relatime": linux.MS_RELATIME,
+    "strictatime": linux.MS_STRICTATIME, "bind": linux.MS_BIND,
+    "rbind": linux.MS_BIND | linux.MS_REC,
+}  # fmt: skip
+_CLEAR: Final = {
+    "rw": linux.MS_RDONLY, "suid": linux.MS_NOSUID, "dev": linux.MS_NODEV,
+    "exec": linux.MS_NOEXEC, "async": linux.MS_SYNCHRONOUS, "nomand": linux.MS_MANDLOCK,
+    "atime": linux.MS_NOATIME, "diratime": linux.MS_NODIRATIME,
+    "norelatime": linux.MS_RELATIME, "nostrictatime": linux.MS_STRICTATIME,
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    flags: int = 0
+    data: tuple[str, ...] = ()
+    loop: bool = False
+    direct_io: bool = False
+    uid_map: str = ""  # as given; both or none
+    gid_map: str = ""
+
+
+def parse_options(words: Sequence[str]) -> Options:
+    """Split mount options into flags and the filesystem's data; what is no flag is data.
+
+    Raises:
+        Refused: an option meant for the daemon got through to us, or half of an id mapping.
+    """
+    refuse_daemons_own(words)
+    flags, data, loop = 0, [], "loop" in words
+    maps = {"uidmap": "", "gidmap": ""}
+    for word in words:
+        name, given, value = word.partition("=")
+        if given and name in maps:
+            maps[name] = value
+        elif word in _SET:
+            flags |= _SET[word]
+        elif word in _CLEAR:
+            flags &= ~_CLEAR[word]
+        elif word != "loop" and not (loop and word == "direct-io"):
+            data.append(word)
+    if bool(maps["uidmap"]) != bool(maps["gidmap"]):
+        # Mounted without a mapping, all files would belong to somebody else.
+        raise Refused("an idmapped mount needs both uidmap and gidmap")
+    return Options(
+        flags, tuple(data), loop, loop and "direct-io" in words, maps["uidmap"], maps["gidmap"]
+    )
+
+
+def refuse_daemons_own(words: Sequence[str]) -> None:
+    for word in words:
+        if word.startswith("X-containerd."):
+            text = f"internal mount option {quote(word)} was not consumed by the mount manager"
+            raise Refused(text)

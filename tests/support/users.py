@@ -1,0 +1,30 @@
+"""Doing things as an ordinary user."""
+
+import os
+import traceback
+from collections.abc import Callable
+from typing import Final
+
+from tests.support.children import wait_for
+
+USER: Final = 1000  # nobody needs to have that number
+
+
+def as_user(work: Callable[[], object], *, uid: int = USER) -> int:
+    """Do `work` in a child without privileges; its exit status, 1 with the error on stderr.
+
+    The child has all modules of ours: the user may be unable to read the files they came from.
+    """
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.setgroups([])
+            os.setresgid(uid, uid, uid)
+            os.setresuid(uid, uid, uid)
+            work()
+            os._exit(0)
+        except BaseException:  # noqa: BLE001 - told, and the end of the child
+            traceback.print_exc()
+        finally:
+            os._exit(1)
+    return wait_for(pid)

@@ -1,0 +1,273 @@
+"""FUSE mounts: by the programs of Debian, and by scripts that go wrong."""
+
+import asyncio
+import os
+import signal
+import tempfile
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from shimv2 import linux, mounts
+from shimv2.errors import Refused
+from shimv2.model import Mount
+from shimv2.mounts import fuse
+from shimv2.reaper import Reaper
+from shimv2.unmounts import mount_points_below, mounts_on, unmount_fully
+from tests.support.aio import run
+from tests.support.leaks import children_of, command
+from tests.support.mounts import a_rootfs, flags_of, layers, overlay
+from tests.support.users import USER, as_user
+
+pytestmark = pytest.mark.root
+
+PREFIX = "failed to mount rootfs component: "
+MOUNT_FUSE3 = "#!/bin/sh\nPATH=/usr/sbin:/usr/bin:/sbin:/bin\n"
+
+
+@pytest.fixture
+def rootfs(tmp_path: Path) -> Iterator[str]:
+    with a_rootfs(tmp_path) as target:
+        yield target
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> str:
+    (folder,) = layers(tmp_path, 1)
+    return folder
+
+
+def reaping(scenario: Callable[[Reaper], Awaitable[None]]) -> None:
+    """Run a scenario as the shim runs: a subreaper with its reaper at work."""
+
+    async def main() -> None:
+        reaper = Reaper(asyncio.get_running_loop())
+        reaper.start()
+        try:
+            await scenario(reaper)
+            # What served the filesystem was left to us; it ends with the mount.
+            while children := children_of(os.getpid()):
+                assert all("bindfs" in command(pid) for pid in children)
+                await asyncio.sleep(0.005)
+        finally:
+            reaper.stop()
+
+    linux.set_child_subreaper(True)
+    try:
+        run(main(), 30)
+    finally:
+        linux.set_child_subreaper(False)
+
+
+@pytest.fixture
+def helper(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """A `mount.fuse3` of the test's own; what it calls is found all the same."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    monkeypatch.setenv("PATH", str(folder))
+
+    def install(script: str) -> None:
+        (folder / "mount.fuse3").write_text(MOUNT_FUSE3 + script)
+        (folder / "mount.fuse3").chmod(0o755)
+
+    return install
+
+
+@pytest.mark.parametrize("kind", ["fuse", "fuse3"])
+def test_filesystem_is_served_until_it_is_unmounted(source: str, rootfs: str, kind: str) -> None:
+    """The type says which helper and which program; each option is handed on."""
+
+    async def scenario(reaper: Reaper) -> None:
+        mount = Mount(f"{kind}.bindfs", source, "", ("ro", "allow_other"))
+        await mounts.mount_all([mount], rootfs, reaper)
+        assert os.listdir(rootfs) == ["file-0"]
+        assert "ro" in flags_of(rootfs)
+        await mounts.unmount_all([mount], rootfs, reaper)
+        assert os.listdir(rootfs) == []
+
+    reaping(scenario)
+
+
+def test_batch_of_both_kinds_is_mounted_in_order(tmp_path: Path, rootfs: str) -> None:
+    """A FUSE mount inside of an overlay, a tmpfs inside of that; and all of it comes off."""
+    lower = layers(tmp_path, 2)
+    (Path(lower[0]) / "in").mkdir()
+    (Path(lower[1]) / "deep").mkdir()
+
+    async def scenario(reaper: Reaper) -> None:
+        batch = [
+            overlay(tmp_path, lower),
+            Mount("fuse3.bindfs", lower[1], "/in"),
+            Mount("tmpfs", "tmpfs", "in/deep", ("size=64k",)),
+        ]
+        await mounts.mount_all(batch, rootfs, reaper)
+        assert mount_points_below(rootfs) == [f"{rootfs}/in/deep", f"{rootfs}/in", rootfs]
+        await mounts.unmount_recursive(rootfs, reaper)
+        assert mount_points_below(rootfs) == []
+
+    reaping(scenario)
+
+
+def test_later_mount_that_fails_takes_the_filesystem_with_it(source: str, rootfs: str) -> None:
+    """All or nothing, whoever mounted; the program that served it ends."""
+
+    async def scenario(reaper: Reaper) -> None:
+        batch = [Mount("fuse3.bindfs", source, ""), Mount("nofs", "x", "")]
+        with pytest.raises(Refused, match="no such device"):
+            await mounts.mount_all(batch, rootfs, reaper)
+        assert mount_points_below(rootfs) == []
+
+    reaping(scenario)
+
+
+def test_missing_helper_is_told(source: str, rootfs: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The usual case on a machine without FUSE."""
+    monkeypatch.setenv("PATH", "/nowhere")
+
+    async def scenario(reaper: Reaper) -> None:
+        with pytest.raises(Refused) as caught:
+            await mounts.mount_all([Mount("fuse.x", source, "")], rootfs, reaper)
+        assert str(caught.value) == (
+            f'{PREFIX}mount.fuse: exec: "mount.fuse": executable file not found in $PATH'
+        )
+
+    reaping(scenario)
+
+
+def test_missing_program_is_told_in_the_helpers_words(source: str, rootfs: str) -> None:
+    """What the helper prints is the only clue."""
+
+    async def scenario(reaper: Reaper) -> None:
+        with pytest.raises(Refused) as caught:
+            await mounts.mount_all([Mount("fuse3.nosuchfs", source, "")], rootfs, reaper)
+        text = f"{PREFIX}mount.fuse3 did not terminate successfully: exit status 127: "
+        assert str(caught.value).startswith(text)
+        assert "nosuchfs" in str(caught.value)
+
+    reaping(scenario)
+
+
+def test_helper_that_mounts_and_then_fails_leaves_no_mount(
+    rootfs: str, helper: Callable[[str], None]
+) -> None:
+    """Whatever is new at the mount point comes off; what was there stays."""
+    helper('mount -t tmpfs tmpfs "$2"; echo "went wrong: $*" >&2; exit 3')
+
+    async def scenario(reaper: Reaper) -> None:
+        before = Mount("tmpfs", "tmpfs", "")
+        await mounts.mount_all([before], rootfs, reaper)
+        with pytest.raises(Refused) as caught:
+            await mounts.mount_all([Mount("fuse3.x", "s", "", ("a", "b=c"))], rootfs, reaper)
+        assert str(caught.value) == (
+            f"{PREFIX}mount.fuse3 did not terminate successfully: exit status 3: "
+            f"went wrong: s {rootfs} -o a -o b=c -t x"
+        )
+        assert mounts_on(rootfs) == 1
+        await mounts.unmount_all([before], rootfs, reaper)
+
+    reaping(scenario)
+
+
+def test_helper_that_mounts_nothing_is_no_success(
+    rootfs: str, helper: Callable[[str], None]
+) -> None:
+    """A container must not start in an empty folder."""
+    helper("exit 0")
+
+    async def scenario(reaper: Reaper) -> None:
+        with pytest.raises(Refused, match=f"mount.fuse3 has mounted nothing at {rootfs}"):
+            await mounts.mount_all([Mount("fuse3.x", "s", "")], rootfs, reaper)
+
+    reaping(scenario)
+
+
+def test_helper_that_hangs_is_killed_with_its_children(
+    rootfs: str, helper: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A time limit; what it had mounted comes off."""
+    monkeypatch.setattr(fuse, "HELPER_LIMIT_S", 0.5)
+    helper('mount -t tmpfs tmpfs "$2"; echo waiting; sleep 1000; true')
+
+    async def scenario(reaper: Reaper) -> None:
+        with pytest.raises(Refused, match=r"exit status 137: waiting$"):
+            await mounts.mount_all([Mount("fuse3.x", "s", "")], rootfs, reaper)
+        assert mount_points_below(rootfs) == []
+
+    reaping(scenario)
+
+
+def test_cancelled_mount_kills_the_helper(
+    tmp_path: Path, rootfs: str, helper: Callable[[str], None]
+) -> None:
+    """The caller's time is up, or it left."""
+    helper(f'mount -t tmpfs tmpfs "$2"; touch {tmp_path}/begun; sleep 1000; true')
+
+    async def scenario(reaper: Reaper) -> None:
+        call = mounts.mount_all([Mount("fuse3.x", "s", "")], rootfs, reaper)
+        task = asyncio.get_running_loop().create_task(call)
+        while not (tmp_path / "begun").exists():  # noqa: ASYNC110 - a condition, not an event
+            await asyncio.sleep(0.005)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert mount_points_below(rootfs) == []
+
+    reaping(scenario)
+
+
+def test_filesystem_whose_program_was_killed_is_unmounted(source: str, rootfs: str) -> None:
+    """ENOTCONN from everything but umount(2)."""
+
+    async def scenario(reaper: Reaper) -> None:
+        await mounts.mount_all([Mount("fuse3.bindfs", source, "")], rootfs, reaper)
+        (server,) = children_of(os.getpid())
+        os.kill(server, signal.SIGKILL)
+        while children_of(os.getpid()):  # noqa: ASYNC110 - a condition, not an event
+            await asyncio.sleep(0.005)
+        with pytest.raises(OSError, match="not connected"):
+            os.listdir(rootfs)
+        await mounts.unmount_recursive(rootfs, reaper)
+        assert mount_points_below(rootfs) == []
+
+    reaping(scenario)
+
+
+@pytest.fixture
+def users_mount() -> Iterator[str]:
+    """A FUSE mount of an ordinary user's, which nobody serves, where that user can see it."""
+    folder = tempfile.mkdtemp(dir="/tmp")
+    os.chmod(folder, 0o755)
+    device = os.open("/dev/fuse", os.O_RDWR)
+    owner = f"fd={device},rootmode=40000,user_id={USER},group_id={USER}"
+    linux.mount("nothing", folder, "fuse", linux.MS_NOSUID | linux.MS_NODEV, owner)
+    os.close(device)
+    yield folder
+    unmount_fully(folder)
+    os.rmdir(folder)
+
+
+def unmount_as_user(path: str) -> int:
+    async def main() -> None:
+        reaper = Reaper(asyncio.get_running_loop())
+        reaper.start()
+        await mounts.unmount_recursive(path, reaper)
+        reaper.stop()
+
+    return as_user(lambda: run(main()))
+
+
+def test_users_own_filesystem_is_unmounted_by_the_program_that_may(users_mount: str) -> None:
+    """Without privileges umount(2) is refused: fusermount3 does it."""
+    assert unmount_as_user(users_mount) == 0
+    assert mounts_on(users_mount) == 0
+
+
+def test_users_filesystem_stays_where_there_is_no_such_program(
+    users_mount: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """An error, and no endless loop."""
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert unmount_as_user(users_mount) == 1
+    assert mounts_on(users_mount) == 1
+    assert 'fusermount: exec: "fusermount": executable file not found' in capfd.readouterr().err

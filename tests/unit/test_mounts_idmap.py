@@ -1,0 +1,235 @@
+"""Idmapped mounts: whose files are seen as whose, and that nothing but the mount is left."""
+
+import errno
+import os
+import signal
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from shimv2 import linux, paths, spawn
+from shimv2.errors import Refused
+from shimv2.model import Mount
+from shimv2.unmounts import mount_points_below, mounts_on
+from tests.support.aio import run
+from tests.support.mounts import (
+    a_rootfs,
+    flags_of,
+    layers,
+    mount_all,
+    overlay,
+    unmount_all,
+    unmount_recursive,
+)
+
+pytestmark = pytest.mark.root
+
+MAPS = ("uidmap=0:100000:65536", "gidmap=0:200000:65536")
+PREFIX = "failed to mount rootfs component: "
+
+
+@pytest.fixture
+def rootfs(tmp_path: Path) -> Iterator[str]:
+    with a_rootfs(tmp_path) as target:
+        yield target
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    """A folder with a file of root's and one of user 5, group 7."""
+    folder = tmp_path / "source"
+    folder.mkdir()
+    (folder / "root").touch()
+    (folder / "five").touch()
+    os.chown(folder / "five", 5, 7)
+    return folder
+
+
+def owners(folder: str) -> dict[str, tuple[int, int]]:
+    return {entry.name: (entry.stat().st_uid, entry.stat().st_gid) for entry in os.scandir(folder)}
+
+
+def own(folder: str) -> tuple[int, int]:
+    status = os.stat(folder)
+    return status.st_uid, status.st_gid
+
+
+MAPPED = {"root": (100000, 200000), "five": (100005, 200007)}
+
+
+@pytest.mark.parametrize("kind", ["bind", "rbind"])
+def test_bind_shows_the_files_as_the_other_ids(source: Path, rootfs: str, kind: str) -> None:
+    """On disk nothing changes; one mount is there, and comes off."""
+
+    async def main() -> None:
+        mount = Mount("bind", str(source), "", (kind, "ro", *MAPS))
+        await mount_all([mount], rootfs)
+        assert owners(rootfs) == MAPPED
+        assert {"ro", "idmapped"} <= flags_of(rootfs)
+        assert owners(str(source)) == {"root": (0, 0), "five": (5, 7)}
+        assert mounts_on(rootfs) == 1
+        await unmount_all([mount], rootfs)
+        assert os.listdir(rootfs) == []
+
+    run(main())
+
+
+def test_rbind_maps_what_is_mounted_below(source: Path, rootfs: str) -> None:
+    """A recursive bind brings its mounts along; theirs are the same ids."""
+    (source / "below").mkdir()
+
+    async def main() -> None:
+        below = Mount("tmpfs", "tmpfs", "", ("size=64k",))
+        await mount_all([below], str(source / "below"))
+        (source / "below/file").touch()
+        await mount_all([Mount("bind", str(source), "", ("rbind", *MAPS))], rootfs)
+        assert owners(f"{rootfs}/below") == {"file": (100000, 200000)}
+        await unmount_recursive(rootfs)
+        await unmount_recursive(str(source))
+
+    run(main())
+
+
+def test_filesystem_is_mounted_with_the_mapping(tmp_path: Path, rootfs: str) -> None:
+    """Not only binds: what mount(2) made is replaced by its mapped clone, also further inside."""
+    os.mkdir(f"{rootfs}/in")
+
+    async def main() -> None:
+        mount = Mount("tmpfs", "tmpfs", "in", ("size=64k", "mode=700", *MAPS))
+        await mount_all([mount], rootfs)
+        assert own(f"{rootfs}/in") == (100000, 200000)
+        assert mounts_on(f"{rootfs}/in") == 1
+        await unmount_all([mount], rootfs)
+        assert mount_points_below(rootfs) == []
+
+    run(main())
+
+
+def test_several_ranges_are_mapped(source: Path, rootfs: str) -> None:
+    """As rootless users have them: oneself, then the subordinate ids."""
+    maps = ("uidmap=0:1000:1,1:300000:65535", "gidmap=0:1000:1,1:300000:65535")
+
+    async def main() -> None:
+        await mount_all([Mount("bind", str(source), "", ("bind", *maps))], rootfs)
+        assert owners(rootfs) == {"root": (1000, 1000), "five": (300004, 300006)}
+        await unmount_recursive(rootfs)
+
+    run(main())
+
+
+@pytest.mark.parametrize("count", [1, 3, 400])
+def test_overlay_shows_its_layers_as_the_other_ids(tmp_path: Path, rootfs: str, count: int) -> None:
+    """The lower layers are mapped in a folder of their own, which is gone afterwards."""
+    lower = layers(tmp_path / ("long-name-" * 20), count)
+    os.chown(f"{lower[0]}/file-0", 5, 7)
+    mount = overlay(tmp_path, lower)
+    os.chown(tmp_path / "upper", 100000, 200000)
+    mount = replace(mount, options=(*mount.options, *MAPS))
+
+    async def main() -> None:
+        await mount_all([mount], rootfs)
+        assert len(os.listdir(rootfs)) == count
+        assert owners(rootfs)["file-0"] == (100005, 200007)
+        (Path(rootfs) / "new").touch()
+        assert mount_points_below(str(tmp_path)) == [rootfs]
+        assert not os.path.exists(paths.idmapped_layers(rootfs))
+        await unmount_all([mount], rootfs)
+        assert os.listdir(tmp_path / "upper") == ["new"]
+
+    run(main(), 60, debug=False)
+
+
+def test_overlay_whose_layer_is_missing_leaves_no_mapped_layer(tmp_path: Path, rootfs: str) -> None:
+    """Those before it were mounted already."""
+    mount = overlay(tmp_path, [*layers(tmp_path, 2), "/gone"])
+    mount = replace(mount, options=(*mount.options, *MAPS))
+
+    async def main() -> None:
+        with pytest.raises(Refused) as caught:
+            await mount_all([mount], rootfs)
+        text = f"{PREFIX}cannot idmap /gone: open_tree: no such file or directory"
+        assert str(caught.value) == text
+        assert mount_points_below(str(tmp_path)) == []
+        assert not os.path.exists(paths.idmapped_layers(rootfs))
+
+    run(main())
+
+
+def test_filesystem_that_cannot_be_idmapped_is_told(rootfs: str) -> None:
+    """proc, for one; what mount(2) had made is undone."""
+
+    async def main() -> None:
+        for mount in (
+            Mount("proc", "proc", "", MAPS),
+            Mount("bind", "/proc", "", ("bind", *MAPS)),
+        ):
+            with pytest.raises(Refused) as caught:
+                await mount_all([mount], rootfs)
+            place = rootfs if mount.type == "proc" else "/proc"
+            text = f"{PREFIX}cannot idmap {place}: mount_setattr: invalid argument"
+            assert str(caught.value) == text
+            assert mount_points_below(rootfs) == []
+
+    run(main())
+
+
+@pytest.mark.parametrize("call", ["open_tree", "set_idmap", "move_mount"])
+def test_kernel_without_the_calls_is_told(
+    source: Path, rootfs: str, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    """Before Linux 5.12, or below a seccomp filter that does not know them."""
+
+    def refuse(*_args: object, **_options: object) -> None:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr(linux, call, refuse)
+
+    async def main() -> None:
+        with pytest.raises(Refused, match=r"cannot idmap .*: function not implemented"):
+            await mount_all([Mount("bind", str(source), "", ("bind", *MAPS))], rootfs)
+        assert mount_points_below(rootfs) == []
+
+    run(main())
+
+
+def test_mapping_that_the_kernel_refuses_is_told(source: Path, rootfs: str) -> None:
+    """Ranges that overlap: the error names the mapping."""
+    maps = ("uidmap=0:1000:10,5:2000:10", "gidmap=0:1000:10")
+
+    async def main() -> None:
+        with pytest.raises(Refused) as caught:
+            await mount_all([Mount("bind", str(source), "", ("bind", *maps))], rootfs)
+        assert str(caught.value) == (
+            f"{PREFIX}cannot make a user namespace for {maps[0]},{maps[1]}: invalid argument"
+        )
+
+    run(main())
+
+
+def test_limit_of_user_namespaces_is_told(
+    source: Path, rootfs: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """ENOSPC of unshare(2), in a child: the child reports it and is gone."""
+
+    def refuse(_flags: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(linux, "unshare", refuse)
+
+    async def main() -> None:
+        with pytest.raises(Refused, match="no space left on device"):
+            await mount_all([Mount("bind", str(source), "", ("bind", *MAPS))], rootfs)
+
+    run(main())
+
+
+def test_holder_of_a_namespace_is_gone_after_the_block() -> None:
+    """It is a child only as long as it is of use, has its own namespace, and no signal of ours."""
+    with spawn.user_namespace_holder() as pid:
+        ours = os.stat("/proc/self/ns/user").st_ino
+        assert os.stat(f"/proc/{pid}/ns/user").st_ino != ours
+        os.kill(pid, signal.SIGTERM)
+        assert os.stat(f"/proc/{pid}/ns/user").st_ino != ours
+    assert not os.path.exists(f"/proc/{pid}")
