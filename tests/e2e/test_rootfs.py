@@ -1,0 +1,217 @@
+"""Containers whose root is more than one overlay: idmapped, FUSE, hundreds of layers."""
+
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+
+from shimv2 import linux
+from shimv2.ctl import spec
+from shimv2.ctl.bundle import Bundle, mounts_below
+from shimv2.ctl.container import Container
+from shimv2.ctl.harness import Harness, Setup, captured
+from shimv2.ctl.streams import Capture
+from shimv2.model import Mount, Stdio
+from tests.support.harnessed import assert_alive_and_empty, in_harness, refused
+
+pytestmark = [pytest.mark.root, pytest.mark.ours("Debian 12's has no idmapped and no FUSE mounts")]
+
+FIRST, COUNT = 100000, 65536  # the range of a container's ids on the host
+MAPS = (f"uidmap=0:{FIRST}:{COUNT}", f"gidmap=0:{FIRST}:{COUNT}")
+SHOW = "stat -c '%u:%g' / /bin/busybox; touch /new 2>/dev/null && stat -c '%u:%g' /new; exit 4"
+Mounts = Callable[[Bundle], Sequence[Mount]]
+
+
+async def run_on(
+    harness: Harness, mounts: Mounts, *args: str, own_users: bool = False
+) -> Container:
+    """Create and start a container on these mounts, with a user namespace of its own if asked."""
+    container = await harness.start_shim("c1", spec.Wanted(args))
+    bundle = container.bundle
+    if own_users:
+        give_own_users(bundle)
+    bundle.make_fifos()
+    container.read(captured)
+    stdio = Stdio(stdout=bundle.fifo("stdout"), stderr=bundle.fifo("stderr"))
+    await container.create(rootfs=mounts(bundle), stdio=stdio, options=harness.options)
+    await container.task.start("c1")
+    return container
+
+
+def give_own_users(bundle: Bundle) -> None:
+    path = Path(bundle.path, "config.json")
+    config = json.loads(path.read_text())
+    config["linux"]["namespaces"].append({"type": "user"})
+    mapping = [{"containerID": 0, "hostID": FIRST, "size": COUNT}]
+    config["linux"] |= {"uidMappings": mapping, "gidMappings": mapping}
+    path.write_text(json.dumps(config))
+    os.chmod(bundle.path, 0o711)  # containerd gives the container's root a way in, too
+
+
+async def outcome(container: Container) -> tuple[int, str, str]:
+    """Wait for the end, remove the container; status and outputs."""
+    ended = await container.task.wait("c1")
+    await container.outputs_ended()
+    removed = await container.remove()
+    assert removed.action.stderr == ""
+    assert isinstance(container.stdout, Capture)
+    assert isinstance(container.stderr, Capture)
+    return ended.status, container.stdout.text, container.stderr.text
+
+
+def test_idmapped_overlay_is_the_containers_own(setup: Setup) -> None:
+    """Root's layers are seen as root's in a container whose root is another user outside."""
+
+    def mounts(bundle: Bundle) -> list[Mount]:
+        mount = bundle.overlay(setup.rootfs)
+        os.chown(os.path.join(bundle.own, "upper"), FIRST, FIRST)
+        return [Mount(mount.type, mount.source, "", (*mount.options, *MAPS))]
+
+    async def scenario(harness: Harness) -> None:
+        container = await run_on(harness, mounts, "sh", "-c", SHOW, own_users=True)
+        assert mounts_below(container.bundle.path) == [
+            os.path.join(container.bundle.path, "rootfs")
+        ]
+        assert await outcome(container) == (4, "0:0\n0:0\n0:0\n", "")
+
+    in_harness(setup, scenario)
+
+
+def test_idmapped_bind_is_the_containers_own(setup: Setup) -> None:
+    """What a snapshotter with idmapped binds gives, read-only."""
+
+    def mounts(_bundle: Bundle) -> list[Mount]:
+        return [Mount("bind", setup.rootfs, "", ("rbind", "ro", *MAPS))]
+
+    async def scenario(harness: Harness) -> None:
+        container = await run_on(harness, mounts, "sh", "-c", SHOW, own_users=True)
+        assert await outcome(container) == (4, "0:0\n0:0\n", "")
+
+    in_harness(setup, scenario)
+
+
+def fuse_root(setup: Setup) -> Mounts:
+    def mounts(bundle: Bundle) -> list[Mount]:
+        copy = os.path.join(bundle.own, "copy")
+        shutil.copytree(setup.rootfs, copy, symlinks=True)
+        return [Mount("fuse3.bindfs", copy, "", ("dev", "suid"))]
+
+    return mounts
+
+
+def servers(setup: Setup) -> list[str]:
+    """The programs that serve a filesystem of this test."""
+    shown = subprocess.run(["ps", "-eo", "args"], check=True, capture_output=True, text=True)
+    return [line for line in shown.stdout.splitlines() if setup.state in line and "bindfs" in line]
+
+
+def test_fuse_filesystem_is_a_root(setup: Setup) -> None:
+    """Written through to what it shows; its program is gone after Delete, with the shim alive."""
+
+    async def scenario(harness: Harness) -> None:
+        container = await run_on(harness, fuse_root(setup), "sh", "-c", SHOW)
+        assert len(servers(setup)) == 1
+        ended = await container.task.wait("c1")
+        assert os.path.exists(os.path.join(container.bundle.own, "copy", "new"))
+        await container.task.delete("c1")
+        assert ended.status == 4
+        assert mounts_below(container.bundle.path) == []
+        await assert_alive_and_empty(container)
+        assert servers(setup) == []
+        assert await outcome_of_rest(container) == "0:0\n0:0\n0:0\n"
+
+    in_harness(setup, scenario)
+
+
+async def outcome_of_rest(container: Container) -> str:
+    await container.outputs_ended()
+    await container.remove()
+    assert isinstance(container.stdout, Capture)
+    return container.stdout.text
+
+
+def test_fuse_root_of_a_dead_shim_is_cleaned_by_delete(setup: Setup) -> None:
+    """The program outlives the shim, as the container does; `delete` ends both."""
+
+    async def scenario(harness: Harness) -> None:
+        container = await run_on(harness, fuse_root(setup), "sleep", "1000")
+        removed = await container.destroy()
+        assert removed.exit.status == 137
+        assert removed.action.stderr == ""
+
+    in_harness(setup, scenario)
+
+
+@pytest.mark.parametrize("spread", [False, True], ids=["together", "apart"])
+@pytest.mark.parametrize("count", [100, 400])
+def test_root_of_hundreds_of_layers_runs(setup: Setup, count: int, spread: bool) -> None:
+    """In one folder with a long name, as a snapshotter has them; and each in one of its own."""
+
+    def mounts(bundle: Bundle) -> list[Mount]:
+        folder = os.path.join(bundle.own, "io.containerd.snapshotter.v1.overlayfs-" + "x" * 120)
+        lower = []
+        for number in range(count):
+            name = f"{number:0100}" if spread else str(number)
+            lower.append(os.path.join(folder, name, "fs"))
+            os.makedirs(lower[-1])
+            Path(lower[-1], f"layer-{number}").touch()
+        mount = bundle.overlay(":".join([*lower, setup.rootfs]))
+        assert sum(map(len, mount.options)) > 4096
+        return [mount]
+
+    async def scenario(harness: Harness) -> None:
+        container = await run_on(harness, mounts, "sh", "-c", "ls / | grep -c layer-")
+        assert await outcome(container) == (0, f"{count}\n", "")
+
+    in_harness(setup, scenario)
+
+
+@pytest.mark.parametrize(
+    ("mount", "said"),
+    [
+        (Mount("fuse3.nosuchfs", "s", ""), "mount.fuse3 did not terminate successfully: exit"),
+        (Mount("bind", "/", "", ("rbind", "uidmap=0:1:1")), "needs both uidmap and gidmap"),
+        (Mount("bind", "/", "", ("rbind", "uidmap=x", "gidmap=0:1:1")), 'mount option uidmap="x"'),
+        (Mount("bind", "/proc", "", ("bind", *MAPS)), "cannot idmap /proc: mount_setattr"),
+    ],
+)  # fmt: skip
+def test_root_that_cannot_be_mounted_leaves_nothing(setup: Setup, mount: Mount, said: str) -> None:
+    """The client is told why; what was mounted before it is gone, and a next Create works."""
+
+    async def scenario(harness: Harness) -> None:
+        container = await harness.start_shim("c1", spec.Wanted(["true"]))
+        good = harness.root_mount(container.bundle)
+        code, text = await refused(container.create(rootfs=[good, mount]))
+
+        assert code == 2
+        assert text.startswith("failed to mount rootfs component: ")
+        assert said in text
+        assert mounts_below(container.bundle.path) == []
+        await assert_alive_and_empty(container)
+        await container.create(rootfs=[good])
+        await container.remove()
+
+    in_harness(setup, scenario)
+
+
+def test_delete_unmounts_the_layers_a_killed_shim_was_mapping(setup: Setup) -> None:
+    """They are beside the rootfs for a moment; the daemon removes the folder next."""
+
+    async def scenario(harness: Harness) -> None:
+        container = await harness.run("c1", "true")
+        folder = Path(container.bundle.path, "rootfs.idmapped")
+        for name in ("0", "1"):
+            (folder / name).mkdir(parents=True)
+            linux.mount(setup.rootfs, str(folder / name), "", linux.MS_BIND, "")
+        await container.task.wait("c1")
+        ended = await container.binary.delete(container.bundle)
+
+        assert ended.stderr == ""
+        assert mounts_below(str(folder)) == []
+        await container.remove()
+
+    in_harness(setup, scenario)
