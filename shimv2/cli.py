@@ -258,10 +258,12 @@ def _open_standard_fds() -> None:
 
 def _quiet() -> None:
     """Print nothing the daemon did not ask for: it takes stderr for a part of the reply."""
+    import logging
     import signal
     import warnings
 
     warnings.simplefilter("ignore")
+    logging.lastResort = logging.NullHandler()  # until there is a log, if one is to be
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback
 
 

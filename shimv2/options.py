@@ -169,8 +169,8 @@ def _from_message(message: runc_pb2.Options) -> RuncOptions:
 def _from_config(message: runtimeoptions_pb2.Options) -> RuncOptions:
     """Read what CRI sends for runtimes it does not know: a TOML text, or a file with one.
 
-    The text is a whole section of containerd's configuration: what is none of our options in it is
-    meant for somebody else.
+    The text may be a whole section of containerd's configuration: what is none of our options in it
+    may be meant for somebody else, so it is no error, but told in the log.
     """
     where = message.config_path or "options"
     body = bytes(message.config_body)
@@ -181,12 +181,12 @@ def _from_config(message: runtimeoptions_pb2.Options) -> RuncOptions:
         except OSError as error:
             raise InvalidArgument(f"runtime options: {os_error(error)}") from None
     try:
-        return _from_values(tomllib.loads(body.decode()))
+        return _from_values(tomllib.loads(body.decode()), where)
     except ValueError as error:  # TOMLDecodeError and UnicodeDecodeError among them
         raise InvalidArgument(f"runtime options in {where}: {error}") from None
 
 
-def _from_values(values: Mapping[str, Any]) -> RuncOptions:
+def _from_values(values: Mapping[str, Any], where: str) -> RuncOptions:
     """Pick the options by name, whichever way it is written: BinaryName, binary_name.
 
     Raises:
@@ -197,7 +197,7 @@ def _from_values(values: Mapping[str, Any]) -> RuncOptions:
     for key, value in values.items():
         name = known.get(key.lower().replace("_", ""))
         if name is None:
-            log.debug("runtime options: %s is none of ours", key)
+            log.warning("runtime options in %s: %s is not known, and ignored", where, quote(key))
             continue
         _require_type(key, value, _FIELDS[name].default)
         options[name] = value

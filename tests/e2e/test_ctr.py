@@ -88,6 +88,41 @@ def test_installed_as_the_runc_shim_it_serves_runc_and_crun(
     assert (with_runc.stdout, with_crun.stdout) == (b"runc\n", b"crun\n")
 
 
+@pytest.mark.ours("Go's does not read it")
+def test_options_may_stand_in_a_file(containerd: Containerd, host: Host) -> None:
+    """`--runtime-config-path`, for runtimes that ctr has no options for: crun, and its root."""
+    config, binary = Path(host.folder, "options.toml"), crun(host.folder)
+    config.write_text(f'BinaryName = "{binary}"\nRoot = "{host.folder}/crun-state"\n')
+    with_config = (*RUN, "--runtime-config-path", str(config))
+
+    done = containerd.ctr(*with_config, "-d", IMAGE, "c1", "sleep", "1000")
+
+    assert done.stderr == b""
+    namespace = containerd.namespace
+    assert os.listdir(f"{host.folder}/crun-state/{namespace}") == ["c1"]
+    bundle = f"{containerd.state}/io.containerd.runtime.v2.task/{namespace}/c1"
+    assert Path(bundle, "runtime").read_text() == binary
+    containerd.ctr("task", "kill", "-s", "KILL", "c1")
+    containerd.wait_status("c1", "STOPPED")
+    assert containerd.remove_task("c1") == 137
+    containerd.ctr("container", "rm", "c1")
+    assert os.listdir(f"{host.folder}/crun-state/{namespace}") == []
+
+
+@pytest.mark.ours("Go's does not read it")
+def test_options_file_that_is_wrong_fails_the_create(containerd: Containerd, host: Host) -> None:
+    """With the file and the line, and nothing left."""
+    config = Path(host.folder, "options.toml")
+    config.write_text('Root = "/r"\nBinaryName = crun\n')
+    with_config = (*RUN, "--runtime-config-path", str(config))
+
+    done = containerd.ctr(*with_config, "--rm", IMAGE, "c1", "true", check=False)
+
+    assert done.returncode == 1
+    assert f"runtime options in {config}: Invalid value (at line 2".encode() in done.stderr
+    assert containerd.tasks() == {}
+
+
 def test_stdin_reaches_the_container(containerd: Containerd) -> None:
     """What a client writes to stdin arrives, and its end too (IO 4.7)."""
     # More than FIFO and pipe hold: ctr forgets to close stdin when it ends before Create does.

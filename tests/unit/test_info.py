@@ -8,6 +8,7 @@ import pytest
 from google.protobuf.any_pb2 import Any as Packed
 
 from protos.runc_pb2 import CheckpointOptions, Options
+from protos.runtimeoptions_pb2 import Options as GenericOptions
 from protos.types_pb2 import RuntimeInfo
 from shimv2 import VERSION
 from tests.support.boot import RUNTIME, Boot, Done
@@ -67,6 +68,39 @@ def test_options_are_echoed_with_a_bare_type(boot: Boot, url: str) -> None:
 
     assert info.options.type_url == RUNC_OPTIONS
     assert Options.FromString(info.options.value) == Options(root="/x")
+
+
+def test_runtime_may_be_named_in_a_configuration_file(boot: Boot) -> None:
+    """Options 6.1: what the daemon has for a runtime it knows nothing about is echoed as it is."""
+    other = program(boot, "other", "echo '{\"other\": 1}'")
+    config = boot.folder / "options.toml"
+    config.write_text(f'BinaryName = "{other}"\nUnknown = 1\n')
+    url = "runtimeoptions.v1.Options"
+    value = GenericOptions(config_path=str(config)).SerializeToString()
+
+    info = told(ask(boot, Packed(type_url=url, value=value).SerializeToString()))
+
+    assert (info.options.type_url, info.options.value) == (url, value)
+    assert json.loads(info.features.value) == {"other": 1}
+
+
+@pytest.mark.parametrize("text", ["BinaryName = 1", "BinaryName = ", ""])
+def test_configuration_file_of_no_use_is_an_error(boot: Boot, text: str) -> None:
+    """Which file it is, and what is wrong with it, the line included."""
+    config = boot.folder / "options.toml"
+    if text:
+        config.write_text(f"# first\n{text}\n")
+    value = GenericOptions(config_path=str(config)).SerializeToString()
+    packed = Packed(type_url="runtimeoptions.v1.Options", value=value)
+
+    done = ask(boot, packed.SerializeToString())
+
+    assert (done.returncode, done.stdout) == (1, b"")
+    said = done.stderr.decode()
+    assert said.startswith(f"{RUNTIME}: failed to read runtime options (*options.Options): ")
+    wrong = {"BinaryName = 1": "expected str, not int", "BinaryName = ": "at line 2"}
+    assert str(config) in said
+    assert wrong.get(text, "no such file or directory") in said
 
 
 @pytest.mark.rule("cli.info.3")

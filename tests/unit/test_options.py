@@ -213,6 +213,20 @@ def test_generic_options_in_a_file_are_read(tmp_path: Path) -> None:
     assert options.runtime_options(generic(path=str(config))).binary_name == "crun"
 
 
+def test_unknown_generic_option_is_told_and_ignored(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A misspelt name must be findable; a section that others read as well must not be refused."""
+    config = tmp_path / "config.toml"
+    config.write_text('BinaryNmae = "crun"\nRoot = "/r"\n[Other]\nkey = 1\n')
+
+    assert options.runtime_options(generic(path=str(config))) == RuncOptions(root="/r")
+    assert [record.getMessage() for record in caplog.records] == [
+        f'runtime options in {config}: "{name}" is not known, and ignored'
+        for name in ("BinaryNmae", "Other")
+    ]
+
+
 def test_generic_options_body_wins_over_the_file() -> None:
     assert options.runtime_options(generic(b'Root = "/r"', "/no/such")).root == "/r"
 
@@ -235,9 +249,9 @@ def test_wrong_generic_options_are_an_invalid_argument(body: bytes, reason: str)
         options.runtime_options(generic(body))
 
 
-def test_missing_file_of_generic_options_is_an_invalid_argument() -> None:
-    with pytest.raises(InvalidArgument, match="open /no/such: no such file or directory"):
-        options.runtime_options(generic(path="/no/such"))
+def test_missing_file_of_generic_options_is_an_invalid_argument(tmp_path: Path) -> None:
+    with pytest.raises(InvalidArgument, match=f"open {tmp_path}/no: no such file or directory"):
+        options.runtime_options(generic(path=f"{tmp_path}/no"))
 
 
 # --- options.json ------------------------------------------------------------------------------
