@@ -222,16 +222,21 @@ class Container:
     def pids(self) -> list[tuple[int, str]]:
         """List (pid, exec id or "") of the container's processes, from its cgroup.
 
-        Never empty: daemons take a shim that answers an empty list for leaked and reap it.
+        Without one, which is so rootless, those that we started.  Never empty: daemons take a shim
+        that answers an empty list for leaked and reap it.
 
         Raises:
             Refused: the container is still to be restored; in the words of runc.
         """
         if not self.init.pid:
             raise Refused("container does not exist")
-        found = self.init.cgroup.pids() if self.init.cgroup else []
         execs = {process.pid: exec_id for exec_id, process in self.execs.items() if process.pid}
-        return [(pid, execs.get(pid, "")) for pid in found or [self.init.pid]]
+        if self.init.cgroup:
+            found = self.init.cgroup.pids() or [self.init.pid]
+        else:
+            running = [each.pid for each in self.execs.values() if each.pid and not each.exit]
+            found = [self.init.pid, *running]
+        return [(pid, execs.get(pid, "")) for pid in found]
 
     def stats(self) -> v1.Stats | v2.Stats:
         """What the container's cgroup counts, in whatever state the container is.

@@ -30,6 +30,11 @@ def _v1_mounts() -> dict[str, str]:
         return parse.mountpoints(file.read())
 
 
+def _memberships(pid: int | str) -> dict[str, str]:
+    with open(f"/proc/{pid}/cgroup", encoding="utf-8") as file:
+        return parse.memberships(file.read())
+
+
 class Cgroup:
     """The directories of a container's cgroup.  Holds no fd; valid after the cgroup is gone."""
 
@@ -39,10 +44,18 @@ class Cgroup:
 
     @classmethod
     def of(cls, pid: int) -> "Cgroup | None":
-        """Find the cgroup of `pid`; None when it is gone or in no cgroup of its own."""
+        """Find the cgroup of `pid`; None when it is gone or in no cgroup of its own.
+
+        A cgroup that it shares with us it has from us: rootless, a runtime may be unable to make
+        one, and what is counted there is the user's whole session.
+        """
         try:
-            with open(f"/proc/{pid}/cgroup", encoding="utf-8") as file:
-                member = parse.memberships(file.read())
+            ours = _memberships("self")
+            member = {
+                controller: path
+                for controller, path in _memberships(pid).items()
+                if path != ours.get(controller)
+            }
         except OSError:
             return None
         if is_unified():

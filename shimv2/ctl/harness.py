@@ -36,6 +36,9 @@ class Setup:
     namespace: str = "shimctl"
     runtime: str = ""  # "" = the shim's default, runc
     runtime_root: str = ""
+    io_uid: int = 0  # who owns the container's ends of its streams
+    io_gid: int = 0
+    socket_dir: str = ""  # asked for of daemons from 2.3 on; "" = the shim chooses
     rootfs: str = ""  # a folder; "" = a busybox root made by ourselves
     generation: Generation = Generation.V1_6
     sink: str = "events.sock"  # below the state folder
@@ -61,6 +64,7 @@ class Harness:
             generation=setup.generation,
             env=setup.env,
             debug=setup.debug,
+            socket_dir=setup.socket_dir,
         )
         self.containers: dict[str, Container] = {}
 
@@ -80,7 +84,13 @@ class Harness:
 
     @property
     def options(self) -> any_pb2.Any | None:
-        return runc_options(binary_name=self.setup.runtime, root=self.setup.runtime_root)
+        setup = self.setup
+        return runc_options(
+            binary_name=setup.runtime,
+            root=setup.runtime_root,
+            io_uid=setup.io_uid,
+            io_gid=setup.io_gid,
+        )
 
     def bundle(self, container_id: str) -> Bundle:
         return Bundle(self.setup.state, self.setup.namespace, container_id)

@@ -108,8 +108,10 @@ def pack(url: str, value: bytes) -> any_pb2.Any:
     return any_pb2.Any(type_url=url, value=value)
 
 
-def runc_options(*, binary_name: str = "", root: str = "") -> any_pb2.Any | None:
+def runc_options(
+    *, binary_name: str = "", root: str = "", io_uid: int = 0, io_gid: int = 0
+) -> any_pb2.Any | None:
     """Return the runtime's options as containerd passes them, or None when all are defaults."""
-    options = runc_pb2.Options(binary_name=binary_name, root=root)
+    options = runc_pb2.Options(binary_name=binary_name, root=root, io_uid=io_uid, io_gid=io_gid)
     value = options.SerializeToString()
     return pack(OPTIONS_URL, value) if value else None

@@ -1,11 +1,11 @@
 """Containers whose root is more than one overlay: idmapped, FUSE, hundreds of layers."""
 
-import json
 import os
 import shutil
 import subprocess
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,10 +13,10 @@ from shimv2 import linux
 from shimv2.ctl import spec
 from shimv2.ctl.bundle import Bundle, mounts_below
 from shimv2.ctl.container import Container
-from shimv2.ctl.harness import Harness, Setup, captured
+from shimv2.ctl.harness import Harness, Setup
 from shimv2.ctl.streams import Capture
-from shimv2.model import Mount, Stdio
-from tests.support.harnessed import assert_alive_and_empty, in_harness, refused
+from shimv2.model import Mount
+from tests.support.harnessed import assert_alive_and_empty, created_on, in_harness, outcome, refused
 
 pytestmark = [pytest.mark.root, pytest.mark.ours("Debian 12's has no idmapped and no FUSE mounts")]
 
@@ -29,38 +29,18 @@ Mounts = Callable[[Bundle], Sequence[Mount]]
 async def run_on(
     harness: Harness, mounts: Mounts, *args: str, own_users: bool = False
 ) -> Container:
-    """Create and start a container on these mounts, with a user namespace of its own if asked."""
-    container = await harness.start_shim("c1", spec.Wanted(args))
-    bundle = container.bundle
-    if own_users:
-        give_own_users(bundle)
-    bundle.make_fifos()
-    container.read(captured)
-    stdio = Stdio(stdout=bundle.fifo("stdout"), stderr=bundle.fifo("stderr"))
-    await container.create(rootfs=mounts(bundle), stdio=stdio, options=harness.options)
+    """Run a container on these mounts, with a user namespace of its own if asked."""
+    edit = give_own_users if own_users else None
+    container = await created_on(harness, mounts, *args, edit=edit)
     await container.task.start("c1")
     return container
 
 
-def give_own_users(bundle: Bundle) -> None:
-    path = Path(bundle.path, "config.json")
-    config = json.loads(path.read_text())
+def give_own_users(bundle: Bundle, config: dict[str, Any]) -> None:
     config["linux"]["namespaces"].append({"type": "user"})
     mapping = [{"containerID": 0, "hostID": FIRST, "size": COUNT}]
     config["linux"] |= {"uidMappings": mapping, "gidMappings": mapping}
-    path.write_text(json.dumps(config))
     os.chmod(bundle.path, 0o711)  # containerd gives the container's root a way in, too
-
-
-async def outcome(container: Container) -> tuple[int, str, str]:
-    """Wait for the end, remove the container; status and outputs."""
-    ended = await container.task.wait("c1")
-    await container.outputs_ended()
-    removed = await container.remove()
-    assert removed.action.stderr == ""
-    assert isinstance(container.stdout, Capture)
-    assert isinstance(container.stderr, Capture)
-    return ended.status, container.stdout.text, container.stderr.text
 
 
 def test_idmapped_overlay_is_the_containers_own(setup: Setup) -> None:

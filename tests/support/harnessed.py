@@ -1,16 +1,19 @@
 """What tests with the harness share: running a scenario in it, and how a call is refused."""
 
-from collections.abc import Awaitable, Callable
+import json
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import pytest
 
 from shimv2.ctl import spec
+from shimv2.ctl.bundle import Bundle
 from shimv2.ctl.container import Container
-from shimv2.ctl.harness import Harness, Setup
+from shimv2.ctl.harness import Harness, Setup, captured
+from shimv2.ctl.streams import Capture
 from shimv2.ctl.task import TaskClient
-from shimv2.model import Exit
+from shimv2.model import Exit, Mount, Stdio
 from tests.support.aio import run
 from tests.support.cgroups import unified
 from tests.support.host import RUNTIME_UNDER_TEST
@@ -27,6 +30,38 @@ def in_harness(setup: Setup, scenario: Callable[[Harness], Awaitable[None]]) -> 
             await scenario(harness)
 
     run(main(), _LIMIT_S, loop="stock")
+
+
+async def created_on(
+    harness: Harness,
+    rootfs: Callable[[Bundle], Sequence[Mount]],
+    *args: str,
+    edit: Callable[[Bundle, dict[str, Any]], None] | None = None,
+) -> Container:
+    """Create a container `c1` on these mounts, with its configuration edited if need be."""
+    container = await harness.start_shim("c1", spec.Wanted(args))
+    bundle = container.bundle
+    if edit:
+        path = Path(bundle.path, "config.json")
+        config = json.loads(path.read_text())
+        edit(bundle, config)
+        path.write_text(json.dumps(config))
+    bundle.make_fifos()
+    container.read(captured)
+    stdio = Stdio(stdout=bundle.fifo("stdout"), stderr=bundle.fifo("stderr"))
+    await container.create(rootfs=rootfs(bundle), stdio=stdio, options=harness.options)
+    return container
+
+
+async def outcome(container: Container) -> tuple[int, str, str]:
+    """Wait for the end of a container and remove it; its status and outputs."""
+    ended = await container.task.wait(container.id)
+    await container.outputs_ended()
+    removed = await container.remove()
+    assert removed.action.stderr == ""
+    assert isinstance(container.stdout, Capture)
+    assert isinstance(container.stderr, Capture)
+    return ended.status, container.stdout.text, container.stderr.text
 
 
 async def refused(call: Awaitable[object]) -> tuple[int, str]:

@@ -92,8 +92,13 @@ def install_shim(path: str) -> None:
         os.symlink(os.path.abspath(OTHER_SHIM), path)
         return
     root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+    write_shim(path, root=root, python=sys.executable)
+
+
+def write_shim(path: str, *, root: str, python: str) -> None:
+    """Write the shim's script, of the tree at `root`."""
     with open(path, "w", encoding="utf-8") as file:
-        file.write(_SCRIPT.format(python=sys.executable, root=root))
+        file.write(_SCRIPT.format(python=python, root=root))
     os.chmod(path, 0o755)
 
 
