@@ -316,6 +316,7 @@ def _io_policy(bundle: str, settings: Settings) -> IoPolicy:
         limit_bytes=wanted.limit_bytes,
         drain_grace_s=wanted.drain_grace_s,
         drain_limit_s=settings.drain_limit_s,
+        stdin_hangup_s=wanted.stdin_hangup_s,
     )
 
 

@@ -158,6 +158,7 @@ DROP_OLDEST: Final = "drop-oldest"
 
 POLICY_ANNOTATION: Final = "pyrunc.shim/stdio-policy"
 GRACE_ANNOTATION: Final = "pyrunc.shim/drain-grace-ms"
+HANGUP_ANNOTATION: Final = "pyrunc.shim/stdin-hangup-s"
 
 BUFFER_LIMIT_BYTES: Final = 64 * 1024 * 1024
 """The most that an annotation can make a shim keep of one stream: who writes it is not root."""
@@ -172,6 +173,7 @@ class ContainerPolicy:
     stdio_policy: str = BLOCK  # when nobody reads: BLOCK the writer, BUFFER, or DROP_OLDEST
     limit_bytes: int = 0  # of what is kept of one stream; 0 with BLOCK
     drain_grace_s: float = 0.5
+    stdin_hangup_s: float | None = None  # from the last client's leaving to the end; None: no end
 
 
 def container_policy(annotations: Mapping[str, str], settings: Settings) -> ContainerPolicy:
@@ -184,7 +186,10 @@ def container_policy(annotations: Mapping[str, str], settings: Settings) -> Cont
     grace_s = settings.drain_grace_s
     if GRACE_ANNOTATION in annotations:
         grace_s = _number(annotations, GRACE_ANNOTATION, _GRACE_LIMIT_MS) / 1000
-    return ContainerPolicy(stdio_policy, limit_bytes, grace_s)
+    hangup_s = None
+    if HANGUP_ANNOTATION in annotations:
+        hangup_s = float(_number(annotations, HANGUP_ANNOTATION, int(_LONGEST_S)))
+    return ContainerPolicy(stdio_policy, limit_bytes, grace_s, hangup_s)
 
 
 def _policy(text: str) -> tuple[str, int]:

@@ -10,8 +10,9 @@ from shimv2.io.copy import Relay
 from shimv2.io.fifo import Fd, Pinned, reason
 from shimv2.io.logger import Logger
 from shimv2.io.process_io import IoPolicy
-from shimv2.io.relayed import STDIN_POLICY, RelayedIO
+from shimv2.io.relayed import RelayedIO
 from shimv2.io.sinks import NoReader, Sink, open_output
+from shimv2.io.stdin import StdinRelay
 from shimv2.io.uri import fifo_path
 from shimv2.model import Stdio
 
@@ -73,7 +74,7 @@ class ConsoleIO(RelayedIO):
         self._run(1, self._output)
         if self._stdin is not None and not self._hung_up:
             into = _Input(console.master, on_end=self._hang_up)
-            self._run(0, Relay("stdin", self._stdin, into, STDIN_POLICY))
+            self._run(0, StdinRelay(self._stdin, into))
 
     async def _open_output(self, deadline: float) -> Sink:
         if self._logger is not None:

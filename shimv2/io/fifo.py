@@ -11,6 +11,7 @@ import errno
 import functools
 import logging
 import os
+import select
 import stat
 from typing import Final, Self
 
@@ -103,10 +104,12 @@ class Pinned:
 class StdinFifo:
     """Both ends of a stdin FIFO: one to read, one that only keeps it from ending.
 
-    As long as the shim is a writer too, a client that detaches is not the end of the input.
+    As long as the shim is a writer too, a client that detaches is not the end of the input - and is
+    not noticed.  So with `hangup_s`, the time after which it is the end, the shim is none until
+    then: the kernel tells when the last writer has left, but not that there has been none yet.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, hangup_s: float | None = None) -> None:
         """Open both ends; the reading one first, so that the other need not wait for a reader.
 
         A name that is no FIFO is only read.
@@ -114,11 +117,14 @@ class StdinFifo:
         Raises:
             Refused: with the reference's text.
         """
+        self.hangup_s = hangup_s  # None: it ends when the last writer has left, us included
         self._reader = self._writer = Fd(-1)
         try:
             with Pinned(path) as pinned:
                 self._reader = pinned.open(os.O_RDONLY)
-                if pinned.is_fifo():
+                if not pinned.is_fifo():
+                    self.hangup_s = None
+                elif hangup_s is None:
                     self._writer = pinned.open(os.O_WRONLY)
         except OSError as exc:
             self.close()
@@ -129,9 +135,27 @@ class StdinFifo:
     def number(self) -> int:
         return self._reader.number
 
+    def is_deserted(self) -> bool:
+        """Whether there have been writers, and none is left."""
+        poll = select.poll()
+        poll.register(self._reader.number, 0)
+        return any(event & select.POLLHUP for _, event in poll.poll(0))
+
+    def hold(self) -> None:
+        """Become a writer.  Without it a FIFO whose writers have left is readable for ever."""
+        if self._writer.number < 0:
+            path = f"/proc/self/fd/{self._reader.number}"
+            self._writer = Fd(os.open(path, os.O_WRONLY | NO_SURPRISES))
+
+    def let_go(self) -> None:
+        self._writer.close()
+
     def release(self) -> None:
         """CloseIO: stop being a writer.  The input ends when the last client's writer has left."""
-        self._writer.close()
+        if self.hangup_s is not None and self._reader.number >= 0:
+            self.hangup_s = None
+            self.hold()  # there may have been no writer at all: it ends when one has left
+        self.let_go()
 
     def close(self) -> None:
         self._writer.close()

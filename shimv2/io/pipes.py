@@ -6,11 +6,12 @@ from collections.abc import Mapping
 from typing import Final
 
 from shimv2.errors import Refused
-from shimv2.io.copy import Relay, Source
+from shimv2.io.copy import Relay
 from shimv2.io.fifo import Fd, reason
 from shimv2.io.process_io import IoPolicy
-from shimv2.io.relayed import STDIN_POLICY, RelayedIO
+from shimv2.io.relayed import RelayedIO
 from shimv2.io.sinks import FileSink, NoReader, PipeSink, Sink, open_output
+from shimv2.io.stdin import StdinRelay
 from shimv2.io.uri import fifo_path
 from shimv2.model import Stdio
 
@@ -84,9 +85,10 @@ class PipeIO(RelayedIO):
                 raise Refused(f"{_COPY_FAILED}closed")
             undo.pop_all()
         if self._stdin is not None:
-            self._relay(0, self._stdin, PipeSink(self._ours.pop(0)))
+            self._run(0, StdinRelay(self._stdin, PipeSink(self._ours.pop(0))))
         for number, sink in sinks.items():
-            self._relay(number, self._ours.pop(number), sink)
+            source = self._ours.pop(number)
+            self._run(number, Relay(_NAMES[number], source, sink, self._policy))
 
     async def _open_outputs(self, deadline: float, undo: contextlib.ExitStack) -> dict[int, Sink]:
         """Open stdout's file, then stderr's: one file for both when they name the same one."""
@@ -106,10 +108,6 @@ class PipeIO(RelayedIO):
 
     def _both_outputs_alike(self) -> bool:
         return self._to_file or self._paths[1] == self._paths[2]
-
-    def _relay(self, number: int, source: Source, sink: Sink) -> None:
-        policy = self._policy if number else STDIN_POLICY
-        self._run(number, Relay(_NAMES[number], source, sink, policy))
 
     def _release(self) -> None:
         self._closed = True

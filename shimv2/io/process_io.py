@@ -20,6 +20,7 @@ class IoPolicy:
     limit_bytes: int = 0  # kept in memory per stream, beside pipe and FIFO; 0 with BLOCK
     drain_grace_s: float = 0.5  # without a byte, while somebody still holds the writing end
     drain_limit_s: float = 10.0
+    stdin_hangup_s: float | None = None  # after the last client left; None: never the end
     open_limit_s: float = 30.0  # for all output FIFOs together
 
 

@@ -9,7 +9,6 @@ from shimv2.io.copy import Relay
 from shimv2.io.fifo import StdinFifo
 from shimv2.io.process_io import IoCounters, IoPolicy, ProcessIO, StreamCounters
 
-STDIN_POLICY: Final = IoPolicy()  # blocks: what a client writes is never dropped
 _BUSY_LOOK_S: Final = 0.1  # a drain looks again no sooner while bytes are under way
 
 log = logging.getLogger(__name__)
@@ -34,7 +33,7 @@ class RelayedIO(ProcessIO):
     def _open_stdin(self, path: str, undo: contextlib.ExitStack) -> None:
         if not path:
             return
-        self._stdin = StdinFifo(path)
+        self._stdin = StdinFifo(path, self._policy.stdin_hangup_s)
         undo.callback(self._stdin.close)
         if self._stdin_closed:
             self._stdin.release()

@@ -91,13 +91,15 @@ def test_close_io_without_a_writer_hangs_the_terminal_up(setup: Setup) -> None:
     """O-385, O-386, §4.5.5: the end of input ends the terminal."""
 
     async def scenario(harness: Harness) -> None:
-        container = await run(harness, "c1", "trap 'exit 0' HUP; while :; do sleep 0.1; done")
+        script = "trap 'exit 6' HUP; echo ready; while :; do sleep 0.1; done"
+        container = await run(harness, "c1", script)
+        await screen(container).until(b"ready\r\n")  # before, the signal would meet the runtime
         await container.task.close_io("c1")
         ended = await container.task.wait("c1", timeout_s=10)
         await screen(container).ended()
         await container.remove()
 
-        assert ended.status in {0, 129}
+        assert ended.status == 6
 
     in_harness(setup, scenario)
 

@@ -67,11 +67,14 @@ SHIM: Final[Mapping[str, str]] = {
     "io.unread": "linux io.fifo",
     "io.sinks": "linux io.fifo io.unread",
     "io.copy": "linux io.process_io io.fifo io.sinks",
+    "io.stdin": "io.process_io io.fifo io.copy io.sinks",
     "io.relayed": "io.process_io io.fifo io.copy",
-    "io.pipes": "linux io.uri io.process_io io.fifo io.sinks io.copy io.relayed spawn",
+    "io.pipes": "linux io.uri io.process_io io.fifo io.sinks io.copy io.stdin io.relayed spawn",
     "io.logger": "io.uri io.process_io io.fifo reaper spawn",
     "console": "linux io.fifo",
-    "io.console": ("console io.uri io.process_io io.fifo io.sinks io.copy io.relayed io.logger"),
+    "io.console": (
+        "console io.uri io.process_io io.fifo io.sinks io.copy io.stdin io.relayed io.logger"
+    ),
     "io.stdio": (
         "linux io io.uri io.process_io io.fifo io.sinks io.copy io.pipes io.logger io.console"
     ),

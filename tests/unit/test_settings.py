@@ -198,8 +198,17 @@ def test_grace_time_is_read() -> None:
     assert policy.drain_grace_s == 1.5
 
 
+@pytest.mark.parametrize(("text", "hangup_s"), [("0", 0.0), ("30", 30.0), ("86400", 86400.0)])
+def test_hangup_time_is_read(text: str, hangup_s: float) -> None:
+    """Without the annotation input never ends by itself, as with the reference."""
+    policy = settings.container_policy({settings.HANGUP_ANNOTATION: text}, Settings())
+
+    assert policy.stdin_hangup_s == hangup_s
+    assert settings.container_policy({}, Settings()).stdin_hangup_s is None
+
+
+@pytest.mark.parametrize("name", [settings.GRACE_ANNOTATION, settings.HANGUP_ANNOTATION])
 @pytest.mark.parametrize("text", ["", "-1", "1.5", "x", "100000", "1" * 5000])
-def test_bad_time_is_an_invalid_argument(text: str) -> None:
-    name = settings.GRACE_ANNOTATION
+def test_bad_time_is_an_invalid_argument(name: str, text: str) -> None:
     with pytest.raises(InvalidArgument, match=f"annotation {name}="):
         settings.container_policy({name: text}, Settings())

@@ -1,0 +1,59 @@
+"""A process's input, and what becomes of it when the last client has left without a word."""
+
+import asyncio
+import logging
+from typing import Final
+
+from shimv2.io.copy import Relay
+from shimv2.io.fifo import StdinFifo
+from shimv2.io.process_io import IoPolicy
+from shimv2.io.sinks import Sink
+
+_POLICY: Final = IoPolicy()  # blocks: what a client writes is never dropped
+
+log = logging.getLogger(__name__)
+
+
+class StdinRelay(Relay):
+    """From the client's FIFO to the process.
+
+    Where a hang-up counts, the FIFO tells when its last writer has left.  Then it is held open for
+    so long, and looked at again: who has written meanwhile was a client, and has the time anew.
+    """
+
+    def __init__(self, fifo: StdinFifo, sink: Sink) -> None:
+        super().__init__("stdin", fifo, sink, _POLICY)
+        self._fifo = fifo
+        self._deadline: asyncio.Handle | None = None
+
+    def finish(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+        super().finish()
+
+    def _read(self, limit_bytes: int) -> bytes:
+        chunk = super()._read(limit_bytes)
+        if chunk or self._fifo.hangup_s is None:
+            return chunk
+        if self._deadline is None and self._fifo.is_deserted():
+            self._wait(self._fifo.hangup_s)
+        raise BlockingIOError  # no end of file yet, even where nobody writes
+
+    def _wait(self, seconds: float) -> None:
+        self._fifo.hold()
+        self._deadline = self._loop.call_later(seconds, self._look_for_clients)
+
+    def _look_for_clients(self) -> None:
+        self._deadline = None
+        hangup_s = self._fifo.hangup_s
+        if hangup_s is None or self._is_cut():
+            return  # CloseIO came meanwhile, or the end by another way
+        left_s = self.last_moved_at + hangup_s - self._loop.time()
+        if left_s > 0:
+            self._deadline = self._loop.call_later(left_s, self._look_for_clients)
+            return
+        self._fifo.let_go()
+        if self._fifo.is_deserted() and self.idle:
+            log.info("stdin ends: its last client left %g s ago", hangup_s)
+            self._fifo.release()
+            self.step()
