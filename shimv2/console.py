@@ -21,6 +21,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from shimv2.io.fifo import Fd
+from shimv2.readiness import readable
 
 _HANDOVER_LIMIT_S: Final = 5.0  # the runtime has sent it before it ends; this is for broken ones
 _NAME_LIMIT_BYTES: Final = 4096
@@ -59,11 +60,11 @@ class ConsoleSocket:
         assert self._listener is not None
         try:
             async with asyncio.timeout(_HANDOVER_LIMIT_S):
-                await _readable(self._listener)
+                await readable(self._listener.fileno())
                 connection, _ = self._listener.accept()
                 with connection:
                     connection.setblocking(False)
-                    await _readable(connection)
+                    await readable(connection.fileno())
                     return _receive_one(connection)
         except TimeoutError:
             raise TimeoutError("the runtime did not send it") from None
@@ -88,21 +89,6 @@ def _make_folder() -> tuple[str, str]:
             parent = wanted
     folder = tempfile.mkdtemp(prefix="pty", dir=parent)
     return folder, os.path.join(folder, _SOCKET)
-
-
-async def _readable(sock: socket.socket) -> None:
-    loop = asyncio.get_running_loop()
-    ready = loop.create_future()
-
-    def tell() -> None:
-        loop.remove_reader(sock)
-        ready.set_result(None)
-
-    loop.add_reader(sock, tell)
-    try:
-        await ready
-    finally:
-        loop.remove_reader(sock)
 
 
 def _receive_one(connection: socket.socket) -> Fd:

@@ -20,6 +20,7 @@ from shimv2.io.fifo import Fd, reason
 from shimv2.io.process_io import ProcessIO
 from shimv2.io.uri import StdioUri
 from shimv2.model import Exit
+from shimv2.readiness import readable
 from shimv2.reaper import Reaper
 from shimv2.spawn import spawn
 
@@ -180,18 +181,7 @@ def _pipe(stack: contextlib.ExitStack, *, ours_reads: bool = False) -> tuple[Fd,
 async def _first_byte(ready: Fd) -> bytes:
     """Wait for a byte, or b"" when the last writer has gone."""
     os.set_blocking(ready.number, False)
-    loop = asyncio.get_running_loop()
-    readable = loop.create_future()
-
-    def tell() -> None:
-        loop.remove_reader(ready.number)
-        readable.set_result(None)
-
-    loop.add_reader(ready.number, tell)
-    try:
-        await readable
-    finally:
-        loop.remove_reader(ready.number)
+    await readable(ready.number)
     return os.read(ready.number, 1)
 
 

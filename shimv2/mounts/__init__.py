@@ -10,7 +10,8 @@ namespace, which is the daemon's.
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Iterator, Sequence
+import os
+from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import groupby
 
@@ -44,7 +45,8 @@ async def mount_all(mounts: Sequence[Mount], target: str, reaper: Reaper) -> Non
             if by_program:
                 await _mount_by_program(list(group), target, made, reaper)
             else:
-                with _jobs(list(group)) as jobs:
+                with contextlib.ExitStack() as held:
+                    jobs = [await _job(mount, reaper, held) for mount in group]
                     await in_thread(partial(mount_batch, jobs, target, made))
     except BaseException:
         for path in reversed(made):
@@ -64,21 +66,17 @@ async def _mount_by_program(
         made.append(path)
 
 
-@contextlib.contextmanager
-def _jobs(mounts: Sequence[Mount]) -> Iterator[list[Job]]:
-    """Read the options; open a user namespace for each that wants its ids mapped."""
-    with contextlib.ExitStack() as namespaces:
-        jobs = []
-        for mount in mounts:
-            try:
-                options = parse_options(mount.options)
-                fd = -1
-                if options.uid_map:
-                    fd = namespaces.enter_context(idmap.user_namespace(options))
-            except (OSError, ShimError) as error:
-                raise said(error) from error
-            jobs.append(Job(mount, options, fd))
-        yield jobs
+async def _job(mount: Mount, reaper: Reaper, held: contextlib.ExitStack) -> Job:
+    """Read the options; open a user namespace if they want ids mapped."""
+    try:
+        options = parse_options(mount.options)
+        if not options.uid_map:
+            return Job(mount, options)
+        namespace_fd = await idmap.user_namespace(options, reaper)
+    except (OSError, ShimError) as error:
+        raise said(error) from error
+    held.callback(os.close, namespace_fd)
+    return Job(mount, options, namespace_fd)
 
 
 async def unmount_all(mounts: Sequence[Mount], target: str, reaper: Reaper) -> None:

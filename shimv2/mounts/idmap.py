@@ -5,8 +5,10 @@ that is nowhere yet can be mapped, so what is mapped is a clone, which then gets
 """
 
 import contextlib
+import errno
 import os
-from collections.abc import Iterator, Sequence
+import signal
+from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Final
 
 from shimv2 import linux
@@ -14,7 +16,9 @@ from shimv2.errors import Refused
 from shimv2.gotext import quote, strerror
 from shimv2.mounts.options import Options
 from shimv2.mounts.overlay import with_layers
-from shimv2.spawn import user_namespace_holder
+from shimv2.readiness import readable
+from shimv2.reaper import Reaper
+from shimv2.spawn import hold_user_namespace
 from shimv2.unmounts import unmount_fully
 
 _LARGEST_ID: Final = 2**32 - 2  # the last number means: none
@@ -42,9 +46,8 @@ def _bad_map(name: str, text: str) -> Refused:
     return Refused(f"mount option {name}={quote(text)}: expected CONTAINER:HOST:SIZE[,...]")
 
 
-@contextlib.contextmanager
-def user_namespace(options: Options) -> Iterator[int]:
-    """An fd of a user namespace with the mapping of the options.  From the main thread only.
+async def user_namespace(options: Options, reaper: Reaper) -> int:
+    """Open a user namespace with the mapping of the options; the fd is the caller's.
 
     Raises:
         Refused: the mapping is none, or the kernel refuses it.
@@ -54,18 +57,39 @@ def user_namespace(options: Options) -> Iterator[int]:
         "gid_map": parse_map("gidmap", options.gid_map),
     }
     try:
-        with user_namespace_holder() as pid:
+        async with _holder(reaper) as pid:
             for name, lines in maps.items():
-                with open(f"/proc/{pid}/{name}", "w", encoding="ascii") as file:
-                    file.write(lines)
-            fd = os.open(f"/proc/{pid}/ns/user", os.O_RDONLY)
+                _write(f"/proc/{pid}/{name}", lines)
+            return os.open(f"/proc/{pid}/ns/user", os.O_RDONLY)
     except OSError as exc:
         text = f"cannot make a user namespace for uidmap={options.uid_map}"
         raise Refused(f"{text},gidmap={options.gid_map}: {strerror(exc.errno or 0)}") from exc
+
+
+def _write(path: str, text: str) -> None:
+    with open(path, "w", encoding="ascii") as file:
+        file.write(text)
+
+
+@contextlib.asynccontextmanager
+async def _holder(reaper: Reaper) -> AsyncIterator[int]:
+    """The pid of a process that is in a new user namespace, and is gone after the block."""
+    with reaper.launching():
+        pid, report_fd = hold_user_namespace()
+        exited = reaper.claim(pid)
     try:
-        yield fd
+        try:
+            await readable(report_fd)
+            number = int.from_bytes(os.read(report_fd, 1) or bytes([errno.ESRCH]), "big")
+        finally:
+            os.close(report_fd)
+        if number:
+            raise OSError(number, os.strerror(number))
+        yield pid
     finally:
-        os.close(fd)
+        if not exited.done():
+            os.kill(pid, signal.SIGKILL)
+        await exited
 
 
 def attach(source: str, target: str, namespace_fd: int, *, recursive: bool = False) -> None:

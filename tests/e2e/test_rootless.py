@@ -66,6 +66,7 @@ def proposed(user: User, *args: str) -> dict[str, Any]:
         subprocess.run(["runc", "spec", "--rootless"], cwd=folder, check=True)
         config: dict[str, Any] = json.loads(Path(folder, "config.json").read_text())
     config["process"] |= {"terminal": False, "args": args}
+    config["process"]["env"].append(f"MARK={user.host.mark}")  # its cgroup does not carry it
     config["root"] = {"path": user.rootfs, "readonly": True}
     config["ociVersion"] = "1.0.2"
     return config

@@ -2,18 +2,28 @@
 
 import asyncio
 import contextlib
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
 
-from shimv2 import mounts
+from shimv2 import linux, mounts
 from shimv2.model import Mount
 from shimv2.reaper import Reaper
 from shimv2.unmounts import mount_points_below, unmount_fully
+from tests.support.aio import run
+from tests.support.leaks import children_of
+from tests.support.until import eventually
 
 
 async def mount_all(batch: Sequence[Mount], target: str) -> None:
-    """`mounts.mount_all` where no child is to be expected: nobody would collect it."""
-    await mounts.mount_all(batch, target, Reaper(asyncio.get_running_loop()))
+    """`mounts.mount_all` with a reaper of its own, which the holder of an id mapping needs."""
+    reaper = Reaper(asyncio.get_running_loop())
+    if any("uidmap=" in word for mount in batch for word in mount.options):
+        reaper.start()
+    try:
+        await mounts.mount_all(batch, target, reaper)
+    finally:
+        reaper.stop()
 
 
 async def unmount_all(batch: Sequence[Mount], target: str) -> None:
@@ -22,6 +32,28 @@ async def unmount_all(batch: Sequence[Mount], target: str) -> None:
 
 async def unmount_recursive(target: str) -> None:
     await mounts.unmount_recursive(target, Reaper(asyncio.get_running_loop()))
+
+
+def reaping(scenario: Callable[[Reaper], Awaitable[None]]) -> None:
+    """Run a scenario as the shim runs: a subreaper with its reaper at work.
+
+    It ends when no child is left: what serves a filesystem ends with the mount.
+    """
+
+    async def main() -> None:
+        reaper = Reaper(asyncio.get_running_loop())
+        reaper.start()
+        try:
+            await scenario(reaper)
+            await eventually(lambda: not children_of(os.getpid()), "the end of all children")
+        finally:
+            reaper.stop()
+
+    linux.set_child_subreaper(True)
+    try:
+        run(main(), 30)
+    finally:
+        linux.set_child_subreaper(False)
 
 
 @contextlib.contextmanager

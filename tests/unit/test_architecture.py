@@ -48,6 +48,7 @@ SHIM: Final[Mapping[str, str]] = {
     "linux": "",
     "spawn": "linux",
     "reaper": "linux",
+    "readiness": "",
     "poller": "",
     "loop": "poller linux",
     "settings": "",
@@ -70,8 +71,8 @@ SHIM: Final[Mapping[str, str]] = {
     "io.stdin": "io.process_io io.fifo io.copy io.sinks",
     "io.relayed": "io.process_io io.fifo io.copy",
     "io.pipes": "linux io.uri io.process_io io.fifo io.sinks io.copy io.stdin io.relayed spawn",
-    "io.logger": "io.uri io.process_io io.fifo reaper spawn",
-    "console": "linux io.fifo",
+    "io.logger": "readiness io.uri io.process_io io.fifo reaper spawn",
+    "console": "linux readiness io.fifo",
     "io.console": (
         "console io.uri io.process_io io.fifo io.sinks io.copy io.stdin io.relayed io.logger"
     ),
@@ -84,7 +85,7 @@ SHIM: Final[Mapping[str, str]] = {
     "mounts.thread": "linux",
     "mounts.loopdev": "linux",
     "mounts.overlay": "mounts.place",
-    "mounts.idmap": "linux spawn unmounts mounts.options mounts.overlay",
+    "mounts.idmap": "linux readiness reaper spawn unmounts mounts.options mounts.overlay",
     "mounts.kernel": (
         "linux unmounts mounts.idmap mounts.loopdev mounts.options mounts.overlay mounts.place"
     ),

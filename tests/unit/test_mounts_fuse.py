@@ -4,7 +4,7 @@ import asyncio
 import os
 import signal
 import tempfile
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -16,8 +16,8 @@ from shimv2.mounts import fuse
 from shimv2.reaper import Reaper
 from shimv2.unmounts import mount_points_below, mounts_on, unmount_fully
 from tests.support.aio import run
-from tests.support.leaks import children_of, command
-from tests.support.mounts import a_rootfs, flags_of, layers, overlay
+from tests.support.leaks import children_of
+from tests.support.mounts import a_rootfs, flags_of, layers, overlay, reaping
 from tests.support.users import USER, as_user
 
 pytestmark = pytest.mark.root
@@ -36,28 +36,6 @@ def rootfs(tmp_path: Path) -> Iterator[str]:
 def source(tmp_path: Path) -> str:
     (folder,) = layers(tmp_path, 1)
     return folder
-
-
-def reaping(scenario: Callable[[Reaper], Awaitable[None]]) -> None:
-    """Run a scenario as the shim runs: a subreaper with its reaper at work."""
-
-    async def main() -> None:
-        reaper = Reaper(asyncio.get_running_loop())
-        reaper.start()
-        try:
-            await scenario(reaper)
-            # What served the filesystem was left to us; it ends with the mount.
-            while children := children_of(os.getpid()):
-                assert all("bindfs" in command(pid) for pid in children)
-                await asyncio.sleep(0.005)
-        finally:
-            reaper.stop()
-
-    linux.set_child_subreaper(True)
-    try:
-        run(main(), 30)
-    finally:
-        linux.set_child_subreaper(False)
 
 
 @pytest.fixture

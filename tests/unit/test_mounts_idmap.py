@@ -1,5 +1,6 @@
 """Idmapped mounts: whose files are seen as whose, and that nothing but the mount is left."""
 
+import asyncio
 import errno
 import os
 import signal
@@ -9,17 +10,20 @@ from pathlib import Path
 
 import pytest
 
-from shimv2 import linux, paths, spawn
+from shimv2 import linux, mounts, paths, spawn
 from shimv2.errors import Refused
 from shimv2.model import Mount
+from shimv2.reaper import Reaper
 from shimv2.unmounts import mount_points_below, mounts_on
 from tests.support.aio import run
+from tests.support.children import status_of, wait_for
 from tests.support.mounts import (
     a_rootfs,
     flags_of,
     layers,
     mount_all,
     overlay,
+    reaping,
     unmount_all,
     unmount_recursive,
 )
@@ -225,11 +229,33 @@ def test_limit_of_user_namespaces_is_told(
     run(main())
 
 
-def test_holder_of_a_namespace_is_gone_after_the_block() -> None:
-    """It is a child only as long as it is of use, has its own namespace, and no signal of ours."""
-    with spawn.user_namespace_holder() as pid:
-        ours = os.stat("/proc/self/ns/user").st_ino
-        assert os.stat(f"/proc/{pid}/ns/user").st_ino != ours
-        os.kill(pid, signal.SIGTERM)
-        assert os.stat(f"/proc/{pid}/ns/user").st_ino != ours
-    assert not os.path.exists(f"/proc/{pid}")
+def test_holder_of_a_namespace_waits_to_be_killed() -> None:
+    """In a namespace of its own, and no signal of ours but that one reaches it."""
+    pid, report = spawn.hold_user_namespace()
+
+    assert os.read(report, 10) == b"\0"
+    os.close(report)
+    ours = os.stat("/proc/self/ns/user").st_ino
+    assert os.stat(f"/proc/{pid}/ns/user").st_ino != ours
+    os.kill(pid, signal.SIGTERM)
+    assert status_of(pid)["State"][0] in "RS"
+    os.kill(pid, signal.SIGKILL)
+    assert wait_for(pid) == 128 + signal.SIGKILL
+
+
+@pytest.mark.parametrize("turns", range(4))
+def test_cancelled_mount_leaves_no_holder(source: Path, rootfs: str, turns: int) -> None:
+    """Whatever the call waits for: the child's word, its end, or the thread."""
+
+    async def scenario(reaper: Reaper) -> None:
+        mount = Mount("bind", str(source), "", ("bind", *MAPS))
+        call = mounts.mount_all([mount], rootfs, reaper)
+        task = asyncio.get_running_loop().create_task(call)
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert mount_points_below(rootfs) == []
+
+    reaping(scenario)
