@@ -140,7 +140,7 @@ def unmount_one(path: str) -> bool:
 
 
 def _is_fuse(path: str) -> bool:
-    """Whether the topmost mount on `path` is a FUSE one: the filesystem, maybe dead, is not asked."""
+    """Whether the topmost mount on `path` is a FUSE one; a dead filesystem cannot be asked."""
     with open(_MOUNT_TABLE, "rb") as table:
         kinds = [line.partition(b" - ")[2] for line in table if _mount_point(line) == path]
     return bool(kinds) and kinds[-1].startswith((b"fuse ", b"fuse.", b"fuseblk"))

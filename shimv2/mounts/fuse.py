@@ -10,12 +10,13 @@ from collections.abc import Sequence
 from typing import Final
 
 from shimv2.errors import Refused
+from shimv2.gotext import quote
 from shimv2.model import Exit, Mount
 from shimv2.mounts.options import refuse_daemons_own
 from shimv2.mounts.place import name_inside
 from shimv2.mounts.thread import in_thread
 from shimv2.reaper import Reaper
-from shimv2.runtime.command import CommandFailed, ended_badly, launch, memory_file, output
+from shimv2.runtime.command import CommandFailed, launch, memory_file, output
 from shimv2.runtime.tree import kill_tree
 from shimv2.unmounts import FUSERMOUNTS, mounts_on, unmount_one
 
@@ -40,15 +41,16 @@ async def mount_fuse(mount: Mount, target: str, reaper: Reaper) -> str:
     kind, _, name = mount.type.partition(".")
     path = name_inside(target, mount.target)
     options = [word for option in mount.options for word in ("-o", option)]
+    helper, args = f"mount.{kind}", [mount.source, path, *options, "-t", name]
     before = mounts_on(path)
     try:
-        await _run([f"mount.{kind}", mount.source, path, *options, "-t", name], reaper)
+        await _run([helper, *args], reaper, what=f"mount helper [{helper} [{' '.join(args)}]]")
     except (Exception, asyncio.CancelledError):
         if mounts_on(path) > before:
             await in_thread(lambda: unmount_one(path))
         raise
     if mounts_on(path) == before:
-        raise Refused(f"mount.{kind} has mounted nothing at {path}")
+        raise Refused(f"{helper} has mounted nothing at {path}")
     return path
 
 
@@ -60,7 +62,7 @@ async def unmount_fuse(path: str, reaper: Reaper) -> None:
     """
     for name in FUSERMOUNTS:
         try:
-            await _run([name, "-u", path], reaper)
+            await _run([name, "-u", path], reaper, what=f"{name} -u {path}")
         except Refused:
             if name == FUSERMOUNTS[-1]:
                 raise
@@ -68,7 +70,12 @@ async def unmount_fuse(path: str, reaper: Reaper) -> None:
             return
 
 
-async def _run(argv: Sequence[str], reaper: Reaper) -> None:
+async def _run(argv: Sequence[str], reaper: Reaper, *, what: str) -> None:
+    """Run a program to its end, at most `HELPER_LIMIT_S`.
+
+    Raises:
+        Refused: it cannot be executed or fails; in Go's words, with all it printed.
+    """
     caught = memory_file("mount-helper-output")
     try:
         try:
@@ -76,14 +83,17 @@ async def _run(argv: Sequence[str], reaper: Reaper) -> None:
                 pid = launch(argv, {1: caught, 2: caught})
                 exited = reaper.claim(pid)
         except CommandFailed as error:
-            raise Refused(f"{argv[0]}: {error}") from None
+            raise Refused(f'{what} failed: "": {error}') from None
         try:
             await asyncio.wait([exited], timeout=HELPER_LIMIT_S)
+            in_time = exited.done()
         finally:
             if not exited.done():
                 await _kill(pid, exited)
-        if not exited.done() or exited.result().status:
-            raise Refused(f"{_ending(argv[0], exited)}: {output(caught).strip()}")
+        status = exited.result().status if in_time else 0
+        if status or not in_time:
+            reason = f"exit status {status}" if in_time else "signal: killed"
+            raise Refused(f"{what} failed: {quote(output(caught))}: {reason}")
     finally:
         os.close(caught)
 
@@ -91,7 +101,3 @@ async def _run(argv: Sequence[str], reaper: Reaper) -> None:
 async def _kill(pid: int, exited: "asyncio.Future[Exit]") -> None:
     kill_tree(pid)
     await asyncio.wait([exited], timeout=_DEATH_LIMIT_S)
-
-
-def _ending(name: str, exited: "asyncio.Future[Exit]") -> str:
-    return ended_badly(name, exited.result().status if exited.done() else 137)

@@ -16,7 +16,7 @@ from shimv2.ctl.task import TaskClient
 from shimv2.model import Exit, Mount, Stdio
 from tests.support.aio import run
 from tests.support.cgroups import unified
-from tests.support.host import RUNTIME_UNDER_TEST
+from tests.support.host import OTHER_SHIM, RUNTIME_UNDER_TEST
 from ttrpc import StatusError
 
 _LIMIT_S: Final = 60.0
@@ -58,7 +58,7 @@ async def outcome(container: Container) -> tuple[int, str, str]:
     ended = await container.task.wait(container.id)
     await container.outputs_ended()
     removed = await container.remove()
-    assert removed.action.stderr == ""
+    assert OTHER_SHIM or removed.action.stderr == ""  # 1.6's has always something to say
     assert isinstance(container.stdout, Capture)
     assert isinstance(container.stderr, Capture)
     return ended.status, container.stdout.text, container.stderr.text
