@@ -75,7 +75,7 @@ async def unmount_leftovers(scope: Scope) -> bool:
     """Take away what a CRIU that was killed left mounted; whether nothing is mounted any more."""
     for path in _leftovers(scope):
         try:
-            await mounts.unmount_recursive(path)
+            await mounts.unmount_recursive(path, scope.reaper)
         except OSError as error:
             what = "what CRIU left mounted at %s could not be unmounted: %s"
             log.error(what, path, error.strerror, extra={"container": scope.container_id})
