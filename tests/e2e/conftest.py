@@ -115,3 +115,9 @@ def faults(host: Host) -> Iterator[Faults]:
 def faulty(setup: Setup, faults: Faults) -> Setup:
     """A harness's setup whose runtime is the faulty one."""
     return replace(setup, runtime=faults.binary)
+
+
+@pytest.fixture
+def dump(tmp_path: Path) -> str:
+    """A folder that is not there yet, for a container's image."""
+    return str(tmp_path / "dump")

@@ -1,0 +1,35 @@
+"""Containers that count, checkpointed and restored: what the tests with the real CRIU share."""
+
+from protos import runc_pb2
+from shimv2.ctl import spec
+from shimv2.ctl.container import Container
+from shimv2.ctl.harness import Harness
+from shimv2.ctl.streams import Capture
+from tests.support.until import eventually
+
+COUNT = "i=0; while :; do i=$((i+1)); echo $i; sleep 0.05; done"
+COUNTER = spec.Wanted(["sh", "-c", COUNT])
+EXIT = runc_pb2.CheckpointOptions(exit=True)
+
+
+def output(container: Container) -> Capture:
+    assert isinstance(container.stdout, Capture)
+    return container.stdout
+
+
+async def counted(container: Container) -> int:
+    """Wait for a further number; return the last whole one."""
+    came = len(output(container).data)
+    await eventually(lambda: len(output(container).data) > came + 8, "numbers")
+    return int(output(container).text.rpartition("\n")[0].splitlines()[-1])
+
+
+async def end(container: Container) -> None:
+    await container.kill_and_wait()
+    await container.remove()
+
+
+async def restored(harness: Harness, id_: str, wanted: spec.Wanted, dump: str) -> Container:
+    container = await harness.create(id_, wanted, stdin=True, checkpoint=dump)
+    await container.task.start(id_)
+    return container
