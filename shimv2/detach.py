@@ -179,23 +179,29 @@ def _take(place: Place, identity: Identity) -> None:
 
 
 def join_cgroup(path: str) -> None:
-    """Move this process to the cgroup the options name, in every hierarchy that has it.
+    """Move this process to the cgroup the options name: with v1 in every hierarchy that has it.
 
     Raises:
-        Refused: none has it, or the kernel refuses.
+        Refused: none has it, or the kernel refuses; v2, with one hierarchy, says what was tried.
     """
+    unified = tree.is_unified()
     if not path.startswith("/") or ".." in path.split("/"):
-        raise Refused(f"failed to load cgroup {path}: invalid group path")
-    folders = [folder for folder in tree.folders(path) if os.path.isdir(folder)]
-    if not folders:
-        raise Refused(f"failed to load cgroup {path}: cgroups: cgroup deleted")
+        why = "invalid group path" if unified else "cgroup deleted"
+        raise Refused(f"failed to load cgroup {path}: cgroups: {why}")
+    folders = tree.folders(path)
+    if not unified:
+        folders = [folder for folder in folders if os.path.isdir(folder)]
+        if not folders:
+            raise Refused(f"failed to load cgroup {path}: cgroups: cgroup deleted")
     for folder in folders:
+        name = f"{folder}/cgroup.procs"
+        trying = "open"
         try:
-            with open(f"{folder}/cgroup.procs", "w", encoding="ascii") as file:
+            with open(name, "w", encoding="ascii") as file:
+                trying = "write"
                 file.write(str(os.getpid()))
         except OSError as error:
-            name = f"{folder}/cgroup.procs"
-            why = f"write {name}: {strerror(error.errno or 0)}"
+            why = f"{trying} {name}: {strerror(error.errno or 0)}"
             raise Refused(f"failed to join cgroup {path}: {why}") from None
 
 

@@ -10,6 +10,7 @@ import pytest
 from _pytest.terminal import TerminalReporter
 
 from tests.support import results
+from tests.support.cgroups import unified
 from tests.support.leaks import OwnState, own_leaks
 from tests.support.outcome import FAILED, allowed_skips
 
@@ -24,8 +25,12 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     results.check_names(items, _RULES)
+    if not unified():
+        elsewhere = [item for item in items if item.get_closest_marker("unified")]
+        items[:] = [item for item in items if item not in elsewhere]
+        config.hook.pytest_deselected(items=elsewhere)
 
 
 @pytest.fixture(autouse=True)

@@ -101,12 +101,20 @@ def enable_controllers(root: str, path: str) -> None:
     parent = root
     for part in ["", *path.strip("/").split("/")[:-1]]:
         parent = f"{parent}/{part}" if part else parent
-        control = f"{parent}/cgroup.subtree_control"
         try:
-            passed_on = (read(control) or "").split()
-            for name in wanted:
-                if name not in passed_on:
-                    with open(control, "w", encoding="ascii") as file:
-                        file.write(f"+{name}")
+            passed_on = (read(f"{parent}/cgroup.subtree_control") or "").split()
         except OSError as error:
-            log.debug("not all controllers are enabled in %s: %s", parent, error)
+            log.debug("controllers are not enabled in %s: %s", parent, error)
+            continue
+        for name in wanted:
+            if name not in passed_on:
+                _enable(parent, name)
+
+
+def _enable(parent: str, controller: str) -> None:
+    """Pass one controller on, by itself: what one refuses does not cost the others."""
+    try:
+        with open(f"{parent}/cgroup.subtree_control", "w", encoding="ascii") as file:
+            file.write(f"+{controller}")
+    except OSError as error:
+        log.debug("%s is not enabled in %s: %s", controller, parent, error)

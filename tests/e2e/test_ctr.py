@@ -20,6 +20,7 @@ RUN = ("run", "--runtime", RUNTIME)
 TICK = "i=0; while :; do i=$((i+1)); echo tick $i; sleep 0.05; done"
 
 
+@pytest.mark.vm
 def test_run_rm_prints_the_output_and_leaves_nothing(containerd: Containerd) -> None:
     """`ctr run --rm` shows both streams and exits 0 (daemon contract 8.1, 8.2)."""
     done = containerd.ctr(*RUN, "--rm", IMAGE, "c1", "sh", "-c", "echo out; echo err >&2")
@@ -143,6 +144,7 @@ def test_eight_mebibytes_of_output_arrive_unchanged(containerd: Containerd) -> N
     assert zlib.crc32(done.stdout) == zlib.crc32(expected)
 
 
+@pytest.mark.vm
 def test_detached_container_is_listed_executed_in_killed_and_removed(
     containerd: Containerd,
 ) -> None:
@@ -234,6 +236,7 @@ def test_killed_containerd_finds_its_containers_again(containerd: Containerd, ho
     assert lines == [f"tick {i + 1}" for i in range(len(lines))]
 
 
+@pytest.mark.vm
 @pytest.mark.ours("Go's `delete` leaves the dead socket")
 def test_killed_shim_takes_its_container_along(containerd: Containerd) -> None:
     """After SIGKILL of the shim the daemon runs `delete`: container dead, everything removed."""

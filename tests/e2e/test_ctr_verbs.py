@@ -12,7 +12,7 @@ from tests.support.containerd import Containerd, parse_events
 from tests.support.host import RUNTIME, Host
 from tests.support.until import until
 
-pytestmark = pytest.mark.root
+pytestmark = [pytest.mark.root, pytest.mark.vm]
 
 RUN = ("run", "--runtime", RUNTIME, "-d", "--null-io")
 LIMIT = 32 << 20

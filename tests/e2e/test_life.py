@@ -141,6 +141,7 @@ def test_events_carry_namespace_bare_type_and_metadata(setup: Setup) -> None:
     in_harness(setup, scenario)
 
 
+@pytest.mark.vm
 def test_crun_serves_as_well_as_runc(setup: Setup, host: Host) -> None:
     """The runtime is named by the options of `start` and Create."""
 
@@ -258,6 +259,7 @@ def test_second_client_reads_on_where_the_first_one_stopped(setup: Setup) -> Non
 
 
 @pytest.mark.rule("cli.group.6")
+@pytest.mark.vm
 def test_containers_of_one_group_share_a_shim(setup: Setup) -> None:
     """The group annotation decides; the shim stays until its last container is gone (CLI 1.7)."""
     group = {"io.containerd.runc.v2.group": "pod1"}
@@ -338,6 +340,7 @@ def test_delete_after_a_crash_tells_the_recorded_status(setup: Setup) -> None:
 
 
 @pytest.mark.rule("cli.delete.12", "cli.end.4")
+@pytest.mark.vm
 @pytest.mark.ours("Go leaves the dead socket")
 def test_delete_after_a_crash_ends_the_running_container(setup: Setup) -> None:
     """With the shim gone, `delete` kills the container, unmounts and reports 137 (CLI 1.9)."""

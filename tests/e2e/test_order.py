@@ -172,6 +172,7 @@ def test_every_exec_is_told_before_the_init_that_is_killed_beside_it(setup: Setu
 
 
 @pytest.mark.rule("task.exits.6")
+@pytest.mark.vm
 def test_what_outlives_an_init_without_a_pid_namespace_is_killed(setup: Setup) -> None:
     """The kernel ends the others only with a pid 1; else the shim does it (pitfall 42)."""
 

@@ -18,7 +18,7 @@ from tests.support.harnessed import end_paused, in_harness, refused
 from tests.support.host import words
 from tests.support.until import eventually
 
-pytestmark = pytest.mark.root
+pytestmark = [pytest.mark.root, pytest.mark.vm]
 
 SLEEP = spec.Wanted(["sleep", "1000"])
 TRUE = {"args": ["true"], "cwd": "/", "env": ["PATH=/bin"], "user": {"uid": 0, "gid": 0}}

@@ -11,7 +11,7 @@ from shimv2.ctl.task import TaskClient
 from tests.support.cgroups import folder_of, unified
 from tests.support.harnessed import end_paused, in_harness, refused
 
-pytestmark = pytest.mark.root
+pytestmark = [pytest.mark.root, pytest.mark.vm]
 
 LIMIT = 64 << 20
 SLEEP = spec.Wanted(["sleep", "1000"], memory_limit_bytes=LIMIT)
@@ -39,7 +39,7 @@ def keys(folder: Path, name: str) -> dict[str, int]:
     return {key: int(value) for key, value in lines}
 
 
-@pytest.mark.rule("task.stats.1")
+@pytest.mark.rule("task.stats.1", "stats.answer.1")
 def test_stats_are_what_the_files_of_the_container_say(setup: Setup) -> None:
     """Limits, processes, memory and CPU of a container at rest, number for number."""
 
@@ -101,13 +101,30 @@ def test_stats_are_told_in_every_state(setup: Setup) -> None:
     in_harness(setup, scenario)
 
 
-def test_update_shows_in_stats(setup: Setup) -> None:
-    """What Update sets is what Stats tells."""
+@pytest.mark.rule("task.update.1")
+def test_update_shows_in_stats_and_in_the_files(setup: Setup) -> None:
+    """What Update sets is what Stats tells and what the kernel goes by: 6.3."""
 
     async def scenario(harness: Harness) -> None:
         container = await harness.run("c1", wanted=SLEEP)
-        await container.task.update("c1", {"pids": {"limit": 55}})
-        assert (await stats(container.task, "c1")).pids.limit == 55
+        pid = (await container.task.state("c1")).pid
+        resources = {
+            "pids": {"limit": 55},
+            "memory": {"limit": LIMIT // 2},
+            "cpu": {"quota": 50_000, "period": 200_000},
+        }
+        await container.task.update("c1", resources)
+        found = await stats(container.task, "c1")
+        assert found.pids.limit == 55
+        assert (folder_of(pid, "pids") / "pids.max").read_text() == "55\n"
+        if isinstance(found, cgroups_v2_pb2.Metrics):
+            assert found.memory.usage_limit == LIMIT // 2
+            assert number(folder_of(pid, "memory"), "memory.max") == LIMIT // 2
+            assert (folder_of(pid, "cpu") / "cpu.max").read_text() == "50000 200000\n"
+        else:
+            assert found.memory.usage.limit == LIMIT // 2
+            assert number(folder_of(pid, "memory"), "memory.limit_in_bytes") == LIMIT // 2
+            assert number(folder_of(pid, "cpu"), "cpu.cfs_quota_us") == 50_000
         await container.kill_and_wait()
         await container.remove()
 

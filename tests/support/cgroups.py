@@ -11,6 +11,14 @@ def unified() -> bool:
     return (_ROOT / "cgroup.controllers").exists()
 
 
+def no_cgroup(path: str) -> str:
+    """Say what `start` says when the cgroup that the shim should join is not there."""
+    if unified():
+        why = f"open {_ROOT}{path}/cgroup.procs: no such file or directory"
+        return f"failed to join cgroup {path}: {why}"
+    return f"failed to load cgroup {path}: cgroups: cgroup deleted"
+
+
 def folder_of(pid: int, controller: str) -> Path:
     """Return the folder with a controller's files about a process.
 

@@ -22,14 +22,16 @@ from ttrpc import StatusError
 _LIMIT_S: Final = 60.0
 
 
-def in_harness(setup: Setup, scenario: Callable[[Harness], Awaitable[None]]) -> None:
+def in_harness(
+    setup: Setup, scenario: Callable[[Harness], Awaitable[None]], *, limit_s: float = _LIMIT_S
+) -> None:
     """Run a scenario with a harness of its own; on the stock loop, as `shimctl` does."""
 
     async def main() -> None:
         async with Harness(setup) as harness:
             await scenario(harness)
 
-    run(main(), _LIMIT_S, loop="stock")
+    run(main(), limit_s, loop="stock")
 
 
 async def created_on(

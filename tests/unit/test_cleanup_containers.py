@@ -15,7 +15,7 @@ from shimv2.exits import ExitRecords, start_time_of
 from shimv2.model import Exit
 from tests.support.boot import Boot, Done
 
-pytestmark = pytest.mark.root
+pytestmark = [pytest.mark.root, pytest.mark.vm]
 
 AT_NS = 1_700_000_000_123_456_789
 

@@ -1,6 +1,7 @@
 """Stats from recorded cgroup files: every field of both messages, and what is missing."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
@@ -95,6 +96,7 @@ def test_v1_memory_has_every_key_of_the_kernel(tmp_path: Path) -> None:
     assert found.swap.usage == 0
 
 
+@pytest.mark.rule("stats.answer.3")
 def test_v1_limit_of_max_pids_is_zero(tmp_path: Path) -> None:
     """The reference says no limit with 0 here, other than on v2 (O-604)."""
     (tmp_path / "pids.current").write_text("4\n")
@@ -154,6 +156,7 @@ def test_v1_throttle_counts_when_no_scheduler_does(tmp_path: Path, kind: str) ->
     assert [e.value for e in found.io_service_bytes_recursive] == [512]
 
 
+@pytest.mark.rule("stats.answer.5")
 def test_v1_rdma_has_use_and_limit() -> None:
     """`max` is the largest number the field can hold."""
     found = v1_message("rdma", folder=DATA / "v1-cfq").rdma
@@ -168,6 +171,7 @@ def test_v1_rdma_has_use_and_limit() -> None:
     ]
 
 
+@pytest.mark.rule("stats.answer.5")
 def test_v1_huge_pages_have_one_entry_a_size(tmp_path: Path) -> None:
     """Those sizes that the controller counts."""
     for size in huge_page_sizes():
@@ -181,6 +185,7 @@ def test_v1_huge_pages_have_one_entry_a_size(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.rule("stats.answer.4")
 def test_v1_cgroup_that_is_gone_is_an_almost_empty_message(tmp_path: Path) -> None:
     """Files that are not there are no error (6.6); the CPU is always told of."""
     found = v1_message(*V1_CONTROLLERS, "rdma", "hugetlb", folder=tmp_path / "gone")
@@ -190,9 +195,10 @@ def test_v1_cgroup_that_is_gone_is_an_almost_empty_message(tmp_path: Path) -> No
     assert found.cpu.HasField("throttling")
 
 
+@pytest.mark.rule("stats.answer.3", "stats.answer.5")
 def test_v2_container_is_told_whole() -> None:
     """Numbers, limits, pressure, devices and events arrive in their fields (6.5)."""
-    found = v2_message(DATA / "v2")
+    found = v2_message(DATA / "v2-every")
     pb = cgroups_v2_pb2
 
     assert (found.pids.current, found.pids.limit) == (3, 2**64 - 1)
@@ -229,13 +235,33 @@ def test_v2_container_is_told_whole() -> None:
     assert found.rdma.limit[0].hca_objects == 2**32 - 1
 
 
+def test_v2_container_is_told_as_it_was_captured() -> None:
+    """The same with files of a real kernel, one without RDMA devices and without swap."""
+    found = v2_message(DATA / "v2")
+    pb = cgroups_v2_pb2
+
+    assert (found.pids.current, found.pids.limit) == (1, 77)
+    assert (found.cpu.usage_usec, found.cpu.nr_throttled) == (3958886, 185)
+    assert found.cpu.psi.full == pb.PSIData(avg10=65.66, avg60=20.1, avg300=4.64, total=14891974)
+    memory = found.memory
+    assert (memory.usage, memory.max_usage, memory.usage_limit) == (294912, 64 << 20, 64 << 20)
+    assert (memory.swap_usage, memory.swap_limit, memory.swap_max_usage) == (0, 0, 0)
+    assert memory.psi.some.total == 661955
+    assert list(found.io.usage) == [
+        pb.IOEntry(major=254, minor=0, rbytes=217088, wbytes=8392704, rios=3, wios=10)
+    ]
+    assert found.io.psi.some.total == 26692
+    assert found.memory_events == pb.MemoryEvents(max=84, oom=1, oom_kill=1)
+    assert found.rdma == pb.RdmaStat()
+
+
 def test_v2_memory_has_every_key_of_the_kernel() -> None:
     """Each key that the message has a field for; those of old kernels are 0 on a new one."""
-    text = (DATA / "v2" / "memory.stat").read_text()
+    text = (DATA / "v2-every" / "memory.stat").read_text()
     keys = {line.split()[0]: int(line.split()[1]) for line in text.splitlines()}
     names = {f.name for f in cgroups_v2_pb2.MemoryStat.DESCRIPTOR.fields} - V2_OWN_FILES
 
-    found = v2_message(DATA / "v2").memory
+    found = v2_message(DATA / "v2-every").memory
 
     told = {name: getattr(found, name) for name in names}
     assert told == {name: keys.get(name, 0) for name in names}
@@ -245,6 +271,7 @@ def test_v2_memory_has_every_key_of_the_kernel() -> None:
     }
 
 
+@pytest.mark.rule("stats.answer.5")
 def test_v2_huge_pages_have_one_entry_a_size_of_the_machine(tmp_path: Path) -> None:
     """Counted or not: zeros where the controller is not enabled."""
     sizes = huge_page_sizes()
@@ -259,6 +286,7 @@ def test_v2_huge_pages_have_one_entry_a_size_of_the_machine(tmp_path: Path) -> N
     assert found[1:] == [(size, 0, 0, 0) for size in sizes[1:]]
 
 
+@pytest.mark.rule("stats.answer.4")
 def test_v2_cgroup_that_is_gone_is_a_message_of_zeros(tmp_path: Path) -> None:
     """OK and mostly empty, as the reference; no events and no pressure are told."""
     found = v2_message(tmp_path / "gone")
@@ -279,6 +307,7 @@ def test_metrics_are_packed_under_their_bare_name(kind: object, url: str) -> Non
     assert packed.type_url == f"io.containerd.cgroups.{url}.Metrics"
 
 
+@pytest.mark.rule("stats.answer.4")
 def test_file_that_cannot_be_read_fails(tmp_path: Path) -> None:
     """Only what is missing counts as nothing; other errors are told (6.6)."""
     (tmp_path / "memory.stat").symlink_to("memory.stat")
@@ -308,3 +337,26 @@ def test_controllers_that_cannot_be_enabled_are_no_error(tmp_path: Path) -> None
     os.mkdir(tmp_path / "cgroup.subtree_control")
 
     v2.enable_controllers(str(tmp_path), "/a/c1")
+
+
+@pytest.fixture
+def threaded() -> Iterator[Path]:
+    """A cgroup that can have the controllers of threads only: the others it refuses."""
+    path = Path("/sys/fs/cgroup", f"t{os.getpid()}", "a", "c1")
+    path.mkdir(parents=True)
+    (path.parent / "cgroup.type").write_text("threaded")
+    yield path
+    for folder in (path, *path.parents[:2]):
+        folder.rmdir()
+
+
+@pytest.mark.rule("stats.cgroup.2")
+@pytest.mark.root
+@pytest.mark.unified
+def test_controller_that_is_refused_does_not_cost_the_others(threaded: Path) -> None:
+    """memory and io are refused here, and pids comes after them in the kernel's list."""
+    parent = threaded.parent
+
+    v2.enable_controllers("/sys/fs/cgroup", str(threaded).removeprefix("/sys/fs/cgroup"))
+
+    assert (parent / "cgroup.subtree_control").read_text().split() == ["cpuset", "cpu", "pids"]

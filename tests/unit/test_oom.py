@@ -206,6 +206,7 @@ def unified_group() -> Iterator[Path]:
         folder.rmdir()
 
 
+@pytest.mark.vm
 @pytest.mark.root
 @pytest.mark.parametrize("loop", ["lean", "stock"])
 def test_file_of_cgroup_v2_wakes_once_for_each_change(unified_group: Path, loop: str) -> None:

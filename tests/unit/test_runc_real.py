@@ -115,6 +115,7 @@ def is_crun(machine: Machine) -> bool:
     return machine.binary != "runc"
 
 
+@pytest.mark.vm
 def test_container_lives_its_whole_life(machine: Machine) -> None:
     """task-api 3.3: create, start, exec, pause, resume, update, kill, delete."""
 
@@ -217,6 +218,7 @@ def test_kill_and_delete_after_the_end_are_no_errors_a_daemon_minds(machine: Mac
     machine.run(story)
 
 
+@pytest.mark.vm
 def test_refused_update_is_told_raw(machine: Machine) -> None:
     """O-73."""
 
@@ -247,6 +249,7 @@ def test_create_cancelled_at_any_moment_can_be_undone(machine: Machine, delay_ms
     machine.run(story)
 
 
+@pytest.mark.vm
 def test_forced_delete_ends_a_running_container(machine: Machine) -> None:
     """CLI 1.9: what the `delete` action does after a crash of the shim."""
 

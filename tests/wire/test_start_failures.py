@@ -16,6 +16,7 @@ from protos.runc_pb2 import Options
 from protos.runtimeoptions_pb2 import Options as GenericOptions
 from shimv2.cgroups import tree
 from tests.support.boot import RUNTIME, Boot, answers, path_of
+from tests.support.cgroups import no_cgroup, unified
 from tests.support.until import until
 
 
@@ -106,13 +107,14 @@ def test_too_long_socket_folder_is_told_with_its_length(boot: Boot) -> None:
 
 
 @pytest.mark.rule("cli.spawn.6")
+@pytest.mark.vm
 def test_missing_cgroup_of_the_shim_is_rolled_back(boot: Boot) -> None:
     """CLI 1.11, O-501 to O-503."""
     bundle = boot.bundle("c1")
 
     done = boot.new_start("c1", params=with_cgroup("/b-none"))
 
-    expected = f"{RUNTIME}: failed to load cgroup /b-none: cgroups: cgroup deleted"
+    expected = f"{RUNTIME}: {no_cgroup('/b-none')}"
     assert (done.returncode, done.stderr.decode(), done.stdout) == (1, expected, b"")
     until(lambda: nothing_left(boot, bundle), "the roll-back")
 
@@ -155,6 +157,7 @@ def generic(config_path: str) -> Packed:
 
 
 @pytest.mark.rule("cli.spawn.6")
+@pytest.mark.vm
 @pytest.mark.root
 def test_server_joins_the_cgroup_of_the_shim(boot: Boot) -> None:
     """O-492, O-493: in every hierarchy; also with options from an old daemon."""
@@ -163,7 +166,7 @@ def test_server_joins_the_cgroup_of_the_shim(boot: Boot) -> None:
     folders = tree.folders(path)
     for folder in folders:
         os.mkdir(folder)
-        if os.path.exists(f"{folder}/cpuset.cpus"):  # v1: empty, and nobody can join
+        if not unified() and os.path.exists(f"{folder}/cpuset.cpus"):  # empty: nobody can join
             for name in ("cpuset.cpus", "cpuset.mems"):
                 Path(folder, name).write_text(Path(folder, "..", name).read_text())
     try:
@@ -177,6 +180,27 @@ def test_server_joins_the_cgroup_of_the_shim(boot: Boot) -> None:
         for folder in folders:
             until(partial(_empty, folder), "an empty cgroup")
             os.rmdir(folder)
+
+
+@pytest.mark.root
+@pytest.mark.unified
+def test_cgroup_of_the_shim_that_takes_no_process_is_rolled_back(boot: Boot) -> None:
+    """CLI 1.11: one that passes controllers on may hold no process itself, says the kernel."""
+    bundle = boot.bundle("c1")
+    (folder,) = map(Path, tree.folders(f"/{boot.namespace}"))
+    folder.mkdir()
+    try:
+        for each in (folder.parent, folder):
+            (each / "cgroup.subtree_control").write_text("+memory")
+
+        done = boot.new_start("c1", params=with_cgroup(f"/{boot.namespace}"))
+
+        why = f"write {folder}/cgroup.procs: device or resource busy"
+        expected = f"{RUNTIME}: failed to join cgroup /{boot.namespace}: {why}"
+        assert (done.returncode, done.stderr.decode(), done.stdout) == (1, expected, b"")
+        until(lambda: nothing_left(boot, bundle), "the roll-back")
+    finally:
+        folder.rmdir()
 
 
 def _empty(cgroup: str) -> bool:
