@@ -19,7 +19,7 @@ PIP = $(PY) -m pip -q --disable-pip-version-check install --root-user-action=ign
 NATIVE := $(wildcard shimv2/native/*.c)
 SCRIPTS := $(VENV)/bin/containerd-shim-pyrunc-v2 $(VENV)/bin/shimctl
 
-.PHONY: help setup venv run test unit criu lint fmt type check cover protos soak conformance conformance-page install uninstall clean clean-room
+.PHONY: help setup venv run test vm unit criu lint fmt type check cover protos soak conformance conformance-page install uninstall clean clean-room
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -76,6 +76,12 @@ test: setup venv ## all tests: unit, wire, and end to end with runc, crun and co
 	@echo "left out: the long ones (make soak), checkpoint and restore (make criu)"
 	@$(PYTEST) -m "not soak and not criu"
 
+# RUN='command' runs that instead of the tests; tests/vm/README.md lists the variables.
+vm: export VM_RUN = $(value RUN)
+vm: venv ## the tests that cgroups matter to, in emulated machines with cgroup v2 alone
+	@echo "SEED=$(SEED)" >&2
+	@$(PY) -m tests.vm --randomly-seed=$(SEED) $(ARGS)
+
 unit: venv ## the tests that need no privileges, < 10 s
 	@echo "SEED=$(SEED)"
 	@$(PYTEST) -m "not soak and not root" $(or $(filter tests/%,$(ARGS)),tests/unit tests/wire)
@@ -89,8 +95,8 @@ soak: setup venv ## the long ones: 200 × ctr run, 20 restarts of containerd
 	@echo "SEED=$(SEED)"
 	@SHIM_TEST_SOAK=1 $(PYTEST) --timeout=1200 -m soak
 
-# Results of runs elsewhere (a virtual machine) count as well: make conformance RESULTS="FOLDER..."
-RESULTS ?=
+# Results of runs elsewhere count as well, those of make vm by themselves: RESULTS="FOLDER..."
+RESULTS ?= $(wildcard .cache/vm)
 PROVEN := .cache/conformance
 conformance: setup venv ## docs/conformance.md: which rules of tests/rules.toml the tests prove, with runc and crun
 	@echo "SEED=$(SEED)"

@@ -98,8 +98,9 @@ def test_every_field_is_what_its_file_says(setup: Setup, runtime: str, disk: str
         for name, value in found.items():
             low, high = sorted((before[name], after[name]))
             assert low <= value <= high, name
-        for name in ("cpu.usage_usec", "memory.pgfault", "memory.usage", "cpu.nr_periods"):
+        for name in ("cpu.usage_usec", "memory.pgfault", "memory.usage"):
             assert found[name] > 0, name
+        assert wrote(folder) >= WRITTEN  # so there is a device that `found` tells of
         assert (found["pids.current"], found["pids.limit"]) == (1, 55)
         assert found["memory.usage_limit"] == LIMIT
         await container.task.resume("c1")

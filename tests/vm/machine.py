@@ -1,0 +1,237 @@
+"""One run of test machines: commands go in, their output and their status come out.
+
+    tree.tar ──► second disk ──► /work and /command
+    stdout   ◄── virtio port "output"      status ◄── virtio port "status"      console ──► a file
+    results  ◄── virtio port "results", a tar of the guest's /results
+
+Software emulation, named as such: a /dev/kvm that is there need not work.  Each run begins with the
+same disk, since what is written goes to a file that is gone with the emulator.
+"""
+
+import contextlib
+import io
+import os
+import selectors
+import signal
+import subprocess
+import tarfile
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Self
+
+from shimv2 import linux
+from tests.vm.image import TREE, Image, loaded
+
+_TREE: Final = ("Makefile", "protos", "pyproject.toml", "shimv2", "tests", "tools", "ttrpc")
+# norandmaps: the emulator translates code by address, so programs had better be where they were
+# the last time (a tenth of its CPU time).  qemu64, not max: one more tenth.
+_KERNEL: Final = (
+    "console=ttyS0 quiet panic=-1 reboot=t mitigations=off norandmaps cgroup_no_v1=all psi=1"
+)
+_CPU: Final = "qemu64"
+# 2 ns an instruction: a second of the machine is half a milliard of them, however slow the emulator
+# is and whoever else uses this computer.  So the time limits of tests mean the same as outside.
+_CLOCK: Final = "shift=1"
+_READ_BYTES: Final = 1 << 16
+_CONSOLE_LINES: Final = 20
+_STOP_LIMIT_S: Final = 10.0
+
+Output = Callable[[int, bytes], None]  # which machine's, what
+
+
+class Hung(Exception):
+    """A machine said nothing for too long, or was not done in time."""
+
+
+class Died(Exception):
+    """A machine ended without a status: its kernel or the emulator failed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Hardware:
+    memory_mib: int
+    limit_s: float  # for all of it
+    silence_s: float  # without a byte of output
+
+
+def run(
+    image: Image,
+    hardware: Hardware,
+    commands: Sequence[str],
+    output: Output,
+    *,
+    results: Path | None = None,
+) -> list[int]:
+    """Boot a machine for each command, which /bin/sh runs in a copy of this tree.
+
+    Returns their status; what they left in /results is then in the folder `results`.  Nothing else
+    is left, whichever way this ends.
+
+    Raises:
+        Hung, Died: with the end of the kernel's console in the text.
+    """
+    with contextlib.ExitStack() as machines, selectors.DefaultSelector() as selector:
+        made = [machines.enter_context(_Machine(image, hardware, each)) for each in commands]
+        end = time.monotonic() + hardware.limit_s
+        for number, machine in enumerate(made):
+            selector.register(machine, selectors.EVENT_READ, number)
+        while selector.get_map():
+            _relay(selector, end, hardware, output)
+        statuses = [machine.status() for machine in made]
+        if results is not None:
+            for machine in made:
+                machine.take_results(results)
+        return statuses
+
+
+def _relay(
+    selector: selectors.BaseSelector, end: float, hardware: Hardware, output: Output
+) -> None:
+    """Pass on what is there, or wait for it; a machine that has ended is let go.
+
+    Raises:
+        Hung: a limit has passed.
+    """
+    now = time.monotonic()
+    waiting = [key.fileobj for key in selector.get_map().values()]
+    assert all(isinstance(machine, _Machine) for machine in waiting)
+    for machine in waiting:
+        assert isinstance(machine, _Machine)
+        if now >= end:
+            raise Hung(f"not done after {hardware.limit_s:.0f} s{machine.console()}")
+        if now >= machine.heard_at + hardware.silence_s:
+            raise Hung(f"no output for {hardware.silence_s:.0f} s{machine.console()}")
+    for key, _ in selector.select(1.0):
+        machine = key.fileobj
+        assert isinstance(machine, _Machine)
+        if data := machine.read():
+            output(key.data, data)
+        else:
+            selector.unregister(machine)
+
+
+class _Machine:
+    """An emulator that runs and its files; a context, at whose end both are gone."""
+
+    def __init__(self, image: Image, hardware: Hardware, command: str) -> None:
+        self._undo = contextlib.ExitStack()
+        with contextlib.ExitStack() as undo:
+            self._folder = Path(undo.enter_context(tempfile.TemporaryDirectory(prefix="vm.")))
+            _pack(self._folder / "tree.tar", command)
+            for name in ("status", "console", "results"):
+                (self._folder / name).touch()
+            self._process = _emulator(image, hardware, self._folder)
+            undo.callback(self._end)
+            self._undo = undo.pop_all()
+        self.heard_at = time.monotonic()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._undo.close()
+
+    def fileno(self) -> int:
+        assert self._process.stdout is not None
+        return self._process.stdout.fileno()
+
+    def read(self) -> bytes:
+        """Return what there is of the output; nothing means its end."""
+        self.heard_at = time.monotonic()
+        return os.read(self.fileno(), _READ_BYTES)
+
+    def status(self) -> int:
+        """Return the command's status, after the end of the output.
+
+        Raises:
+            Died: there is none.
+        """
+        text = (self._folder / "status").read_text().strip()
+        if not text:
+            raise Died(f"the machine ended without a status{self.console()}")
+        return int(text)
+
+    def take_results(self, target: Path) -> None:
+        """Put the files of the guest's /results into `target`, by their bare names."""
+        target.mkdir(parents=True, exist_ok=True)
+        with tarfile.open(self._folder / "results") as tar:
+            for member in tar:
+                if (file := tar.extractfile(member)) is not None:
+                    (target / Path(member.name).name).write_bytes(file.read())
+
+    def console(self) -> str:
+        text = (self._folder / "console").read_text(errors="replace").strip()
+        lines = text.splitlines()[-_CONSOLE_LINES:]
+        return "; the end of its console:\n" + "\n".join(lines) if lines else "; silent console"
+
+    def _end(self) -> None:
+        """Wait for an emulator on its way out, whose output has ended; kill one that is not."""
+        assert self._process.stdout is not None
+        running = not (self._folder / "status").read_text()
+        self._process.stdout.close()
+        if running:
+            self._process.kill()
+        try:
+            self._process.wait(timeout=_STOP_LIMIT_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+
+def _pack(target: Path, command: str) -> None:
+    def kept(member: tarfile.TarInfo) -> tarfile.TarInfo:
+        member.uid = member.gid = 0  # some tests ask whose a program is
+        member.uname = member.gname = ""
+        return member
+
+    with tarfile.open(target, "w") as tar:
+        for name in _TREE:
+            tar.add(TREE / name, f"work/{name}", filter=kept)
+        script = tarfile.TarInfo("command")
+        script.size = len(command.encode())
+        tar.addfile(script, io.BytesIO(command.encode()))
+
+
+def _emulator(image: Image, hardware: Hardware, folder: Path) -> "subprocess.Popen[bytes]":
+    share = image.emulator / "usr/share"
+    libraries = image.emulator / "usr/lib/x86_64-linux-gnu"
+    args = [
+        *loaded(image.emulator, "usr/bin/qemu-system-x86_64"),
+        *("-L", str(share / "qemu"), "-L", str(share / "seabios")),
+        *("-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"),
+        *("-M", "q35", "-accel", "tcg,thread=single", "-icount", _CLOCK, "-cpu", _CPU),
+        *("-smp", "1", "-m", str(hardware.memory_mib)),
+        *("-kernel", str(image.kernel), "-initrd", str(image.initramfs), "-append", _KERNEL),
+        *("-serial", f"file:{folder}/console"),
+        *_drive("root", image.disk, "snapshot=on"),
+        *_drive("tree", folder / "tree.tar", "readonly=on"),
+        *("-device", "virtio-serial-pci"),
+        *_port("output", "/dev/stdout"),
+        *_port("status", str(folder / "status")),
+        *_port("results", str(folder / "results")),
+    ]
+    return subprocess.Popen(
+        args,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        env={**os.environ, "QEMU_MODULE_DIR": str(libraries / "qemu"), "TMPDIR": str(folder)},
+        preexec_fn=_die_with_parent,  # noqa: PLW1509 - there is one thread
+    )
+
+
+def _die_with_parent() -> None:
+    linux.set_parent_death_signal(signal.SIGKILL)
+
+
+def _drive(name: str, path: Path, how: str) -> Iterator[str]:
+    yield from ("-drive", f"if=none,id={name},file={path},format=raw,{how}")
+    yield from ("-device", f"virtio-blk-pci,drive={name}")
+
+
+def _port(name: str, path: str) -> Iterator[str]:
+    # append: the emulator must not truncate what may be a file of its caller
+    yield from ("-chardev", f"file,id={name},append=on,path={path}")
+    yield from ("-device", f"virtserialport,chardev={name},name={name}")

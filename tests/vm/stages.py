@@ -1,0 +1,31 @@
+"""How long each stage of a run took: told when it ends, and all together at the end."""
+
+import contextlib
+import resource
+import sys
+import time
+from collections.abc import Iterator
+
+
+class Stages:
+    def __init__(self) -> None:
+        self._told: list[str] = []
+
+    @contextlib.contextmanager
+    def __call__(self, name: str) -> Iterator[None]:
+        began_s, used_s = time.monotonic(), _children_s()
+        print(f"vm: {name}", file=sys.stderr, flush=True)
+        try:
+            yield
+        finally:
+            took_s, cpu_s = time.monotonic() - began_s, _children_s() - used_s
+            self._told.append(f"{name} {took_s:.0f} s ({cpu_s:.0f} s of CPU)")
+
+    def tell(self) -> None:
+        if self._told:
+            print(f"vm: {', '.join(self._told)}", file=sys.stderr, flush=True)
+
+
+def _children_s() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
