@@ -27,7 +27,9 @@ from shimv2.sockets import BoundSocket, bind_or_join
 
 _DEBUG_LEVEL: Final = -4  # of BootstrapParams.log_level: this and below is debug
 _ADDRESS_MODE: Final = 0o644
-_CONFIG: Final = gojson.Struct("Spec", {"annotations": gojson.StringMap("string")})
+_CONFIG: Final = gojson.Struct(
+    "spec", {"annotations": gojson.StringMap("string")}, package="manager"
+)
 
 M = TypeVar("M", bound=Message)
 

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from typing import Final, NoReturn
 
 from daemon import DaemonContext
-from setproctitle import setproctitle
+from setproctitle import setproctitle, setthreadtitle
 
 from shimv2.cgroups import tree
 from shimv2.daemon import DaemonConfig, serve
@@ -168,7 +168,7 @@ def _umask() -> int:
 def _take(place: Place, identity: Identity) -> None:
     os.environ["GOMAXPROCS"] = "4"  # as the reference: runtimes written in Go see it
     os.environ["OTEL_SERVICE_NAME"] = f"containerd-shim-{identity.id}"
-    set_title(server_words(identity))
+    set_title([sys.argv[0], *server_words(identity)])
     if place.cgroup:
         join_cgroup(place.cgroup)
     if place.oom_score_adj is not None:
@@ -236,9 +236,8 @@ def _set_oom_score(score: int) -> None:
 
 
 def server_words(identity: Identity) -> list[str]:
-    """The command line of the reference's server, by our name."""
-    program = identity.name.removeprefix("io.").replace("containerd.", "containerd-shim-", 1)
-    words = [program.replace(".", "-"), "-namespace", identity.namespace, "-id", identity.id]
+    """The arguments of the reference's server."""
+    words = ["-namespace", identity.namespace, "-id", identity.id]
     words += ["-address", identity.grpc_address]
     return [*words, "-debug"] if identity.debug else words
 
@@ -251,6 +250,7 @@ def set_title(words: Sequence[str]) -> None:
     os.environ["SPT_NOENV"] = "1"  # setproctitle would use the environment's room for the title
     title = " ".join(words)
     setproctitle(title)
+    setthreadtitle(os.path.basename(words[0]))  # what top shows: the program's name
     del os.environ["SPT_NOENV"]
     raw = os.fsencode(title)
     with open("/proc/self/cmdline", "rb") as file:

@@ -1,6 +1,8 @@
 """`-info`: what this shim and its runtime can do, for containerd 2.0 and newer."""
 
 import json
+import os
+import stat
 from typing import Final
 
 from google.protobuf.any_pb2 import Any
@@ -10,9 +12,9 @@ from protos.types_pb2 import RuntimeInfo, RuntimeVersion
 from shimv2 import VERSION
 from shimv2.anyurl import type_name
 from shimv2.errors import Refused, ShimError
-from shimv2.gotext import quote
+from shimv2.gotext import os_error, quote
 from shimv2.model import RuncOptions
-from shimv2.options import RUNC_OPTIONS, RUNTIME_OPTIONS, runtime_options
+from shimv2.options import RUNC_OPTIONS, RUNTIME_OPTIONS, require_known, runtime_options
 from shimv2.runtime.command import DEFAULT_BINARY, CommandFailed, look_up
 from shimv2.runtime.once import features_now
 
@@ -35,7 +37,7 @@ def runtime_info(name: str, stdin: bytes) -> bytes:
         info.options.value = packed.value
     binary = options.binary_name or DEFAULT_BINARY
     try:
-        path = look_up(binary)
+        path = _program(binary)
     except CommandFailed as error:
         raise Refused(f"failed to look up the path of {quote(binary)}: {error}") from None
     features = _features(path)
@@ -43,6 +45,24 @@ def runtime_info(name: str, stdin: bytes) -> bytes:
         info.features.type_url = FEATURES_URL
         info.features.value = features
     return info.SerializeToString()
+
+
+def _program(binary: str) -> str:
+    """Find the runtime; unlike a call of it, -info looks at a path as well.
+
+    Raises:
+        CommandFailed: Go's text.
+    """
+    path = look_up(binary)
+    try:
+        mode = os.stat(path).st_mode
+    except OSError as error:
+        raise CommandFailed(f"exec: {quote(binary)}: {os_error(error, op='stat')}") from None
+    if stat.S_ISDIR(mode):
+        raise CommandFailed(f"exec: {quote(binary)}: is a directory")
+    if not mode & 0o111:
+        raise CommandFailed(f"exec: {quote(binary)}: permission denied")
+    return path
 
 
 def _packed(stdin: bytes) -> Any:
@@ -55,8 +75,11 @@ def _packed(stdin: bytes) -> Any:
 
 def _options(packed: Any) -> RuncOptions:
     try:
-        if type_name(packed.type_url) not in (RUNC_OPTIONS, RUNTIME_OPTIONS):
-            raise Refused(f"invalid type {packed.type_url}: invalid argument")
+        name = type_name(packed.type_url)
+        if name not in (RUNC_OPTIONS, RUNTIME_OPTIONS):
+            require_known(packed.type_url)
+            go_type = f"*options.{name.rpartition('.')[2]}"  # of the package of RUNC_OPTIONS
+            raise Refused(f"invalid type {go_type}: invalid argument")
         return runtime_options(packed)
     except ShimError as error:
         raise Refused(f"failed to read runtime options (*options.Options): {error}") from None

@@ -121,7 +121,7 @@ def _json_value(data: bytes, shape: gojson.Struct) -> dict[str, Any]:
 
 def _checkpoint_options(packed: any_pb2.Any) -> runc_pb2.CheckpointOptions:
     if packed.type_url != CHECKPOINT_OPTIONS:
-        _require_known(packed.type_url)
+        require_known(packed.type_url)
         given, wanted = quote(packed.type_url), quote(CHECKPOINT_OPTIONS)
         raise Refused(f"can't unmarshal type {given} to output {wanted}")
     try:
@@ -130,7 +130,7 @@ def _checkpoint_options(packed: any_pb2.Any) -> runc_pb2.CheckpointOptions:
         raise Refused(_UNREADABLE) from None
 
 
-def _require_known(url: str) -> None:
+def require_known(url: str) -> None:
     """Raise Refused, as Go does, for a type of which nobody here has heard."""
     try:
         descriptor_pool.Default().FindMessageTypeByName(type_name(url))
@@ -158,7 +158,7 @@ def runtime_options(packed: any_pb2.Any | None) -> RuncOptions:
             return _from_config(runtimeoptions_pb2.Options.FromString(packed.value))
     except DecodeError:
         raise Refused(_UNREADABLE) from None
-    _require_known(packed.type_url)
+    require_known(packed.type_url)
     raise InvalidArgument(f"options of type {name}, not {RUNC_OPTIONS}")
 
 

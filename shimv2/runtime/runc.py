@@ -1,6 +1,7 @@
 """runc, or any runtime with its command line (crun): one process per verb."""
 
 import contextlib
+import errno
 import functools
 import json
 import os
@@ -272,7 +273,8 @@ class Runc:
             try:
                 text = runclog.explain(prefix, failure, self._read_log(before))
             except OSError as why:
-                text = runclog.unexplained(prefix, failure, os_error(why))
+                op = "read" if why.errno == errno.EISDIR else "open"  # Go opens a folder
+                text = runclog.unexplained(prefix, failure, os_error(why, op=op))
             raise _failed(text, verb, error) from None
 
     def _log_size(self) -> int:

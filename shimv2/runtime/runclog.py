@@ -68,13 +68,31 @@ _RFC3339: Final = re.compile(
 )
 
 
+# The words of Go's layout, in which it says where a time stopped to fit, and what each takes.
+_LAYOUT: Final = (
+    *(("2006", r"\d{4}"), ("-", "-"), ("01", r"\d\d"), ("-", "-"), ("02", r"\d\d"), ("T", "T")),
+    *(("15", r"\d\d"), (":", ":"), ("04", r"\d\d"), (":", ":"), ("05", r"\d\d([.,]\d+)?")),
+    ("Z07:00", r"Z|[+-]\d\d:\d\d"),
+)
+
+
+def _misfit(value: str) -> str:
+    rest = value
+    for word, pattern in _LAYOUT:
+        found = re.match(pattern, rest, re.ASCII)
+        if found is None:
+            return f"cannot parse {quote(rest)} as {quote(word)}"
+        rest = rest[found.end() :]
+    return f"extra text: {quote(rest)}"
+
+
 def _check_time(value: object) -> None:
     if not isinstance(value, str):
         raise CorruptLog("Time.UnmarshalJSON: input is not a JSON string")
     found = _RFC3339.fullmatch(value)
     if found is None:
         layout = quote("2006-01-02T15:04:05Z07:00")
-        raise CorruptLog(f"parsing time {quote(value)} as {layout}: cannot parse {quote(value)}")
+        raise CorruptLog(f"parsing time {quote(value)} as {layout}: {_misfit(value)}")
     try:
         datetime.fromisoformat(found[1])
     except ValueError:

@@ -154,7 +154,7 @@ class Boot:
         found = []
         for name in filter(str.isdecimal, os.listdir("/proc")):
             words = arguments(int(name))
-            if words[:1] == [NAME] and self.namespace in words:
+            if words[:1] == [str(self.shim)] and self.namespace in words:
                 found.append(int(name))
         return found
 

@@ -134,8 +134,27 @@ def test_runtime_that_does_not_tell_is_no_error(boot: Boot, body: str) -> None:
             ).SerializeToString(),
             (
                 "failed to read runtime options (*options.Options): "
-                "invalid type containerd.runc.v1.CheckpointOptions: invalid argument"
+                "invalid type *options.CheckpointOptions: invalid argument"
             ),
+        ),
+        (
+            packed(binary_name="/no/such/runtime"),
+            (
+                'failed to look up the path of "/no/such/runtime": '
+                'exec: "/no/such/runtime": stat /no/such/runtime: no such file or directory'
+            ),
+        ),
+        (
+            packed(binary_name="/etc"),
+            'failed to look up the path of "/etc": exec: "/etc": is a directory',
+        ),
+        (
+            packed(binary_name="/etc/passwd"),
+            'failed to look up the path of "/etc/passwd": exec: "/etc/passwd": permission denied',
+        ),
+        (
+            Packed(type_url="foo.Bar", value=b"x").SerializeToString(),
+            "failed to read runtime options (*options.Options): type with url foo.Bar: not found",
         ),
         (
             b"\xff\xff",

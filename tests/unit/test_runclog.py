@@ -117,6 +117,25 @@ def test_time_that_is_no_rfc3339_spoils_the_log(time: str) -> None:
         last_error(f'{{"level":"error","msg":"a","time":"{time}"}}'.encode())
 
 
+@pytest.mark.parametrize(
+    ("time", "why"),
+    [
+        ("today", 'cannot parse "today" as "2006"'),
+        ("2026-1-1", 'cannot parse "1-1" as "01"'),
+        ("2026-11-23 23:07:39Z", 'cannot parse " 23:07:39Z" as "T"'),
+        ("2026-11-23T23:07:39", 'cannot parse "" as "Z07:00"'),
+        ("2026-11-23T23:07:39Z!", 'extra text: "!"'),
+    ],
+)
+def test_time_is_told_with_the_place_where_it_stops_to_fit(time: str, why: str) -> None:
+    """As Go's time.Parse does."""
+    layout = "2006-01-02T15:04:05Z07:00"
+    with pytest.raises(CorruptLog) as caught:
+        last_error(f'{{"level":"error","msg":"a","time":"{time}"}}'.encode())
+
+    assert str(caught.value) == f'parsing time "{time}" as "{layout}": {why}'
+
+
 @given(st.binary(max_size=60))
 def test_any_log_gives_a_text(log: bytes) -> None:
     """A client always gets prefix and reason, whatever a runtime wrote."""

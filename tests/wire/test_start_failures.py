@@ -46,10 +46,10 @@ def with_cgroup(path: str) -> dict[str, object]:
         ("{broken", "invalid character 'b' looking for beginning of object key string"),
         ("", "EOF"),
         ('{"annotations": {"a"', "unexpected EOF"),
-        ("[]", "json: cannot unmarshal array into Go value of type specs.Spec"),
+        ("[]", "json: cannot unmarshal array into Go value of type manager.spec"),
         (
             '{"annotations": {"a": 1}}',
-            "json: cannot unmarshal number into Go struct field Spec.annotations of type string",
+            "json: cannot unmarshal number into Go struct field spec.annotations of type string",
         ),
     ],
 )

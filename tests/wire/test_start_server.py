@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from tests.support.boot import (
-    NAME,
     Boot,
     answers,
     arguments,
@@ -42,7 +41,7 @@ def test_server_is_a_daemon_of_its_own(boot: Boot) -> None:
     pid = boot.served(path)
 
     words = ["-namespace", boot.namespace, "-id", "c1", "-address", boot.address]
-    assert arguments(pid) == [NAME, *words]
+    assert arguments(pid) == [str(boot.shim), *words]
     assert os.readlink(f"/proc/{pid}/cwd") == str(bundle)
     assert Path(f"/proc/{pid}/comm").read_text() == "containerd-shim\n"
     assert os.getpgid(pid) == pid
