@@ -19,7 +19,7 @@ PIP = $(PY) -m pip -q --disable-pip-version-check install --root-user-action=ign
 NATIVE := $(wildcard shimv2/native/*.c)
 SCRIPTS := $(VENV)/bin/containerd-shim-pyrunc-v2 $(VENV)/bin/shimctl
 
-.PHONY: help setup venv run test vm unit criu lint fmt type check cover protos soak conformance conformance-page install uninstall clean clean-room
+.PHONY: help setup venv run test vm unit criu lint fmt type check cover protos soak differential conformance conformance-page install uninstall clean clean-room
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -73,8 +73,8 @@ run: setup $(NATIVE_STAMP) $(SCRIPTS) ## a real container: output, exit status, 
 
 test: setup venv ## all tests: unit, wire, and end to end with runc, crun and containerd (root)
 	@echo "SEED=$(SEED)"
-	@echo "left out: the long ones (make soak), checkpoint and restore (make criu)"
-	@$(PYTEST) -m "not soak and not criu"
+	@echo "left out: the long ones (make soak), checkpoint and restore (make criu), the Go shims (make differential)"
+	@$(PYTEST) -m "not soak and not criu and not differential"
 
 # RUN='command' runs that instead of the tests; tests/vm/README.md lists the variables.
 vm: export VM_RUN = $(value RUN)
@@ -108,6 +108,10 @@ conformance: setup venv ## docs/conformance.md: which rules of tests/rules.toml 
 
 conformance-page: ## the page alone, from the results of the last run
 	@$(PY) -m tests.support.conformance docs/conformance.md $(PROVEN) $(RESULTS)
+
+differential: setup venv ## the same calls to Debian's Go shims of three releases; every answer compared
+	@echo "SEED=$(SEED)"
+	@$(PYTEST) -v --tb=short -m differential tests/differential
 
 check: lint type test ## lint, types, all tests
 

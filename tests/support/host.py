@@ -18,6 +18,7 @@ RUNTIME: Final = "io.containerd.pyrunc.v2"
 OTHER_SHIM: Final = os.environ.get("SHIM", "")
 # The runtime that containers of the end-to-end tests get where they ask for none by name.
 RUNTIME_UNDER_TEST: Final = os.environ.get("SHIM_TEST_RUNTIME", "runc")
+ROOT: Final = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 _UNIFIED: Final = "/sys/fs/cgroup/unified"
 _SCRIPT: Final = """#!{python} -I
 import sys
@@ -91,8 +92,7 @@ def install_shim(path: str) -> None:
     if OTHER_SHIM:
         os.symlink(os.path.abspath(OTHER_SHIM), path)
         return
-    root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-    write_shim(path, root=root, python=sys.executable)
+    write_shim(path, root=ROOT, python=sys.executable)
 
 
 def write_shim(path: str, *, root: str, python: str) -> None:

@@ -80,13 +80,19 @@ class HostLeaks:
     def found(self) -> list[str]:
         """Say what is there at this moment."""
         return [
+            *self.marked(),
+            *(f"socket {path}" for path in self.sockets()),
+            *(f"FIFO folder {path}" for path in self.fifos()),
+            *(f"temporary file {path}" for path in glob.glob(f"{self.folder}/tmp/*")),
+        ]
+
+    def marked(self) -> list[str]:
+        """Say what carries the mark itself: that is ours, whoever else is at work here."""
+        return [
             *(f"process {pid}: {command(pid)}" for pid in self.processes()),
             *(f"mount {point}" for point in self.mounts()),
             *(f"cgroup {path}" for path in self.cgroups()),
             *(f"runtime state {path}" for path in glob.glob(f"{_RUNTIME_STATE}/{self.mark}*/*")),
-            *(f"socket {path}" for path in self.sockets()),
-            *(f"FIFO folder {path}" for path in self.fifos()),
-            *(f"temporary file {path}" for path in glob.glob(f"{self.folder}/tmp/*")),
         ]
 
     def since_start(self, *, grace_s: float = _GRACE_S) -> list[str]:
@@ -126,7 +132,15 @@ class HostLeaks:
         return sorted(new - _opened_folders() if new else new)
 
     def remove(self) -> None:
-        """End and remove everything that carries the mark: after a test that failed."""
+        """End and remove everything the test left: after one that failed."""
+        self.remove_marked()
+        for path in self.fifos():
+            shutil.rmtree(path, ignore_errors=True)
+        for path in self.sockets():
+            os.unlink(path)
+
+    def remove_marked(self) -> None:
+        """End and remove what carries the mark itself; others may be at work on this machine."""
         for pid in self.processes():
             try:
                 os.kill(pid, signal.SIGKILL)
@@ -137,10 +151,8 @@ class HostLeaks:
             time.sleep(_STEP_S)
         for point in self.mounts():
             subprocess.run(["umount", "-l", point], check=False, capture_output=True)
-        for path in [*self.fifos(), *glob.glob(f"{_RUNTIME_STATE}/{self.mark}*")]:
+        for path in glob.glob(f"{_RUNTIME_STATE}/{self.mark}*"):
             shutil.rmtree(path, ignore_errors=True)
-        for path in self.sockets():
-            os.unlink(path)
         self.remove_namespace_folders()
 
     def remove_namespace_folders(self) -> None:

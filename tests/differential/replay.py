@@ -1,0 +1,62 @@
+"""Runs one scenario with one shim in a corner of its own, and cleans up whatever that shim left."""
+
+import os
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from typing import Final
+
+from shimv2.ctl.harness import Harness
+from shimv2.ctl.reply import Generation
+from tests.differential.tour import Tour, settled
+from tests.differential.words import Words
+from tests.support.host import Host, install_shim
+
+Scenario = Callable[[Tour], Awaitable[None]]
+NAME: Final = "containerd-shim-runc-v2"  # ours is installed as what it replaces
+_LOG_LIMIT: Final = 4000
+
+
+async def replay(scenario: Scenario, shim: str, rootfs: str) -> dict[str, str]:
+    """Return the outcomes by the steps' labels; `shim` is a path, "" is ours.
+
+    Raises:
+        Exception: whatever ended the scenario early; the log of the shim is in its notes.
+    """
+    host = Host.make()
+    sockets: set[str] = set()
+    try:
+        if not shim:
+            shim = os.path.join(host.bin, NAME)
+            install_shim(shim)
+        setup = replace(host.setup(rootfs=rootfs, generation=Generation.V2_0), shim=shim)
+        words = Words(
+            {shim: "<shim>", host.folder: "<root>", host.mark: "<ns>", rootfs: "<rootfs>"}
+        )
+        async with Harness(setup) as harness:
+            tour = Tour(harness, words, host, sockets)
+            try:
+                await scenario(tour)
+            except Exception as error:
+                for id, one in tour.shims.items():
+                    error.add_note(f"log of {id}: {one.log.decode(errors='replace')[-_LOG_LIMIT:]}")
+                error.add_note(f"steps so far: {tour.steps}")
+                raise
+            finally:
+                await tour.close()
+        if tour.over:
+            await _look_at_host(tour, host, sockets)
+        return tour.steps
+    finally:
+        host.leaks.remove_marked()
+        host.remove()
+        for path in filter(os.path.exists, sockets):
+            os.unlink(path)
+
+
+async def _look_at_host(tour: Tour, host: Host, sockets: set[str]) -> None:
+    """Note what is left on the machine, once it had time to go."""
+    tour.phase = ""
+    await settled(lambda: not host.leaks.marked())
+    left = [line.partition(": ")[2] or line for line in host.leaks.marked()]
+    left += ["a socket" for path in sockets if os.path.exists(path)]
+    tour.note("left on the host", "\n".join(sorted(left)) or "nothing")

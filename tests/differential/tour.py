@@ -1,0 +1,395 @@
+"""One scenario with one shim: every step has a label and an outcome, both in plain words.
+
+A scenario is written once and never looks at what a call returned to decide what comes next, so
+that the steps are the same with every shim.
+"""
+
+import asyncio
+import json
+import os
+import signal
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict
+from typing import Any, Final
+
+from google.protobuf import any_pb2
+from google.protobuf.empty_pb2 import Empty
+from google.protobuf.message import Message
+
+from protos import task_v2_pb2, types_pb2
+from shimv2.ctl import spec
+from shimv2.ctl.container import Container
+from shimv2.ctl.harness import Harness
+from shimv2.ctl.reply import pack
+from shimv2.ctl.streams import Capture
+from shimv2.ctl.task import PROCESS_URL
+from shimv2.model import Stdio
+from tests.differential.frames import Frames
+from tests.differential.words import Words
+from tests.support.host import Host
+from tests.support.leaks import alive
+from tests.support.until import eventually
+from ttrpc import ConnectionClosed, RemoteProtocolError, StatusError, codec, wire
+
+_REQUESTS: Final = {"Create": "CreateTask", "Update": "UpdateTask", "Exec": "ExecProcess"}
+_ANSWERS: Final = {"Create": "CreateTask", "State": "", "Start": "", "Delete": "", "Pids": ""}
+_WITH_ANSWER: Final = {*_ANSWERS, "Wait", "Stats", "Connect"}
+_LIMIT_S: Final = 20.0  # a call that takes longer "does not answer"; a drain at Delete takes 10
+_ARRIVED_S: Final = 0.3
+_SETTLED_S: Final = 3.0  # for what a shim does after its answer
+_TAIL: Final = "sleep 1000"
+
+
+class Tour:
+    """The scenario's hands: a harness with its own namespace, and the notes that are compared."""
+
+    def __init__(self, harness: Harness, words: Words, host: Host, sockets: set[str]) -> None:
+        self.harness = harness
+        self.words = words
+        self.host = host
+        self.steps: dict[str, str] = {}
+        self.phase = ""  # put before every label
+        self.over = False  # a daemon would be done with it: nothing may be left on the host
+        self.shims: dict[str, Container] = {}  # by the container each was started for
+        self.sockets = sockets  # to be removed at the end, if they are left
+        self.streams: list[Capture] = []  # what `read` opened last
+        self._calls: list[asyncio.Task[str]] = []
+        self._shim_pids: dict[str, int] = {}
+
+    def note(self, label: str, outcome: str) -> None:
+        label = self.words.text(f"{self.phase}: {label}" if self.phase else label)
+        again, number = label, 2
+        while again in self.steps:
+            again, number = f"{label} ({number})", number + 1
+        self.steps[again] = self.words.text(outcome)
+
+    async def close(self) -> None:
+        """Let go of streams, and of calls that are never answered."""
+        for stream in self.streams:
+            stream.close()
+        for call in self._calls:
+            call.cancel()
+        await asyncio.gather(*self._calls, return_exceptions=True)
+
+    # --- containers -------------------------------------------------------------------------------
+
+    def path(self, *names: str) -> str:
+        return os.path.join(self.host.folder, *names)
+
+    def bundle(
+        self,
+        id: str = "c1",
+        *args: str,
+        process: Mapping[str, object] | None = None,
+        **wanted: Any,
+    ) -> str:
+        """Make a bundle for a program (a long sleep) and its FIFOs; return its path.
+
+        `process` replaces parts of what its configuration says of the process.
+        """
+        asked = spec.Wanted(args or ("/bin/sh", "-c", f"exec {_TAIL}"), **wanted)
+        made = self.harness.make_bundle(id, asked)
+        made.make_fifos()
+        if process is not None:
+            with open(os.path.join(made.path, "config.json"), "r+", encoding="utf-8") as file:
+                config = json.load(file)
+                config["process"].update(process)
+                file.seek(0)
+                json.dump(config, file)
+                file.truncate()
+        return made.path
+
+    async def shim(self, id: str = "c1", options: any_pb2.Any | None = None) -> Container:
+        """Run `start` in a bundle that was made, and connect; later calls go to this shim."""
+        shim = await Container.started(self.harness.bundle(id), self.harness.binary, options)
+        self.harness.containers[id] = self.shims[id] = shim
+        pid = (await shim.task.connected(id)).shim_pid
+        self.words.name(pid, "shim" if id == "c1" else f"shim of {id}")
+        self._shim_pids[id] = pid
+        self.sockets.add(shim.reply.path)
+        return shim
+
+    async def begin(self, id: str = "c1", *args: str, **wanted: Any) -> Container:
+        self.bundle(id, *args, **wanted)
+        return await self.shim(id)
+
+    def read(self, id: str = "c1", exec_id: str = "", *, stdin: bool = False) -> Stdio:
+        """Open readers at a process's output FIFOs; return its stdio."""
+        bundle = self.harness.bundle(id)
+        if exec_id:
+            bundle.make_fifos(exec_id=exec_id)
+        names = (bundle.fifo(stream, exec_id=exec_id) for stream in ("stdin", "stdout", "stderr"))
+        given, stdout, stderr = names
+        for stream in self.streams:
+            stream.close()
+        self.streams = [Capture(stdout), Capture(stderr)]
+        return Stdio(given if stdin else "", stdout, stderr)
+
+    # --- calls ------------------------------------------------------------------------------------
+
+    async def do(
+        self,
+        method: str,
+        exec_id: str = "",
+        *,
+        id: str = "c1",
+        on: str = "c1",
+        label: str = "",
+        limit_s: float = _LIMIT_S,
+        deadline_s: float | None = None,
+        **fields: Any,
+    ) -> None:
+        """Make a call and note its answer."""
+        label = label or _label(method, exec_id, id, fields)
+        if exec_id:
+            fields["exec_id"] = exec_id
+        name = _REQUESTS.get(method, method)
+        request = getattr(task_v2_pb2, f"{name}Request")(id=id, **fields)
+        who = exec_id or id
+        self.note(label, await self.ask(method, request, who, on, limit_s, deadline_s))
+
+    async def ask(
+        self,
+        method: str,
+        request: Message,
+        who: str,
+        on: str = "c1",
+        limit_s: float = _LIMIT_S,
+        deadline_s: float | None = None,
+    ) -> str:
+        """Make a call; say what came back.  The deadline is the shim's business, not ours."""
+        kind: type[Message] = Empty
+        if method in _WITH_ANSWER:
+            kind = getattr(task_v2_pb2, f"{_ANSWERS.get(method) or method}Response")
+        try:
+            async with asyncio.timeout(limit_s):
+                if deadline_s is not None:
+                    return await self._with_deadline(method, request, on, deadline_s)
+                answer = await self.shims[on].task.call(method, request, kind)
+        except TimeoutError:
+            return "no reply"
+        except ConnectionClosed:
+            return "closed"
+        except StatusError as error:
+            return f"{int(error.code)} `{error.message}`"
+        except RemoteProtocolError as error:
+            return f"garbage: {error}"
+        said = f"OK {self.words.message(answer, who)}".rstrip()
+        if method == "Delete":
+            self.words.forget(who)
+        return said
+
+    async def _with_deadline(
+        self, method: str, request: Message, on: str, deadline_s: float
+    ) -> str:
+        task = self.shims[on].task
+        envelope = codec.encode_request(
+            task.service,
+            method,
+            request.SerializeToString(),
+            timeout_ns=int(deadline_s * 1_000_000_000),
+        )
+        async with Frames(self.shims[on].reply.path) as frames:
+            frames.send(1, wire.REQUEST, 0, envelope)
+            return (await frames.receive()).outcome
+
+    def soon(self, method: str, exec_id: str = "", *, id: str = "c1") -> "asyncio.Task[str]":
+        """Begin a call that is to be answered later; `answer` notes it."""
+        request = getattr(task_v2_pb2, f"{method}Request")(id=id)
+        if exec_id:
+            request.exec_id = exec_id
+        self._calls.append(asyncio.create_task(self.ask(method, request, exec_id or id)))
+        return self._calls[-1]
+
+    async def waiting(self, exec_id: str = "") -> "asyncio.Task[str]":
+        """Begin a Wait, and give it the time to get to its process, which nothing tells of."""
+        call = self.soon("Wait", exec_id)
+        await asyncio.wait({call}, timeout=_ARRIVED_S)
+        return call
+
+    async def answer(self, call: "asyncio.Task[str]", label: str) -> None:
+        await asyncio.wait({call}, timeout=_SETTLED_S)
+        self.note(label, call.result() if call.done() else "no reply")
+
+    async def create(
+        self,
+        id: str = "c1",
+        *,
+        stdio: Stdio | None = None,
+        rootfs: Iterable[types_pb2.Mount] | None = None,
+        bundle: str = "",
+        **more: Any,
+    ) -> None:
+        """Create, with the harness's root and no streams unless told otherwise."""
+        made = self.harness.bundle(id)
+        if rootfs is None:
+            root = self.harness.root_mount(made)
+            rootfs = [types_pb2.Mount(type=root.type, source=root.source, options=root.options)]
+        label = more.pop("label", "Create" if id == "c1" else f"Create {id}")
+        path = bundle or made.path
+        await self.do(
+            "Create", id=id, label=label, bundle=path, rootfs=rootfs, **_streams(stdio), **more
+        )
+
+    async def run(self, id: str = "c1", **create: Any) -> None:
+        await self.create(id, **create)
+        await self.do("Start", id=id)
+
+    async def exec(
+        self,
+        exec_id: str,
+        *args: str,
+        id: str = "c1",
+        stdio: Stdio | None = None,
+        process: Mapping[str, object] | None = None,
+        label: str = "",
+        url: str = PROCESS_URL,
+    ) -> None:
+        terminal = stdio is not None and stdio.terminal
+        wanted = process or spec.process(spec.Wanted(args, terminal=terminal))
+        packed = pack(url, json.dumps(wanted).encode())
+        label = label or _label("Exec", exec_id, id, {})
+        await self.do("Exec", exec_id, id=id, label=label, spec=packed, **_streams(stdio))
+
+    # --- what there is to see ---------------------------------------------------------------------
+
+    async def output(self, wanted: str, label: str = "stdout") -> None:
+        """Note what was written so far, once it holds `wanted` or nothing more is to come."""
+        stdout = self.streams[0]
+        try:
+            await stdout.until(wanted.encode())
+        except TimeoutError as error:
+            self.note(label, f"not there: {error}")
+        else:
+            self.note(label, repr(stdout.text))
+
+    async def streams_end(self) -> None:
+        """Note the whole output and whether it ends."""
+        for name, stream in zip(("stdout", "stderr"), self.streams, strict=True):
+            try:
+                async with asyncio.timeout(_SETTLED_S):
+                    await stream.ended()
+                ended = "ended"
+            except TimeoutError:
+                ended = "open"
+            self.note(name, f"{ended}: {stream.text!r}")
+
+    async def told(self, last: str, process_id: str = "c1") -> None:
+        """Wait until an event was told; of one that is not, the list of all events will tell."""
+        try:
+            await self.harness.sink.wait_for(f"/tasks/{last}", process_id=process_id, timeout_s=5)
+        except TimeoutError as error:
+            self.note(f"event {last} {process_id}", str(error))
+
+    def events(self, id: str = "c1", *, once: str = "", in_order: bool = True) -> None:
+        """Note what was told of a container; of the topic `once` only the first."""
+        told: list[str] = []
+        for event in self.harness.sink.events:
+            if event.container_id != id:
+                continue
+            topic = event.topic.removeprefix("/tasks/")
+            if topic == once and any(line.split()[0] == once for line in told):
+                continue
+            fields = self.words.message(event.message, event.process_id)
+            told.append(f"{topic} {fields.removeprefix(f'container_id={id}').strip()}".strip())
+        self.note(f"events {id}", "\n".join(told if in_order else sorted(told)) or "none")
+
+    async def shim_ends(self, id: str = "c1") -> None:
+        """Note whether the shim is gone, and its socket."""
+        gone = await settled(lambda: not alive(self._shim_pids[id]))
+        self.note(f"shim {id}", "gone" if gone else "alive")
+        self.note(f"socket {id}", self.socket(id))
+
+    def socket(self, id: str = "c1") -> str:
+        return "left" if os.path.exists(self.shims[id].reply.path) else "removed"
+
+    def kill_shim(self, number: int, id: str = "c1") -> None:
+        os.kill(self._shim_pids[id], number)
+
+    def init_pid(self) -> int:
+        path = os.path.join(self.harness.bundle("c1").path, "init.pid")
+        with open(path, encoding="ascii") as file:
+            return int(file.read())
+
+    def shim_pid(self, id: str = "c1") -> int:
+        return self._shim_pids[id]
+
+    def files(self, id: str = "c1") -> None:
+        """Note the files of a bundle with their modes; what shims add on their own, apart."""
+        folder = self.harness.bundle(id).path
+        own = {"address": "none", "exits": "none"}
+        rest = []
+        for name in sorted(os.listdir(folder)):
+            mode = f"{os.lstat(os.path.join(folder, name)).st_mode:o}"
+            if name in {"shim-binary-path", "bootstrap.json"}:
+                continue  # the harness's
+            if name in own:
+                own[name] = mode
+            else:
+                rest.append(f"{name} {mode}")
+        for name, mode in own.items():
+            self.note(f"file {name} of {id}", mode)
+        self.note(f"files of {id}", ", ".join(rest))
+
+    def file(self, *names: str) -> None:
+        path = os.path.join(*names)
+        try:
+            with open(path, encoding="utf-8") as file:
+                said = repr(file.read())
+        except FileNotFoundError:
+            said = "no file"
+        self.note(f"content of {os.path.basename(path)}", said)
+
+    # --- the usual end ----------------------------------------------------------------------------
+
+    async def end(self, id: str = "c1", *, on: str = "c1") -> None:
+        """Kill, wait, delete, shut down, and look at everything that is left."""
+        self.phase = "end"
+        await self.do("Kill", id=id, on=on, signal=int(signal.SIGKILL))
+        await self.do("Wait", id=id, on=on)
+        await self.leave(id, on=on)
+
+    async def leave(self, id: str = "c1", *, on: str = "c1") -> None:
+        """What a daemon does when a task has ended."""
+        self.phase = "end"
+        await self.do("Delete", id=id, on=on)
+        await self.told("delete", id)  # Go's shim may end before it has told everything
+        await self.do("Shutdown", id=id, on=on)
+        await self.shim_ends(on)
+        self.files(id)
+        await self.delete(id)
+
+    async def delete(self, id: str = "c1") -> None:
+        """Run the `delete` action, as a daemon does last of all."""
+        self.over = True
+        bundle = self.harness.bundle(id)
+        flags = ["-id", id, "-bundle", bundle.path, "delete"]
+        status, stdout, stderr = await self.harness.binary.run(
+            flags, cwd=bundle.path, stdin=b"", combined=False, limit_s=_LIMIT_S
+        )
+        said = task_v2_pb2.DeleteResponse.FromString(stdout)
+        self.note(f"delete {id}", f"rc={status} {self.words.message(said, id)}")
+        # Go's reaper and its `Wait` fight for a runtime that ends at once; the loser says 255.
+        lines = stderr.decode(errors="replace").splitlines()
+        lines = [line for line in lines if 'successfully: exit status 255: "' not in line]
+        self.note(f"delete {id}: stderr", "\n".join(lines))
+
+
+async def settled(met: Callable[[], object]) -> bool:
+    """Wait until it is so; say whether it is."""
+    try:
+        await eventually(met, "it", limit_s=_SETTLED_S)
+    except AssertionError:
+        return False
+    return True
+
+
+def _streams(stdio: Stdio | None) -> dict[str, Any]:
+    return {name: value for name, value in asdict(stdio or Stdio()).items() if value}
+
+
+def _label(method: str, exec_id: str, id: str, fields: Mapping[str, object]) -> str:
+    plain = {k: v for k, v in fields.items() if isinstance(v, bool | int | str)}
+    words = [method, *([] if id == "c1" else [id or '""']), *([exec_id] if exec_id else [])]
+    words += [f"{name}={value}" for name, value in plain.items()]
+    return " ".join(words)

@@ -1,0 +1,111 @@
+"""What differs from run to run - pids, times, paths - in words that are the same in each.
+
+A pid becomes the name of the process it belongs to, a time that of the process that ended then, so
+that two answers which must agree with each other are seen to.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from google.protobuf.any_pb2 import Any
+from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.message import Message
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from protos import cgroups_v1_pb2, cgroups_v2_pb2, runc_pb2
+
+_GO_ZERO_S: Final = -62135596800  # January 1 of the year 1: "has not ended"
+_PIDS: Final = {"pid", "task_pid", "shim_pid"}
+_PACKED: Final[Mapping[str, type[Message]]] = {
+    "containerd.runc.v1.ProcessDetails": runc_pb2.ProcessDetails,
+    "io.containerd.cgroups.v1.Metrics": cgroups_v1_pb2.Metrics,
+    "io.containerd.cgroups.v2.Metrics": cgroups_v2_pb2.Metrics,
+}
+_VARYING: Final = (
+    (re.compile(r"\b[0-9a-f]{64}\b"), "<hash>"),
+    (re.compile(r'time="[^"]*"'), "time=<time>"),
+    (re.compile(r'(\\*)"time\1":\1"[^"\\]*\1"'), "<time>"),
+    (re.compile(r"\bpid=\d+"), "pid=<pid>"),
+    (re.compile("\xa0"), " "),  # Go's protobuf takes one or the other blank, at random
+)
+
+
+class Words:
+    """Of one replay.  `places` are texts, as paths, and the names they get."""
+
+    def __init__(self, places: Mapping[str, str]) -> None:
+        self._places = sorted(places.items(), key=lambda pair: -len(pair[0]))
+        self._pids: dict[int, str] = {}
+        self._times: dict[tuple[int, int], str] = {}
+        self._ended: set[str] = set()
+
+    def text(self, text: str) -> str:
+        for place, name in self._places:
+            text = text.replace(place, name)
+        for pattern, name in _VARYING:
+            text = pattern.sub(name, text)
+        return text
+
+    def name(self, pid: int, who: str) -> None:
+        """Say whose pid this is."""
+        self._pids[pid] = who
+
+    def forget(self, who: str) -> None:
+        """The name may be given again: another process, another pid, another end."""
+        self._pids = {pid: f"former {who}" if n == who else n for pid, n in self._pids.items()}
+        self._times = {at: f"former {who}" if n == who else n for at, n in self._times.items()}
+        self._ended.discard(who)
+
+    def pid(self, pid: int, who: str) -> str:
+        if pid in {0, 2**32 - 1}:
+            return str(pid)
+        if pid not in self._pids and who not in self._pids.values():
+            self._pids[pid] = who
+        return f"<{self._pids.get(pid, 'another')}>"
+
+    def time(self, stamp: Timestamp, who: str) -> str:
+        if stamp.seconds == _GO_ZERO_S:
+            return "zero"
+        at = (stamp.seconds, stamp.nanos)
+        if at not in self._times and who not in self._ended:
+            self._times[at] = who
+            self._ended.add(who)
+        return f"<end of {self._times[at]}>" if at in self._times else "another"
+
+    def message(self, message: Message, who: str) -> str:
+        """Return the fields that are set, in the order of their numbers."""
+        return " ".join(
+            f"{field.name}={self._value(field, value, who)}"
+            for field, value in message.ListFields()
+        )
+
+    def _value(self, field: FieldDescriptor, value: object, who: str) -> str:
+        if isinstance(value, str | bytes | int | bool | float):
+            return self._scalar(field, value, who)
+        if isinstance(value, Message):
+            return self._nested(value, who)
+        # A repeated field: pids come in no particular order.
+        assert isinstance(value, Sequence)
+        return f"({', '.join(sorted(self._value(field, one, who) for one in value))})"
+
+    def _scalar(self, field: FieldDescriptor, value: object, who: str) -> str:
+        if field.name in _PIDS and isinstance(value, int):
+            return self.pid(value, "shim" if field.name == "shim_pid" else who)
+        if field.enum_type is not None and isinstance(value, int):
+            return str(field.enum_type.values_by_number[value].name)
+        return self.text(value.decode(errors="replace") if isinstance(value, bytes) else str(value))
+
+    def _nested(self, value: Message, who: str) -> str:
+        if isinstance(value, Timestamp):
+            return self.time(value, who)
+        if not isinstance(value, Any):
+            return f"{{{self.message(value, who)}}}"
+        kind = _PACKED.get(value.type_url)
+        if kind is None:
+            return f"{value.type_url} {value.value!r}"
+        packed = kind.FromString(value.value)
+        if kind is runc_pb2.ProcessDetails:
+            return f"{value.type_url} {self.message(packed, who)}"
+        # Numbers differ from one moment to the next; which groups of them there are does not.
+        return f"{value.type_url} {' '.join(field.name for field, _ in packed.ListFields())}"
