@@ -126,6 +126,10 @@ def without_row(rules: Sequence[Rule], differences: str) -> list[Rule]:
     return [rule for rule in rules if rule.row not in known]
 
 
-def idle(rules: Sequence[Rule]) -> list[Rule]:
-    """Return the rules whose scenario was played and that no difference needed."""
-    return [rule for rule in rules if rule.tried and not rule.needed]
+def idle(rules: Sequence[Rule], *, complete: bool) -> list[Rule]:
+    """Return the rules whose scenario was played and that no difference needed.
+
+    One of several scenarios is judged by a `complete` run only.
+    """
+    judged = [rule for rule in rules if rule.tried and (complete or "*" not in rule.scenario)]
+    return [rule for rule in judged if not rule.needed]
