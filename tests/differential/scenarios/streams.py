@@ -84,8 +84,8 @@ async def file_streams(t: Tour) -> None:
     await t.begin("c1", "sh", "-c", "echo out; echo err >&2")
     target = t.path("tmp", "deep", "er", "log")
     await t.run(stdio=Stdio("", f"file://{target}", f"file://{target}"))
-    await t.do("State")
     await t.do("Wait")
+    await t.do("State")
     await t.leave()
     with open(target, encoding="utf-8") as file:
         t.note("lines", " ".join(sorted(file.read().split())))
@@ -170,8 +170,8 @@ async def logging_binary(t: Tour) -> None:
     await t.begin("c1", "sh", "-c", "echo hello; echo complaint >&2; exit 5")
     uri = f"binary://{_logger(t, 'logger')}?only=x%20y"
     await t.run(stdio=Stdio("", uri, uri))
-    await t.do("State")
     await t.do("Wait")
+    await t.do("State")
     await t.leave()
     folder = t.path("bin", "logger.d")
     await settled(lambda: os.path.exists(f"{folder}/end"))
