@@ -86,6 +86,7 @@ async def file_streams(t: Tour) -> None:
     await t.run(stdio=Stdio("", f"file://{target}", f"file://{target}"))
     await t.do("Wait")
     await t.do("State")
+    await _written(target)
     await t.leave()
     with open(target, encoding="utf-8") as file:
         t.note("lines", " ".join(sorted(file.read().split())))
@@ -101,6 +102,7 @@ async def plain_files(t: Tour) -> None:
         file.write("before\n")
     await t.run(stdio=Stdio("", target, target))
     await t.do("Wait")
+    await _written(target)
     await t.leave()
     t.file(target)
     t.bundle("c2", "sh", "-c", "echo out; echo err >&2; exit 2")
@@ -111,6 +113,16 @@ async def plain_files(t: Tour) -> None:
     await t.do("Start", id="c2", on="c2")
     await t.do("Wait", id="c2", on="c2")
     await t.leave("c2", on="c2")
+
+
+async def _written(path: str) -> None:
+    """Wait for the last line: Go's shims may lose to Delete what they have not written by then."""
+
+    def complete() -> bool:
+        with open(path, encoding="utf-8") as file:
+            return {"out", "err"} <= set(file.read().split())
+
+    await settled(complete)
 
 
 async def fifo_urls(t: Tour) -> None:
