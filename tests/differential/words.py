@@ -5,6 +5,7 @@ that two answers which must agree with each other are seen to.
 """
 
 import re
+import signal
 from collections.abc import Mapping, Sequence
 from typing import Final
 
@@ -29,12 +30,27 @@ _VARYING: Final = (
     (re.compile(r"\bpid=\d+"), "pid=<pid>"),
     (re.compile("\xa0"), " "),  # Go's protobuf takes one or the other blank, at random
 )
+_IGNORED: Final = re.compile(r"(SigIgn:(?:\\t|\s))([0-9a-f]{16})")
+
+
+def _inherited() -> int:
+    """Return the signals that this run itself was told to ignore, by make or a shell.
+
+    Go's shims hand them down, ours does not; which there are is no matter of the shims.  The two
+    that Python ignores are given back to children.
+    """
+    with open("/proc/self/status", encoding="utf-8") as file:
+        found = _IGNORED.search(file.read())
+    assert found is not None
+    own = 1 << signal.SIGPIPE - 1 | 1 << signal.SIGXFSZ - 1
+    return int(found[2], 16) & ~own
 
 
 class Words:
     """Of one replay.  `places` are texts, as paths, and the names they get."""
 
     def __init__(self, places: Mapping[str, str]) -> None:
+        self._inherited = _inherited()
         self._places = sorted(places.items(), key=lambda pair: -len(pair[0]))
         self._pids: dict[int, str] = {}
         self._times: dict[tuple[int, int], str] = {}
@@ -45,7 +61,10 @@ class Words:
             text = text.replace(place, name)
         for pattern, name in _VARYING:
             text = pattern.sub(name, text)
-        return text
+        return _IGNORED.sub(self._ignored, text)
+
+    def _ignored(self, found: re.Match[str]) -> str:
+        return f"{found[1]}{int(found[2], 16) & ~self._inherited:016x}"
 
     def name(self, pid: int, who: str) -> None:
         """Say whose pid this is."""

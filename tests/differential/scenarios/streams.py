@@ -81,7 +81,7 @@ async def close_io_before_the_start_of_an_exec(t: Tour) -> None:
 
 async def file_streams(t: Tour) -> None:
     """`file://` makes its file and folder; both streams go there."""
-    await t.begin("c1", "sh", "-c", "echo out; echo err >&2")
+    await t.begin("c1", "sh", "-c", "echo out; echo err >&2; sleep 0.5")
     target = t.path("tmp", "deep", "er", "log")
     await t.run(stdio=Stdio("", f"file://{target}", f"file://{target}"))
     await t.do("Wait")
@@ -96,7 +96,7 @@ async def file_streams(t: Tour) -> None:
 
 async def plain_files(t: Tour) -> None:
     """A path that is no FIFO is appended to."""
-    await t.begin("c1", "sh", "-c", "echo out; sleep 0.3; echo err >&2")
+    await t.begin("c1", "sh", "-c", "echo out; sleep 0.3; echo err >&2; sleep 0.5")
     target = t.path("bin", "log")
     with open(target, "w", encoding="utf-8") as file:
         file.write("before\n")
@@ -116,7 +116,7 @@ async def plain_files(t: Tour) -> None:
 
 
 async def _written(path: str) -> None:
-    """Wait for the last line: Go's shims may lose to Delete what they have not written by then."""
+    """Wait for the last line: Go's shims may lose at the end what they have not written by then."""
 
     def complete() -> bool:
         with open(path, encoding="utf-8") as file:
