@@ -67,3 +67,12 @@ class Frames:
         _, error = codec.decode_response(frame.data)
         outcome = "OK" if error is None else f"{int(error.code)} `{error.message}`"
         return Answer(frame.stream_id, frame.kind, frame.flags, outcome)
+
+
+async def one_call(path: str, service: str, method: str, payload: bytes, deadline_s: float) -> str:
+    """Make a call whose deadline only the other side keeps; return its outcome."""
+    timeout_ns = int(deadline_s * 1_000_000_000)
+    async with Frames(path) as frames:
+        envelope = codec.encode_request(service, method, payload, timeout_ns=timeout_ns)
+        frames.send(1, wire.REQUEST, 0, envelope)
+        return (await frames.receive()).outcome

@@ -24,14 +24,19 @@ from shimv2.ctl.reply import pack
 from shimv2.ctl.streams import Capture
 from shimv2.ctl.task import PROCESS_URL
 from shimv2.model import Stdio
-from tests.differential.frames import Frames
+from tests.differential.frames import one_call
 from tests.differential.words import Words
 from tests.support.host import Host
 from tests.support.leaks import alive
 from tests.support.until import eventually
-from ttrpc import ConnectionClosed, RemoteProtocolError, StatusError, codec, wire
+from ttrpc import ConnectionClosed, RemoteProtocolError, StatusError
 
-_REQUESTS: Final = {"Create": "CreateTask", "Update": "UpdateTask", "Exec": "ExecProcess"}
+_REQUESTS: Final = {
+    "Create": "CreateTask",
+    "Update": "UpdateTask",
+    "Exec": "ExecProcess",
+    "Checkpoint": "CheckpointTask",
+}
 _ANSWERS: Final = {"Create": "CreateTask", "State": "", "Start": "", "Delete": "", "Pids": ""}
 _WITH_ANSWER: Final = {*_ANSWERS, "Wait", "Stats", "Connect"}
 _LIMIT_S: Final = 20.0  # a call that takes longer "does not answer"; a drain at Delete takes 10
@@ -164,7 +169,11 @@ class Tour:
         try:
             async with asyncio.timeout(limit_s):
                 if deadline_s is not None:
-                    return await self._with_deadline(method, request, on, deadline_s)
+                    shim = self.shims[on]
+                    data = request.SerializeToString()
+                    return await one_call(
+                        shim.reply.path, shim.task.service, method, data, deadline_s
+                    )
                 answer = await self.shims[on].task.call(method, request, kind)
         except TimeoutError:
             return "no reply"
@@ -178,20 +187,6 @@ class Tour:
         if method == "Delete":
             self.words.forget(who)
         return said
-
-    async def _with_deadline(
-        self, method: str, request: Message, on: str, deadline_s: float
-    ) -> str:
-        task = self.shims[on].task
-        envelope = codec.encode_request(
-            task.service,
-            method,
-            request.SerializeToString(),
-            timeout_ns=int(deadline_s * 1_000_000_000),
-        )
-        async with Frames(self.shims[on].reply.path) as frames:
-            frames.send(1, wire.REQUEST, 0, envelope)
-            return (await frames.receive()).outcome
 
     def soon(self, method: str, exec_id: str = "", *, id: str = "c1") -> "asyncio.Task[str]":
         """Begin a call that is to be answered later; `answer` notes it."""

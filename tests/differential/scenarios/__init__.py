@@ -12,6 +12,7 @@ _MODULES: Final = (
     "runtimes",
     "streams",
     "life",
+    "checkpoints",
     "command_line",
     "wire",
 )
