@@ -306,6 +306,8 @@ def test_shim_stays_until_it_is_told_to_go(setup: Setup) -> None:
     async def scenario(harness: Harness) -> None:
         container = await harness.run("c1", "true")
         task = container.task
+        await harness.sink.wait_for("/tasks/start")
+        harness.sink.stall()
         await task.wait("c1")
         shim = (await task.connected("c1")).shim_pid
         await task.delete("c1")
@@ -315,10 +317,12 @@ def test_shim_stays_until_it_is_told_to_go(setup: Setup) -> None:
             await task.shutdown("another")
         except ConnectionClosed:
             pytest.fail("the answer comes before the end")
+        assert alive(shim)  # it has something to tell yet
+        harness.sink.answer()
         await task.client.wait_closed()
         await eventually(lambda: not os.path.exists(container.reply.path), "the socket to go")
         await eventually(lambda: not alive(shim), "the shim to exit")
-        assert harness.sink.told("c1")[-1] == "delete c1"
+        assert harness.sink.told("c1") == ["create c1", "start c1", "exit c1", "delete c1"]
         await container.remove()
 
     in_harness(setup, scenario)

@@ -1,15 +1,15 @@
 """Calls with bad or odd contents: unknown execs, wrong payloads, signals, sizes, ids."""
 
-import asyncio
 import os
 import signal
 from collections.abc import Awaitable
+from random import Random
 
 import pytest
 from google.protobuf import any_pb2
 from google.protobuf.empty_pb2 import Empty
 
-from protos import task_v2_pb2
+from protos import runc_pb2, task_v2_pb2
 from shimv2.ctl import spec
 from shimv2.ctl.container import Container
 from shimv2.ctl.harness import Harness, Setup
@@ -18,6 +18,8 @@ from shimv2.ctl.task import PROCESS_URL
 from tests.support.harnessed import add_exec, in_harness, refused
 from tests.support.host import words
 from tests.support.leaks import alive
+from tests.support.ttrpc_peer import Peer
+from ttrpc import codec, wire
 
 pytestmark = pytest.mark.root
 
@@ -90,6 +92,73 @@ def test_exec_of_what_is_no_process_is_refused_and_its_id_is_free(setup: Setup) 
         assert await container.task.pids("c1") == [(await container.task.state("c1")).pid]
         await container.task.start("c1", "e1")
         assert (await container.task.wait("c1", "e1", timeout_s=10)).status == 4
+        await end(container)
+
+    in_harness(setup, scenario)
+
+
+@pytest.mark.ours("Go's shim dies of some")
+@pytest.mark.rule("task.create.2", "task.create.3", "task.create.21")
+def test_create_with_options_that_are_none_is_refused(setup: Setup) -> None:
+    """Of an unknown type, of another known type, of no bytes that are one (O-206 to O-214)."""
+    other = runc_pb2.CheckpointOptions(exit=True).SerializeToString()
+    known, another = "containerd.runc.v1.Options", "containerd.runc.v1.CheckpointOptions"
+
+    async def scenario(harness: Harness) -> None:
+        container = await harness.start_shim("c1", SLEEP)
+        root = [harness.root_mount(container.bundle)]
+        for url, value, code, said in (
+            ("foo.Bar", b"x", 2, "type with url foo.Bar: not found"),
+            (known, b"\xff", 2, "proto: cannot parse invalid wire-format data"),
+            (another, other, 3, another),
+        ):
+            options = any_pb2.Any(type_url=url, value=value)
+            answer = await refused(container.create(rootfs=root, options=options))
+            assert (answer[0], said in answer[1]) == (code, True)
+        assert not os.path.ismount(os.path.join(container.bundle.path, "rootfs"))
+        # What daemons do after a Create that failed: neither may take long.
+        unknown = (5, "container not created: not found")
+        assert await refused(container.task.delete("c1", timeout_s=5)) == unknown
+        empty = any_pb2.Any(type_url="foo.Bar")  # without a value nobody asks for its type
+        assert await container.create(rootfs=root, options=empty) > 0
+        await container.remove()
+
+    in_harness(setup, scenario)
+
+
+@pytest.mark.rule("task.service.3")
+def test_any_bytes_are_answered_and_harm_nobody(setup: Setup) -> None:
+    """Whatever a client sends as a message: an answer, and the shim and its container live on."""
+    random = Random(7)
+    methods = (
+        *("State", "Create", "Start", "Delete", "Pids", "Pause", "Resume", "Checkpoint", "Kill"),
+        *("Exec", "ResizePty", "CloseIO", "Update", "Wait", "Stats", "Connect"),
+    )
+
+    async def scenario(harness: Harness) -> None:
+        container = await harness.run("c1", *SLEEP.args)
+        service = container.task.service
+        with Peer.connect(container.reply.path) as peer:
+            stream_id = 1
+            for method in methods:
+                for _ in range(50):
+                    data = random.randbytes(random.randrange(40))
+                    head = b"\x0a\x02c2" if random.random() < 0.5 else b""  # an id: not that of c1
+                    await peer.send(
+                        wire.encode_frame(
+                            stream_id,
+                            wire.REQUEST,
+                            0,
+                            codec.encode_request(service, method, head + data),
+                        )
+                    )
+                    frame = await peer.frame()
+                    assert frame is not None
+                    assert (frame.stream_id, frame.kind) == (stream_id, wire.RESPONSE)
+                    stream_id += 2
+        state = await container.task.state("c1")
+        assert (state.status, state.pid in await container.task.pids("c1")) == ("RUNNING", True)
+        assert harness.sink.told("c1") == ["create c1", "start c1"]
         await end(container)
 
     in_harness(setup, scenario)
@@ -200,72 +269,6 @@ def test_sizes_of_a_terminal_are_those_of_16_bits(setup: Setup) -> None:
         finally:
             os.close(terminal)
         await end(container)
-
-    in_harness(setup, scenario)
-
-
-# --- at the same time, and in time --------------------------------------------------------------
-
-
-@pytest.mark.rule("task.create.12")
-def test_one_of_two_creates_of_an_id_succeeds(setup: Setup) -> None:
-    """The other is told what the runtime would say, and harms nothing (O-247, O-248)."""
-
-    async def scenario(harness: Harness) -> None:
-        container = await harness.start_shim("c1", SLEEP)
-        root = [harness.root_mount(container.bundle)]
-
-        async def create() -> int:
-            return await container.task.create("c1", container.bundle.path, rootfs=root)
-
-        ended = await asyncio.gather(create(), create(), return_exceptions=True)
-        pids = [each for each in ended if isinstance(each, int)]
-        assert len(pids) == 1
-        taken = "runc create failed: container with given ID already exists"
-        assert [str(each) for each in ended if not isinstance(each, int)] == [
-            f"OCI runtime create failed: {taken}"
-        ]
-        assert await container.task.start("c1") == pids[0]
-        await end(container)
-        assert harness.sink.told("c1") == ["create c1", "start c1", "exit c1", "delete c1"]
-
-    in_harness(setup, scenario)
-
-
-@pytest.mark.rule("task.start.5", "task.wait.1", "task.wait.3", "task.state.5")
-def test_one_of_two_starts_succeeds_and_all_waiters_are_told(setup: Setup) -> None:
-    """Waits that were there before Start get the same as those that came after (O-232)."""
-
-    async def scenario(harness: Harness) -> None:
-        container = await harness.create("c1", spec.Wanted(["sh", "-c", "exit 6"]))
-        task = container.task
-        waits = [asyncio.create_task(task.wait("c1")) for _ in range(20)]
-        starts = await asyncio.gather(*(task.start("c1") for _ in range(2)), return_exceptions=True)
-        assert [each for each in starts if isinstance(each, int)] == [(await task.state("c1")).pid]
-        told = {(each.status, each.at_ns) for each in await asyncio.gather(*waits)}
-        assert len(told) == 1
-        ended = (await task.state("c1")).exit
-        assert ended is not None
-        assert told == {(6, ended.at_ns)}
-        await container.remove()
-
-    in_harness(setup, scenario)
-
-
-@pytest.mark.ours("Go's wait on")
-@pytest.mark.rule("task.wait.4", "task.errors.5")
-def test_wait_ends_with_the_time_of_its_caller(setup: Setup) -> None:
-    """Code 4; the process runs on, and the next Wait is as good as the first (O-48, O-49)."""
-
-    async def scenario(harness: Harness) -> None:
-        container = await harness.run("c1", *SLEEP.args)
-        # The answer comes from the shim: a client's own clock would say it without a status.
-        request = task_v2_pb2.WaitRequest(id="c1")
-        call = container.task.call("Wait", request, task_v2_pb2.WaitResponse, timeout_s=0.3)
-        assert await refused(call) == (4, "context deadline exceeded")
-        assert (await container.task.state("c1")).status == "RUNNING"
-        assert (await container.kill_and_wait()).status == 137
-        await container.remove()
 
     in_harness(setup, scenario)
 

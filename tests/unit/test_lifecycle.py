@@ -95,7 +95,7 @@ CASES = [
 ]
 
 
-@pytest.mark.rule("task.init.11", "task.execs.8")
+@pytest.mark.rule("task.execs.8", "task.init.11")
 @pytest.mark.parametrize(("table", "state", "step", "rule"), CASES)
 def test_step_in_state_leads_where_the_table_says(
     table: Table, state: State, step: Step, rule: State | str

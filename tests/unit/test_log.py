@@ -60,6 +60,7 @@ def line(msg: object, *args: Any, **options: Any) -> str:
     return LineFormatter(RUNTIME).format(record(msg, *args, **options))
 
 
+@pytest.mark.rule("cli.serve.7")
 def test_line_has_the_form_of_the_daemon() -> None:
     """CLI 1.12: time, level, message, then the fields by name."""
     text = line("exit of %s", "c1", pid=7, container="c1")

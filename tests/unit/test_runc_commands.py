@@ -163,6 +163,7 @@ def test_process_file_is_private_and_gone_afterwards(
     assert os.listdir(folder) == []
 
 
+@pytest.mark.rule("task.lines.11")
 def test_process_file_lies_in_the_runtime_folder_of_the_user(
     fake: FakeRuntime, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -89,6 +89,7 @@ exit 1"""
     assert failure(fake, create) == "OCI runtime create failed: second msg"
 
 
+@pytest.mark.rule("task.words.2")
 def test_corrupt_log_is_told_with_the_failure(fake: FakeRuntime) -> None:
     """O-221."""
     fake.script("echo not json >$LOG; exit 1")

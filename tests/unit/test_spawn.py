@@ -44,7 +44,7 @@ def output_of(*argv: str, **options: object) -> str:
 # --- signals -----------------------------------------------------------------------------------
 
 
-@pytest.mark.rule("task.lines.10")
+@pytest.mark.rule("task.lines.10", "cli.signals.3")
 def test_signals_of_a_child_are_all_default_and_unblocked() -> None:
     """31: Python ignores SIGPIPE, and a container would inherit that; so would a blocked signal."""
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)

@@ -87,6 +87,20 @@ def test_new_daemons_get_a_message(boot: Boot) -> None:
     assert done.stderr == b""
 
 
+@pytest.mark.root
+@pytest.mark.rule("cli.reply.11")
+def test_input_beyond_ten_mebibytes_is_not_read(boot: Boot) -> None:
+    """CLI 1.5: what is cut off is no message of the new kind any more."""
+    boot.bundle("c1")
+    name, length = b"\xa2\x7d", b"\x80\x80\x80\x05"  # a field nobody knows, of 10 MiB
+    stdin = boot.params("c1") + name + length + bytes(10 << 20)
+
+    done = boot.start("c1", stdin=stdin)
+
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.stdout.startswith(b"unix:///run/containerd/s/")
+
+
 @pytest.mark.rule("cli.flags.9")
 def test_binary_for_publishing_need_not_be_there(boot: Boot) -> None:
     """CLI 1.2: daemons still pass it; nobody runs it."""
@@ -173,6 +187,7 @@ def test_script_without_isolation_warns_of_nothing(boot: Boot, warnings: str) ->
     assert (done.returncode, done.stderr) == (0, b"")
 
 
+@pytest.mark.rule("cli.reply.12")
 @pytest.mark.parametrize(
     "closed",
     [

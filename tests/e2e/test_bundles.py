@@ -1,0 +1,100 @@
+"""What a bundle holds, or does not, and what is made of it."""
+
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from protos import events_pb2
+from shimv2.ctl import spec
+from shimv2.ctl.harness import Harness, Setup
+from shimv2.model import Stdio
+from tests.support.faults import Faults
+from tests.support.harnessed import add_exec, assert_alive_and_empty, in_harness, refused
+from tests.support.leaks import alive
+from tests.support.until import eventually
+
+pytestmark = pytest.mark.root
+
+SLEEP = spec.Wanted(["sleep", "1000"])
+
+
+@pytest.mark.rule("task.create.20")
+def test_root_is_made_where_there_is_none(setup: Setup) -> None:
+    """With the mode that containerd gives it; only because something is mounted on it."""
+
+    async def scenario(harness: Harness) -> None:
+        container = await harness.start_shim("c1", SLEEP)
+        rootfs = Path(container.bundle.path, "rootfs")
+        rootfs.rmdir()
+        await container.create(rootfs=[harness.root_mount(container.bundle)])
+        assert rootfs.is_mount()
+        await container.task.delete("c1")
+        assert stat.S_IMODE(rootfs.stat().st_mode) == 0o711
+        await container.remove()
+
+    in_harness(setup, scenario)
+
+
+@pytest.mark.rule("task.words.8")
+@pytest.mark.ours("Go's leave the container to the daemon's `delete`")
+@pytest.mark.parametrize("act", ["rm $PIDFILE", ": >$PIDFILE", "echo x >$PIDFILE"])
+def test_runtime_that_leaves_no_pid_fails_create(faulty: Setup, faults: Faults, act: str) -> None:
+    """Nobody would know whose exit to wait for: what was made is removed again."""
+
+    async def scenario(harness: Harness) -> None:
+        container = await harness.start_shim("c1", SLEEP)
+        root = [harness.root_mount(container.bundle)]
+        faults.at("create.after", f"echo $PID >{faults.folder}/pid; {act}")
+        code, text = await refused(container.create(rootfs=root, options=harness.options))
+        said = "failed to retrieve OCI runtime container pid: "
+        assert (text.startswith(said), code in {2, 5}) == (True, True)
+        pid = int(Path(faults.folder, "pid").read_text())
+        await eventually(lambda: not alive(pid), "what was made to end")
+        await assert_alive_and_empty(container)
+        await container.create(rootfs=root, options=harness.options)
+        await container.remove()
+
+    in_harness(faulty, scenario)
+
+
+@pytest.mark.rule("task.exits.11")
+def test_container_whose_configuration_is_gone_has_its_leftovers_killed(setup: Setup) -> None:
+    """Nobody can tell any more whether the kernel does it (task API 3.6)."""
+
+    async def scenario(harness: Harness) -> None:
+        wanted = spec.Wanted(SLEEP.args, host_namespaces=("pid",))
+        container = await harness.run("c1", wanted=wanted)
+        await add_exec(container, "e1", "sleep", "1000")
+        pid = await container.task.start("c1", "e1")
+        os.unlink(os.path.join(container.bundle.path, "config.json"))
+        await container.kill_and_wait()
+        await eventually(lambda: not alive(pid), "the exec to be killed")
+        await container.remove()
+
+    in_harness(setup, scenario)
+
+
+@pytest.mark.rule("events.topics.9")
+@pytest.mark.parametrize("terminal", [False, True])
+def test_created_tells_its_streams_also_when_there_are_none(setup: Setup, terminal: bool) -> None:
+    """The part is always there, if without any field (events 5.2)."""
+
+    async def scenario(harness: Harness) -> None:
+        container = await harness.start_shim("c1", spec.Wanted(SLEEP.args, terminal=terminal))
+        stdio = Stdio()
+        if terminal:
+            container.bundle.make_fifos()
+            reader = os.open(container.bundle.fifo("stdout"), os.O_RDONLY | os.O_NONBLOCK)
+            stdio = Stdio(stdout=container.bundle.fifo("stdout"), terminal=True)
+        await container.create(rootfs=[harness.root_mount(container.bundle)], stdio=stdio)
+        event = (await harness.sink.wait_for("/tasks/create")).message
+        assert isinstance(event, events_pb2.TaskCreate)
+        assert event.HasField("io")
+        assert event.io == events_pb2.TaskIO(stdout=stdio.stdout, terminal=terminal)
+        await container.remove()
+        if terminal:
+            os.close(reader)
+
+    in_harness(setup, scenario)

@@ -1,0 +1,128 @@
+"""Calls at the same time, and calls that end with the time of their caller."""
+
+import asyncio
+
+import pytest
+
+from protos import task_v2_pb2
+from shimv2.ctl import spec
+from shimv2.ctl.harness import Harness, Setup
+from shimv2.model import Exit
+from tests.support.harnessed import add_exec, in_harness, refused
+
+pytestmark = pytest.mark.root
+
+SLEEP = spec.Wanted(["sleep", "1000"])
+# Longer than a signal's number has bits, the last real-time signal, one beyond it.
+NO_SIGNALS = (65, 9999, 4294967295)
+
+
+@pytest.mark.rule("task.create.12")
+def test_one_of_two_creates_of_an_id_succeeds(setup: Setup) -> None:
+    """The other is told what the runtime would say, and harms nothing (O-247, O-248)."""
+
+    async def scenario(harness: Harness) -> None:
+        container = await harness.start_shim("c1", SLEEP)
+        root = [harness.root_mount(container.bundle)]
+
+        async def create() -> int:
+            return await container.task.create("c1", container.bundle.path, rootfs=root)
+
+        ended = await asyncio.gather(create(), create(), return_exceptions=True)
+        pids = [each for each in ended if isinstance(each, int)]
+        assert len(pids) == 1
+        taken = "runc create failed: container with given ID already exists"
+        assert [str(each) for each in ended if not isinstance(each, int)] == [
+            f"OCI runtime create failed: {taken}"
+        ]
+        assert await container.task.start("c1") == pids[0]
+        await container.kill_and_wait()
+        await container.remove()
+        assert harness.sink.told("c1") == ["create c1", "start c1", "exit c1", "delete c1"]
+
+    in_harness(setup, scenario)
+
+
+@pytest.mark.rule("task.start.5", "task.wait.1", "task.wait.3", "task.state.5")
+def test_one_of_two_starts_succeeds_and_all_waiters_are_told(setup: Setup) -> None:
+    """Waits that were there before Start get the same as those that came after (O-232)."""
+
+    async def scenario(harness: Harness) -> None:
+        container = await harness.create("c1", spec.Wanted(["sh", "-c", "exit 6"]))
+        task = container.task
+        waits = [asyncio.create_task(task.wait("c1")) for _ in range(20)]
+        starts = await asyncio.gather(*(task.start("c1") for _ in range(2)), return_exceptions=True)
+        assert [each for each in starts if isinstance(each, int)] == [(await task.state("c1")).pid]
+        told = {(each.status, each.at_ns) for each in await asyncio.gather(*waits)}
+        assert len(told) == 1
+        ended = (await task.state("c1")).exit
+        assert ended is not None
+        assert told == {(6, ended.at_ns)}
+        await container.remove()
+
+    in_harness(setup, scenario)
+
+
+@pytest.mark.ours("Go's wait on")
+@pytest.mark.rule("task.wait.4", "task.errors.5")
+def test_wait_ends_with_the_time_of_its_caller(setup: Setup) -> None:
+    """Code 4; the process runs on, and the next Wait is as good as the first (O-48, O-49)."""
+
+    async def scenario(harness: Harness) -> None:
+        container = await harness.run("c1", *SLEEP.args)
+        # The answer comes from the shim: a client's own clock would say it without a status.
+        request = task_v2_pb2.WaitRequest(id="c1")
+        call = container.task.call("Wait", request, task_v2_pb2.WaitResponse, timeout_s=0.3)
+        assert await refused(call) == (4, "context deadline exceeded")
+        assert (await container.task.state("c1")).status == "RUNNING"
+        assert (await container.kill_and_wait()).status == 137
+        await container.remove()
+
+    in_harness(setup, scenario)
+
+
+@pytest.mark.rule("task.delete.10", "task.init.11")
+def test_one_of_many_deletes_succeeds(setup: Setup) -> None:
+    """Daemons delete in bursts: the others hear that it is not there, in either way (3.2)."""
+    deleted = "cannot delete a deleted process: not found"
+
+    async def scenario(harness: Harness) -> None:
+        container = await harness.run("c1", *SLEEP.args)
+        task = container.task
+        await add_exec(container, "e1", "sh", "-c", "exit 5")
+        await task.start("c1", "e1")
+        await task.wait("c1", "e1")
+
+        async def delete(exec_id: str, *gone: str) -> int:
+            calls = (task.delete("c1", exec_id) for _ in range(10))
+            ended = await asyncio.gather(*calls, return_exceptions=True)
+            (done,) = (each for each in ended if isinstance(each, Exit))
+            refusals = {str(each) for each in ended if not isinstance(each, Exit)}
+            assert refusals <= {deleted, *gone}
+            return done.status
+
+        assert await delete("e1", "process does not exist e1: not found") == 5
+        await container.kill_and_wait()
+        assert await delete("") == 137  # the runtime takes longer than ten calls
+        await container.remove()
+        assert harness.sink.told("c1").count("delete c1") == 1
+
+    in_harness(setup, scenario)
+
+
+@pytest.mark.rule("task.exec.9")
+def test_one_of_many_execs_of_an_id_is_recorded(setup: Setup) -> None:
+    """The others are told that the id is taken, and change nothing."""
+
+    async def scenario(harness: Harness) -> None:
+        container = await harness.run("c1", *SLEEP.args)
+        calls = (add_exec(container, "e1", "true") for _ in range(5))
+        ended = await asyncio.gather(*calls, return_exceptions=True)
+        assert sorted(map(str, ended)) == ["None", *["id e1: already exists"] * 4]
+        await container.task.start("c1", "e1")
+        assert (await container.task.wait("c1", "e1", timeout_s=10)).status == 0
+        await container.kill_and_wait()
+        await container.remove()
+        assert harness.sink.told("c1").count("exec-added e1") == 1
+
+    in_harness(setup, scenario)
