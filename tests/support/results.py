@@ -10,7 +10,7 @@ import platform
 import shutil
 import subprocess
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -22,7 +22,7 @@ from tests.support.host import RUNTIME_UNDER_TEST
 
 FOLDER: Final = os.environ.get("SHIM_TEST_RULES", "")
 MARKER: Final = "rule"
-OUTCOMES: Final = ("passed", "failed", "skipped")
+LEFT_OUT: Final = "left out"  # a test that this run did not select
 _V2_ROOT: Final = Path("/sys/fs/cgroup/cgroup.controllers")
 
 
@@ -33,7 +33,7 @@ class Result:
     test: str  # path::name, without parameters
     rules: tuple[str, ...]
     runtime: str  # "" = it calls no runtime of the machine
-    outcome: str
+    outcome: str  # passed, failed, skipped or LEFT_OUT
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,8 +92,14 @@ class Recorder:
         self._folder = folder
         self._tests: dict[str, dict[str, Any]] = {}
 
+    def pytest_deselected(self, items: Sequence[pytest.Item]) -> None:
+        self._take_up(items)
+
     def pytest_collection_finish(self, session: pytest.Session) -> None:
-        for item in session.items:
+        self._take_up(session.items)
+
+    def _take_up(self, items: Iterable[pytest.Item]) -> None:
+        for item in items:
             ids = named(item)
             test = item.nodeid.partition("[")[0]
             # What has a corner of the host calls the runtime under test, others call none of it.
@@ -114,7 +120,6 @@ class Recorder:
         found = [
             Result(test, tuple(known["rules"]), known["runtime"], together(known["outcomes"]))
             for test, known in sorted(self._tests.items())
-            if known["outcomes"]
         ]
         Run(machine(), tuple(found)).write(self._folder)
 
@@ -127,7 +132,7 @@ def worst(outcomes: Iterable[str]) -> str:
 
 def together(outcomes: dict[str, str]) -> str:
     """Return how a test ended with all its parameters: one that was skipped spoils it."""
-    return worst(outcomes.values())
+    return worst(outcomes.values()) if outcomes else LEFT_OUT
 
 
 def machine() -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.conformance import FAIL, HOLE, NOT_APPLICABLE, NOT_RUN, PASS, judge, main, page
-from tests.support.results import Result, Run
+from tests.support.results import LEFT_OUT, Result, Run
 from tests.support.rules import Rule, load
 
 TESTS = Path(__file__).parents[1]
@@ -61,6 +61,10 @@ def test_some(number):
 def test_fails(number, host):
     assert number == 2
 
+@pytest.mark.rule("task.delete.3")
+def test_unwanted():
+    pass
+
 def test_proves_nothing():
     pass
 """
@@ -73,7 +77,17 @@ def suite(folder: Path, text: str) -> "subprocess.CompletedProcess[str]":
     shutil.copy(TESTS / "conftest.py", tests)
     (tests / "rules.toml").write_text(RULES)
     (tests / "test_it.py").write_text(text)
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/test_it.py"]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "tests/test_it.py",
+        "-k",
+        "not unwanted",
+    ]
     env = {
         **os.environ,
         "SHIM_TEST_RULES": str(folder / "results"),
@@ -96,6 +110,7 @@ def test_run_leaves_the_outcomes_of_tests_that_name_rules(tmp_path: Path) -> Non
         Result("tests/test_it.py::test_fails", ("task.delete.3",), "crun", "failed"),
         Result("tests/test_it.py::test_goes", ("task.delete.1", "task.delete.2"), "crun", "passed"),
         Result("tests/test_it.py::test_some", ("task.delete.2",), "", "skipped"),
+        Result("tests/test_it.py::test_unwanted", ("task.delete.3",), "", LEFT_OUT),
     )
     assert "cgroup v" in json.loads(path.read_text())["machine"]
 
@@ -140,6 +155,8 @@ def result(outcome: str, runtime: str = "runc", *, rule: str = RULE.id) -> Resul
         ([result("passed"), result("failed", "crun")], (PASS, FAIL)),
         ([result("passed"), result("failed"), result("skipped")], (FAIL, NOT_RUN)),
         ([result("skipped")], (NOT_RUN, NOT_RUN)),
+        ([result(LEFT_OUT)], (NOT_RUN, NOT_RUN)),
+        ([result(LEFT_OUT), result("passed"), result("passed", "crun")], (PASS, PASS)),
         ([result("skipped"), result("passed")], (PASS, NOT_RUN)),
         ([result("passed", "")], (NOT_RUN, NOT_RUN)),
         ([result("passed"), result("passed", "crun"), result("failed", "")], (FAIL, FAIL)),
