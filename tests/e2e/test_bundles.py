@@ -2,6 +2,7 @@
 
 import os
 import stat
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from shimv2.ctl.harness import Harness, Setup
 from shimv2.model import Stdio
 from tests.support.faults import Faults
 from tests.support.harnessed import add_exec, assert_alive_and_empty, in_harness, refused
+from tests.support.host import Host
 from tests.support.leaks import alive
 from tests.support.until import eventually
 
@@ -35,6 +37,46 @@ def test_root_is_made_where_there_is_none(setup: Setup) -> None:
         await container.remove()
 
     in_harness(setup, scenario)
+
+
+@pytest.mark.rule("options.runc.1", "options.runc.2")
+def test_runtime_and_its_root_are_those_of_create(setup: Setup, host: Host) -> None:
+    """For the container, its execs, its Delete, and `delete` after a crash (options 6.1)."""
+    asked = Path(host.folder, "asked")
+    runtime = Path(host.folder, "myrunc")
+    runtime.write_text(f'#!/bin/sh\necho "$@" >>{asked}\nexec runc "$@"\n')
+    runtime.chmod(0o755)
+    root = Path(host.folder, "root")
+
+    def verbs() -> list[str]:
+        """Return what was asked of that runtime with that root since the last time."""
+        lines = asked.read_text().splitlines()
+        asked.write_text("")
+        head = f"--root {root}/{setup.namespace} "
+        assert all(line.startswith(head) for line in lines)
+        known = {"create", "start", "exec", "kill", "delete"}
+        return [word for line in lines for word in line.split() if word in known]
+
+    async def scenario(harness: Harness) -> None:
+        container = await harness.run("c1", *SLEEP.args)
+        assert Path(root, setup.namespace, "c1").is_dir()
+        await add_exec(container, "e1", "true")
+        await container.task.start("c1", "e1")
+        await container.task.wait("c1", "e1")
+        assert verbs() == ["create", "start", "exec"]
+        await container.kill_and_wait()
+        await container.task.delete("c1")
+        assert verbs() == ["kill", "delete"]
+        await container.remove()
+        asked.write_text("")
+        container = await harness.run("c1", *SLEEP.args)
+        pid = (await container.task.state("c1")).pid
+        await container.destroy()
+        assert verbs() == ["create", "start", "delete"]
+        assert not alive(pid)
+        assert not Path(root, setup.namespace, "c1").exists()
+
+    in_harness(replace(setup, runtime=str(runtime), runtime_root=str(root)), scenario)
 
 
 @pytest.mark.rule("task.words.8")

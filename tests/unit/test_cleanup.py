@@ -134,7 +134,7 @@ def test_second_delete_says_the_same(boot: Boot) -> None:
 # --- the runtime --------------------------------------------------------------------------------
 
 
-@pytest.mark.rule("cli.delete.3")
+@pytest.mark.rule("cli.delete.3", "options.runc.4")
 def test_runtime_is_called_as_the_reference_does(boot: Boot) -> None:
     """CLI 1.9: root with the namespace, log in the bundle, no --systemd-cgroup."""
     bundle = created(boot, options='{"systemd_cgroup":true}')

@@ -66,7 +66,7 @@ def test_create_without_options_has_the_defaults() -> None:
 # --- runtime options ---------------------------------------------------------------------------
 
 
-@pytest.mark.rule("task.create.2")
+@pytest.mark.rule("task.create.2", "options.runc.6")
 def test_every_option_arrives() -> None:
     """options 6.1: the fields of containerd.runc.v1.Options."""
     message = runc_pb2.Options(
@@ -108,6 +108,7 @@ def test_options_with_a_prefixed_url_are_read() -> None:
     assert options.runtime_options(packed(runc_pb2.Options(root="/r"), url)).root == "/r"
 
 
+@pytest.mark.rule("options.runc.5")
 def test_criu_path_of_an_old_daemon_is_read() -> None:
     """options 6.1: field 8 is reserved since 2.0; accepted from 1.x daemons."""
     any_ = any_pb2.Any(type_url="containerd.runc.v1.Options", value=b"\x42\x04/cri\x3a\x02/r")

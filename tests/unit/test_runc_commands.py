@@ -47,7 +47,7 @@ def test_verb_has_the_command_line_of_the_reference(
     assert argv == [*head, *line.split()]
 
 
-@pytest.mark.rule("task.lines.2")
+@pytest.mark.rule("task.lines.2", "options.runc.3", "options.runc.4")
 def test_options_of_create_stand_in_the_order_of_the_reference(fake: FakeRuntime) -> None:
     """task-api 3.3."""
     fake.script('for ARG; do echo "$ARG"; done >$HERE/argv')
