@@ -39,6 +39,7 @@ def test_root_is_made_where_there_is_none(setup: Setup) -> None:
     in_harness(setup, scenario)
 
 
+@pytest.mark.ours("Go leaves the dead socket")
 @pytest.mark.rule("options.runc.1", "options.runc.2")
 def test_runtime_and_its_root_are_those_of_create(setup: Setup, host: Host) -> None:
     """For the container, its execs, its Delete, and `delete` after a crash (options 6.1)."""

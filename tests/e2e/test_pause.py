@@ -12,7 +12,7 @@ from shimv2.ctl import spec
 from shimv2.ctl.container import Container
 from shimv2.ctl.harness import Harness, Setup
 from shimv2.ctl.task import TaskClient
-from tests.support.cgroups import folder_of
+from tests.support.cgroups import folder_of, unified
 from tests.support.faults import Faults
 from tests.support.harnessed import end_paused, in_harness, refused
 from tests.support.host import words
@@ -73,6 +73,29 @@ def test_paused_container_refuses_what_the_reference_refuses(setup: Setup) -> No
         ]
         paused = await harness.sink.wait_for("/tasks/paused")
         assert paused.type_url == "containerd.events.TaskPaused"
+
+    in_harness(setup, scenario)
+
+
+@pytest.mark.rule("task.pause.1")
+def test_paused_processes_are_frozen_by_the_kernel(setup: Setup) -> None:
+    """And thawed again: what its cgroup says of it."""
+
+    def frozen(pid: int) -> bool:
+        if unified():
+            return "frozen 1" in (folder_of(pid, "") / "cgroup.events").read_text().splitlines()
+        return (folder_of(pid, "freezer") / "freezer.state").read_text() == "FROZEN\n"
+
+    async def scenario(harness: Harness) -> None:
+        container = await harness.run("c1", *SLEEP.args)
+        pid = (await container.task.state("c1")).pid
+        seen = [frozen(pid)]
+        await container.task.pause("c1")
+        seen.append(frozen(pid))
+        await container.task.resume("c1")
+        seen.append(frozen(pid))
+        assert seen == [False, True, False]
+        await end(container)
 
     in_harness(setup, scenario)
 
