@@ -1,5 +1,6 @@
 """Every method in every state of both state tables, through the socket, word for word."""
 
+import os
 import signal
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
@@ -111,6 +112,7 @@ def test_running_container_is_neither_started_nor_deleted_nor_resumed(setup: Set
         }
         await check(calls_of_init(task), said, "pause")
         await task.shutdown("c1")
+        assert os.path.exists(container.reply.path)  # gone before the answer, if it ended
         assert (await task.state("c1")).status == "RUNNING"
         await container.kill_and_wait()
         await container.remove()
