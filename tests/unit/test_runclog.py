@@ -94,6 +94,7 @@ def test_log_that_is_none_is_told_why(log: bytes, why: str) -> None:
     )
 
 
+@pytest.mark.rule("task.words.2")
 @pytest.mark.parametrize(
     "time",
     [
@@ -149,6 +150,7 @@ def test_log_without_errors_leaves_the_failure() -> None:
     )
 
 
+@pytest.mark.rule("task.kill.10")
 @pytest.mark.parametrize(
     ("failure", "result"),
     [
