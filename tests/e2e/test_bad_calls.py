@@ -24,7 +24,7 @@ from ttrpc import codec, wire
 pytestmark = pytest.mark.root
 
 SLEEP = spec.Wanted(["sleep", "1000"])
-# Longer than a signal's number has bits, the last real-time signal, one beyond it.
+# One beyond the last real-time signal, any, the most that the field holds.
 NO_SIGNALS = (65, 9999, 4294967295)
 
 

@@ -47,6 +47,7 @@ async def checkpoint_with(container: Container, url: str, value: bytes) -> None:
     await container.task.call("Checkpoint", request, Empty)
 
 
+@pytest.mark.rule("task.checkpoint.1")
 def test_options_of_a_checkpoint_are_of_exactly_one_type(setup: Setup) -> None:
     """The URL is compared as a whole, unlike that of Create's options (O-74, O-75)."""
 
@@ -68,6 +69,7 @@ def test_options_of_a_checkpoint_are_of_exactly_one_type(setup: Setup) -> None:
     in_harness(setup, scenario)
 
 
+@pytest.mark.rule("task.checkpoint.1")
 @pytest.mark.ours("1.6's dies of it")
 def test_options_of_a_checkpoint_of_another_type_are_refused(setup: Setup) -> None:
     """In the words of 1.7 and later."""
@@ -106,6 +108,7 @@ def test_containers_without_processes_have_no_checkpoint(setup: Setup) -> None:
     in_harness(setup, scenario)
 
 
+@pytest.mark.rule("task.checkpoint.3")
 def test_failed_checkpoint_names_the_log_and_leaves_only_that(
     faulty: Setup, faults: Faults
 ) -> None:
@@ -136,6 +139,7 @@ def test_failed_checkpoint_names_the_log_and_leaves_only_that(
     in_harness(faulty, scenario)
 
 
+@pytest.mark.rule("task.checkpoint.4")
 def test_work_folder_of_the_client_is_kept(faulty: Setup, faults: Faults) -> None:
     """It is where CRIU's logs of a success can be read (options 6.2)."""
 
@@ -152,6 +156,7 @@ def test_work_folder_of_the_client_is_kept(faulty: Setup, faults: Faults) -> Non
     in_harness(faulty, scenario)
 
 
+@pytest.mark.rule("task.checkpoint.5")
 @pytest.mark.ours("Go's leave it frozen")
 def test_checkpoint_that_is_killed_does_not_leave_the_container_frozen(
     faulty: Setup, faults: Faults
@@ -171,6 +176,7 @@ def test_checkpoint_that_is_killed_does_not_leave_the_container_frozen(
     in_harness(faulty, scenario)
 
 
+@pytest.mark.rule("task.checkpoint.5")
 @pytest.mark.ours("Go's let it run on, as paused")
 def test_checkpoint_that_is_killed_does_not_let_a_paused_container_run(
     faulty: Setup, faults: Faults
@@ -190,6 +196,7 @@ def test_checkpoint_that_is_killed_does_not_let_a_paused_container_run(
     in_harness(faulty, scenario)
 
 
+@pytest.mark.rule("task.checkpoint.6")
 @pytest.mark.ours("Go's kill the runtime with the call")
 def test_checkpoint_outlives_its_caller_and_is_joined_by_the_same_call(
     faulty: Setup, faults: Faults

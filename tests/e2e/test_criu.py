@@ -24,6 +24,7 @@ pytestmark = [
 ]
 
 
+@pytest.mark.rule("task.checkpoint.7", "task.restore.5")
 def test_counter_is_restored_and_counts_on(criu_setup: Setup, dump: str) -> None:
     """The first runs on, the second begins where the image was made."""
 
@@ -57,6 +58,7 @@ def test_counter_is_restored_and_counts_on(criu_setup: Setup, dump: str) -> None
     in_harness(criu_setup, scenario)
 
 
+@pytest.mark.rule("task.checkpoint.7")
 def test_checkpoint_with_exit_ends_the_container(criu_setup: Setup, dump: str) -> None:
     """It ends as if killed, Delete finds nothing in the runtime, and the image is good."""
 

@@ -12,8 +12,6 @@ from tests.support.harnessed import add_exec, in_harness, refused
 pytestmark = pytest.mark.root
 
 SLEEP = spec.Wanted(["sleep", "1000"])
-# Longer than a signal's number has bits, the last real-time signal, one beyond it.
-NO_SIGNALS = (65, 9999, 4294967295)
 
 
 @pytest.mark.rule("task.create.17", "task.create.19")

@@ -18,6 +18,7 @@ from shimv2.ctl.streams import Capture
 from shimv2.model import Stdio
 from tests.support.faults import Faults
 from tests.support.harnessed import add_exec, in_harness, refused, second_client
+from tests.support.host import words
 from tests.support.leaks import alive
 
 pytestmark = pytest.mark.root
@@ -64,7 +65,7 @@ async def pid_of(container: Container) -> int:
     return (await container.task.connected(container.id)).task_pid
 
 
-@pytest.mark.runc("crun has other words for what it does not know")
+@pytest.mark.rule("task.restore.1", "task.restore.4")
 def test_container_to_be_restored_is_created_and_nothing_else(setup: Setup, image: str) -> None:
     """The row createdCheckpoint of the state table, and a restore that fails (O-559 to O-564)."""
 
@@ -84,8 +85,9 @@ def test_container_to_be_restored_is_created_and_nothing_else(setup: Setup, imag
         assert await refused(task.stats("c1")) == (5, "cgroup does not exist: not found")
         code, text = await refused(task.pids("c1"))
         assert (code, "does not exist" in text) == (2, True)
+        unknown = words(runc="does not exist", crun="No such file or directory")
         code, text = await refused(task.update("c1", {}))
-        assert (code, "does not exist" in text) == (2, True)
+        assert (code, unknown in text) == (2, True)
         code, text = await refused(task.start("c1"))
         assert (code, text.startswith("OCI runtime restore failed: ")) == (2, True)
         assert (await task.state("c1")).status == "CREATED"
@@ -99,6 +101,7 @@ def test_container_to_be_restored_is_created_and_nothing_else(setup: Setup, imag
     in_harness(setup, scenario)
 
 
+@pytest.mark.rule("task.restore.3")
 def test_restored_container_has_streams_execs_stats_and_ends(
     faulty: Setup, faults: Faults, image: str
 ) -> None:
@@ -137,6 +140,7 @@ def test_restored_container_has_streams_execs_stats_and_ends(
     in_harness(faulty, scenario)
 
 
+@pytest.mark.rule("task.restore.3")
 def test_restored_container_has_its_terminal(faulty: Setup, faults: Faults, image: str) -> None:
     """The console socket is handed to restore as to create (task API 3.3)."""
 
@@ -179,6 +183,7 @@ def test_restored_process_that_ends_at_once_is_started_before_it_exits(
     in_harness(faulty, scenario)
 
 
+@pytest.mark.rule("task.restore.4")
 @pytest.mark.ours("Go's leave a running container that nobody knows")
 def test_restore_whose_output_nobody_opens_is_undone_and_can_be_repeated(
     faulty: Setup, faults: Faults, image: str, tmp_path: Path

@@ -23,6 +23,7 @@ def request(
     return made
 
 
+@pytest.mark.rule("task.checkpoint.2")
 @pytest.mark.parametrize("api", [task_v2_pb2, task_v3_pb2], ids=["v2", "v3"])
 def test_checkpoint_is_read_whole(api: Any) -> None:
     """options 6.2: all that has a meaning; the image's path is that of the request."""

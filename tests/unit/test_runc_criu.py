@@ -38,6 +38,7 @@ def calls(fake: FakeRuntime) -> list[str]:
     return [line.removeprefix(head) for line in fake.saw("calls").splitlines()]
 
 
+@pytest.mark.rule("task.checkpoint.2")
 def test_options_of_a_checkpoint_stand_in_the_order_of_the_reference(fake: FakeRuntime) -> None:
     """task-api 3.3, O-574; --leave-running unless the container is to end."""
     fake.script(RECORD)
@@ -51,6 +52,7 @@ def test_options_of_a_checkpoint_stand_in_the_order_of_the_reference(fake: FakeR
     ]
 
 
+@pytest.mark.rule("task.restore.2")
 def test_options_of_a_restore_stand_in_the_order_of_the_reference(fake: FakeRuntime) -> None:
     """task-api 3.3, O-577; the single dash is the reference's."""
     fake.script(RECORD)
