@@ -99,6 +99,7 @@ soak: setup venv ## the long ones: 200 × ctr run, 20 restarts of containerd
 RESULTS ?= $(wildcard .cache/vm)
 PROVEN := .cache/conformance
 conformance: setup venv ## docs/conformance.md: which rules of tests/rules.toml the tests prove, with runc and crun
+	@tools/criu.sh
 	@echo "SEED=$(SEED)"
 	@rm -rf $(PROVEN)
 	@export SHIM_TEST_RULES=$(CURDIR)/$(PROVEN); \
