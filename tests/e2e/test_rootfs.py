@@ -44,6 +44,7 @@ def give_own_users(bundle: Bundle, config: dict[str, Any]) -> None:
     os.chmod(bundle.path, 0o711)  # containerd gives the container's root a way in, too
 
 
+@pytest.mark.rule("mounts.mount.12", "mounts.mount.9")
 @ours
 def test_idmapped_overlay_is_the_containers_own(setup: Setup) -> None:
     """Root's layers are seen as root's in a container whose root is another user outside."""
@@ -92,6 +93,7 @@ def servers(setup: Setup) -> list[str]:
     return [line for line in shown.stdout.splitlines() if setup.state in line and "bindfs" in line]
 
 
+@pytest.mark.rule("mounts.mount.12")
 def test_fuse_filesystem_is_a_root(setup: Setup) -> None:
     """Written through to what it shows; its program is gone after Delete, with the shim alive."""
 
@@ -133,6 +135,7 @@ def test_fuse_root_of_a_dead_shim_is_cleaned_by_delete(setup: Setup) -> None:
 APART = pytest.param(True, id="apart", marks=pytest.mark.ours("mount options is too long"))
 
 
+@pytest.mark.rule("mounts.mount.5", "mounts.mount.12")
 @pytest.mark.parametrize("spread", [pytest.param(False, id="together"), APART])
 @pytest.mark.parametrize("count", [100, 400])
 def test_root_of_hundreds_of_layers_runs(setup: Setup, count: int, spread: bool) -> None:
@@ -159,6 +162,7 @@ def test_root_of_hundreds_of_layers_runs(setup: Setup, count: int, spread: bool)
     in_harness(setup, scenario)
 
 
+@pytest.mark.rule("mounts.mount.1")
 @pytest.mark.ours("Debian 12's words are others")
 @pytest.mark.parametrize(
     ("mount", "said"),

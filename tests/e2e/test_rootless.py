@@ -89,6 +89,7 @@ def no_mounts(_bundle: Bundle) -> list[Mount]:
     return []
 
 
+@pytest.mark.rule("cli.user.1")
 @pytest.mark.parametrize("runtime", RUNTIMES)
 def test_container_of_an_ordinary_user_lives_a_whole_life(user: User, runtime: str) -> None:
     """Create, Exec, Kill, Delete, Shutdown, `delete`: all without privileges (pitfall 106)."""
@@ -118,6 +119,7 @@ def test_container_of_an_ordinary_user_lives_a_whole_life(user: User, runtime: s
     assert user.do(lambda: in_harness(setup_of(user, runtime), scenario)) == 0
 
 
+@pytest.mark.rule("cli.user.2")
 @pytest.mark.parametrize("runtime", RUNTIMES)
 def test_container_of_a_users_dead_shim_is_cleaned_by_delete(user: User, runtime: str) -> None:
     """`delete` finds the runtime's root and the socket, though both are not where root's are."""
@@ -153,6 +155,7 @@ def test_streams_that_cannot_be_the_containers_are_told(user: User) -> None:
     assert user.do(work) == 0
 
 
+@pytest.mark.rule("cli.user.3")
 @pytest.mark.parametrize("runtime", RUNTIMES)
 @pytest.mark.parametrize(
     "generation", [Generation.V1_6, Generation.V2_0], ids=lambda generation: generation.value

@@ -70,6 +70,7 @@ def test_options_are_echoed_with_a_bare_type(boot: Boot, url: str) -> None:
     assert Options.FromString(info.options.value) == Options(root="/x")
 
 
+@pytest.mark.rule("options.generic.3")
 def test_runtime_may_be_named_in_a_configuration_file(boot: Boot) -> None:
     """Options 6.1: what the daemon has for a runtime it knows nothing about is echoed as it is."""
     other = program(boot, "other", "echo '{\"other\": 1}'")
@@ -84,6 +85,7 @@ def test_runtime_may_be_named_in_a_configuration_file(boot: Boot) -> None:
     assert json.loads(info.features.value) == {"other": 1}
 
 
+@pytest.mark.rule("options.generic.3")
 @pytest.mark.parametrize("text", ["BinaryName = 1", "BinaryName = ", ""])
 def test_configuration_file_of_no_use_is_an_error(boot: Boot, text: str) -> None:
     """Which file it is, and what is wrong with it, the line included."""

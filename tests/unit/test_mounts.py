@@ -70,6 +70,7 @@ def test_nothing_to_mount_is_fine(tmp_path: Path) -> None:
     run(main())
 
 
+@pytest.mark.rule("mounts.mount.3")
 @pytest.mark.parametrize("kind", ["bind", "rbind"])
 def test_read_only_bind_refuses_writes(tmp_path: Path, rootfs: str, kind: str) -> None:
     """A bind takes `ro` only with a second mount; the source stays writable."""
@@ -87,6 +88,7 @@ def test_read_only_bind_refuses_writes(tmp_path: Path, rootfs: str, kind: str) -
     run(main())
 
 
+@pytest.mark.rule("mounts.mount.1")
 def test_later_mounts_go_inside_of_earlier_ones(tmp_path: Path, rootfs: str) -> None:
     """Mount.target is looked up in what is mounted by then; undone the last first."""
     lower = layers(tmp_path, 2)
@@ -109,6 +111,7 @@ def test_later_mounts_go_inside_of_earlier_ones(tmp_path: Path, rootfs: str) -> 
     run(main())
 
 
+@pytest.mark.rule("mounts.mount.2")
 def test_symlink_in_a_rootfs_does_not_lead_a_mount_out_of_it(tmp_path: Path, rootfs: str) -> None:
     """The join is done inside of the destination: /victim is the rootfs's own."""
     victim = tmp_path / "bundle" / "victim"
@@ -129,6 +132,7 @@ def test_symlink_in_a_rootfs_does_not_lead_a_mount_out_of_it(tmp_path: Path, roo
     run(main())
 
 
+@pytest.mark.rule("mounts.mount.4")
 def test_remount_changes_what_is_there(rootfs: str) -> None:
     """With data it is a mount(2) of its own; without data and bind it is none at all."""
 
@@ -146,6 +150,7 @@ def test_remount_changes_what_is_there(rootfs: str) -> None:
     run(main())
 
 
+@pytest.mark.rule("mounts.mount.5")
 def test_overlay_with_more_layers_than_a_page_holds_is_mounted(tmp_path: Path, rootfs: str) -> None:
     """Named absolutely they do not fit into mount(2); relative to their parent they do.
 
@@ -216,6 +221,7 @@ def loop_devices(path: str) -> list[str]:
     return found
 
 
+@pytest.mark.rule("mounts.mount.6")
 @pytest.mark.parametrize("options", [("loop",), ("loop", "ro"), ("direct-io", "loop", "rw")])
 def test_image_is_mounted_through_a_loop_device_that_goes_with_it(
     image: str, rootfs: str, options: tuple[str, ...]
@@ -264,6 +270,7 @@ def test_loop_mounts_at_the_same_time_get_a_device_each(tmp_path: Path, image: s
         until(lambda: not loop_devices(str(copy)), f"{copy} to be detached")  # noqa: B023 - called at once
 
 
+@pytest.mark.rule("mounts.mount.6")
 def test_loop_device_of_a_failed_mount_is_given_back(tmp_path: Path, rootfs: str) -> None:
     """A file that is no filesystem: the error is the mount's, and the device is free again."""
     path = tmp_path / "garbage"
@@ -297,6 +304,7 @@ loop.run(main())
 """
 
 
+@pytest.mark.rule("mounts.mount.3")
 def test_read_only_bind_keeps_what_a_user_namespace_may_not_take_off(rootfs: str) -> None:
     """Rootless: the kernel refuses a remount that drops nosuid and nodev of the host's mount."""
     source, sink = os.pipe2(os.O_CLOEXEC)

@@ -29,6 +29,7 @@ def rootfs(tmp_path: Path) -> Iterator[str]:
         yield target
 
 
+@pytest.mark.rule("mounts.mount.7")
 def test_refused_mount_says_what_the_reference_says(rootfs: str) -> None:
     """O-227, the text of 2.1.9: Go's quoting, and Go's words for the errno."""
 
@@ -51,6 +52,7 @@ def test_refused_mount_says_what_the_reference_says(rootfs: str) -> None:
     run(main())
 
 
+@pytest.mark.rule("mounts.mount.1")
 @pytest.mark.parametrize(
     ("mount", "error", "text"),
     [
@@ -203,6 +205,7 @@ async def begin(begun: threading.Event) -> None:
         await asyncio.sleep(0)
 
 
+@pytest.mark.rule("mounts.mount.8")
 @pytest.mark.parametrize("loop", LOOPS)
 def test_cancelled_mount_waits_and_is_undone(
     rootfs: str, slow_mount: tuple[threading.Event, threading.Event], loop: LoopName
@@ -248,6 +251,7 @@ def test_cancelled_mount_that_fails_is_a_cancelled_one(
     run(main())
 
 
+@pytest.mark.rule("mounts.mount.8")
 def test_loop_runs_on_while_a_mount_hangs(
     rootfs: str, slow_mount: tuple[threading.Event, threading.Event]
 ) -> None:

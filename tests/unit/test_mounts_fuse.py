@@ -52,6 +52,7 @@ def helper(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], N
     return install
 
 
+@pytest.mark.rule("mounts.mount.11")
 @pytest.mark.parametrize("kind", ["fuse", "fuse3"])
 def test_filesystem_is_served_until_it_is_unmounted(source: str, rootfs: str, kind: str) -> None:
     """The type says which helper and which program; each option is handed on."""
@@ -99,6 +100,7 @@ def test_later_mount_that_fails_takes_the_filesystem_with_it(source: str, rootfs
     reaping(scenario)
 
 
+@pytest.mark.rule("mounts.mount.11")
 def test_missing_helper_is_told(source: str, rootfs: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The usual case on a machine without FUSE."""
     monkeypatch.setenv("PATH", "/nowhere")
@@ -130,6 +132,7 @@ def test_missing_program_is_told_in_the_helpers_words(source: str, rootfs: str) 
     reaping(scenario)
 
 
+@pytest.mark.rule("mounts.mount.11")
 def test_helper_that_mounts_and_then_fails_leaves_no_mount(
     rootfs: str, helper: Callable[[str], None]
 ) -> None:
@@ -164,6 +167,7 @@ def test_helper_that_mounts_nothing_is_no_success(
     reaping(scenario)
 
 
+@pytest.mark.rule("mounts.mount.11")
 def test_helper_that_hangs_is_killed_with_its_children(
     rootfs: str, helper: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -198,6 +202,7 @@ def test_cancelled_mount_kills_the_helper(
     reaping(scenario)
 
 
+@pytest.mark.rule("mounts.unmount.5")
 def test_filesystem_whose_program_was_killed_is_unmounted(source: str, rootfs: str) -> None:
     """ENOTCONN from everything but umount(2)."""
 

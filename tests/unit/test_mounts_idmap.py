@@ -63,6 +63,7 @@ def own(folder: str) -> tuple[int, int]:
 MAPPED = {"root": (100000, 200000), "five": (100005, 200007)}
 
 
+@pytest.mark.rule("mounts.mount.9")
 @pytest.mark.parametrize("kind", ["bind", "rbind"])
 def test_bind_shows_the_files_as_the_other_ids(source: Path, rootfs: str, kind: str) -> None:
     """On disk nothing changes; one mount is there, and comes off."""
@@ -123,6 +124,7 @@ def test_several_ranges_are_mapped(source: Path, rootfs: str) -> None:
     run(main())
 
 
+@pytest.mark.rule("mounts.mount.9")
 @pytest.mark.parametrize("count", [1, 3, 400])
 def test_overlay_shows_its_layers_as_the_other_ids(tmp_path: Path, rootfs: str, count: int) -> None:
     """The lower layers are mapped in a folder of their own, which is gone afterwards."""
@@ -198,6 +200,7 @@ def test_kernel_without_the_calls_is_told(
     run(main())
 
 
+@pytest.mark.rule("mounts.mount.10")
 def test_mapping_that_the_kernel_refuses_is_told(source: Path, rootfs: str) -> None:
     """Ranges that overlap: the error names the mapping."""
     maps = ("uidmap=0:1000:10,5:2000:10", "gidmap=0:1000:10")

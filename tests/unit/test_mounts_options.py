@@ -26,12 +26,14 @@ CLEARERS = {
 }  # fmt: skip
 
 
+@pytest.mark.rule("mounts.options.1")
 @pytest.mark.parametrize(("word", "flag"), SETTERS.items())
 def test_flag_word_sets_its_flag(word: str, flag: int) -> None:
     """mounts.md table, left and right; the numbers are the kernel's."""
     assert parse_options([word]) == Options(flags=flag)
 
 
+@pytest.mark.rule("mounts.options.1")
 @pytest.mark.parametrize(("word", "of"), CLEARERS.items())
 def test_opposite_word_takes_the_flag_away_again(word: str, of: str) -> None:
     """The later word wins, in both orders."""
@@ -39,6 +41,7 @@ def test_opposite_word_takes_the_flag_away_again(word: str, of: str) -> None:
     assert parse_options([word, of]) == Options(flags=SETTERS[of])
 
 
+@pytest.mark.rule("mounts.options.2")
 @pytest.mark.parametrize(
     "word",
     ["defaults", "rprivate", "private", "rshared", "slave", "unbindable", "size=64m", "direct-io"],
@@ -48,6 +51,7 @@ def test_word_that_is_no_flag_is_data(word: str) -> None:
     assert parse_options(["ro", word, "x=y"]) == Options(flags=1, data=(word, "x=y"))
 
 
+@pytest.mark.rule("mounts.options.3")
 def test_loop_and_its_direct_io_are_consumed() -> None:
     """Neither is an option of the filesystem; their order does not matter."""
     expected = Options(flags=1, data=("noload",), loop=True, direct_io=True)
@@ -56,6 +60,7 @@ def test_loop_and_its_direct_io_are_consumed() -> None:
     assert parse_options(["loop"]) == Options(loop=True)
 
 
+@pytest.mark.rule("mounts.options.4")
 def test_option_for_the_daemon_is_an_error() -> None:
     """X-containerd.*: the mount manager should have taken it."""
     with pytest.raises(Refused) as caught:
@@ -67,6 +72,7 @@ def test_option_for_the_daemon_is_an_error() -> None:
     )
 
 
+@pytest.mark.rule("mounts.options.3")
 def test_both_id_maps_are_consumed() -> None:
     """Neither is an option of the filesystem."""
     words = ["uidmap=0:100000:65536", "ro", "gidmap=0:200000:65536", "x=y"]
@@ -76,6 +82,7 @@ def test_both_id_maps_are_consumed() -> None:
     assert options == Options(1, ("x=y",), uid_map="0:100000:65536", gid_map="0:200000:65536")
 
 
+@pytest.mark.rule("mounts.mount.10")
 @pytest.mark.parametrize("words", [["uidmap=0:1:1"], ["gidmap=0:1:1"], ["uidmap=", "gidmap=0:1:1"]])
 def test_half_of_an_id_map_is_refused(words: list[str]) -> None:
     """Said plainly, rather than mounted without the map."""

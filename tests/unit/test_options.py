@@ -214,6 +214,7 @@ def test_generic_options_in_a_file_are_read(tmp_path: Path) -> None:
     assert options.runtime_options(generic(path=str(config))).binary_name == "crun"
 
 
+@pytest.mark.rule("options.generic.2")
 def test_unknown_generic_option_is_told_and_ignored(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -228,10 +229,12 @@ def test_unknown_generic_option_is_told_and_ignored(
     ]
 
 
+@pytest.mark.rule("options.generic.1")
 def test_generic_options_body_wins_over_the_file() -> None:
     assert options.runtime_options(generic(b'Root = "/r"', "/no/such")).root == "/r"
 
 
+@pytest.mark.rule("options.generic.2")
 @pytest.mark.parametrize(
     ("body", "reason"),
     [
@@ -250,6 +253,7 @@ def test_wrong_generic_options_are_an_invalid_argument(body: bytes, reason: str)
         options.runtime_options(generic(body))
 
 
+@pytest.mark.rule("options.generic.1")
 def test_missing_file_of_generic_options_is_an_invalid_argument(tmp_path: Path) -> None:
     with pytest.raises(InvalidArgument, match=f"open {tmp_path}/no: no such file or directory"):
         options.runtime_options(generic(path=f"{tmp_path}/no"))

@@ -32,6 +32,7 @@ def mount_tmpfs(path: str) -> None:
     linux.mount("tmpfs", path, "tmpfs", 0, "size=64k")
 
 
+@pytest.mark.rule("mounts.unmount.1")
 def test_nested_and_stacked_mounts_all_come_off(rootfs: str) -> None:
     """Deepest first, each until nothing is left on it; its neighbours stay."""
     neighbour = f"{rootfs}-2"
@@ -78,6 +79,7 @@ def test_target_is_made_canonical_first(tmp_path: Path, rootfs: str) -> None:
     assert mount_points_below(rootfs) == []
 
 
+@pytest.mark.rule("mounts.unmount.2")
 def test_target_that_is_missing_or_empty_is_nothing_to_do(tmp_path: Path) -> None:
     """`delete` is idempotent."""
     (tmp_path / "file").touch()
@@ -92,6 +94,7 @@ def test_target_that_is_missing_or_empty_is_nothing_to_do(tmp_path: Path) -> Non
         unmount_recursive_now(target)
 
 
+@pytest.mark.rule("mounts.unmount.3")
 def test_busy_mount_is_tried_again(rootfs: str) -> None:
     """92: a file that is closed a moment later must not fail a Delete; it never detaches lazily."""
     mount_tmpfs(rootfs)
@@ -105,6 +108,7 @@ def test_busy_mount_is_tried_again(rootfs: str) -> None:
     assert mount_points_below(rootfs) == []
 
 
+@pytest.mark.rule("mounts.unmount.3", "mounts.unmount.4")
 def test_mount_that_stays_busy_is_an_error(rootfs: str) -> None:
     """The outermost failure is told, with its path, after all the others were tried."""
     mount_tmpfs(rootfs)
@@ -121,6 +125,7 @@ def test_mount_that_stays_busy_is_an_error(rootfs: str) -> None:
     unmount_recursive_now(rootfs)
 
 
+@pytest.mark.rule("mounts.unmount.4")
 def test_failure_below_the_outermost_is_only_logged(
     rootfs: str, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -138,6 +143,7 @@ def test_failure_below_the_outermost_is_only_logged(
     unmount_recursive_now(rootfs)
 
 
+@pytest.mark.rule("mounts.unmount.5")
 def test_dead_fuse_mount_comes_off(rootfs: str) -> None:
     """It answers every look with ENOTCONN: that is no reason to leave it there."""
     fd = os.open("/dev/fuse", os.O_RDWR)
