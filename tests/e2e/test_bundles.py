@@ -40,12 +40,16 @@ def test_root_is_made_where_there_is_none(setup: Setup) -> None:
 
 
 @pytest.mark.ours("Go leaves the dead socket")
-@pytest.mark.rule("options.runc.1", "options.runc.2")
+@pytest.mark.rule("options.runc.1", "options.runc.2", "cli.spawn.10")
 def test_runtime_and_its_root_are_those_of_create(setup: Setup, host: Host) -> None:
     """For the container, its execs, its Delete, and `delete` after a crash (options 6.1)."""
     asked = Path(host.folder, "asked")
     runtime = Path(host.folder, "myrunc")
-    runtime.write_text(f'#!/bin/sh\necho "$@" >>{asked}\nexec runc "$@"\n')
+    runtime.write_text(
+        f'#!/bin/sh\necho "$@" >>{asked}\n'
+        f"echo $GOMAXPROCS $OTEL_SERVICE_NAME >{asked}.env\n"
+        'exec runc "$@"\n'
+    )
     runtime.chmod(0o755)
     root = Path(host.folder, "root")
 
@@ -65,6 +69,7 @@ def test_runtime_and_its_root_are_those_of_create(setup: Setup, host: Host) -> N
         await container.task.start("c1", "e1")
         await container.task.wait("c1", "e1")
         assert verbs() == ["create", "start", "exec"]
+        assert Path(f"{asked}.env").read_text() == "4 containerd-shim-c1\n"
         await container.kill_and_wait()
         await container.task.delete("c1")
         assert verbs() == ["kill", "delete"]
