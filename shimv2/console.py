@@ -24,7 +24,7 @@ from shimv2.io.fifo import Fd
 from shimv2.readiness import readable
 
 _HANDOVER_LIMIT_S: Final = 5.0  # the runtime has sent it before it ends; this is for broken ones
-_NAME_LIMIT_BYTES: Final = 4096
+_NAME_LIMIT_BYTES: Final = 4095
 _FDS_LIMIT: Final = 8  # taken out of a message; more than one is refused, and all are closed
 _SOCKET: Final = "pty.sock"
 _PATH_LIMIT_BYTES: Final = 107  # of a socket, unix(7)
@@ -51,7 +51,7 @@ class ConsoleSocket:
             self.close()
             raise
 
-    async def receive(self) -> Fd:
+    async def receive(self, *, limit_s: float = _HANDOVER_LIMIT_S) -> Fd:
         """Take the master, after the runtime has succeeded: by then it lies in the socket.
 
         Raises:
@@ -59,7 +59,7 @@ class ConsoleSocket:
         """
         assert self._listener is not None
         try:
-            async with asyncio.timeout(_HANDOVER_LIMIT_S):
+            async with asyncio.timeout(limit_s):
                 await readable(self._listener.fileno())
                 connection, _ = self._listener.accept()
                 with connection:
@@ -95,13 +95,14 @@ def _receive_one(connection: socket.socket) -> Fd:
     """Read the one message of a runtime: the terminal's name with its master."""
     size = array.array("i").itemsize
     space = socket.CMSG_SPACE(_FDS_LIMIT * size)
-    _, extra, flags, _ = connection.recvmsg(_NAME_LIMIT_BYTES, space, socket.MSG_CMSG_CLOEXEC)
+    longer = _NAME_LIMIT_BYTES + 1
+    name, extra, flags, _ = connection.recvmsg(longer, space, socket.MSG_CMSG_CLOEXEC)
     found = array.array("i")
     for level, kind, data in extra:
         if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
             found.frombytes(data[: len(data) - len(data) % size])
     fds = [Fd(number) for number in found]
-    wrong = _what_is_wrong(fds, cut=bool(flags & socket.MSG_CTRUNC))
+    wrong = _what_is_wrong(name, fds, cut=bool(flags & socket.MSG_CTRUNC))
     if wrong:
         for fd in fds:
             fd.close()
@@ -110,7 +111,9 @@ def _receive_one(connection: socket.socket) -> Fd:
     return fds[0]
 
 
-def _what_is_wrong(fds: Sequence[Fd], *, cut: bool) -> str:
+def _what_is_wrong(name: bytes, fds: Sequence[Fd], *, cut: bool) -> str:
+    if len(name) > _NAME_LIMIT_BYTES:
+        return f"recvfd: the name has more than {_NAME_LIMIT_BYTES} bytes"
     if len(fds) != 1 or cut:
         return f"recvfd: number of fds is not 1: {len(fds)}"
     return "" if os.isatty(fds[0].number) else "provided file is not a console"

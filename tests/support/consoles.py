@@ -1,0 +1,74 @@
+"""A runtime's part in a terminal: a pty, its master handed over on the console socket."""
+
+import contextlib
+import os
+import socket
+import subprocess
+from collections.abc import AsyncIterator, Iterator, Sequence
+from typing import Final
+
+from shimv2.io.stdio import IoPolicy, ProcessIO, open_io
+from shimv2.model import Stdio
+from tests.support.streams import eventually
+
+NAME: Final = b"/dev/pts/0"
+
+
+def hand_over(path: str, fds: Sequence[int], *, name: bytes = NAME) -> None:
+    """Send a terminal's name and `fds` as a runtime does, and hang up."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+        sock.connect(path)
+        if name or fds:
+            socket.send_fds(sock, [name], list(fds))
+
+
+@contextlib.asynccontextmanager
+async def console(
+    stdout: str, *, stdin: str = "", policy: IoPolicy | None = None
+) -> AsyncIterator[tuple[ProcessIO, str]]:
+    """Connected streams with a terminal, and the name of its slave, which nobody else has open."""
+    io = open_console(stdout, stdin=stdin, policy=policy)
+    master, slave = os.openpty()
+    try:
+        name = os.ttyname(slave)
+        hand_over(io.console_socket, [master])
+        os.close(master)
+        await io.connect()
+        os.close(slave)
+        yield io, name
+    finally:
+        for number in (master, slave):
+            with contextlib.suppress(OSError):
+                if os.isatty(number):
+                    os.close(number)
+        await io.close()
+
+
+def open_console(stdout: str, *, stdin: str = "", policy: IoPolicy | None = None) -> ProcessIO:
+    stdio = Stdio(stdin=stdin, stdout=stdout, terminal=True)
+    return open_io(stdio, uid=0, gid=0, policy=policy or IoPolicy())
+
+
+@contextlib.contextmanager
+def slave(name: str) -> Iterator[int]:
+    """Have the terminal open, as a process that is in no session of its own."""
+    number = os.open(name, os.O_RDWR | os.O_NOCTTY)
+    try:
+        yield number
+    finally:
+        os.close(number)
+
+
+class Session:
+    """A shell in a session of its own on the slave `name`, as a container's process has it."""
+
+    def __init__(self, name: str, script: str) -> None:
+        with slave(name) as tty:
+            self._process = subprocess.Popen(
+                ["setsid", "--ctty", "sh", "-c", script], stdin=tty, stdout=tty, stderr=tty
+            )
+
+    async def wait(self) -> int:
+        """Wait for its end; the status, negative for a signal."""
+        await eventually(lambda: self._process.poll() is not None, "the session to end")
+        return self._process.wait()

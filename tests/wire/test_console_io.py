@@ -1,0 +1,270 @@
+"""A terminal's streams with a real pty: hang-ups, ends, sizes, and clients that come and go."""
+
+import asyncio
+import fcntl
+import os
+import signal
+import struct
+import termios
+import time
+from pathlib import Path
+
+import pytest
+
+from shimv2 import console as shim_console
+from shimv2.io.stdio import IoPolicy
+from tests.support.consoles import Session, console, hand_over, open_console, slave
+from tests.support.streams import (
+    REST_WAKEUPS,
+    FifoReader,
+    eventually,
+    fifos,
+    run_clean,
+    wakeups_at_rest,
+)
+
+OLD_KERNEL = pytest.mark.parametrize("old", [False, True], ids=["", "before 4.13"])
+
+
+def write_to(name: str, data: bytes) -> None:
+    """Have the terminal open just for that long."""
+    with slave(name) as tty:
+        os.write(tty, data)
+
+
+def filled(reader_of: str) -> FifoReader:
+    """A client that is there, and takes nothing: its FIFO is full."""
+    reader = FifoReader(reader_of)
+    writer = os.open(reader_of, os.O_WRONLY | os.O_NONBLOCK)
+    try:
+        while True:
+            os.write(writer, b"f" * 4096)
+    except BlockingIOError:
+        os.close(writer)
+    return reader
+
+
+@OLD_KERNEL
+def test_terminal_that_nobody_has_open_is_not_over(
+    tmp_path: Path, old: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """IO 4.5.7: EIO means wait until the process has ended; the loop sleeps meanwhile."""
+    if old:  # no way to open the slave from here
+        monkeypatch.setattr(shim_console, "_TIOCGPTPEER", 0)
+    (out,) = fifos(tmp_path, ["out"])
+
+    async def scenario() -> None:
+        reader = FifoReader(out)
+        async with console(out) as (io, name):
+            for word in (b"one\n", b"two\n"):
+                write_to(name, word)
+                assert await reader.read(5) == word.replace(b"\n", b"\r\n")
+                if not old:  # there it is looked at ten times a second
+                    assert await wakeups_at_rest() <= REST_WAKEUPS
+            write_to(name, b"last\n")
+            io.process_ended()
+            assert await reader.read_all() == b"last\r\n"
+            await io.drain()
+        reader.close()
+
+    run_clean(scenario())
+
+
+@OLD_KERNEL
+def test_terminal_that_its_session_hung_up_is_opened_again(
+    tmp_path: Path, old: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """IO 4.5.7: the end of a session hangs up the shim's own slave, too; the next one is served."""
+    if old:
+        monkeypatch.setattr(shim_console, "_TIOCGPTPEER", 0)
+    stdin, out = fifos(tmp_path, ["in", "out"])
+
+    async def scenario() -> None:
+        reader = FifoReader(out)
+        async with console(out, stdin=stdin) as (io, name):
+            for word in (b"one", b"two"):
+                assert await Session(name, f"echo {word.decode()}").wait() == 0
+                assert await reader.read(5) == word + b"\r\n"
+            if not old:
+                assert await wakeups_at_rest() <= REST_WAKEUPS
+            io.process_ended()
+            assert await reader.read_all() == b""
+        reader.close()
+
+    run_clean(scenario())
+
+
+@OLD_KERNEL
+def test_input_after_a_hang_up_waits_also_when_nobody_takes_the_output(
+    tmp_path: Path, old: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """IO 4.5.8: what a client types while nobody has the terminal open is there for the next."""
+    if old:
+        monkeypatch.setattr(shim_console, "_TIOCGPTPEER", 0)
+    stdin, out = fifos(tmp_path, ["in", "out"])
+
+    async def scenario() -> None:
+        reader = filled(out)
+        async with console(out, stdin=stdin) as (io, name):
+            # Its output finds the FIFO full, so the master is not read and the hang-up not seen.
+            assert await Session(name, "echo some output").wait() == 0
+            typing = os.open(stdin, os.O_WRONLY | os.O_NONBLOCK)
+            os.write(typing, b"typed\n")
+            await eventually(lambda: waiting(typing) == 0, "the input to be taken")
+            os.close(typing)
+            with slave(name) as tty:
+                await eventually(lambda: waiting(tty) == 6, "the input to come")
+                assert os.read(tty, 100) == b"typed\n"
+            assert io.counters().stdin.dropped_bytes == 0
+        reader.close()
+
+    run_clean(scenario())
+
+
+def waiting(number: int) -> int:
+    return int(struct.unpack("i", fcntl.ioctl(number, termios.FIONREAD, b"\0" * 4))[0])
+
+
+def test_end_of_input_hangs_up_after_what_was_written(tmp_path: Path) -> None:
+    """IO 4.5.5: the container's side gets SIGHUP; what it had written by then arrives."""
+    stdin, out = fifos(tmp_path, ["in", "out"])
+
+    async def scenario() -> None:
+        reader = FifoReader(out)
+        async with console(out, stdin=stdin) as (io, name):
+            session = Session(name, "echo ready; exec sleep 1000")
+            assert await reader.read(7) == b"ready\r\n"
+            io.close_stdin()
+            io.close_stdin()
+            assert await session.wait() == -signal.SIGHUP
+            assert await reader.read_all() == b""
+            io.resize(80, 24)  # of nothing
+            io.process_ended()
+            await io.drain()
+        reader.close()
+
+    run_clean(scenario())
+
+
+def test_close_io_before_there_is_a_terminal_is_made_good(tmp_path: Path) -> None:
+    """IO 4.7: CloseIO that came before the terminal hangs it up once it is there."""
+    stdin, out = fifos(tmp_path, ["in", "out"])
+
+    async def scenario() -> None:
+        reader = FifoReader(out)
+        io = open_console(out, stdin=stdin)
+        io.close_stdin()
+        master, tty = os.openpty()
+        hand_over(io.console_socket, [master])
+        os.close(master)
+        await io.connect()
+        assert await reader.read_all() == b""
+        with pytest.raises(OSError, match="Input/output"):
+            os.write(tty, b"x")
+        os.close(tty)
+        await io.close()
+        reader.close()
+
+    run_clean(scenario())
+
+
+def test_process_that_ended_is_not_waited_for_when_others_have_the_terminal(
+    tmp_path: Path,
+) -> None:
+    """O-388, O-389: a child in the background keeps the slave open: the stream ends all the same,
+    with everything that was written, and the child is hung up."""
+    (out,) = fifos(tmp_path, ["out"])
+
+    async def scenario() -> None:
+        reader = FifoReader(out)
+        async with console(out) as (io, name):
+            with slave(name) as background:
+                os.write(background, b"x" * 3000)
+                os.write(background, b"last\n")
+                io.process_ended()
+                before = time.monotonic()
+                await io.drain()
+                assert time.monotonic() - before < 0.3
+                assert await reader.read_all() == b"x" * 3000 + b"last\r\n"
+                with pytest.raises(OSError, match="Input/output"):
+                    os.write(background, b"nobody hears that\n")
+        reader.close()
+
+    run_clean(scenario())
+
+
+def test_output_of_a_mebibyte_outlives_its_process_and_a_client_that_is_away(
+    tmp_path: Path,
+) -> None:
+    """IO 4.5.7, 4.5.8: what waits in the terminal at the exit is read to its end, at any pace."""
+    (out,) = fifos(tmp_path, ["out"])
+    size = 1 << 20
+    script = f"stty -opost; head -c {size} /dev/zero | tr '\\0' x"
+
+    async def scenario() -> None:
+        reader = FifoReader(out)
+        async with console(out) as (io, name):
+            session = Session(name, script)
+            assert len(await reader.read(size // 2)) == size // 2
+            reader.close()  # gone, and back
+            assert await wakeups_at_rest() <= REST_WAKEUPS
+            reader = FifoReader(out)
+            half = await reader.read(size // 2 - 50_000)
+            assert await session.wait() == 0
+            io.process_ended()
+            draining = asyncio.create_task(io.drain())
+            half += await reader.read_all()
+            await draining
+            assert half == b"x" * (size // 2)
+        reader.close()
+
+    run_clean(scenario())
+
+
+@pytest.mark.parametrize(
+    ("asked", "got"),
+    [
+        ((80, 24), (80, 24)),
+        ((0, 0), (0, 0)),
+        ((65535, 65535), (65535, 65535)),
+        ((70000, 65536), (4464, 0)),
+        (((1 << 32) - 1, 1 << 31), (65535, 0)),
+    ],
+)
+def test_size_is_cut_to_16_bits(
+    tmp_path: Path, asked: tuple[int, int], got: tuple[int, int]
+) -> None:
+    """IO 4.5.10: width and height as they come, up to 32 bits."""
+    (out,) = fifos(tmp_path, ["out"])
+
+    async def scenario() -> None:
+        reader = FifoReader(out)
+        async with console(out) as (io, name):
+            with slave(name) as tty:
+                io.resize(*asked)
+                size = fcntl.ioctl(tty, termios.TIOCGWINSZ, b"\0" * 8)
+                rows, columns, _, _ = struct.unpack("HHHH", size)
+                assert (columns, rows) == got
+        reader.close()
+
+    run_clean(scenario())
+
+
+def test_output_that_nobody_takes_is_given_up_at_the_end(tmp_path: Path) -> None:
+    """A client that is away for good holds Delete up as long as the settings say, no longer."""
+    (out,) = fifos(tmp_path, ["out"])
+    policy = IoPolicy(drain_limit_s=0.2, drain_grace_s=0.05)
+
+    async def scenario() -> None:
+        reader = filled(out)
+        async with console(out, policy=policy) as (io, name):
+            write_to(name, b"unread")
+            io.process_ended()
+            before = time.monotonic()
+            await io.drain()
+            assert 0.15 <= time.monotonic() - before < 2
+            await io.close()
+            assert io.counters().stdout.dropped_bytes == 6
+        reader.close()
+
+    run_clean(scenario())
