@@ -38,7 +38,8 @@ class ExecProcess(Process):
     async def _run(self, undo: AsyncExitStack, deadline: float | None) -> None:
         scope = self._scope
         undo.callback(self._release)
-        io = await scope.open_io(self.stdio, id=self.id, undo=undo)
+        limit_s = scope.settings.exec_s
+        io = await scope.open_io(self.stdio, id=self.id, limit_s=limit_s, undo=undo)
         pid_file = paths.exec_pid_file(scope.bundle, self.id)
         with suppress(OSError):  # of an earlier exec of that id: not to be taken for this one's
             os.unlink(pid_file)

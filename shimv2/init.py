@@ -37,7 +37,8 @@ class InitProcess(Process):
             TimeoutError: nobody opened the other ends of the FIFOs.
         """
         scope, spec = self._scope, self._spec
-        io = await scope.open_io(spec.stdio, id=spec.id, undo=undo)
+        limit_s = scope.settings.create_s
+        io = await scope.open_io(spec.stdio, id=spec.id, limit_s=limit_s, undo=undo)
         if spec.checkpoint:
             self._attach(io)
             return
@@ -103,7 +104,9 @@ class InitProcess(Process):
     async def _restore(self, undo: AsyncExitStack) -> None:
         scope, io, self._io = self._scope, self._io, None
         if io is None:  # an earlier try has used up what Create made
-            io = await scope.open_io(self.stdio, id=self.id, undo=undo)
+            io = await scope.open_io(
+                self.stdio, id=self.id, limit_s=scope.settings.restore_s, undo=undo
+            )
         else:
             undo.push_async_callback(io.close)
         undo.push_async_callback(self._unmake, known=scope.runtime.knows(self.id))

@@ -44,26 +44,30 @@ class Scope:
     io_gid: int
     io_policy: IoPolicy
 
-    async def open_io(self, stdio: Stdio, *, id: str, undo: AsyncExitStack) -> ProcessIO:
+    async def open_io(
+        self, stdio: Stdio, *, id: str, limit_s: float, undo: AsyncExitStack
+    ) -> ProcessIO:
         """Make the streams of the process `id`, ready for the runtime.
 
         Raises:
             Refused: with the reference's text, which says `init` for an exec, too.
+            TimeoutError: a logging binary was not ready within `limit_s`.
         """
+        allowed = self.settings.logging_binaries
         try:
             io = open_io(
                 stdio,
                 uid=self.io_uid,
                 gid=self.io_gid,
                 policy=self.io_policy,
-                loggers=LoggerHost(self.reaper, self.namespace, id, self.settings.logging_binaries),
+                loggers=LoggerHost(self.reaper, self.namespace, id, allowed, limit_s),
             )
             undo.push_async_callback(io.close)
             await io.prepare()
-        except Refused as error:
+        except (Refused, TimeoutError) as error:
             if stdio.terminal:
                 raise
-            raise Refused(f"failed to create init process I/O: {error}") from None
+            raise type(error)(f"failed to create init process I/O: {error}") from None
         return io
 
 

@@ -11,12 +11,12 @@ from shimv2.io.fifo import Fd, Pinned, reason
 from shimv2.io.logger import Logger
 from shimv2.io.process_io import IoPolicy
 from shimv2.io.relayed import RelayedIO
-from shimv2.io.sinks import NoReader, Sink, open_output
+from shimv2.io.sinks import Sink, open_output
 from shimv2.io.stdin import StdinRelay
 from shimv2.io.uri import fifo_path
 from shimv2.model import Stdio
 
-_COPY_FAILED: Final = "failed to start console copy: "
+COPY_FAILED: Final = "failed to start console copy: "
 _AWAY_LOOK_S: Final = 0.1  # only where the slave cannot be held open
 
 
@@ -63,11 +63,11 @@ class ConsoleIO(RelayedIO):
             self._open_stdin(self._stdin_path, undo)
             try:
                 sink = await self._open_output(deadline)
-            except (NoReader, Refused) as exc:
-                raise type(exc)(f"{_COPY_FAILED}{exc}") from None
+            except (TimeoutError, Refused) as exc:
+                raise type(exc)(f"{COPY_FAILED}{exc}") from None
             undo.callback(sink.close)
             if self._hung_up:  # closed while we waited
-                raise Refused(f"{_COPY_FAILED}closed")
+                raise Refused(f"{COPY_FAILED}closed")
             undo.pop_all()
         self._console = console
         self._output = _Output(console, sink, self._policy, on_end=self._hang_up)

@@ -41,14 +41,17 @@ class LoggerHost:
     namespace: str
     id: str  # the container's, or the exec's
     allowed: tuple[str, ...] | None  # None = any that is safely owned
+    ready_limit_s: float  # for it to say that it is ready, whoever waits for that
 
 
 class Logger:
     """One program and the shim's ends of its pipes."""
 
-    def __init__(self, target: StdioUri, host: LoggerHost) -> None:
+    def __init__(self, target: StdioUri, host: LoggerHost, *, called: str) -> None:
+        """`called` is what the reference calls it in its errors."""
         self._target = target
         self._host = host
+        self._called = called
         self._pid = 0
         self._is_ready = False
         self._ended: asyncio.Future[Exit] | None = None
@@ -65,14 +68,13 @@ class Logger:
         return fd
 
     async def start(self) -> None:
-        """Run the program and wait until it is ready, without a limit of our own.
+        """Run the program and wait until it is ready.
 
         On errors, and when the caller gives up, `stop` has still to be called.
 
         Raises:
-            Refused: with the reference's text.
+            Refused: with the reference's text.  TimeoutError: it does not get ready.
         """
-        _check_program(self._target.path, self._host.allowed)
         with contextlib.ExitStack() as theirs:
             try:
                 out, self._stdout = _pipe(theirs)
@@ -84,21 +86,37 @@ class Logger:
             self._spawn({_STDOUT: out.number, _STDERR: err.number, _READY: said_ready.number})
             for fd in (out, err, said_ready):
                 fd.close()
-            word = await _first_byte(ready)
+            word = await self._word_of(ready)
         if not word and self._target.scheme == _MUST_CALL_READY:
             raise Refused(_NOT_READY)
         self._is_ready = True
 
     def _spawn(self, fds: Mapping[int, int]) -> None:
         path, host = self._target.path, self._host
+        failed = f"failed to start {self._called}: "
         env = {"CONTAINER_ID": host.id, "CONTAINER_NAMESPACE": host.namespace}
         try:
+            _check_program(path, host.allowed)
             # No death signal: after a crash of the shim it still writes down what it can read.
             argv = [path, *self._target.arguments()]
             self._pid = spawn(argv, env=env, fds=fds, death_signal=None)
+        except Refused as exc:
+            raise Refused(f"{failed}{exc}") from None
         except OSError as exc:
-            raise _not_started(path, exc) from None
+            raise Refused(f"{failed}fork/exec {path}: {reason(exc)}") from None
         self._ended = host.reaper.claim(self._pid)
+
+    async def _word_of(self, ready: Fd) -> bytes:
+        """Wait for a byte, or b"" when the last writer has gone."""
+        os.set_blocking(ready.number, False)
+        limit_s = self._host.ready_limit_s
+        try:
+            async with asyncio.timeout(limit_s):
+                await readable(ready.number)
+        except TimeoutError:
+            what = f"logging binary {self._target.path} was not ready"
+            raise TimeoutError(f"{what} after {limit_s:g} s") from None
+        return os.read(ready.number, 1)
 
     def release(self) -> None:
         """Close the pipes: the program reads to the end."""
@@ -148,15 +166,16 @@ class LoggerIO(ProcessIO):
 
 
 def _check_program(path: str, allowed: tuple[str, ...] | None) -> None:
-    """Refuse what others than root and the shim's user could have made or changed."""
+    """Refuse what others than root and the shim's user could have made or changed.
+
+    Raises:
+        Refused: it may not run.  OSError: it is not there.
+    """
     if not os.path.isabs(path):
         raise _untrusted(path, "its path is not absolute")
     if allowed is not None and path not in allowed:
         raise _untrusted(path, "it is not among the logging_binaries of the settings")
-    try:
-        found = os.stat(path)
-    except OSError as exc:
-        raise _not_started(path, exc) from None
+    found = os.stat(path)
     if found.st_uid not in (0, os.geteuid()):
         raise _untrusted(path, "it does not belong to root")
     if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
@@ -164,11 +183,7 @@ def _check_program(path: str, allowed: tuple[str, ...] | None) -> None:
 
 
 def _untrusted(path: str, why: str) -> Refused:
-    return Refused(f"failed to start binary process: {quote(path)} may not log: {why}")
-
-
-def _not_started(path: str, exc: OSError) -> Refused:
-    return Refused(f"failed to start binary process: fork/exec {path}: {reason(exc)}")
+    return Refused(f"{quote(path)} may not log: {why}")
 
 
 def _pipe(stack: contextlib.ExitStack, *, ours_reads: bool = False) -> tuple[Fd, Fd]:
@@ -176,13 +191,6 @@ def _pipe(stack: contextlib.ExitStack, *, ours_reads: bool = False) -> tuple[Fd,
     reader, writer = (Fd(number) for number in os.pipe2(os.O_CLOEXEC))
     stack.callback((writer if ours_reads else reader).close)
     return reader, writer
-
-
-async def _first_byte(ready: Fd) -> bytes:
-    """Wait for a byte, or b"" when the last writer has gone."""
-    os.set_blocking(ready.number, False)
-    await readable(ready.number)
-    return os.read(ready.number, 1)
 
 
 async def _happens(ended: "asyncio.Future[Exit]", limit_s: float) -> bool:

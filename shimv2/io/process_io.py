@@ -59,7 +59,7 @@ class ProcessIO:
         """Start what must run before the runtime does.
 
         Raises:
-            Refused: with the reference's text.
+            Refused: with the reference's text.  TimeoutError: it does not get ready.
         """
 
     def spawned(self) -> None:

@@ -4,7 +4,7 @@ from typing import Final
 
 from shimv2.errors import Refused
 from shimv2.io import uri
-from shimv2.io.console import ConsoleIO
+from shimv2.io.console import COPY_FAILED, ConsoleIO
 from shimv2.io.logger import Logger, LoggerHost, LoggerIO
 from shimv2.io.pipes import PipeIO
 from shimv2.io.process_io import IoCounters, IoPolicy, ProcessIO, StreamCounters
@@ -38,12 +38,13 @@ def open_io(
     """
     if not (stdio.stdin or stdio.stdout or stdio.stderr or stdio.terminal):
         return ProcessIO()
-    target = uri.parse(stdio.stdout)
+    target = _target(stdio)
     logger = None
     if target.scheme in _LOGGING:
         if loggers is None:
             raise Refused(f"unknown STDIO scheme {target.scheme}")
-        logger = Logger(target, loggers)
+        called = "logging binary process" if stdio.terminal else "binary process"
+        logger = Logger(target, loggers, called=called)
     if stdio.terminal:
         return ConsoleIO(stdio, policy=policy, logger=logger)
     if logger is not None:
@@ -54,3 +55,12 @@ def open_io(
         raise Refused(f"unknown STDIO scheme {target.scheme}")
     both = Stdio(stdin=stdio.stdin, stdout=target.path, stderr=target.path)
     return PipeIO(both, uid=uid, gid=gid, policy=policy, file=create_file(target.path))
+
+
+def _target(stdio: Stdio) -> uri.StdioUri:
+    try:
+        return uri.parse(stdio.stdout)
+    except Refused as error:
+        if not stdio.terminal:
+            raise
+        raise Refused(f"{COPY_FAILED}{error}") from None

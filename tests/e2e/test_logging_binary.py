@@ -1,7 +1,11 @@
 """Logging binaries as a small containerd of our own sees them."""
 
+import asyncio
+import json
 import os
+import signal
 import time
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import quote
 
@@ -9,7 +13,7 @@ import pytest
 
 from shimv2.ctl import spec
 from shimv2.ctl.container import Container
-from shimv2.ctl.harness import Harness, Setup
+from shimv2.ctl.harness import Harness, Setup, captured
 from shimv2.model import Stdio
 from tests.support.harnessed import in_harness, refused
 from tests.support.until import eventually
@@ -17,8 +21,35 @@ from tests.support.until import eventually
 pytestmark = pytest.mark.root
 
 NOT_READY = "logging binary did not call ready (it may have crashed or exited prematurely)"
+NOT_CREATED = (5, "container not created: not found")
 FAILED = "failed to create init process I/O: "
 READY = "printf x >&5; exec 5>&-\n"
+
+
+EXACT = """#!/usr/bin/python3 -IS
+import json, os
+
+def read(name):
+    with open("/proc/self/" + name, "rb") as file:
+        return file.read().decode()
+
+fds = sorted(int(name) for name in os.listdir("/proc/self/fd"))[:-1]  # less the listing's own
+state = {
+    "fds": {number: os.readlink("/proc/self/fd/%d" % number).partition(":")[0] for number in fds},
+    "flags": [os.get_blocking(number) for number in (3, 4, 5)],
+    "env": sorted(read("environ").split("\\0")[:-1]),
+    "cwd": os.getcwd(),
+    "group": os.getpgid(0),
+    "blocked": read("status").split("SigBlk:")[1].split()[0],
+}
+with open(os.path.dirname(__file__) + "/state", "w") as file:
+    json.dump(state, file)
+os.write(5, b"\\0")
+os.close(5)
+with open(os.path.dirname(__file__) + "/out", "wb") as file:
+    while chunk := os.read(3, 65536):
+        file.write(chunk)
+"""
 
 
 def program(folder: Path, body: str) -> str:
@@ -54,6 +85,39 @@ async def failing(harness: Harness, uri: str) -> str:
     assert len(os.listdir(f"/proc/{pid}/fd")) == before
     await container.remove()
     return text
+
+
+def test_logger_has_its_fds_and_variables_and_nothing_else(setup: Setup, tmp_path: Path) -> None:
+    """§4.4: 3 and 4 to read, 5 to be ready, /dev/null; two variables; the shim's cwd and group."""
+    path = tmp_path / "exact"
+    path.write_text(EXACT)
+    path.chmod(0o755)
+
+    async def scenario(harness: Harness) -> None:
+        container = await created(harness, f"binary-v2://{path}", "echo hello")
+        pid = (await container.task.connected("c1")).shim_pid
+        state = json.loads((tmp_path / "state").read_text())
+        assert state == {
+            "fds": {**dict.fromkeys("012", "/dev/null"), **dict.fromkeys("345", "pipe")},
+            "flags": [True] * 3,
+            "env": ["CONTAINER_ID=c1", f"CONTAINER_NAMESPACE={setup.namespace}"],
+            "cwd": container.bundle.path,
+            "group": os.getpgid(pid),
+            "blocked": "0" * 16,
+        }
+        await container.task.start("c1")
+        await container.task.wait("c1")
+        await container.task.delete("c1")
+        assert (tmp_path / "out").read_text() == "hello\n"
+        await container.remove()
+
+    in_harness(setup, scenario)
+
+
+async def pid_of(folder: Path) -> int:
+    """Wait until a program has written its pid."""
+    await eventually(lambda: (folder / "pid").exists() and (folder / "pid").read_text(), "a pid")
+    return int((folder / "pid").read_text())
 
 
 @pytest.mark.parametrize("scheme", ["binary", "binary-v2"])
@@ -117,6 +181,9 @@ def test_logger_that_is_missing_or_not_safe_is_refused(setup: Setup, tmp_path: P
         assert text == f"{start}fork/exec /no/such/prog: no such file or directory"
         os.chmod(path, 0o775)
         assert "others than its owner may write it" in await failing(harness, f"binary://{path}")
+        os.chmod(path, 0o644)
+        text = await failing(harness, f"binary://{path}")
+        assert text == f"{start}fork/exec {path}: permission denied"
         os.chmod(path, 0o755)
         os.chown(path, 1000, 0)
         assert "does not belong to root" in await failing(harness, f"binary://{path}")
@@ -137,11 +204,92 @@ def test_logger_that_never_gets_ready_ends_with_the_callers_patience(
         stdio = Stdio(stdout=f"binary://{path}")
         root = [harness.root_mount(container.bundle)]
         call = container.create(rootfs=root, stdio=stdio, options=harness.options, timeout_s=1.0)
-        with pytest.raises(Exception, match="deadline"):
-            await call
-        pid = int((tmp_path / "pid").read_text())
+        creating = asyncio.create_task(refused(call))
+        pid = await pid_of(tmp_path)
+        before_s = time.monotonic()
+        assert await refused(container.task.state("c1")) == NOT_CREATED
+        assert time.monotonic() - before_s < 0.2
+        assert not creating.done()
+        code, text = await creating
+        assert (code, text) == (4, "context deadline exceeded")
         await eventually(lambda: not os.path.exists(f"/proc/{pid}"), "the logger to go")
         await container.remove()
+
+    in_harness(setup, scenario)
+
+
+def test_logger_that_never_gets_ready_ends_with_the_limit_of_the_verb(
+    setup: Setup, tmp_path: Path
+) -> None:
+    """A caller without a deadline does not wait for ever either: not for Create, not for Start."""
+    path = program(tmp_path, "echo $$ >>$F/pids\nexec sleep 1000\n")
+    settings = tmp_path / "settings.toml"
+    settings.write_text("create_s = 2\nexec_s = 1\n")
+    late = f"logging binary {path} was not ready after"
+
+    async def scenario(harness: Harness) -> None:
+        wanted = spec.Wanted(["sleep", "1000"], terminal=True)
+        container = await harness.start_shim("c1", wanted)
+        task = container.task
+        shim = (await task.connected("c1")).shim_pid
+        fds = len(os.listdir(f"/proc/{shim}/fd"))
+        stdio = Stdio(stdout=f"binary://{path}", terminal=True)
+        root = [harness.root_mount(container.bundle)]
+        call = container.create(rootfs=root, stdio=stdio, options=harness.options)
+        assert await refused(call) == (4, f"failed to start console copy: {late} 2 s")
+        assert len(os.listdir(f"/proc/{shim}/fd")) == fds
+        stdio = Stdio(stdout=container.bundle.fifo("stdout"), terminal=True)
+        container.bundle.make_fifos()
+        container.read(captured)
+        await container.create(rootfs=root, stdio=stdio, options=harness.options)
+        await task.start("c1")
+        process = spec.process(spec.Wanted(["true"]))
+        await task.exec("c1", "e1", process, stdio=Stdio(stdout=f"binary-v2://{path}"))
+        failed = await refused(task.start("c1", "e1"))
+        assert failed == (4, f"{FAILED}{late} 1 s")
+        assert (await task.state("c1", "e1")).status == "CREATED"
+        pids = (tmp_path / "pids").read_text().split()
+        assert len(pids) == 2
+        await eventually(
+            lambda: not any(os.path.exists(f"/proc/{pid}") for pid in pids), "the loggers to go"
+        )
+        await container.kill_and_wait()
+        await container.remove()
+
+    in_harness(replace(setup, env={**setup.env, "PYRUNC_CONFIG": str(settings)}), scenario)
+
+
+def test_logger_that_crashes_breaks_the_pipe_and_nothing_else(setup: Setup, tmp_path: Path) -> None:
+    """§4.4: the container gets SIGPIPE, the shim goes on; a terminal's container runs on."""
+    path = program(tmp_path, f"echo $$ >$F/pid\n{READY}exec sleep 1000\n")
+
+    async def scenario(harness: Harness) -> None:
+        for terminal in (False, True):
+            container = await created(
+                harness,
+                f"binary://{path}",
+                "while echo x; do sleep 0.1; done; exit 9",
+                terminal=terminal,
+            )
+            os.kill(await pid_of(tmp_path), signal.SIGKILL)
+            await container.task.start("c1")
+            if terminal:
+                script = "sleep 1; kill -0 1"
+                await container.task.exec(
+                    "c1", "e1", spec.process(spec.Wanted(["sh", "-c", script]))
+                )
+                await container.task.start("c1", "e1")
+                assert (await container.task.wait("c1", "e1")).status == 0
+                assert (await container.task.state("c1")).status == "RUNNING"
+                await container.kill_and_wait()
+            else:
+                # A shell that is pid 1 is not killed by SIGPIPE: it sees the error.
+                assert (await container.task.wait("c1", timeout_s=10)).status == 9
+            before_s = time.monotonic()
+            await container.task.delete("c1")
+            assert time.monotonic() - before_s < 5
+            await container.remove()
+            (tmp_path / "pid").unlink()
 
     in_harness(setup, scenario)
 

@@ -1,6 +1,7 @@
 """Containers and execs with a terminal, as a small containerd of our own sees them."""
 
 import asyncio
+import json
 import os
 from pathlib import Path
 
@@ -200,50 +201,67 @@ def test_exec_with_a_terminal_takes_its_first_size_from_the_request(setup: Setup
     in_harness(setup, scenario)
 
 
-def test_terminal_of_the_request_must_be_the_one_of_the_spec(setup: Setup) -> None:
-    """O-390 to O-392: runc's words, and no folder or terminal is left."""
+CREATE = "OCI runtime create failed: runc create failed: "
+COPY = "failed to start console copy: "
+PARSE = f'{COPY}unable to parse stdout uri: parse "%zz:/x":'
+LOGGER = f"{COPY}failed to start logging binary process:"
+# What the request's stdout is, whether request and configuration have a terminal, what is said.
+TERMINALS_REFUSED = (
+    ("", True, True, f"{COPY}stat : no such file or directory"),
+    ("file:///x", True, True, f"{COPY}stat file:///x: no such file or directory"),
+    ("foo:///x", True, True, f"{COPY}stat foo:///x: no such file or directory"),
+    (
+        "/etc",
+        True,
+        True,
+        f'{COPY}containerd-shim: opening file "/etc" failed: open /etc: is a directory',
+    ),
+    (
+        "%zz:/x",
+        True,
+        True,
+        f"{PARSE} first path segment in URL cannot contain colon",
+    ),
+    (
+        "binary:///no/such",
+        True,
+        True,
+        f"{LOGGER} fork/exec /no/such: no such file or directory",
+    ),
+    (
+        "/nowhere",
+        True,
+        False,
+        f"{CREATE}cannot use console socket if runc will not detach or allocate tty",
+    ),
+    (
+        "",
+        False,
+        True,
+        f"{CREATE}cannot allocate tty if runc will detach without setting console socket",
+    ),
+)
+
+
+def test_terminal_that_cannot_be_is_refused_and_leaves_nothing(setup: Setup) -> None:
+    """IO 4.5.6, 4.5.11, O-390 to O-392: in the reference's words; no folder, terminal or fd."""
     before = folders_for_consoles()
 
     async def scenario(harness: Harness) -> None:
-        create = "OCI runtime create failed: "
-        failed = f"{create}runc create failed: "
-        for id_, in_spec, stdio, text in (
-            (
-                "c1",
-                True,
-                Stdio(terminal=True),
-                "failed to start console copy: stat : no such file or directory",
-            ),
-            (
-                "c2",
-                False,
-                Stdio(stdout="/nowhere", terminal=True),
-                words(
-                    runc=f"{failed}cannot use console socket "
-                    "if runc will not detach or allocate tty",
-                    crun="failed to retrieve console master: the runtime did not send it",
-                ),
-            ),
-            (
-                "c3",
-                True,
-                Stdio(),
-                words(
-                    runc=f"{failed}cannot allocate tty "
-                    "if runc will detach without setting console socket",
-                    crun=f"{create}use --console-socket with create when a terminal is used",
-                ),
-            ),
-        ):
-            container = await harness.start_shim(id_, spec.Wanted(["true"], terminal=in_spec))
-            pid = await shim_pid(container)
-            fds = fds_of(pid)
-            root = [harness.root_mount(container.bundle)]
+        container = await harness.start_shim("c1", spec.Wanted(["true"]))
+        pid = await shim_pid(container)
+        fds = fds_of(pid)
+        root = [harness.root_mount(container.bundle)]
+        for stdout, asked, in_spec, text in TERMINALS_REFUSED:
+            wanted = spec.Wanted(["true"], terminal=in_spec)
+            config = spec.config(wanted, namespace=setup.namespace, container_id="c1")
+            Path(container.bundle.path, "config.json").write_text(json.dumps(config))
+            stdio = Stdio(stdout=stdout, terminal=asked)
             call = container.create(rootfs=root, stdio=stdio, options=harness.options)
             assert await refused(call) == (2, text)
             assert ptmx_of(pid) == []
             assert fds_of(pid) == fds
-            await container.remove()
+        await container.remove()
 
     in_harness(setup, scenario)
     assert folders_for_consoles() == before
