@@ -3,7 +3,7 @@
 import asyncio
 
 from shimv2.container import Container, Host
-from shimv2.errors import NotFound, Refused
+from shimv2.errors import FailedPrecondition, NotFound, Refused
 from shimv2.model import CreateSpec, Exit
 
 
@@ -15,6 +15,7 @@ class Containers:
         self._table: dict[str, Container] = {}
         self._being_made: set[str] = set()
         self._given_up: dict[str, asyncio.Task[Container]] = {}  # of those, being undone
+        self._closed = False
 
     def __bool__(self) -> bool:
         """Whether there is a reason for the shim to stay."""
@@ -36,11 +37,16 @@ class Containers:
         container = self._table.get(container_id)
         return container.init.pid if container else 0
 
+    def close(self) -> None:
+        """Make no more containers: the shim is about to end, and could not watch over them."""
+        self._closed = True
+
     async def create(self, spec: CreateSpec, *, deadline: float | None = None) -> Container:
         """Make a container: all or nothing.  `deadline` is the caller's, in loop time.
 
         Raises:
             Refused: the id is taken; the container that has it is not touched.
+            FailedPrecondition: the shim is about to end.
         """
         while (undone := self._given_up.get(spec.id)) is not None:
             await asyncio.wait([undone])
@@ -48,6 +54,8 @@ class Containers:
             # What runc would say; it is not asked, because asking overwrites the bundle's files.
             what = "container with given ID already exists"
             raise Refused(f"OCI runtime create failed: runc create failed: {what}")
+        if self._closed:
+            raise FailedPrecondition("the shim is stopping")
         self._being_made.add(spec.id)
         making = self._host.background.start(
             self._make(spec, deadline), f"create of {spec.id}", for_a_request=True

@@ -113,11 +113,16 @@ class _Daemon:
     async def _shut_down(self) -> None:
         # Before the reply: a `start` that follows it must not find the socket of a dying shim.
         self._unlist()
-        self._stop.set()
+        self._begin_to_stop()
 
     def _terminate(self, number: int) -> None:
         """Stop, whatever runs: containers are left alone and outlive the shim."""
         _log.info("stopping: %s", signal.Signals(number).name)
+        self._begin_to_stop()
+
+    def _begin_to_stop(self) -> None:
+        """From now on only what is there already is answered, for as long as `main` takes."""
+        self._containers.close()
         self._stop.set()
 
     async def _exit_when_idle(self, publisher: Publisher) -> None:
@@ -128,7 +133,7 @@ class _Daemon:
             busy = self._containers or self._server.connections or publisher.pending
             looks = 0 if busy else looks + 1
         _log.info("stopping: no container and no connection")
-        self._stop.set()
+        self._begin_to_stop()
 
     def _unlist(self) -> None:
         """Take no more connections and remove the socket's name, once."""

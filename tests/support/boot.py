@@ -199,6 +199,11 @@ def fds(pid: int) -> dict[int, str]:
     return found
 
 
+def threads(pid: int) -> int:
+    """Count a process's threads."""
+    return len(os.listdir(f"/proc/{pid}/task"))
+
+
 def shim_pid(path: str, version: int = 2) -> int:
     """Ask the server at `path` for its pid: it is served indeed."""
     end = time.monotonic() + _LIMIT_S
