@@ -80,6 +80,11 @@ class Relay:
             return False
         return self._source_ended or self.ended.done() or bytes_waiting(self._source.number) == 0
 
+    @property
+    def busy(self) -> bool:
+        """Bytes are under way, to somebody."""
+        return not self.idle and self._sink.is_read()
+
     def close(self) -> None:
         """Give up everything."""
         self.finish()

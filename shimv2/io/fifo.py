@@ -162,6 +162,13 @@ class StdinFifo:
         self._reader.close()
 
 
+def has_reader(number: int) -> bool:
+    """Whether anybody has the reading end of this pipe or FIFO open."""
+    poll = select.poll()
+    poll.register(number, 0)
+    return not poll.poll(0)  # POLLERR: nobody
+
+
 def grow_pipes(*numbers: int) -> None:
     """Give pipes and FIFOs that carry much more room: it saves three of four wake-ups.
 

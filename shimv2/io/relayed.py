@@ -50,9 +50,10 @@ class RelayedIO(ProcessIO):
     async def drain(self) -> None:
         """Wait until the outputs have ended.
 
-        As long as bytes move or wait, that may take the policy's limit.  When nothing waits, but
-        somebody still holds a writing end (a process left in the background), it ends as soon as
-        no byte has come for the grace time, counted from this call at the earliest.
+        As long as bytes move, or wait for a client that is there, that may take the policy's limit.
+        Otherwise it ends as soon as no byte has moved for the grace time, counted from this call at
+        the earliest: a process left in the background still holds a writing end, or the client has
+        closed its reading one.
         """
         loop = asyncio.get_running_loop()
         called_at = loop.time()
@@ -60,7 +61,7 @@ class RelayedIO(ProcessIO):
         grace_s = self._policy.drain_grace_s
         while live := self._live_outputs():
             now = loop.time()
-            busy = not all(relay.idle for relay in live)
+            busy = any(relay.busy for relay in live)
             quiet_at = max(called_at, *(relay.last_moved_at for relay in live)) + grace_s
             if now >= deadline or (not busy and now >= quiet_at):
                 break

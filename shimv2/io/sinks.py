@@ -7,7 +7,7 @@ from typing import Final
 
 from shimv2.errors import Refused
 from shimv2.gotext import quote
-from shimv2.io.fifo import NO_SURPRISES, Fd, Pinned, reason
+from shimv2.io.fifo import NO_SURPRISES, Fd, Pinned, has_reader, reason
 from shimv2.io.unread import Unread
 from shimv2.linux import bytes_waiting
 
@@ -48,6 +48,10 @@ class Sink:
             BlockingIOError: nothing fits.  OSError: the sink fails.
         """
         return os.write(self.number, data)
+
+    def is_read(self) -> bool:
+        """Whether there is somebody to take what is written."""
+        return True
 
     def end(self) -> None:
         """The stream has ended.  What is not closed here is closed by `close`."""
@@ -101,6 +105,15 @@ class FifoSink(Sink):
         self._page_filled_bytes = (self._page_filled_bytes + written) % PAGE_BYTES
         self._written_bytes += written
         return written
+
+    def is_read(self) -> bool:
+        """Look for another reader than ourselves: the kernel tells only when we are none."""
+        self._reader.close()
+        found = has_reader(self.number)
+        with contextlib.suppress(OSError):  # no descriptor is left: as long as nobody reads, EPIPE
+            path = f"/proc/self/fd/{self.number}"
+            self._reader = Fd(os.open(path, os.O_RDONLY | NO_SURPRISES))
+        return found
 
     def end(self) -> None:
         self._reader.close()

@@ -11,10 +11,9 @@ import contextlib
 import ctypes
 import logging
 import os
-import select
 from typing import Final
 
-from shimv2.io.fifo import Fd
+from shimv2.io.fifo import Fd, has_reader
 from shimv2.linux import bytes_waiting
 
 _IN_OPEN: Final = 0x20
@@ -46,9 +45,8 @@ class Unread:
 
     def _is_wanted(self) -> bool:
         """Whether there are bytes and nobody to read them."""
-        poll = select.poll()
-        poll.register(self._writer.number, 0)
-        return bytes_waiting(self._writer.number) > 0 and bool(poll.poll(0))  # POLLERR: no reader
+        number = self._writer.number
+        return bytes_waiting(number) > 0 and not has_reader(number)
 
     def _on_open(self) -> None:
         with contextlib.suppress(BlockingIOError):

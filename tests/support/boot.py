@@ -134,6 +134,19 @@ class Boot:
         """Run `start` as containerd 2.3, with sockets in a folder of the test."""
         return self.start(id_, stdin=self.params(id_, **params), **options)
 
+    def popen_start(self, id_: str) -> "subprocess.Popen[bytes]":
+        """The same, not waited for."""
+        stdin = self.folder / f"stdin-{id_}"
+        stdin.write_bytes(self.params(id_))
+        with stdin.open("rb") as file:
+            return subprocess.Popen(
+                self.args(id_, "start"),
+                cwd=self.state / id_,
+                stdin=file,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+            )
+
     def delete(self, id_: str, *flags: str, **options: Any) -> Done:
         cwd = options.pop("cwd", self.state / id_)
         return self.run(self.args(id_, *flags, "delete"), cwd=cwd, **options)

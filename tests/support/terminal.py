@@ -40,7 +40,7 @@ class Terminal:
         _trace: TracebackType | None,
     ) -> None:
         if self._process.poll() is None:
-            self._process.kill()
+            self.kill()
         self._process.wait()
         os.close(self._master)
 
@@ -75,6 +75,11 @@ class Terminal:
 
     def wait(self) -> int:
         return self._process.wait(timeout=_LIMIT_S)
+
+    def kill(self) -> None:
+        """End the program as a crash would: it puts nothing in order."""
+        self._process.kill()
+        self._process.wait()
 
     def _more(self, limit_s: float) -> bool:
         readable, _, _ = select.select([self._master], [], [], max(0.0, limit_s))

@@ -181,6 +181,29 @@ def test_drain_of_unread_output_ends_at_its_limit(
     assert texts[0] == "stdout has not ended: its bytes are not taken"
 
 
+def test_drain_of_output_whose_reader_has_left_ends_after_the_grace(tmp_path: Path) -> None:
+    """A client that closed its end and asks for Delete does not come back: ctr, with a terminal."""
+    (out,) = fifos(tmp_path, ["out"])
+    policy = IoPolicy(drain_grace_s=0.1, drain_limit_s=5)
+
+    async def scenario() -> None:
+        reader = FifoReader(out)
+        async with opened(stdout=out, policy=policy) as io:
+            await io.connect()
+            child = Container(io, "sh", "-c", "head -c 400000 /dev/zero & sleep 0.1")
+            reader.close()
+            assert await child.wait() == 0
+            assert 0.1 <= await drained_s(io) < 1
+            reader = FifoReader(out)  # in time after all: it gets what it would have got
+            everything = asyncio.create_task(reader.count_all())
+            assert await drained_s(io) < 1
+            assert await everything == 400_000
+        assert io.counters().stdout.dropped_bytes == 0
+        reader.close()
+
+    run_clean(scenario())
+
+
 def test_drain_of_output_without_end_stops_at_its_limit() -> None:
     """A background process that never stops writing must not hold up Delete."""
 

@@ -1,19 +1,24 @@
 """Containers that share a shim, and `start`s that meet."""
 
+import contextlib
 import json
 import os
 import random
 import shutil
 import signal
 import subprocess
+import time
 from collections.abc import Iterator
 
 import pytest
+from google.protobuf.empty_pb2 import Empty
 
 from protos.bootstrap_pb2 import BootstrapResult
+from protos.task_v2_pb2 import ShutdownRequest
 from shimv2.paths import socket_path
 from tests.support.boot import Boot, answers, path_of, shim_pid
 from tests.support.until import until
+from ttrpc import BlockingClient, ConnectionClosed
 
 GROUP = "io.containerd.runc.v2.group"
 SANDBOX = "io.kubernetes.cri.sandbox-id"
@@ -87,21 +92,7 @@ def test_parallel_starts_of_one_group_make_one_server(boot: Boot) -> None:
     ids = [f"c{i}" for i in range(PARALLEL)]
     for id_ in ids:
         boot.bundle(id_, config(**{GROUP: "g"}))
-    (boot.folder / "stdin").mkdir()
-    starts = []
-    for id_ in ids:
-        stdin = boot.folder / "stdin" / id_
-        stdin.write_bytes(boot.params(id_))
-        with stdin.open("rb") as file:
-            starts.append(
-                subprocess.Popen(
-                    boot.args(id_, "start"),
-                    cwd=boot.state / id_,
-                    stdin=file,
-                    stdout=subprocess.PIPE,
-                    stderr=subprocess.PIPE,
-                )
-            )
+    starts = [boot.popen_start(id_) for id_ in ids]
 
     done = [(start.communicate(timeout=60), start.returncode) for start in starts]
 
@@ -129,6 +120,58 @@ def test_start_right_after_the_end_of_the_last_shim_is_served(boot: Boot) -> Non
         until(served, "somebody to answer")
         until(lambda: len(boot.servers()) == 1, "the old one to end")
         assert answers(path)
+
+
+def test_twenty_starts_during_the_last_shutdown_are_served(boot: Boot) -> None:
+    """Pitfalls 7 and 9: a member that comes while the pod's shim ends gets a shim."""
+    _starts_during_shutdown(boot, 20)
+
+
+@pytest.mark.soak
+def test_two_hundred_starts_during_the_last_shutdown_are_served(boot: Boot) -> None:
+    """The same, at two hundred moments."""
+    _starts_during_shutdown(boot, 200)
+
+
+def _starts_during_shutdown(boot: Boot, count: int) -> None:
+    """Whoever wins, `start` succeeds.
+
+    It may have joined the shim that is ending, which nothing can prevent: then the daemon finds
+    nobody there and starts again.  There is never a second server, nor a name without one.
+    """
+    for id_ in ("a", "b"):
+        boot.bundle(id_, config(**{GROUP: "g"}))
+    path = path_of(boot.new_start("a"))
+    ended = joined = 0
+    for _ in range(count):
+        old = boot.served(path)
+        start = boot.popen_start("b")
+        time.sleep(random.uniform(0, 0.25))  # the moment is what is tried
+        shut_down(path)
+        output, errors = start.communicate(timeout=30)
+        assert (start.returncode, errors) == (0, b"")
+        assert BootstrapResult.FromString(output).address == f"unix://{path}"
+
+        wait_for_end(boot, old)
+        if boot.servers():
+            ended += 1
+        else:
+            joined += 1
+            assert not os.path.exists(path)
+            assert path_of(boot.new_start("b")) == path
+        assert boot.served(path) != old
+    print(f"{ended} came after the end, {joined} had joined")
+
+
+def wait_for_end(boot: Boot, pid: int) -> None:
+    until(lambda: pid not in boot.servers(), "the old server to end")
+
+
+def shut_down(path: str) -> None:
+    service, request = "containerd.task.v2.Task", ShutdownRequest(id="a")
+    gone = contextlib.suppress(ConnectionClosed)  # it may be, before it has answered
+    with gone, BlockingClient.connect(path, timeout_s=10) as client:
+        client.call(service, "Shutdown", request, Empty, timeout_s=10)
 
 
 @pytest.mark.rule("cli.spawn.8")
