@@ -191,6 +191,7 @@ def test_create_without_a_good_config_fails_in_the_runtime(
     in_harness(setup, scenario)
 
 
+@pytest.mark.rule("io.pipes.6")
 def test_create_with_a_missing_stdio_path_fails(setup: Setup) -> None:
     """The words of the copier (O-327)."""
 
@@ -212,6 +213,7 @@ def test_create_with_a_missing_stdio_path_fails(setup: Setup) -> None:
 
 @pytest.mark.rule("task.create.10")
 @pytest.mark.vm
+@pytest.mark.rule("task.create.10", "io.pipes.6")
 @pytest.mark.ours("Go leaves the created container to the daemon's `delete`")
 def test_create_that_fails_after_runc_takes_the_container_back(setup: Setup) -> None:
     """A container no client can name any more is deleted by the shim itself (task API 3.5)."""
@@ -233,7 +235,7 @@ def test_create_that_fails_after_runc_takes_the_container_back(setup: Setup) -> 
 PARSE = 'unable to parse stdout uri: parse "%zz:/x":'
 
 
-@pytest.mark.rule("task.create.9")
+@pytest.mark.rule("task.create.9", "io.select.6")
 @pytest.mark.parametrize(
     ("stdout", "said"),
     [

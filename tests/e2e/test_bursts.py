@@ -26,11 +26,13 @@ def captures(container: Container) -> list[Capture]:
     return found
 
 
+@pytest.mark.rule("io.pipes.11", "io.end.2")
 def test_fifty_execs_of_a_burst_lose_nothing_and_leave_nothing(setup: Setup) -> None:
     """Delete comes straight after Wait (IO 4.6, 4.8); the shim is as it was before."""
     _bursts(setup, 50)
 
 
+@pytest.mark.rule("io.pipes.11")
 @pytest.mark.soak
 def test_thousand_execs_of_a_burst_lose_nothing_and_leave_nothing(setup: Setup) -> None:
     """The same, as often as a liveness probe runs in three hours."""
@@ -70,6 +72,7 @@ def _bursts(setup: Setup, count: int) -> None:
     in_harness(setup, scenario, limit_s=30 + count)
 
 
+@pytest.mark.rule("io.end.2", "io.end.3")
 @pytest.mark.parametrize("way", ["delete", "shutdown"])
 def test_eight_mebibytes_then_the_exit_arrive_whatever_the_client_does_next(
     setup: Setup, way: str
@@ -98,6 +101,7 @@ def test_eight_mebibytes_then_the_exit_arrive_whatever_the_client_does_next(
     in_harness(setup, scenario)
 
 
+@pytest.mark.rule("io.end.1")
 @pytest.mark.ours("what nobody has read is lost once the process has ended")
 def test_unread_burst_waits_for_its_client_through_shutdown(setup: Setup) -> None:
     """What fits nowhere else waits in the container's pipe, until it is read or deleted."""
@@ -119,6 +123,7 @@ def test_unread_burst_waits_for_its_client_through_shutdown(setup: Setup) -> Non
     in_harness(setup, scenario)
 
 
+@pytest.mark.rule("io.end.2")
 def test_deletes_of_twenty_bursts_at_once_lose_nothing(setup: Setup) -> None:
     """Drains do not wait for each other, and none ends early because of another."""
     data = os.urandom(256 * KIB)

@@ -44,6 +44,7 @@ def interrupt(terminal: Terminal) -> None:
     terminal.expect(rb"\^C.*" + PROMPT)
 
 
+@pytest.mark.rule("io.terminal.12", "io.terminal.17")
 def test_shell_has_a_size_signals_and_job_control(
     containerd: Containerd, run: Sequence[str]
 ) -> None:
@@ -113,6 +114,7 @@ def test_one_mebibyte_arrives_unchanged(containerd: Containerd, run: Sequence[st
     assert seen == b"x" * MIB + b"END\r\n"
 
 
+@pytest.mark.rule("io.end.5")
 def test_program_that_ends_right_after_a_big_output_is_over_at_once(
     containerd: Containerd, run: Sequence[str]
 ) -> None:
@@ -135,6 +137,7 @@ def test_program_that_ends_right_after_a_big_output_is_over_at_once(
     assert containerd.tasks() == {}
 
 
+@pytest.mark.rule("io.terminal.18")
 def test_client_leaves_its_terminal_and_another_attaches(
     containerd: Containerd, run: Sequence[str]
 ) -> None:

@@ -178,7 +178,7 @@ def test_waiters_of_a_container_that_never_ran_are_released(setup: Setup) -> Non
     in_harness(setup, scenario)
 
 
-@pytest.mark.rule("task.errors.5")
+@pytest.mark.rule("task.errors.5", "io.open.2", "io.open.3")
 def test_output_that_nobody_opens_fails_create_in_time_and_says_so(setup: Setup) -> None:
     """The client hears which FIFO it forgot; nothing is left (O-342, O-343)."""
 
@@ -202,7 +202,7 @@ def test_output_that_nobody_opens_fails_create_in_time_and_says_so(setup: Setup)
     in_harness(setup, scenario)
 
 
-@pytest.mark.rule("task.start.7")
+@pytest.mark.rule("task.start.7", "io.open.3")
 def test_exec_whose_output_nobody_opens_is_killed_and_can_be_started_again(setup: Setup) -> None:
     """State, Wait and events are as if it had never been started (O-344 to O-348)."""
 

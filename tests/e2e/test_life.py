@@ -156,7 +156,7 @@ def test_crun_serves_as_well_as_runc(setup: Setup, host: Host) -> None:
     in_harness(replace(setup, runtime=crun(host.folder)), scenario)
 
 
-@pytest.mark.rule("events.order.2")
+@pytest.mark.rule("events.order.2", "io.select.3")
 def test_exec_has_its_own_streams_status_and_events(setup: Setup) -> None:
     """A further process: added, started, ended; its exit comes before the init's (events 5.3)."""
 
@@ -194,7 +194,7 @@ def test_exec_has_its_own_streams_status_and_events(setup: Setup) -> None:
     in_harness(setup, scenario)
 
 
-@pytest.mark.rule("task.closeio.1")
+@pytest.mark.rule("task.closeio.1", "io.open.5", "io.closeio.1", "io.closeio.2", "io.closeio.3")
 def test_stdin_ends_only_with_close_io(setup: Setup) -> None:
     """A client that goes away is no end of file; CloseIO is one (IO 4.7)."""
 
@@ -216,6 +216,7 @@ def test_stdin_ends_only_with_close_io(setup: Setup) -> None:
     in_harness(setup, scenario)
 
 
+@pytest.mark.rule("io.pipes.8", "io.pipes.10")
 def test_twenty_mebibytes_through_cat_come_back_unchanged(setup: Setup) -> None:
     """Both directions at once, more than every buffer on the way holds (IO 4.8)."""
     sent = os.urandom(1024 * 1024) * 20
@@ -234,7 +235,7 @@ def test_twenty_mebibytes_through_cat_come_back_unchanged(setup: Setup) -> None:
     in_harness(setup, scenario)
 
 
-@pytest.mark.rule("cli.end.2")
+@pytest.mark.rule("cli.end.2", "io.open.6", "io.open.7")
 def test_second_client_reads_on_where_the_first_one_stopped(setup: Setup) -> None:
     """Readers may go and come back: nothing is lost, nothing repeated (IO 4.2)."""
     script = "i=0; while [ $i -lt 200 ]; do i=$((i+1)); echo line $i; sleep 0.005; done"

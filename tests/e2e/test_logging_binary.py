@@ -87,6 +87,7 @@ async def failing(harness: Harness, uri: str) -> str:
     return text
 
 
+@pytest.mark.rule("io.logger.2", "io.logger.3", "io.logger.4", "io.logger.12")
 def test_logger_has_its_fds_and_variables_and_nothing_else(setup: Setup, tmp_path: Path) -> None:
     """§4.4: 3 and 4 to read, 5 to be ready, /dev/null; two variables; the shim's cwd and group."""
     path = tmp_path / "exact"
@@ -105,6 +106,8 @@ def test_logger_has_its_fds_and_variables_and_nothing_else(setup: Setup, tmp_pat
             "group": os.getpgid(pid),
             "blocked": "0" * 16,
         }
+        await container.disconnect()  # a daemon that restarts is nothing to a logger
+        container = await harness.found("c1")
         await container.task.start("c1")
         await container.task.wait("c1")
         await container.task.delete("c1")
@@ -114,12 +117,20 @@ def test_logger_has_its_fds_and_variables_and_nothing_else(setup: Setup, tmp_pat
     in_harness(setup, scenario)
 
 
+async def gone(*pids: int | str) -> None:
+    """Wait until processes have ended and were reaped."""
+    await eventually(
+        lambda: not any(os.path.exists(f"/proc/{pid}") for pid in pids), "the logger to go"
+    )
+
+
 async def pid_of(folder: Path) -> int:
     """Wait until a program has written its pid."""
     await eventually(lambda: (folder / "pid").exists() and (folder / "pid").read_text(), "a pid")
     return int((folder / "pid").read_text())
 
 
+@pytest.mark.rule("io.select.4", "io.logger.1", "io.logger.9")
 @pytest.mark.parametrize("scheme", ["binary", "binary-v2"])
 def test_logger_gets_arguments_two_variables_and_both_streams(
     setup: Setup, tmp_path: Path, scheme: str
@@ -136,6 +147,7 @@ def test_logger_gets_arguments_two_variables_and_both_streams(
         container = await created(harness, uri, script)
         await container.task.start("c1")
         assert (await container.task.wait("c1")).status == 3
+        assert not (tmp_path / "end").exists()  # the shim holds its pipes open until Delete
         await container.task.delete("c1")
         assert (tmp_path / "end").exists()  # it was given the time to read everything
         await container.remove()
@@ -157,6 +169,7 @@ def test_logger_gets_arguments_two_variables_and_both_streams(
     )
 
 
+@pytest.mark.rule("io.logger.5")
 def test_logger_that_ends_before_it_is_ready_depends_on_the_scheme(
     setup: Setup, tmp_path: Path
 ) -> None:
@@ -171,6 +184,7 @@ def test_logger_that_ends_before_it_is_ready_depends_on_the_scheme(
     in_harness(setup, scenario)
 
 
+@pytest.mark.rule("io.logger.7", "io.logger.15")
 def test_logger_that_is_missing_or_not_safe_is_refused(setup: Setup, tmp_path: Path) -> None:
     """O-370, CVE-2026-53488: only what nobody but root could have put there is run."""
     path = program(tmp_path, READY)
@@ -193,6 +207,7 @@ def test_logger_that_is_missing_or_not_safe_is_refused(setup: Setup, tmp_path: P
     assert list(tmp_path.iterdir()) == [Path(path)]
 
 
+@pytest.mark.rule("io.logger.6")
 def test_logger_that_never_gets_ready_ends_with_the_callers_patience(
     setup: Setup, tmp_path: Path
 ) -> None:
@@ -212,12 +227,13 @@ def test_logger_that_never_gets_ready_ends_with_the_callers_patience(
         assert not creating.done()
         code, text = await creating
         assert (code, text) == (4, "context deadline exceeded")
-        await eventually(lambda: not os.path.exists(f"/proc/{pid}"), "the logger to go")
+        await gone(pid)
         await container.remove()
 
     in_harness(setup, scenario)
 
 
+@pytest.mark.rule("io.logger.6")
 def test_logger_that_never_gets_ready_ends_with_the_limit_of_the_verb(
     setup: Setup, tmp_path: Path
 ) -> None:
@@ -250,15 +266,14 @@ def test_logger_that_never_gets_ready_ends_with_the_limit_of_the_verb(
         assert (await task.state("c1", "e1")).status == "CREATED"
         pids = (tmp_path / "pids").read_text().split()
         assert len(pids) == 2
-        await eventually(
-            lambda: not any(os.path.exists(f"/proc/{pid}") for pid in pids), "the loggers to go"
-        )
+        await gone(*pids)
         await container.kill_and_wait()
         await container.remove()
 
     in_harness(replace(setup, env={**setup.env, "PYRUNC_CONFIG": str(settings)}), scenario)
 
 
+@pytest.mark.rule("io.logger.10", "io.logger.11", "io.logger.14")
 def test_logger_that_crashes_breaks_the_pipe_and_nothing_else(setup: Setup, tmp_path: Path) -> None:
     """§4.4: the container gets SIGPIPE, the shim goes on; a terminal's container runs on."""
     path = program(tmp_path, f"echo $$ >$F/pid\n{READY}exec sleep 1000\n")
@@ -271,7 +286,9 @@ def test_logger_that_crashes_breaks_the_pipe_and_nothing_else(setup: Setup, tmp_
                 "while echo x; do sleep 0.1; done; exit 9",
                 terminal=terminal,
             )
-            os.kill(await pid_of(tmp_path), signal.SIGKILL)
+            logger = await pid_of(tmp_path)
+            os.kill(logger, signal.SIGKILL)
+            await gone(logger)
             await container.task.start("c1")
             if terminal:
                 script = "sleep 1; kill -0 1"
@@ -294,6 +311,7 @@ def test_logger_that_crashes_breaks_the_pipe_and_nothing_else(setup: Setup, tmp_
     in_harness(setup, scenario)
 
 
+@pytest.mark.rule("io.logger.10")
 def test_logger_that_ignores_sigterm_is_killed_after_12_s(setup: Setup, tmp_path: Path) -> None:
     """O-371 to O-374: Delete succeeds, and takes as long."""
     path = program(tmp_path, f"trap '' TERM\n{READY}while :; do sleep 0.1; done\n")
@@ -310,6 +328,24 @@ def test_logger_that_ignores_sigterm_is_killed_after_12_s(setup: Setup, tmp_path
     in_harness(setup, scenario)
 
 
+@pytest.mark.rule("io.logger.8")
+def test_logger_of_a_create_that_fails_is_ended(setup: Setup, tmp_path: Path) -> None:
+    """§4.4: what was started for a container that never was does not stay."""
+    path = program(tmp_path, f"echo $$ >$F/pid\n{READY}exec sleep 1000\n")
+
+    async def scenario(harness: Harness) -> None:
+        container = await harness.start_shim("c1", spec.Wanted(["/no/such"]))
+        stdio = Stdio(stdout=f"binary://{path}")
+        root = [harness.root_mount(container.bundle)]
+        call = container.create(rootfs=root, stdio=stdio, options=harness.options)
+        assert (await refused(call))[0] == 2
+        assert not os.path.exists(f"/proc/{await pid_of(tmp_path)}")
+        await container.remove()
+
+    in_harness(setup, scenario)
+
+
+@pytest.mark.rule("io.logger.14")
 def test_terminals_output_goes_to_the_logger(setup: Setup, tmp_path: Path) -> None:
     """O-281 to O-284: the program sees all and the end before Delete."""
     path = program(tmp_path, f"{READY}cat <&3 >$F/out; : >$F/end\n")
@@ -327,6 +363,7 @@ def test_terminals_output_goes_to_the_logger(setup: Setup, tmp_path: Path) -> No
     assert (tmp_path / "out").read_text() == "fromtty\n/dev/pts/0\n"
 
 
+@pytest.mark.rule("io.select.4", "io.logger.2", "io.logger.13")
 def test_exec_has_a_logger_of_its_own(setup: Setup, tmp_path: Path) -> None:
     """O-376, O-377: under the exec's id."""
     path = program(tmp_path, f'echo "$CONTAINER_ID" >$F/id\n{READY}cat <&3 >$F/out\n')
@@ -335,7 +372,7 @@ def test_exec_has_a_logger_of_its_own(setup: Setup, tmp_path: Path) -> None:
         container = await harness.run("c1", "sleep", "60")
         process = spec.process(spec.Wanted(["echo", "fromexec"]))
         await container.task.exec(
-            "c1", "e1", process, stdio=Stdio(stdout=f"binary://{quote(path)}")
+            "c1", "e1", process, stdio=Stdio("/no/such", f"binary://{quote(path)}", "/no/such")
         )
         await container.task.start("c1", "e1")
         await container.task.wait("c1", "e1")

@@ -237,11 +237,13 @@ def test_members_of_one_pid_namespace_are_killed_one_by_one(setup: Setup) -> Non
     in_harness(setup, scenario)
 
 
+@pytest.mark.rule("io.terminal.16")
 def test_twenty_terminals_in_a_pod_leave_nothing_in_its_shim(setup: Setup) -> None:
     """Pitfall: a console that is kept uses up the machine's terminals."""
     _terminals(setup, 20)
 
 
+@pytest.mark.rule("io.terminal.16")
 @pytest.mark.soak
 def test_thousand_terminals_in_a_pod_leave_nothing_in_its_shim(setup: Setup) -> None:
     """The same, as long as a pod whose container is restarted for a week."""

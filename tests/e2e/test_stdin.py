@@ -55,6 +55,7 @@ async def started(container: Container, exec_id: str, script: str, *, close: boo
     return output
 
 
+@pytest.mark.rule("io.pipes.4", "io.closeio.4", "io.closeio.5", "io.closeio.7")
 def test_close_io_ends_the_input_with_the_last_writer(setup: Setup) -> None:
     """IO 4.7: on a created init, with a client's writer open, twice, and after the exit."""
 
@@ -87,6 +88,7 @@ def test_close_io_ends_the_input_with_the_last_writer(setup: Setup) -> None:
     in_harness(setup, scenario)
 
 
+@pytest.mark.rule("io.closeio.6", "io.closeio.7")
 @pytest.mark.ours("a CloseIO before Start of an exec has no effect")
 def test_close_io_before_an_exec_runs_is_made_good(setup: Setup) -> None:
     """IO 4.7: clients that call it once would wait for ever."""
@@ -105,6 +107,7 @@ def test_close_io_before_an_exec_runs_is_made_good(setup: Setup) -> None:
     in_harness(setup, scenario)
 
 
+@pytest.mark.rule("io.closeio.8")
 def test_input_that_its_process_has_given_up_breaks_the_clients_pipe(setup: Setup) -> None:
     """IO 4.7: closed, or ended: a client that writes on gets EPIPE instead of waiting for ever."""
 
@@ -134,6 +137,7 @@ def test_input_that_its_process_has_given_up_breaks_the_clients_pipe(setup: Setu
     in_harness(setup, scenario)
 
 
+@pytest.mark.rule("io.pipes.1", "io.pipes.3")
 @pytest.mark.parametrize("uid", [0, 1000])
 def test_streams_belong_to_the_owner_that_the_options_name(setup: Setup, uid: int) -> None:
     """IO 4.3, O-408: init and exec; so a process of another user opens /dev/stdout itself."""

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from shimv2.ctl.harness import Harness, Setup
 from shimv2.ctl.streams import Capture, write_fifo
 from shimv2.model import Stdio
 from tests.support.harnessed import in_harness, refused
-from tests.support.host import words
+from tests.support.host import Host, words
 from tests.support.until import eventually
 
 pytestmark = pytest.mark.root
@@ -58,7 +59,9 @@ async def run(harness: Harness, id_: str, script: str, *, stdin: bool = True) ->
     return container
 
 
-@pytest.mark.rule("task.resize.1")
+@pytest.mark.rule(
+    "task.resize.1", "io.select.1", "io.terminal.5", "io.terminal.12", "io.terminal.14"
+)
 def test_terminal_container_has_a_tty_its_size_and_ends_with_its_status(setup: Setup) -> None:
     """O-378 to O-384: resize before and after Start; the end of output comes before Delete."""
     before = folders_for_consoles()
@@ -88,6 +91,7 @@ def test_terminal_container_has_a_tty_its_size_and_ends_with_its_status(setup: S
     in_harness(setup, scenario)
 
 
+@pytest.mark.rule("io.terminal.6")
 def test_close_io_without_a_writer_hangs_the_terminal_up(setup: Setup) -> None:
     """O-385, O-386, §4.5.5: the end of input ends the terminal."""
 
@@ -105,6 +109,7 @@ def test_close_io_without_a_writer_hangs_the_terminal_up(setup: Setup) -> None:
     in_harness(setup, scenario)
 
 
+@pytest.mark.rule("io.select.1", "io.terminal.18")
 def test_client_of_a_terminal_leaves_and_returns(setup: Setup) -> None:
     """§4.7: a client that goes away, on both sides, is no end of anything."""
 
@@ -125,7 +130,7 @@ def test_client_of_a_terminal_leaves_and_returns(setup: Setup) -> None:
     in_harness(setup, scenario)
 
 
-@pytest.mark.rule("task.delete.5")
+@pytest.mark.rule("task.delete.5", "io.terminal.9")
 def test_big_output_of_a_terminal_is_complete_at_its_end(setup: Setup) -> None:
     """O-387, pitfall 65: 1 MiB, then the exit; the client reads slowly, Delete comes at once."""
 
@@ -142,6 +147,7 @@ def test_big_output_of_a_terminal_is_complete_at_its_end(setup: Setup) -> None:
     in_harness(setup, scenario)
 
 
+@pytest.mark.rule("io.terminal.8")
 def test_terminal_closed_by_all_and_opened_again_is_not_over(setup: Setup) -> None:
     """O-407, pitfall 64: without any open slave the shim waits, and uses no CPU for that."""
 
@@ -168,7 +174,7 @@ def cpu_s(pid: int) -> float:
     return (int(words[11]) + int(words[12])) / os.sysconf("SC_CLK_TCK")
 
 
-@pytest.mark.rule("task.resize.4")
+@pytest.mark.rule("task.resize.4", "io.terminal.13")
 def test_exec_with_a_terminal_takes_its_first_size_from_the_request(setup: Setup) -> None:
     """O-393 to O-397: a resize before Start is lost, one after it is seen."""
 
@@ -201,7 +207,55 @@ def test_exec_with_a_terminal_takes_its_first_size_from_the_request(setup: Setup
     in_harness(setup, scenario)
 
 
-CREATE = "OCI runtime create failed: runc create failed: "
+@pytest.mark.rule("io.terminal.11")
+def test_exec_whose_child_keeps_the_terminal_is_over_all_the_same(setup: Setup) -> None:
+    """O-388, O-389, §4.5.8: the child is hung up with the exec, and Delete waits for nobody."""
+
+    async def scenario(harness: Harness) -> None:
+        container = await harness.run("c1", "sleep", "1000")
+        task, bundle = container.task, container.bundle
+        shim = await shim_pid(container)
+        bundle.make_fifos(exec_id="e1")
+        stdout = bundle.fifo("stdout", exec_id="e1")
+        output = Capture(stdout)
+        script = "trap '' HUP; sh -c 'sleep 1001; echo late' & echo now; exit 3"
+        process = spec.process(spec.Wanted(["sh", "-c", script], terminal=True))
+        await task.exec("c1", "e1", process, stdio=Stdio(stdout=stdout, terminal=True))
+        await task.start("c1", "e1")
+        assert (await task.wait("c1", "e1", timeout_s=5)).status == 3
+        await task.delete("c1", "e1", timeout_s=2)
+        await output.ended()
+        assert output.text == "now\r\n"
+        assert ptmx_of(shim) == []
+        assert len(await task.pids("c1")) == 3  # the child lives on
+        await container.kill_and_wait()
+        await container.remove()
+
+    in_harness(setup, scenario)
+
+
+@pytest.mark.rule("io.terminal.1")
+@pytest.mark.parametrize("letters", [8, 100], ids=["short", "long"])
+def test_console_socket_is_where_the_user_has_his_files_if_it_fits(
+    setup: Setup, host: Host, letters: int
+) -> None:
+    """§4.5.1: below XDG_RUNTIME_DIR; the runtime finds it also when that path is too long."""
+    folder = os.path.join(host.folder, "x" * letters)
+    os.mkdir(folder)
+
+    async def scenario(harness: Harness) -> None:
+        container = await run(harness, "c1", "tty")
+        assert (await container.task.wait("c1")).status == 0
+        await screen(container).ended()
+        assert screen(container).text == "/dev/pts/0\r\n"
+        await container.remove()
+
+    in_harness(replace(setup, env={**setup.env, "XDG_RUNTIME_DIR": folder}), scenario)
+    assert os.listdir(folder) == []
+
+
+OCI = "OCI runtime create failed: "
+CREATE = f"{OCI}runc create failed: "
 COPY = "failed to start console copy: "
 PARSE = f'{COPY}unable to parse stdout uri: parse "%zz:/x":'
 LOGGER = f"{COPY}failed to start logging binary process:"
@@ -232,17 +286,24 @@ TERMINALS_REFUSED = (
         "/nowhere",
         True,
         False,
-        f"{CREATE}cannot use console socket if runc will not detach or allocate tty",
+        words(
+            runc=f"{CREATE}cannot use console socket if runc will not detach or allocate tty",
+            crun="failed to retrieve console master: the runtime did not send it",
+        ),
     ),
     (
         "",
         False,
         True,
-        f"{CREATE}cannot allocate tty if runc will detach without setting console socket",
+        words(
+            runc=f"{CREATE}cannot allocate tty if runc will detach without setting console socket",
+            crun=f"{OCI}use --console-socket with create when a terminal is used",
+        ),
     ),
 )
 
 
+@pytest.mark.rule("io.terminal.2", "io.terminal.7", "io.terminal.15")
 def test_terminal_that_cannot_be_is_refused_and_leaves_nothing(setup: Setup) -> None:
     """IO 4.5.6, 4.5.11, O-390 to O-392: in the reference's words; no folder, terminal or fd."""
     before = folders_for_consoles()
@@ -267,6 +328,7 @@ def test_terminal_that_cannot_be_is_refused_and_leaves_nothing(setup: Setup) -> 
     assert folders_for_consoles() == before
 
 
+@pytest.mark.rule("io.terminal.16")
 def test_50_terminals_in_one_shim_leave_no_fd(setup: Setup) -> None:
     """Pitfall 48: terminals of execs come and go; the fds stay the same."""
 

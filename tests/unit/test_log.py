@@ -202,6 +202,7 @@ def fifo(tmp_path: Path) -> Iterator[int]:
     os.close(fd)
 
 
+@pytest.mark.rule("io.open.8")
 def test_lines_go_to_the_fifo_from_info_on(tmp_path: Path, fifo: int) -> None:
     done = child(tmp_path)
 
@@ -228,7 +229,7 @@ def test_crash_in_c_leaves_a_stack_in_the_fifo(tmp_path: Path, fifo: int) -> Non
     assert "Segmentation fault" in os.read(fifo, 65536).decode()
 
 
-@pytest.mark.rule("cli.serve.3")
+@pytest.mark.rule("cli.serve.3", "io.open.8")
 def test_fifo_without_reader_or_with_a_full_one_blocks_nobody(tmp_path: Path) -> None:
     """Pitfalls 18, 19, 104: 1 MiB of lines that nobody reads."""
     os.mkfifo(tmp_path / "log")

@@ -44,6 +44,7 @@ def filled(reader_of: str) -> FifoReader:
     return reader
 
 
+@pytest.mark.rule("io.terminal.8")
 @OLD_KERNEL
 def test_terminal_that_nobody_has_open_is_not_over(
     tmp_path: Path, old: bool, monkeypatch: pytest.MonkeyPatch
@@ -70,6 +71,7 @@ def test_terminal_that_nobody_has_open_is_not_over(
     run_clean(scenario())
 
 
+@pytest.mark.rule("io.terminal.8")
 @OLD_KERNEL
 def test_terminal_that_its_session_hung_up_is_opened_again(
     tmp_path: Path, old: bool, monkeypatch: pytest.MonkeyPatch
@@ -94,6 +96,7 @@ def test_terminal_that_its_session_hung_up_is_opened_again(
     run_clean(scenario())
 
 
+@pytest.mark.rule("io.terminal.10")
 @OLD_KERNEL
 def test_input_after_a_hang_up_waits_also_when_nobody_takes_the_output(
     tmp_path: Path, old: bool, monkeypatch: pytest.MonkeyPatch
@@ -125,6 +128,7 @@ def waiting(number: int) -> int:
     return int(struct.unpack("i", fcntl.ioctl(number, termios.FIONREAD, b"\0" * 4))[0])
 
 
+@pytest.mark.rule("io.terminal.6")
 def test_end_of_input_hangs_up_after_what_was_written(tmp_path: Path) -> None:
     """IO 4.5.5: the container's side gets SIGHUP; what it had written by then arrives."""
     stdin, out = fifos(tmp_path, ["in", "out"])
@@ -168,6 +172,7 @@ def test_close_io_before_there_is_a_terminal_is_made_good(tmp_path: Path) -> Non
     run_clean(scenario())
 
 
+@pytest.mark.rule("io.terminal.11")
 def test_process_that_ended_is_not_waited_for_when_others_have_the_terminal(
     tmp_path: Path,
 ) -> None:
@@ -193,6 +198,7 @@ def test_process_that_ended_is_not_waited_for_when_others_have_the_terminal(
     run_clean(scenario())
 
 
+@pytest.mark.rule("io.terminal.9")
 def test_output_of_a_mebibyte_outlives_its_process_and_a_client_that_is_away(
     tmp_path: Path,
 ) -> None:
@@ -221,6 +227,7 @@ def test_output_of_a_mebibyte_outlives_its_process_and_a_client_that_is_away(
     run_clean(scenario())
 
 
+@pytest.mark.rule("io.terminal.12")
 @pytest.mark.parametrize(
     ("asked", "got"),
     [
@@ -250,6 +257,7 @@ def test_size_is_cut_to_16_bits(
     run_clean(scenario())
 
 
+@pytest.mark.rule("io.end.4")
 def test_output_that_nobody_takes_is_given_up_at_the_end(tmp_path: Path) -> None:
     """A client that is away for good holds Delete up as long as the settings say, no longer."""
     (out,) = fifos(tmp_path, ["out"])

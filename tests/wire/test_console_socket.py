@@ -36,6 +36,7 @@ def _nothing_stays(place: Path) -> Iterator[None]:
     assert left == []
 
 
+@pytest.mark.rule("io.terminal.2")
 def test_terminal_is_taken_and_the_folder_goes_with_it(tmp_path: Path, place: Path) -> None:
     """IO 4.5: the socket is removed as soon as the master has come, not with the process."""
     (out,) = fifos(tmp_path, ["out"])
@@ -54,6 +55,7 @@ def test_terminal_is_taken_and_the_folder_goes_with_it(tmp_path: Path, place: Pa
     run_clean(scenario())
 
 
+@pytest.mark.rule("io.terminal.3", "io.terminal.4")
 @pytest.mark.parametrize(
     ("masters", "pipes", "name", "said"),
     [
@@ -89,6 +91,7 @@ def test_message_that_is_no_terminal_is_refused_and_all_its_fds_are_closed(
     run_clean(scenario())
 
 
+@pytest.mark.rule("io.terminal.3")
 def test_name_of_the_longest_length_is_taken(tmp_path: Path) -> None:
     """IO 4.5: up to 4095 bytes."""
 
@@ -120,6 +123,7 @@ def test_runtime_that_sends_nothing_is_not_waited_for_long() -> None:
     run_clean(scenario())
 
 
+@pytest.mark.rule("io.terminal.1")
 def test_runtime_folder_of_the_user_is_used_with_a_sticky_socket(
     place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -139,6 +143,7 @@ def test_runtime_folder_of_the_user_is_used_with_a_sticky_socket(
     own.rmdir()
 
 
+@pytest.mark.rule("io.terminal.1")
 def test_folder_whose_path_is_too_long_for_a_socket_is_passed_over(
     tmp_path: Path, place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -168,6 +173,7 @@ def test_folder_that_is_missing_is_told(tmp_path: Path, monkeypatch: pytest.Monk
         open_console(str(missing))
 
 
+@pytest.mark.rule("io.terminal.2")
 def test_streams_that_are_never_connected_leave_nothing(tmp_path: Path) -> None:
     """The runtime failed: no socket, no folder."""
 

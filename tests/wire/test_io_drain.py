@@ -33,6 +33,7 @@ async def drained_s(io: ProcessIO) -> float:
     return loop.time() - start
 
 
+@pytest.mark.rule("io.end.4")
 @pytest.mark.parametrize("loop", LOOPS)
 def test_drain_of_a_burst_delivers_all_to_a_slow_reader(tmp_path: Path, loop: LoopName) -> None:
     """Design §4.3, faults 15, pitfall 60: 8 MiB and gone; Delete comes straight after Wait."""
@@ -86,6 +87,7 @@ def test_drain_after_a_fast_exit_is_immediate(tmp_path: Path, stream: str) -> No
     run_clean(scenario())
 
 
+@pytest.mark.rule("io.end.5")
 @pytest.mark.parametrize("loop", LOOPS)
 def test_drain_with_a_background_process_ends_after_the_grace(
     tmp_path: Path, loop: LoopName, caplog: pytest.LogCaptureFixture
@@ -157,6 +159,7 @@ def test_drain_grace_is_given_from_the_call_on(tmp_path: Path) -> None:
     run_clean(scenario())
 
 
+@pytest.mark.rule("io.end.4")
 @pytest.mark.parametrize("script", ["head -c 400000 /dev/zero & sleep 0.1", "yes & sleep 0.1"])
 def test_drain_of_unread_output_ends_at_its_limit(
     tmp_path: Path, script: str, caplog: pytest.LogCaptureFixture
@@ -181,6 +184,7 @@ def test_drain_of_unread_output_ends_at_its_limit(
     assert texts[0] == "stdout has not ended: its bytes are not taken"
 
 
+@pytest.mark.rule("io.end.5")
 def test_drain_of_output_whose_reader_has_left_ends_after_the_grace(tmp_path: Path) -> None:
     """A client that closed its end and asks for Delete does not come back: ctr, with a terminal."""
     (out,) = fifos(tmp_path, ["out"])
@@ -204,6 +208,7 @@ def test_drain_of_output_whose_reader_has_left_ends_after_the_grace(tmp_path: Pa
     run_clean(scenario())
 
 
+@pytest.mark.rule("io.end.4")
 def test_drain_of_output_without_end_stops_at_its_limit() -> None:
     """A background process that never stops writing must not hold up Delete."""
 
@@ -257,6 +262,7 @@ def test_close_ends_a_drain(tmp_path: Path) -> None:
     run_clean(scenario())
 
 
+@pytest.mark.rule("io.end.6")
 def test_close_without_drain_delivers_what_the_fifo_takes(tmp_path: Path) -> None:
     """§4.6: a careful shim first flushes; the loop has not even seen the bytes."""
     (out,) = fifos(tmp_path, ["out"])

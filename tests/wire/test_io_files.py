@@ -32,6 +32,7 @@ async def _write_both(stdout: str, stderr: str) -> None:
         await io.drain()
 
 
+@pytest.mark.rule("io.pipes.5")
 def test_plain_file_is_appended_to_and_shared(tmp_path: Path) -> None:
     """§4.3.5, O-331, O-332: stdout == stderr is one fd, closed after both."""
     path = tmp_path / "log"
@@ -43,6 +44,7 @@ def test_plain_file_is_appended_to_and_shared(tmp_path: Path) -> None:
     assert path.read_text().startswith("pre\n")
 
 
+@pytest.mark.rule("io.pipes.5")
 def test_plain_file_shared_stays_open_until_both_streams_end(tmp_path: Path) -> None:
     """The stream that ends first must not close the other one's file."""
     path = tmp_path / "log"
@@ -80,6 +82,7 @@ def test_stderr_to_dev_null_beside_a_fifo(tmp_path: Path) -> None:
     run_clean(scenario())
 
 
+@pytest.mark.rule("io.file.1", "io.file.2")
 @pytest.mark.parametrize("stderr", ["", "/no/such/place"])
 def test_file_uri_takes_both_streams(tmp_path: Path, stderr: str) -> None:
     """§4.3.4, O-333, O-335: made with its folders, appended to; stderr's name is not looked at."""
@@ -95,6 +98,7 @@ def test_file_uri_takes_both_streams(tmp_path: Path, stderr: str) -> None:
     assert modes == [0o644, 0o755, 0o755]
 
 
+@pytest.mark.rule("io.file.2")
 def test_file_uri_existing_file_is_appended_to(tmp_path: Path) -> None:
     """§4.3.4: O_APPEND, and never truncated."""
     path = tmp_path / "log"
@@ -121,6 +125,7 @@ def test_file_uri_of_a_fifo_is_used_as_one(tmp_path: Path) -> None:
     run_clean(scenario())
 
 
+@pytest.mark.rule("io.file.4")
 @pytest.mark.parametrize(
     ("uri", "text"),
     [

@@ -31,6 +31,7 @@ SHORT = IoPolicy(open_limit_s=0.1)
 # --- readers -----------------------------------------------------------------------------------
 
 
+@pytest.mark.rule("io.open.2")
 @pytest.mark.parametrize("loop", LOOPS)
 @pytest.mark.parametrize("missing", ["out", "err"])
 def test_connect_without_reader_times_out(tmp_path: Path, missing: str, loop: LoopName) -> None:
@@ -56,6 +57,7 @@ def test_connect_without_reader_times_out(tmp_path: Path, missing: str, loop: Lo
     run_clean(scenario(), loop=loop)
 
 
+@pytest.mark.rule("io.open.2")
 def test_connect_callers_limit_counts_when_it_is_shorter(tmp_path: Path) -> None:
     """§4.2: 30 s and the RPC's deadline, whichever comes first (O-343)."""
     (out,) = fifos(tmp_path, ["out"])
@@ -70,6 +72,7 @@ def test_connect_callers_limit_counts_when_it_is_shorter(tmp_path: Path) -> None
     assert 0.05 <= run_clean(scenario()) < 2
 
 
+@pytest.mark.rule("io.open.2")
 @pytest.mark.parametrize("loop", LOOPS)
 def test_connect_waits_for_a_late_reader(tmp_path: Path, loop: LoopName) -> None:
     """§4.2 (a): Create waits until both outputs have a reader, then goes on."""
@@ -91,6 +94,7 @@ def test_connect_waits_for_a_late_reader(tmp_path: Path, loop: LoopName) -> None
     run_clean(scenario(), loop=loop)
 
 
+@pytest.mark.rule("io.open.4")
 def test_connect_reader_that_is_itself_stuck_in_open_counts(tmp_path: Path) -> None:
     """A client that opens the plain way waits for our end while we wait for its end."""
     (out,) = fifos(tmp_path, ["out"])
@@ -132,6 +136,7 @@ def test_connect_reader_that_came_and_left_is_not_waited_for(tmp_path: Path) -> 
     run_clean(scenario())
 
 
+@pytest.mark.rule("io.open.4")
 def test_connect_cancelled_leaves_nothing_open(tmp_path: Path) -> None:
     """Lost connection: FIFO opens are cancelled (design §4.4), no thread and no fd stays behind."""
     _, out, err = fifos(tmp_path)
@@ -192,6 +197,7 @@ def test_connect_missing_file_is_told(tmp_path: Path) -> None:
     assert not os.path.exists(path)
 
 
+@pytest.mark.rule("io.pipes.6")
 def test_connect_directory_is_told() -> None:
     """O-338."""
     text = _connect_error(Stdio(stdout="/"))
@@ -209,6 +215,7 @@ def test_connect_name_that_cannot_be_looked_at_is_told(path: str, why: str) -> N
     assert text == f"failed to start io pipe copy: unable to copy pipes: stat {path}: {why}"
 
 
+@pytest.mark.rule("io.open.9")
 def test_connect_missing_stdin_is_told(tmp_path: Path) -> None:
     """§4.2: stdin is opened first, with a text of its own."""
     path = f"{tmp_path}/in"
@@ -247,6 +254,7 @@ def test_connect_without_descriptors_left_is_told(tmp_path: Path) -> None:
     assert text == f'{PREFIX}opening r/o fifo "{out}" failed: open {out}: too many open files'
 
 
+@pytest.mark.rule("io.open.1")
 def test_pinned_name_replaced_after_the_look_opens_what_was_looked_at(tmp_path: Path) -> None:
     """§4.2: rename, unlink or replace between stat and open is harmless."""
     (out,) = fifos(tmp_path, ["out"])
@@ -261,6 +269,7 @@ def test_pinned_name_replaced_after_the_look_opens_what_was_looked_at(tmp_path: 
         fd.close()  # once is enough, twice is harmless
 
 
+@pytest.mark.rule("io.select.3")
 def test_fifo_scheme_is_taken_off_all_names(tmp_path: Path) -> None:
     """§4.1, superset: the reference fails to open `fifo://…` (O-336)."""
     paths = fifos(tmp_path)

@@ -32,6 +32,7 @@ PIPE_BYTES = 65536
 # --- complete and in order ---------------------------------------------------------------------
 
 
+@pytest.mark.rule("io.pipes.10")
 @pytest.mark.parametrize("loop", LOOPS)
 def test_streams_20_mib_through_cat_arrive_unchanged(tmp_path: Path, loop: LoopName) -> None:
     """§4.8: 20 MiB from stdin to stdout, compared by CRC."""
@@ -60,6 +61,7 @@ def test_streams_20_mib_through_cat_arrive_unchanged(tmp_path: Path, loop: LoopN
     run_clean(scenario(), loop=loop)
 
 
+@pytest.mark.rule("io.pipes.4")
 @pytest.mark.parametrize("loop", LOOPS)
 def test_output_end_is_seen_before_delete_and_fds_are_gone(tmp_path: Path, loop: LoopName) -> None:
     """§4.3.4, O-303, O-308, O-309: clients wait for the end of the FIFO before they call Delete."""
@@ -82,6 +84,7 @@ def test_output_end_is_seen_before_delete_and_fds_are_gone(tmp_path: Path, loop:
     run_clean(scenario(), loop=loop)
 
 
+@pytest.mark.rule("io.pipes.7")
 @pytest.mark.parametrize("name", ["stdout", "stderr"])
 def test_output_alone_is_enough(tmp_path: Path, name: str) -> None:
     """§4.3.5: names may be empty, one by one (the reference fails, O-320, O-323)."""
@@ -118,6 +121,7 @@ def test_output_written_before_connect_is_delivered(tmp_path: Path) -> None:
 # --- a reader that is away ---------------------------------------------------------------------
 
 
+@pytest.mark.rule("io.open.6")
 @pytest.mark.parametrize("loop", LOOPS)
 def test_reader_lost_and_back_gets_everything_in_order(tmp_path: Path, loop: LoopName) -> None:
     """§4.2 (b), (c), O-339..O-341: output waits, it is never dropped, nobody gets EPIPE."""

@@ -19,6 +19,7 @@ from tests.support.streams import (
 )
 
 
+@pytest.mark.rule("io.select.2")
 def test_null_io_has_no_fds_and_does_nothing() -> None:
     """IO-2: all names empty; nothing is copied, every call succeeds."""
 
@@ -34,6 +35,7 @@ def test_null_io_has_no_fds_and_does_nothing() -> None:
     run_clean(scenario())
 
 
+@pytest.mark.rule("io.select.6")
 @pytest.mark.parametrize(
     ("stdio", "error", "text"),
     [
@@ -64,6 +66,7 @@ def test_open_io_what_is_not_supported_is_refused(
     assert str(caught.value) == text
 
 
+@pytest.mark.rule("io.pipes.1")
 def test_pipes_are_made_for_the_named_streams_only(tmp_path: Path) -> None:
     """§4.3.1: what has no name is /dev/null in the container."""
     paths = fifos(tmp_path)
@@ -97,6 +100,7 @@ def test_pipe_ends_container_side_blocks_and_nothing_is_inherited(tmp_path: Path
     run_clean(scenario())
 
 
+@pytest.mark.rule("io.pipes.1")
 @pytest.mark.root
 def test_pipe_ends_belong_to_io_uid_and_io_gid(tmp_path: Path) -> None:
     """§4.3.1, O-408: so that a container's user can open /dev/stdout again."""
@@ -112,6 +116,7 @@ def test_pipe_ends_belong_to_io_uid_and_io_gid(tmp_path: Path) -> None:
     run_clean(scenario())
 
 
+@pytest.mark.rule("io.pipes.2")
 @pytest.mark.root
 @pytest.mark.parametrize(
     ("stdio", "name"),

@@ -92,6 +92,7 @@ def test_policy_drop_oldest_never_holds_the_writer(tmp_path: Path, loop: LoopNam
 # --- a sink that fails -------------------------------------------------------------------------
 
 
+@pytest.mark.rule("io.pipes.9")
 def test_sink_without_space_does_not_hold_the_writer(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -128,6 +129,7 @@ def _file_size_limit(limit_bytes: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
+@pytest.mark.rule("io.pipes.9")
 def test_sink_that_recovers_in_time_loses_nothing(tmp_path: Path) -> None:
     """Faults 16: the log that cannot be written for a second (here EFBIG)."""
     path = tmp_path / "log"
@@ -147,6 +149,7 @@ def test_sink_that_recovers_in_time_loses_nothing(tmp_path: Path) -> None:
     assert path.read_bytes() == lines(3000)
 
 
+@pytest.mark.rule("io.pipes.9")
 def test_sink_that_recovers_late_goes_on_from_there(tmp_path: Path) -> None:
     """What came while it failed is dropped and counted; what comes later is written."""
     path = tmp_path / "log"
@@ -173,6 +176,7 @@ def test_sink_that_recovers_late_goes_on_from_there(tmp_path: Path) -> None:
 # --- left at the end ---------------------------------------------------------------------------
 
 
+@pytest.mark.rule("io.end.1")
 def test_output_unread_at_the_end_waits_for_the_next_client(tmp_path: Path) -> None:
     """§4.2 (d): a process may end while its client restarts; the last bytes are not lost."""
     (out,) = fifos(tmp_path, ["out"])

@@ -36,6 +36,7 @@ def writing_fails(number: int) -> bool:
     return False
 
 
+@pytest.mark.rule("io.open.5", "io.closeio.1", "io.closeio.2", "io.closeio.4")
 @pytest.mark.parametrize("loop", LOOPS)
 def test_stdin_client_detaches_and_another_attaches(tmp_path: Path, loop: LoopName) -> None:
     """§4.7 rows 1, 2, 4 and O-304..O-308: only CloseIO and then the last writer end the input."""
@@ -69,6 +70,7 @@ def test_stdin_client_detaches_and_another_attaches(tmp_path: Path, loop: LoopNa
     run_clean(scenario(), loop=loop)
 
 
+@pytest.mark.rule("io.pipes.8", "io.closeio.3")
 def test_close_io_without_any_writer_ends_the_input(tmp_path: Path) -> None:
     """§4.7 row 3, O-312, O-313; stdin alone is enough (O-322: the reference hangs)."""
     (stdin,) = fifos(tmp_path, ["in"])
@@ -87,6 +89,7 @@ def test_close_io_without_any_writer_ends_the_input(tmp_path: Path) -> None:
     run_clean(scenario())
 
 
+@pytest.mark.rule("io.closeio.5")
 def test_close_io_before_the_process_runs_is_delivered_once_it_does(tmp_path: Path) -> None:
     """§4.7 row 5, O-314, O-315: CloseIO on a created init."""
     (stdin,) = fifos(tmp_path, ["in"])
@@ -101,6 +104,7 @@ def test_close_io_before_the_process_runs_is_delivered_once_it_does(tmp_path: Pa
     run_clean(scenario())
 
 
+@pytest.mark.rule("io.closeio.6")
 @pytest.mark.parametrize("client", [True, False])
 def test_close_io_before_connect_is_remembered(tmp_path: Path, client: bool) -> None:
     """§4.7 row 6, superset of O-316: an exec's CloseIO before its Start has its effect after it."""
@@ -124,6 +128,7 @@ def test_close_io_before_connect_is_remembered(tmp_path: Path, client: bool) -> 
     run_clean(scenario())
 
 
+@pytest.mark.rule("io.closeio.8")
 @pytest.mark.parametrize("loop", LOOPS)
 @pytest.mark.parametrize("script", ["exec <&-; sleep 60", "true"])
 def test_stdin_closed_by_the_process_breaks_the_clients_pipe(
@@ -149,6 +154,7 @@ def test_stdin_closed_by_the_process_breaks_the_clients_pipe(
     run_clean(scenario(), loop=loop)
 
 
+@pytest.mark.rule("io.open.4")
 def test_stdin_of_a_process_that_ended_before_connect_is_closed(tmp_path: Path) -> None:
     """A client that is stuck in open is let go, and then told."""
     (stdin,) = fifos(tmp_path, ["in"])
