@@ -211,9 +211,8 @@ def test_create_with_a_missing_stdio_path_fails(setup: Setup) -> None:
     in_harness(setup, scenario)
 
 
-@pytest.mark.rule("task.create.10")
-@pytest.mark.vm
 @pytest.mark.rule("task.create.10", "io.pipes.6")
+@pytest.mark.vm
 @pytest.mark.ours("Go leaves the created container to the daemon's `delete`")
 def test_create_that_fails_after_runc_takes_the_container_back(setup: Setup) -> None:
     """A container no client can name any more is deleted by the shim itself (task API 3.5)."""
