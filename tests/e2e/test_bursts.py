@@ -14,6 +14,7 @@ from shimv2.ctl.streams import Capture
 from shimv2.model import Stdio
 from tests.support.boot import fds, threads
 from tests.support.harnessed import in_harness
+from tests.support.host import OTHER_SHIM
 
 pytestmark = pytest.mark.root
 
@@ -48,7 +49,7 @@ def _bursts(setup: Setup, count: int) -> None:
         Path(bundle.own, "upper", "data").write_bytes(data)
         pid = (await task.connected("c1")).shim_pid
         process = spec.process(spec.Wanted(["sh", "-c", "cat /data; cat /data >&2"]))
-        before = fds(pid), threads(pid)
+        files, count_before = fds(pid), threads(pid)
         for number in range(count):
             id_ = f"e{number}"
             bundle.make_fifos(exec_id=id_)
@@ -65,7 +66,8 @@ def _bursts(setup: Setup, count: int) -> None:
             assert err.data == data
             bundle.remove_fifos(exec_id=id_)
 
-        assert (fds(pid), threads(pid)) == before
+        assert fds(pid) == files
+        assert OTHER_SHIM or threads(pid) == count_before  # Go's runtime makes them as it likes
         await container.kill_and_wait()
         await container.remove()
 
@@ -138,7 +140,7 @@ def test_deletes_of_twenty_bursts_at_once_lose_nothing(setup: Setup) -> None:
             bundle.make_fifos(exec_id=id_)
             path = bundle.fifo("stdout", exec_id=id_)
             out = Capture(path)
-            await task.exec("c1", id_, process, stdio=Stdio("", path))
+            await task.exec("c1", id_, process, stdio=Stdio("", path, "/dev/null"))
             await task.start("c1", id_)
             await task.wait("c1", id_)
             await task.delete("c1", id_)
