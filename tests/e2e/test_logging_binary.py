@@ -46,7 +46,7 @@ with open(os.path.dirname(__file__) + "/state", "w") as file:
     json.dump(state, file)
 os.write(5, b"\\0")
 os.close(5)
-with open(os.path.dirname(__file__) + "/out", "wb") as file:
+with open(os.path.dirname(__file__) + "/out", "wb", buffering=0) as file:
     while chunk := os.read(3, 65536):
         file.write(chunk)
 """
@@ -95,7 +95,7 @@ def test_logger_has_its_fds_and_variables_and_nothing_else(setup: Setup, tmp_pat
     path.chmod(0o755)
 
     async def scenario(harness: Harness) -> None:
-        container = await created(harness, f"binary-v2://{path}", "echo hello")
+        container = await created(harness, f"binary://{path}", "echo hello")
         pid = (await container.task.connected("c1")).shim_pid
         state = json.loads((tmp_path / "state").read_text())
         assert state == {
@@ -110,8 +110,9 @@ def test_logger_has_its_fds_and_variables_and_nothing_else(setup: Setup, tmp_pat
         container = await harness.found("c1")
         await container.task.start("c1")
         await container.task.wait("c1")
+        out = tmp_path / "out"
+        await eventually(lambda: out.exists() and out.read_text() == "hello\n", "its input")
         await container.task.delete("c1")
-        assert (tmp_path / "out").read_text() == "hello\n"
         await container.remove()
 
     in_harness(setup, scenario)
@@ -132,6 +133,7 @@ async def pid_of(folder: Path) -> int:
 
 @pytest.mark.rule("io.select.4", "io.logger.1", "io.logger.9")
 @pytest.mark.parametrize("scheme", ["binary", "binary-v2"])
+@pytest.mark.ours("ends it by SIGTERM before it has read everything")
 def test_logger_gets_arguments_two_variables_and_both_streams(
     setup: Setup, tmp_path: Path, scheme: str
 ) -> None:
@@ -170,6 +172,7 @@ def test_logger_gets_arguments_two_variables_and_both_streams(
 
 
 @pytest.mark.rule("io.logger.5")
+@pytest.mark.ours("no binary-v2 before containerd 2.3")
 def test_logger_that_ends_before_it_is_ready_depends_on_the_scheme(
     setup: Setup, tmp_path: Path
 ) -> None:
@@ -185,6 +188,7 @@ def test_logger_that_ends_before_it_is_ready_depends_on_the_scheme(
 
 
 @pytest.mark.rule("io.logger.7", "io.logger.15")
+@pytest.mark.ours("runs any program, in several words")
 def test_logger_that_is_missing_or_not_safe_is_refused(setup: Setup, tmp_path: Path) -> None:
     """O-370, CVE-2026-53488: only what nobody but root could have put there is run."""
     path = program(tmp_path, READY)
@@ -208,6 +212,7 @@ def test_logger_that_is_missing_or_not_safe_is_refused(setup: Setup, tmp_path: P
 
 
 @pytest.mark.rule("io.logger.6")
+@pytest.mark.ours("waits for ever")
 def test_logger_that_never_gets_ready_ends_with_the_callers_patience(
     setup: Setup, tmp_path: Path
 ) -> None:
@@ -234,6 +239,7 @@ def test_logger_that_never_gets_ready_ends_with_the_callers_patience(
 
 
 @pytest.mark.rule("io.logger.6")
+@pytest.mark.ours("waits for ever")
 def test_logger_that_never_gets_ready_ends_with_the_limit_of_the_verb(
     setup: Setup, tmp_path: Path
 ) -> None:
@@ -329,6 +335,7 @@ def test_logger_that_ignores_sigterm_is_killed_after_12_s(setup: Setup, tmp_path
 
 
 @pytest.mark.rule("io.logger.8")
+@pytest.mark.ours("the program stays")
 def test_logger_of_a_create_that_fails_is_ended(setup: Setup, tmp_path: Path) -> None:
     """§4.4: what was started for a container that never was does not stay."""
     path = program(tmp_path, f"echo $$ >$F/pid\n{READY}exec sleep 1000\n")
@@ -370,9 +377,11 @@ def test_exec_has_a_logger_of_its_own(setup: Setup, tmp_path: Path) -> None:
 
     async def scenario(harness: Harness) -> None:
         container = await harness.run("c1", "sleep", "60")
-        process = spec.process(spec.Wanted(["echo", "fromexec"]))
+        container.bundle.make_fifos(exec_id="e1")
+        stdin = container.bundle.fifo("stdin", exec_id="e1")
+        process = spec.process(spec.Wanted(["sh", "-c", "cat; echo fromexec"]))
         await container.task.exec(
-            "c1", "e1", process, stdio=Stdio("/no/such", f"binary://{quote(path)}", "/no/such")
+            "c1", "e1", process, stdio=Stdio(stdin, f"binary://{quote(path)}", "/no/such")
         )
         await container.task.start("c1", "e1")
         await container.task.wait("c1", "e1")
