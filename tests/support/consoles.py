@@ -7,6 +7,7 @@ import subprocess
 from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Final
 
+from shimv2.io.fifo import Fd
 from shimv2.io.stdio import IoPolicy, ProcessIO, open_io
 from shimv2.model import Stdio
 from tests.support.streams import eventually
@@ -28,19 +29,17 @@ async def console(
 ) -> AsyncIterator[tuple[ProcessIO, str]]:
     """Connected streams with a terminal, and the name of its slave, which nobody else has open."""
     io = open_console(stdout, stdin=stdin, policy=policy)
-    master, slave = os.openpty()
+    master, tty = (Fd(number) for number in os.openpty())
     try:
-        name = os.ttyname(slave)
-        hand_over(io.console_socket, [master])
-        os.close(master)
+        name = os.ttyname(tty.number)
+        hand_over(io.console_socket, [master.number])
+        master.close()
         await io.connect()
-        os.close(slave)
+        tty.close()
         yield io, name
     finally:
-        for number in (master, slave):
-            with contextlib.suppress(OSError):
-                if os.isatty(number):
-                    os.close(number)
+        master.close()
+        tty.close()
         await io.close()
 
 
