@@ -20,8 +20,10 @@ SOURCES: Final = "shimv2/native"
 FLAGS: Final = ("-std=gnu11", "-O2", "-Wall", "-Wextra")
 # What is built, from what, and how.
 PRODUCTS: Final = (
-    ("libspawn.so", "_spawn.c", ("-shared", "-fPIC", "-fvisibility=hidden")),
-)  # fmt: skip
+    ("libspawn.so", ("_spawn.c",), ("-shared", "-fPIC", "-fvisibility=hidden")),
+    ("libmemory.so", ("_memory.c",), ("-shared", "-fPIC", "-fvisibility=hidden")),
+    ("launcher", ("launcher.c", "description.c", "text.c"), ()),
+)
 
 
 def compiler() -> list[str]:
@@ -38,10 +40,11 @@ def build(folder: str) -> None:
         return
     os.makedirs(folder, exist_ok=True)
     extra = shlex.split(os.environ.get("CFLAGS", "")) + shlex.split(os.environ.get("LDFLAGS", ""))
-    for product, source, flags in PRODUCTS:
+    for product, sources, flags in PRODUCTS:
         path = os.path.join(folder, product)
         # Renamed into place: a shim that runs has the old file mapped.
-        argv = [*cc, *FLAGS, *flags, os.path.join(SOURCES, source), "-o", f"{path}.new", *extra]
+        files = [os.path.join(SOURCES, source) for source in sources]
+        argv = [*cc, *FLAGS, *flags, *files, "-o", f"{path}.new", *extra]
         if subprocess.run(argv, check=False).returncode == 0:
             os.replace(f"{path}.new", path)
         else:

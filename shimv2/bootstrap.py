@@ -7,9 +7,9 @@ import contextlib
 import json
 import os
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Final, TypeVar
+from typing import Final, Protocol, TypeVar
 
 from google.protobuf.any_pb2 import Any
 from google.protobuf.message import DecodeError, Message
@@ -34,6 +34,32 @@ _CONFIG: Final = gojson.Struct(
 M = TypeVar("M", bound=Message)
 
 
+class Caller(Protocol):
+    """Whom a process works for that was forked ahead of need: see zygote.py."""
+
+    @property
+    def kept(self) -> Sequence[socket.socket]:
+        """What is to stay open in the shim."""
+        ...
+
+    @property
+    def daemon_oom_score(self) -> int:
+        """Of the process that asked for `start`.
+
+        Raises:
+            Refused: it could not be read.
+        """
+        ...
+
+    def let_go(self) -> None:
+        """Tell that all went well.
+
+        Raises:
+            OSError: nobody is there any more.
+        """
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Request:
     """What the daemon wants, whichever generation of the bootstrap protocol it speaks."""
@@ -45,11 +71,17 @@ class Request:
 
 
 def start(
-    identity: Identity, stdin: bytes, settings: Settings, answer: Callable[[bytes], None]
+    identity: Identity,
+    stdin: bytes,
+    settings: Settings,
+    answer: Callable[[bytes], None],
+    caller: Caller | None = None,
 ) -> None:
     """Leave a shim for the container behind, or find the one of its group; `answer` the reply.
 
-    On failure, one of `answer` included, nothing is left: no process, no socket, no file.
+    With a `caller`, whom a zygote's spare works for, this process itself becomes the shim and ends
+    as it: then there is no return.  On failure, one of `answer` included, nothing is left: no
+    process, no socket, no file.
 
     Raises:
         Refused, OSError, ValueError: the text that the daemon shows.
@@ -78,12 +110,18 @@ def start(
             from shimv2 import detach  # noqa: PLC0415 - before the fork; who joins needs no server
             from shimv2.daemon import DaemonConfig  # noqa: PLC0415 - the same
 
-            place = detach.Place(detach.oom_score_above(os.getppid()), request.options.shim_cgroup)
+            score = caller.daemon_oom_score if caller else detach.oom_score_of(os.getppid())
+            place = detach.Place(detach.oom_score_above(score), request.options.shim_cgroup)
             _isolate_cores()
             config = DaemonConfig(request.identity, listener, bound, settings)
-            with detach.left_behind(config, place):
+
+            def reply() -> None:
                 answer(_reply(request, path, settings, joined=False))
-            listener.close()
+
+            if caller is None:
+                detach.leave(config, place, reply)
+            else:
+                detach.stay(config, place, reply, told=caller.let_go, kept=caller.kept)
         undo.pop_all()
 
 

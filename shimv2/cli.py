@@ -5,12 +5,14 @@ for `delete` after every container.  Output goes to the fds directly and the pro
 tearing the interpreter down, which would take as long as starting it.
 """
 
+import contextlib
 import os
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final, NoReturn
 
 if TYPE_CHECKING:
+    from shimv2.bootstrap import Caller
     from shimv2.model import Identity
 
 STDIN_LIMIT_BYTES: Final = 10 << 20  # containerd's own
@@ -124,9 +126,21 @@ def main() -> NoReturn:
     os._exit(run(sys.argv))
 
 
-def run(argv: Sequence[str]) -> int:
-    """Do what a command line says; the exit status."""
+def launched(birth_fd: str, argv: Sequence[str]) -> NoReturn:
+    """Run the shim binary for the launcher, and leave a zygote behind after a `start`."""
+    status = run(argv)
+    if birth_fd.isdecimal() and status == 0 and argv[-1] == "start":
+        _leave_zygote(int(birth_fd))
+    os._exit(status)
+
+
+def run(argv: Sequence[str], caller: "Caller | None" = None) -> int:
+    """Do what a command line says; the exit status.
+
+    With a `caller` this process was forked by a zygote, and a `start` may end as the shim.
+    """
     _open_standard_fds()
+    sys.argv[:] = argv  # who was forked, or launched, has another's
     program = argv[0]
     try:
         flags = parse(argv[1:])
@@ -138,7 +152,7 @@ def run(argv: Sequence[str]) -> int:
         return 2
     name = runtime_name(program)
     try:
-        return _act(flags, program, name)
+        return _act(flags, program, name, caller)
     except Fatal as error:
         _write(2, f"{name}: {error}")
     except Exception as error:  # noqa: BLE001 - its text is all that the daemon shows
@@ -146,7 +160,7 @@ def run(argv: Sequence[str]) -> int:
     return 1
 
 
-def _act(flags: Flags, program: str, name: str) -> int:
+def _act(flags: Flags, program: str, name: str, caller: "Caller | None") -> int:
     if flags.switches["v"] or flags.switches["version"]:
         _print_version(program)
         return 0
@@ -158,7 +172,7 @@ def _act(flags: Flags, program: str, name: str) -> int:
 
         _write(1, runtime_info(name, _stdin()))
     elif flags.action == "start":
-        _start(_identity(flags, name))
+        _start(_identity(flags, name), caller)
     elif flags.action == "delete":
         _ignore_stop_signals()
         from shimv2.cleanup import delete
@@ -198,11 +212,26 @@ def _identity(flags: Flags, name: str) -> "Identity":
     )
 
 
-def _start(identity: "Identity") -> None:
+def _start(identity: "Identity", caller: "Caller | None") -> None:
     from shimv2.bootstrap import start
     from shimv2.settings import load
 
-    start(identity, _stdin(), load(), lambda reply: _write(1, reply))
+    start(identity, _stdin(), load(), lambda reply: _write(1, reply), caller)
+
+
+def _leave_zygote(birth_fd: int) -> None:
+    """Leave a process behind that makes the next `start` a matter of milliseconds.
+
+    What goes wrong with it is no fault of this `start`, which has answered.
+    """
+    from shimv2.request import Birth
+    from shimv2.settings import load
+    from shimv2.zygote import leave_behind
+
+    with contextlib.suppress(OSError):
+        settings = load()
+        if settings.zygote:
+            leave_behind(Birth.read(birth_fd), run, settings.zygote_linger_s)
 
 
 def _serve(flags: Flags, name: str) -> int:

@@ -9,7 +9,7 @@ import socket
 from dataclasses import dataclass
 from typing import Any, Final
 
-from shimv2 import linux, log, loop
+from shimv2 import linux, log, loop, memory
 from shimv2.background import Background, Verbs
 from shimv2.container import Host
 from shimv2.containers import Containers
@@ -99,6 +99,8 @@ class _Daemon:
         self._server.listen(config.listener)
         if config.settings.self_exit_s:
             background.start(self._exit_when_idle(publisher), "self-exit")
+        if memory.is_published() and isinstance(running, loop.LeanLoop):
+            running.before_sleep = memory.Reclaimer().before_sleep
         if os.geteuid() == 0:
             linux.set_dumpable(False)  # last: it hides /proc/self from all but root
         await self._stop.wait()

@@ -1,7 +1,9 @@
 """Leaves the server behind: from a child of `start` to a daemon in its place.
 
-    start ── fork ──► child ── DaemonContext: fork, setsid, fork ──► server
+    start ── fork ──► child ── DaemonContext: fork, setsid, fork ──► server      (leave)
       └────────────────── one socket pair ─────────────────────────────┘
+
+    a zygote's spare, which is nobody's child any more, itself                   (stay)
 
 Only the child opens the DaemonContext: opening it ends the process that does, and `start` has
 still to answer.  The server knows its own pid, so it takes its place (OOM score, cgroup) by itself
@@ -13,24 +15,23 @@ the files under a running shim.
 """
 
 import contextlib
-import ctypes
 import logging
 import os
 import signal
 import socket
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, NoReturn
 
 from daemon import DaemonContext
-from setproctitle import setproctitle, setthreadtitle
 
 from shimv2.cgroups import tree
 from shimv2.daemon import DaemonConfig, serve
 from shimv2.errors import Refused
 from shimv2.gotext import os_error, strerror
 from shimv2.model import Identity
+from shimv2.title import server_words, set_title
 
 READY_LIMIT_S: Final = 10.0
 _REPORT_LIMIT_BYTES: Final = 4096
@@ -38,7 +39,6 @@ _READY: Final = b"ready"  # else the report is the text of an error
 _GO: Final = b"go"
 
 _OOM_SCORE_RANGE: Final = (-1000, 1000)
-_ARG_START_FIELD: Final = 48  # of /proc/<pid>/stat, counted from 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +49,52 @@ class Place:
     cgroup: str  # "" = as inherited
 
 
+def leave(config: DaemonConfig, place: Place, answer: Callable[[], None]) -> None:
+    """Fork the server and `answer`; it serves once the answer is out.  Closes our listener.
+
+    Raises:
+        Refused, or what `answer` raises: there is no server then.
+    """
+    with _left_behind(config, place):
+        answer()
+    config.listener.close()
+
+
+def stay(
+    config: DaemonConfig,
+    place: Place,
+    answer: Callable[[], None],
+    *,
+    told: Callable[[], None],
+    kept: Sequence[socket.socket],
+) -> NoReturn:
+    """Become the server in this process, which was forked for it; `answer` first.
+
+    `told` lets the caller go; if that fails there is none, and so no server.  `kept` stay open.
+
+    Raises:
+        Refused, or what `answer` raises: this process is then to end.
+    """
+    os.setpgid(0, 0)
+    _end_tidily(config, signal.SIGIO)
+    _take(place, config.identity)
+    answer()
+    status = 1
+    try:
+        _let_go_of_streams()  # the daemon reads `start`'s output to its end
+        told()
+        signal.signal(signal.SIGIO, signal.SIG_DFL)
+        _detach([config.listener, *kept], forking=False)
+        status = serve(config)
+    except Exception:
+        _unlist(config)
+        logging.getLogger(__name__).critical("the shim ends", exc_info=True)
+    finally:
+        os._exit(status)
+
+
 @contextlib.contextmanager
-def left_behind(config: DaemonConfig, place: Place) -> Iterator[None]:
+def _left_behind(config: DaemonConfig, place: Place) -> Iterator[None]:
     """Fork the server, in its place when the block begins; it serves when the block has ended.
 
     If the block fails, the server ends and removes its socket.
@@ -102,7 +146,8 @@ def _become_server(config: DaemonConfig, place: Place, start: socket.socket) -> 
 def _settle(config: DaemonConfig, place: Place, start: socket.socket) -> bool:
     """Become a daemon, take the place, report; whether to serve."""
     try:
-        _detach(config.listener, start)
+        _detach([config.listener, start], forking=True)
+        os.setpgid(0, 0)
         _end_tidily(config)
         _take(place, config.identity)
         start.send(_READY)
@@ -116,14 +161,14 @@ def _settle(config: DaemonConfig, place: Place, start: socket.socket) -> bool:
     return False
 
 
-def _end_tidily(config: DaemonConfig) -> None:
+def _end_tidily(config: DaemonConfig, *more: int) -> None:
     """Until the server handles them itself, let stop signals remove the socket, too."""
 
     def stop(*_: object) -> None:
         _unlist(config)
         os._exit(0)
 
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in (signal.SIGTERM, signal.SIGINT, *more):
         signal.signal(number, stop)
 
 
@@ -133,8 +178,9 @@ def _unlist(config: DaemonConfig) -> None:
             config.bound.unlink()
 
 
-def _detach(*kept: socket.socket) -> None:
-    """Leave parent, session and all fds but `kept` behind; keep what children should inherit.
+def _detach(kept: Sequence[socket.socket], *, forking: bool) -> None:
+    """Leave all fds but `kept` behind, and parent and session (`forking`); keep what children
+    should inherit.
 
     The defaults of python-daemon would set the umask to 0, the hard core limit to 0, and ignore the
     stop signals: containers would get all three.
@@ -146,7 +192,7 @@ def _detach(*kept: socket.socket) -> None:
                     sys, name, os.fdopen(("stdin", "stdout", "stderr").index(name), closefd=False)
                 )
         DaemonContext(
-            detach_process=True,
+            detach_process=forking,
             prevent_core=False,
             working_directory=".",
             umask=_umask(),
@@ -156,7 +202,13 @@ def _detach(*kept: socket.socket) -> None:
             stdout=null,
             stderr=null,
         ).open()
-    os.setpgid(0, 0)  # as the reference: its group is named like the shim
+
+
+def _let_go_of_streams() -> None:
+    null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+    for fd in range(3):
+        os.dup2(null, fd)
+    os.close(null)
 
 
 def _umask() -> int:
@@ -205,18 +257,22 @@ def join_cgroup(path: str) -> None:
             raise Refused(f"failed to join cgroup {path}: {why}") from None
 
 
-def oom_score_above(pid: int) -> int:
-    """Return the OOM score of a shim whose daemon is `pid`: one more, so that the shim goes first.
+def oom_score_of(pid: int) -> int:
+    """Read the OOM score of the daemon `pid`.
 
     Raises:
         Refused: it cannot be read.
     """
     try:
         with open(f"/proc/{pid}/oom_score_adj", encoding="ascii") as file:
-            score = int(file.read())
+            return int(file.read())
     except OSError as error:
         why = f"get parent OOM score: {os_error(error)}"
         raise Refused(f"failed to adjust OOM score for shim: {why}") from None
+
+
+def oom_score_above(score: int) -> int:
+    """Return the OOM score of a shim whose daemon has `score`: one more, so the shim goes first."""
     low, high = _OOM_SCORE_RANGE
     return max(low, min(high, score + 1))
 
@@ -230,41 +286,3 @@ def _set_oom_score(score: int) -> None:
     except OSError as error:
         why = f"set shim OOM score: {os_error(error)}"
         raise Refused(f"failed to adjust OOM score for shim: {why}") from None
-
-
-# --- what ps shows ------------------------------------------------------------------------------
-
-
-def server_words(identity: Identity) -> list[str]:
-    """The arguments of the reference's server."""
-    words = ["-namespace", identity.namespace, "-id", identity.id]
-    words += ["-address", identity.grpc_address]
-    return [*words, "-debug"] if identity.debug else words
-
-
-def set_title(words: Sequence[str]) -> None:
-    """Show `words` as the command line of this process, each an argument of its own.
-
-    The environment that /proc shows stays: people look there for what a shim was started with.
-    """
-    os.environ["SPT_NOENV"] = "1"  # setproctitle would use the environment's room for the title
-    title = " ".join(words)
-    setproctitle(title)
-    setthreadtitle(os.path.basename(words[0]))  # what top shows: the program's name
-    del os.environ["SPT_NOENV"]
-    raw = os.fsencode(title)
-    with open("/proc/self/cmdline", "rb") as file:
-        shown = file.read()
-    if not shown.startswith(raw + b"\0"):  # it was longer than ours and is cut: then leave it
-        return
-    at = _arguments_at()
-    for word in words[:-1]:
-        at += len(os.fsencode(word))
-        ctypes.memset(at, 0, 1)  # the blank
-        at += 1
-
-
-def _arguments_at() -> int:
-    with open("/proc/self/stat", "rb") as file:
-        fields = file.read().rpartition(b")")[2].split()
-    return int(fields[_ARG_START_FIELD - 3])

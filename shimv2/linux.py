@@ -8,7 +8,9 @@ stuck in one while the loop runs on.  Nothing here keeps state.
 import ctypes
 import errno
 import fcntl
+import mmap
 import os
+import platform
 import struct
 import sys
 import termios
@@ -50,8 +52,18 @@ PR_SET_DUMPABLE: Final = 4
 PR_SET_CHILD_SUBREAPER: Final = 36
 PR_GET_CHILD_SUBREAPER: Final = 37
 PR_SCHED_CORE: Final = 62
+_PR_SET_NAME: Final = 15
+_PR_SET_MM: Final = 35
+_PR_SET_MM_MAP: Final = 14
 _SCHED_CORE_CREATE: Final = 1
 _PIDTYPE_PGID: Final = 2
+
+# struct prctl_mm_map: start and end of code, data, brk, the stack's start, start and end of the
+# arguments and the environment; the auxiliary vector and the executable, which stay as they are.
+_MM_MAP: Final = struct.Struct("=12QII")
+# Of /proc/<pid>/stat, counted from 1: code, data, start of brk, start of the stack.
+_STAT_AREAS: Final = ((26, 27), (45, 46), (47,), (28,))
+_NO_FD: Final = 2**32 - 1
 
 # loop devices, linux/loop.h
 _LOOP_CONFIGURE: Final = 0x4C0A
@@ -89,6 +101,12 @@ _SYS_CLOSE_RANGE: Final = 436
 _CLOSE_RANGE_CLOEXEC: Final = 4
 _LAST_FD: Final = 2**32 - 1
 
+# ioprio_set(2), ioprio_get(2): the numbers of the generic table, but for these architectures.
+_SYS_IOPRIO_SET, _SYS_IOPRIO_GET = {
+    "x86_64": (251, 252), "ppc64le": (273, 274), "s390x": (282, 283)
+}.get(platform.machine(), (30, 31))  # fmt: skip
+_IOPRIO_WHO_PROCESS: Final = 1
+
 CGROUP2_SUPER_MAGIC: Final = 0x63677270
 TMPFS_MAGIC: Final = 0x01021994
 _STATFS_BYTES: Final = 256  # more than any architecture's struct statfs; f_type is its first word
@@ -100,6 +118,7 @@ _libc.umount2.argtypes = (c_char_p, c_int)
 _libc.unshare.argtypes = (c_int,)
 _libc.statfs.argtypes = (c_char_p, c_void_p)
 _libc.syscall.restype = c_long
+_libc.sbrk.restype = c_ulong
 
 
 def _checked(result: int, path: str | None = None) -> int:
@@ -195,6 +214,48 @@ def is_dumpable() -> bool:
 def create_core_scheduling_group() -> None:
     """Give the process group a core scheduling cookie of its own; children inherit it."""
     prctl(PR_SCHED_CORE, _SCHED_CORE_CREATE, 0, _PIDTYPE_PGID, 0)
+
+
+def set_name(name: str) -> None:
+    """Set the name of the main thread, `comm`: the kernel keeps 15 bytes."""
+    buffer = ctypes.create_string_buffer(os.fsencode(name))
+    prctl(_PR_SET_NAME, ctypes.addressof(buffer))
+
+
+def show(arguments: Sequence[str], environment: Sequence[bytes]) -> object:
+    """Make /proc/self/cmdline and environ show these; what is returned has to be kept for ever.
+
+    Raises:
+        OSError: a kernel without CONFIG_CHECKPOINT_RESTORE.
+    """
+    args = b"".join(os.fsencode(word) + b"\0" for word in arguments)
+    shown = args + b"".join(pair + b"\0" for pair in environment)
+    # Of its own: the kernel shows nothing that lies in a mapping of a file.
+    area = mmap.mmap(-1, len(shown), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    area.write(shown)
+    start = ctypes.addressof(ctypes.c_char.from_buffer(area))
+    with open("/proc/self/stat", "rb") as file:
+        fields = file.read().rpartition(b")")[2].split()
+    code, data, brk, stack = (
+        [int(fields[number - 3]) for number in numbers] for numbers in _STAT_AREAS
+    )
+    areas = (start, start + len(args), start + len(args), start + len(shown))
+    plan = _MM_MAP.pack(*code, *data, *brk, _libc.sbrk(0), *stack, *areas, 0, 0, _NO_FD)
+    buffer = ctypes.create_string_buffer(plan, len(plan))
+    prctl(_PR_SET_MM, _PR_SET_MM_MAP, ctypes.addressof(buffer), len(plan))
+    return area
+
+
+# --- priorities --------------------------------------------------------------------------------
+
+
+def io_priority(pid: int = 0) -> int:
+    """The I/O class and priority of a process (0 = us) as ioprio_get(2) packs them; 0 = none."""
+    return syscall(_SYS_IOPRIO_GET, _IOPRIO_WHO_PROCESS, pid)
+
+
+def set_io_priority(value: int) -> None:
+    syscall(_SYS_IOPRIO_SET, _IOPRIO_WHO_PROCESS, 0, value)
 
 
 # --- mounts ------------------------------------------------------------------------------------

@@ -57,6 +57,9 @@ class LeanLoop(asyncio.AbstractEventLoop):
         self._debug = sys.flags.dev_mode
         self.slow_callback_duration = 0.05  # seconds of CPU time, looked at in debug mode only
         self._poller = Poller()
+        self._turns = 0  # callbacks since `before_sleep` was called
+        self.before_sleep: Callable[[int], object] | None = None
+        """Called when there is nothing to do, with the number of callbacks since the last time."""
 
     def __repr__(self) -> str:
         return f"<LeanLoop{' running' * self.is_running()}{' closed' * self._closed}>"
@@ -145,6 +148,9 @@ class LeanLoop(asyncio.AbstractEventLoop):
             timeout_s = 0.0
         elif timers:
             timeout_s = min(max(timers[0].when() - time.monotonic(), 0.0), _LONGEST_POLL_S)
+        if timeout_s != 0 and self.before_sleep is not None:
+            self.before_sleep(self._turns)
+            self._turns = 0
         self._poller.poll(timeout_s, self._ready)
         if self._signalled:
             self._take_signals()
@@ -152,6 +158,7 @@ class LeanLoop(asyncio.AbstractEventLoop):
             now = time.monotonic()
             while timers and timers[0].when() <= now:
                 self._ready.append(heapq.heappop(timers))
+        self._turns += len(self._ready)
         for _ in range(len(self._ready)):
             handle = self._ready.popleft()
             if handle.cancelled():

@@ -46,6 +46,12 @@ class Settings:
     self_exit_s: float = 0.0
     """A shim without container and connection ends after so long; 0 = never, as the reference."""
 
+    zygote: bool = True
+    """Keep a warm process that later shims are forked from, where the launcher is installed."""
+
+    zygote_linger_s: float = 60.0
+    """How long it stays after the last of its shims."""
+
     logging_binaries: tuple[str, ...] | None = None
     """The programs that `binary://` may name, absolute paths; None = any."""
 
@@ -63,7 +69,9 @@ class Settings:
 
 
 _FIELDS: Final = {field.name: field for field in dataclasses.fields(Settings)}
-_MAY_BE_ZERO: Final = frozenset({"drain_grace_s", "drain_limit_s", "self_exit_s"})
+_MAY_BE_ZERO: Final = frozenset(
+    {"drain_grace_s", "drain_limit_s", "self_exit_s", "zygote_linger_s"}
+)
 
 
 def load(path: str | None = None) -> Settings:

@@ -25,6 +25,18 @@ pip() {
 	"$PY" -m pip -q --disable-pip-version-check "$@"
 }
 
+# The launcher and where its interpreter is, or, without a compiler, a Python script.
+shim() {
+	local program=$build/bin/containerd-shim-pyrunc-v2 python=$final/$build/bin/python package
+	package=$("$lib/$build/bin/python" -Ic 'import shimv2; print(*shimv2.__path__)')
+	if [ -x "$package/_bin/launcher" ]; then
+		cp "$package/_bin/launcher" "$lib/$program"
+		printf '%s\n' "$python" "${package/#$DESTDIR/}/launched.py" >"$lib/$program.conf"
+	else
+		PY=$python tools/script.sh "$lib/$program" shimv2.cli
+	fi
+}
+
 install() {
 	build=build-$(date +%Y%m%d%H%M%S)-$$
 	wheels=$(mktemp -d)
@@ -38,7 +50,7 @@ install() {
 	"$PYTHON" -m venv --without-pip "$lib/$build"
 	pip --python "$lib/$build/bin/python" install --root-user-action=ignore "$wheels"/*.whl
 	rm -f "$lib/$build"/bin/[Aa]ctivate*
-	PY=$final/$build/bin/python tools/script.sh "$lib/$build/bin/containerd-shim-pyrunc-v2" shimv2.cli
+	shim
 	PY=$final/$build/bin/python tools/script.sh "$lib/$build/bin/shimctl" shimv2.ctl.cli
 	link "$build" "$lib/current"
 	for program in "${programs[@]}"; do

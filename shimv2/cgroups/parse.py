@@ -37,6 +37,16 @@ def mountpoints(mountinfo: str) -> dict[str, str]:
     return found
 
 
+def unified_mountpoint(mountinfo: str) -> str:
+    """Read `/proc/self/mountinfo`: where cgroup v2 is mounted, whole; "" = nowhere."""
+    for line in mountinfo.splitlines():
+        left, _, right = line.partition(" - ")
+        fields = left.split()
+        if right.startswith("cgroup2 ") and fields[3] == "/":
+            return fields[4]
+    return ""
+
+
 def pids(text: str) -> list[int]:
     """Read `cgroup.procs`; 0 stands for a process of another pid namespace and is left out."""
     return [pid for pid in map(int, text.split()) if pid]

@@ -25,6 +25,21 @@ def folders(path: str) -> list[str]:
     return sorted({mount + path for mount in _v1_mounts().values()})
 
 
+def directories(member: Mapping[str, str]) -> list[str]:
+    """Name the directories of memberships (controller -> path), of the unified hierarchy as well.
+
+    Raises:
+        ValueError: a hierarchy is not mounted here.
+    """
+    with open("/proc/self/mountinfo", encoding="utf-8") as file:
+        text = file.read()
+    mounts = {**parse.mountpoints(text), "": parse.unified_mountpoint(text)}
+    missing = [controller for controller in member if not mounts.get(controller)]
+    if missing:
+        raise ValueError(f"no hierarchy is mounted for {', '.join(map(repr, missing))}")
+    return sorted({mounts[controller] + path for controller, path in member.items()})
+
+
 def _v1_mounts() -> dict[str, str]:
     with open("/proc/self/mountinfo", encoding="utf-8") as file:
         return parse.mountpoints(file.read())

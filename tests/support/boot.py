@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -180,6 +180,16 @@ class Boot:
         """Wait until the one server answers, which is its last step of starting; its pid."""
         until(lambda: answers(path), "the server to answer")
         return self.server()
+
+    def forget_sockets(self, paths: Iterable[str]) -> None:
+        """Remove these at the end, too: those of servers that were started otherwise."""
+        self._sockets.update(paths)
+
+    def stop_all(self) -> None:
+        """Have all servers end, and wait for it."""
+        for pid in self.servers():
+            os.kill(pid, signal.SIGTERM)
+        until(lambda: not self.servers(), "the servers to be gone")
 
     def stop(self, number: int = signal.SIGTERM) -> None:
         """Signal the one server and wait for its end."""

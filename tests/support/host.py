@@ -10,12 +10,15 @@ from typing import Final
 
 from shimv2.ctl.harness import Setup
 from shimv2.ctl.reply import Generation
+from tests.support import launched
 from tests.support.leaks import HostLeaks
 
 NAME: Final = "containerd-shim-pyrunc-v2"
 RUNTIME: Final = "io.containerd.pyrunc.v2"
 # Another shim to test with the same suite, to see that the suite itself is right: make test SHIM=…
 OTHER_SHIM: Final = os.environ.get("SHIM", "")
+# Without the zygote: as on a machine where there was no compiler.
+COLD: Final = os.environ.get("SHIM_TEST_COLD") == "1"
 # The runtime that containers of the end-to-end tests get where they ask for none by name.
 RUNTIME_UNDER_TEST: Final = os.environ.get("SHIM_TEST_RUNTIME", "runc")
 ROOT: Final = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
@@ -88,9 +91,16 @@ class Host:
 
 
 def install_shim(path: str) -> None:
-    """Put the shim under test at `path`; its name there is the name it acts by."""
+    """Put the shim under test at `path`; its name there is the name it acts by.
+
+    As `make install` leaves it, with one zygote for the run; SHIM_TEST_COLD=1, or a machine without
+    a compiler: each `start` and `delete` with an interpreter of its own.
+    """
     if OTHER_SHIM:
         os.symlink(os.path.abspath(OTHER_SHIM), path)
+        return
+    if launched.LAUNCHER.exists() and not COLD:
+        os.symlink(launched.shared(), path)
         return
     write_shim(path, root=ROOT, python=sys.executable)
 

@@ -122,16 +122,24 @@ SHIM: Final[Mapping[str, str]] = {
     "service": "anyurl background containers events init metrics options publisher status",
     "log": "",
     "sockets": "",
+    "memory": "",
     "daemon": (
-        "background container containers linux log loop publisher reaper runtime.criu service "
-        "settings sockets status cgroups"
+        "background container containers linux log loop memory publisher reaper runtime.criu "
+        "service settings sockets status cgroups"
     ),
     "running": "sockets daemon",
-    "detach": "cgroups cgroups.tree daemon linux settings sockets",
+    "title": "linux",
+    "detach": "cgroups cgroups.tree daemon linux settings sockets title",
     "bootstrap": "anyurl cgroups cgroups.tree daemon detach linux options running settings sockets",
     "cleanup": "exits log options runtime.command runtime.once sockets unmounts",
     "info": "anyurl options runtime.command runtime.once",
-    "cli": "bootstrap cleanup daemon info log settings sockets",
+    "warm": "bootstrap cleanup daemon detach info linux memory settings",
+    "request": "",
+    "likeness": "cgroups cgroups.parse cgroups.tree linux",
+    "spare": "likeness request",
+    "zygote": "request spare title warm",
+    "cli": "bootstrap cleanup daemon info log request settings sockets zygote",
+    "launched": "cli",
     "__main__": "cli",
 }
 
@@ -141,7 +149,7 @@ LIBRARIES: Final[Mapping[str, frozenset[str]]] = {
     "ttrpc": _words("status publisher service daemon"),
     "psutil": _words("exits cleanup"),
     "daemon": _words("detach bootstrap"),  # python-daemon
-    "setproctitle": _words("detach bootstrap"),
+    "setproctitle": _words("title"),
     "google": PROTOS,
 }
 # What makes a module impure.

@@ -13,7 +13,7 @@ from google.protobuf.any_pb2 import Any as Packed
 
 from protos.bootstrap_pb2 import BootstrapParams
 from protos.runc_pb2 import CheckpointOptions, Options
-from shimv2 import detach, running
+from shimv2 import detach, running, title
 from shimv2.bootstrap import read_request
 from shimv2.errors import Refused
 from shimv2.model import Identity, RuncOptions
@@ -215,7 +215,7 @@ def test_server_is_shown_with_the_command_line_of_the_reference() -> None:
     me = Identity("io.containerd.runc.v2", "ns", "c1", "/a.sock", "", debug=True)
 
     words = ["-namespace", "ns", "-id", "c1", "-address", "/a.sock", "-debug"]
-    assert detach.server_words(me) == words
+    assert title.server_words(me) == words
 
 
 @pytest.mark.vm
@@ -237,4 +237,4 @@ def test_missing_cgroup_is_refused() -> None:
 def test_oom_score_of_nobody_is_an_error() -> None:
     text = "failed to adjust OOM score for shim: get parent OOM score: open /proc/0/oom_score_adj"
     with pytest.raises(Refused, match=text):
-        detach.oom_score_above(0)
+        detach.oom_score_of(0)

@@ -64,6 +64,13 @@ def created(boot: Boot, id_: str = "c1", *, pid: str = "4194999", options: str =
     return bundle
 
 
+def left(boot: Boot, root: str = "") -> str:
+    """Leave the state of container c1 in the runtime's folder; the `root` of its options."""
+    root = root or str(boot.folder / "root")
+    os.makedirs(f"{root}/{boot.namespace}/c1")
+    return json.dumps({"root": root})
+
+
 # --- the answer ---------------------------------------------------------------------------------
 
 
@@ -137,34 +144,47 @@ def test_second_delete_says_the_same(boot: Boot) -> None:
 @pytest.mark.rule("cli.delete.3", "options.runc.4")
 def test_runtime_is_called_as_the_reference_does(boot: Boot) -> None:
     """CLI 1.9: root with the namespace, log in the bundle, no --systemd-cgroup."""
-    bundle = created(boot, options='{"systemd_cgroup":true}')
+    options = {**json.loads(left(boot)), "systemd_cgroup": True}
+    bundle = created(boot, options=json.dumps(options))
 
     delete(boot, "c1")
 
     assert called(boot) == [
-        *("--root", f"/run/containerd/runc/{boot.namespace}"),
+        *("--root", f"{options['root']}/{boot.namespace}"),
         *("--log", f"{bundle}/log.json", "--log-format", "json"),
         *("delete", "--force", "c1"),
     ]
 
 
+def test_runtime_is_not_called_when_it_has_nothing_of_the_container(boot: Boot) -> None:
+    """After an ordinary removal: a runtime that starts costs more than all the rest."""
+    root = json.loads(left(boot))["root"]
+    os.rename(f"{root}/{boot.namespace}/c1", f"{root}/{boot.namespace}/other")
+    created(boot, options=json.dumps({"root": root}))
+
+    assert response(delete(boot, "c1")).exit_status == 137
+    assert not (boot.folder / "called").exists()
+
+
 @pytest.mark.rule("cli.delete.2")
 def test_root_and_runtime_are_those_of_create(boot: Boot) -> None:
     """Pitfall 89: a wrong root would leave the container running."""
-    bundle = created(boot, options='{"root":"/var/run/docker/runtime-x","unknown":1}')
+    root = str(boot.folder / "docker" / "runtime-x")
+    left(boot, root)
+    bundle = created(boot, options=json.dumps({"root": root, "unknown": 1}))
     other = program(boot, "other", FAKE.format(folder=boot.folder))
     (bundle / "runtime").write_text(other)
     (boot.folder / "bin" / "runc").unlink()
 
     assert delete(boot, "c1").stderr == b""
 
-    assert called(boot)[:2] == ["--root", f"/var/run/docker/runtime-x/{boot.namespace}"]
+    assert called(boot)[:2] == ["--root", f"{root}/{boot.namespace}"]
 
 
 @pytest.mark.rule("cli.delete.1")
 def test_bundle_is_beside_the_working_directory(boot: Boot) -> None:
     """Pitfall 90: path = dirname(cwd)/id, whatever -bundle says."""
-    bundle = created(boot)
+    bundle = created(boot, options=left(boot))
     other = boot.bundle("other")
 
     done = delete(boot, "c1", "-bundle", "/nonexistent", cwd=other)
@@ -176,7 +196,7 @@ def test_bundle_is_beside_the_working_directory(boot: Boot) -> None:
 @pytest.mark.rule("cli.delete.4")
 def test_failing_runtime_is_a_warning(boot: Boot) -> None:
     """CLI 1.9: each later step runs even if the runtime fails; the form is the reference's."""
-    created(boot)
+    created(boot, options=left(boot))
     program(boot, "runc", "#!/bin/sh\necho broken >&2\nexit 4\n")
 
     done = delete(boot, "c1")
@@ -191,7 +211,7 @@ def test_failing_runtime_is_a_warning(boot: Boot) -> None:
 
 @pytest.mark.rule("cli.delete.4")
 def test_missing_runtime_is_a_warning(boot: Boot) -> None:
-    bundle = created(boot)
+    bundle = created(boot, options=left(boot))
     (bundle / "runtime").write_text("/nonexistent/runtime")
 
     done = delete(boot, "c1")
@@ -203,7 +223,7 @@ def test_missing_runtime_is_a_warning(boot: Boot) -> None:
 @pytest.mark.rule("cli.delete.10")
 def test_stop_signals_do_not_end_it_half_way(boot: Boot) -> None:
     """CLI 1.13: SIGTERM and SIGINT are swallowed; the runtime is not touched by that."""
-    created(boot)
+    created(boot, options=left(boot))
     ready, go = boot.folder / "ready", boot.folder / "go"
     os.mkfifo(go)
     program(boot, "runc", f"#!/bin/sh\ngrep SigIgn /proc/self/status >{ready}\nread x <{go}\n")

@@ -16,6 +16,8 @@ def fake(tmp_path: Path) -> FakeRuntime:
 
 
 def delete(fake: FakeRuntime, *, binary: str | None = None, timeout_s: float = 20.0) -> None:
+    """Have container c1 deleted, of which the runtime has state."""
+    os.makedirs(f"{fake.root}/c1", exist_ok=True)
     delete_force_now(
         binary=fake.binary if binary is None else binary,
         root=fake.root,

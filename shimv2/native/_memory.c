@@ -1,0 +1,170 @@
+/* Memory that many forks share, and keep sharing.
+ *
+ * A fork shares the pages of its parent until one of the two writes to them, and CPython writes
+ * wherever it goes: each object it as much as passes by has its reference count raised, and lowered
+ * again.  So a fork soon has copies of its own of pages whose content is what it was.
+ *
+ * The parent therefore puts its memory into a file in memory, once, and maps that privately in its
+ * place: pyrunc_publish_1.  A copy that a fork has made of such a page can be given up whenever it
+ * is equal to the file's: pyrunc_reclaim_1.  The kernel then shows the file's page again.
+ *
+ * In the file each region lies at its own address.  The rest of the file is a hole, so that a region
+ * that malloc makes longer (mremap) finds something there.
+ */
+
+#define _GNU_SOURCE
+#include <fcntl.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#define MAX_REGIONS 256
+#define PAGES 512 /* looked at with one read of the page map */
+#define FILE_BYTES ((off_t)1 << 47)
+#define PRESENT ((uint64_t)1 << 63)
+#define OF_FILE ((uint64_t)1 << 61) /* not a copy of ours */
+
+/* Not on the heap, which is what is being moved. */
+static struct {
+	int count;
+	uintptr_t start[MAX_REGIONS], end[MAX_REGIONS];
+	const char *original[MAX_REGIONS]; /* the file's pages; without a descriptor to be lost */
+} image;
+static char maps[1 << 18];
+
+/* The heap, anonymous mappings and the program's data; not the stack, not what libraries hold. */
+static int is_ours(const char *line, const char *program)
+{
+	char perms[5], name[256] = "";
+	unsigned long inode;
+
+	if (sscanf(line, "%*x-%*x %4s %*x %*x:%*x %lu %255[^\n]", perms, &inode, name) < 2)
+		return 0;
+	if (strcmp(perms, "rw-p"))
+		return 0;
+	return inode ? !strcmp(name, program) : !*name || !strcmp(name, "[heap]");
+}
+
+static int find_regions(void)
+{
+	char program[256] = "";
+	size_t used = 0;
+	ssize_t got;
+	char *at, *next;
+	int fd = open("/proc/self/maps", O_RDONLY | O_CLOEXEC);
+
+	if (fd < 0 || readlink("/proc/self/exe", program, sizeof program - 1) < 0)
+		return 0;
+	while ((got = read(fd, maps + used, sizeof maps - 1 - used)) > 0)
+		used += got;
+	close(fd);
+	maps[used] = 0;
+	for (at = maps; (next = strchr(at, '\n')) && image.count < MAX_REGIONS; at = next + 1) {
+		unsigned long start, end;
+
+		*next = 0;
+		if (is_ours(at, program) && sscanf(at, "%lx-%lx", &start, &end) == 2) {
+			image.start[image.count] = start;
+			image.end[image.count++] = end;
+		}
+	}
+	return image.count;
+}
+
+/* Whether region `i` now shows the file's content; else it stays what it was. */
+static int move(int fd, int i)
+{
+	uintptr_t start = image.start[i], at = start;
+	size_t size = image.end[i] - start;
+	void *original;
+
+	while (at < image.end[i]) {
+		ssize_t done = pwrite(fd, (void *)at, image.end[i] - at, at);
+
+		if (done <= 0)
+			return 0;
+		at += done;
+	}
+	original = mmap(NULL, size, PROT_READ, MAP_SHARED, fd, start);
+	if (original == MAP_FAILED)
+		return 0;
+	if (mmap((void *)start, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_FIXED, fd, start) ==
+	    MAP_FAILED) {
+		munmap(original, size);
+		return 0;
+	}
+	image.original[i] = original; /* not before: this very variable may just have been moved */
+	return 1;
+}
+
+/* Put our memory into a file and map that in its place; -1 when it cannot be done.
+ * No other thread may run. */
+__attribute__((visibility("default"))) int pyrunc_publish_1(void)
+{
+	int i, fd = memfd_create("pyrunc-image", MFD_CLOEXEC);
+
+	if (fd < 0)
+		return -1;
+	if (ftruncate(fd, FILE_BYTES) || !find_regions()) {
+		close(fd);
+		return -1;
+	}
+	for (i = 0; i < image.count; i++)
+		if (!move(fd, i))
+			image.end[i] = image.start[i];
+	close(fd);
+	return 0;
+}
+
+/* Give up the copies among `count` pages from `at` that are equal to the file's; how many. */
+static long reclaim(char *at, const char *original, const uint64_t *entries, long count, long page)
+{
+	long i, run = 0, given = 0;
+
+	for (i = 0; i <= count; i++) {
+		if (i < count && entries[i] & PRESENT && !(entries[i] & OF_FILE) &&
+		    !memcmp(at + i * page, original + i * page, page)) {
+			run++;
+			continue;
+		}
+		if (run && !madvise(at + (i - run) * page, run * page, MADV_DONTNEED))
+			given += run;
+		run = 0;
+	}
+	return given;
+}
+
+/* Give up all copies that are equal to what was published; how many, -1 when it cannot be told. */
+__attribute__((visibility("default"))) long pyrunc_reclaim_1(void)
+{
+	static uint64_t entries[PAGES];
+	long page = sysconf(_SC_PAGESIZE), given = 0;
+	int i, pagemap = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+
+	if (pagemap < 0)
+		return -1;
+	for (i = 0; i < image.count; i++) {
+		const char *original = image.original[i];
+		char *at = (char *)image.start[i], *end = (char *)image.end[i];
+		size_t size = end - at;
+
+		while (at < end) {
+			long count = (end - at) / page < PAGES ? (end - at) / page : PAGES;
+			size_t bytes = count * sizeof *entries;
+
+			if (pread(pagemap, entries, bytes, (uintptr_t)at / page * sizeof *entries) !=
+			    (ssize_t)bytes)
+				break;
+			given += reclaim(at, original, entries, count, page);
+			at += count * page;
+			original += count * page;
+		}
+		if (size)
+			madvise((void *)image.original[i], size, MADV_DONTNEED); /* looked at, not needed */
+	}
+	close(pagemap);
+	return given;
+}

@@ -1,0 +1,94 @@
+"""The shim as `make install` leaves it: the launcher, and beside it a file with its interpreter."""
+
+import atexit
+import contextlib
+import os
+import shutil
+import signal
+import sys
+import tempfile
+from pathlib import Path
+from typing import Final
+
+from tests.support.boot import arguments
+from tests.support.until import until
+
+_ROOT: Final = Path(__file__).resolve().parents[2]
+LAUNCHER: Final = _ROOT / "shimv2" / "_bin" / "launcher"
+ENTRY: Final = _ROOT / "shimv2" / "launched.py"
+_TITLE: Final = "containerd-shim-pyrunc-zygote"
+
+_shared: list[Path] = []
+
+
+def install(path: Path) -> Path:
+    """Put a launcher of its own at `path`: another file is another key, and so another zygote."""
+    shutil.copy(LAUNCHER, path)
+    path.with_name(f"{path.name}.conf").write_text(f"{sys.executable}\n{ENTRY}\n")
+    return path
+
+
+def shared() -> Path:
+    """Return the launcher that all tests of this process share, with one zygote; ended at exit."""
+    if not _shared:
+        folder = Path(tempfile.mkdtemp(prefix="shim", dir="/tmp"))
+        _shared.append(install(folder / "launcher"))
+        atexit.register(_forget, folder)
+    return _shared[0]
+
+
+def _forget(folder: Path) -> None:
+    end_zygotes(_shared[0])
+    shutil.rmtree(folder)
+
+
+def sockets_folder() -> Path:
+    """Return where this user's zygotes listen."""
+    if os.geteuid() == 0:
+        return Path("/run/containerd-shim-pyrunc/0")
+    return Path(os.environ["XDG_RUNTIME_DIR"], "containerd-shim-pyrunc")
+
+
+def zygotes(program: Path) -> list[int]:
+    """List the zygotes left by a launcher, and their spares."""
+    pids = (int(name) for name in os.listdir("/proc") if name.isdecimal())
+    return [pid for pid in pids if arguments(pid) == [_TITLE, str(program)]]
+
+
+def zygote(program: Path) -> int:
+    """Return the one zygote of a launcher, once its spare waits for a request."""
+    return _pair(program)[0]
+
+
+def spare(program: Path) -> int:
+    """Return the process that will take the next request."""
+    return _pair(program)[1]
+
+
+def _pair(program: Path) -> list[int]:
+    found: list[int] = []
+
+    def both() -> bool:
+        # A zygote leads its session; what it forks does not.
+        try:
+            found[:] = sorted(zygotes(program), key=lambda pid: os.getsid(pid) != pid)
+        except ProcessLookupError:  # the one between the two, just now
+            return False
+        return len(found) == 2
+
+    until(both, "a zygote with its spare")
+    return found
+
+
+def end_zygotes(program: Path) -> None:
+    """Have them all end, as at a shutdown, and wait until they have."""
+
+    def ended() -> bool:
+        pids = zygotes(program)  # another one may just have been left behind
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGTERM)
+                os.kill(pid, signal.SIGCONT)  # a test may have stopped it
+        return not pids
+
+    until(ended, "the zygotes to be gone")

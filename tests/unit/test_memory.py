@@ -1,0 +1,148 @@
+"""Memory that forks share: what is published, what is given up, and that nothing is lost by it."""
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from shimv2 import memory
+
+LIBRARY = Path(memory.__file__).parent / "_bin" / "libmemory.so"
+needs_library = pytest.mark.skipif(not LIBRARY.exists(), reason="no C compiler")
+
+
+def in_fork(work: Callable[[], object]) -> int:
+    """Run `work` in a fork, where an exception or a false result is status 1."""
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            status = 0 if work() else 1
+        finally:
+            os._exit(status)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def anonymous_kib() -> int:
+    for line in Path("/proc/self/smaps_rollup").read_text().splitlines():
+        if line.startswith("Anonymous:"):
+            return int(line.split()[1])
+    raise AssertionError("no such line")
+
+
+@needs_library
+def test_fork_gives_up_the_copies_it_has_made() -> None:
+    """Reference counts go up and down again: the pages are what they were, and shared again."""
+
+    def work() -> bool:
+        things = [str(number) for number in range(200_000)]
+        memory.prepare()
+        memory.settle()
+        assert memory.publish()
+
+        def child() -> bool:
+            assert sum(len(each) for each in things) > 0  # passes by all of them
+            copied = anonymous_kib()
+            given = memory.reclaim()
+            left = anonymous_kib()
+            # What it did, and what it is: unharmed.
+            things.append("one more")
+            return given > 1000 and left < copied / 3 and max(map(int, things[:-1])) == 199_999
+
+        return in_fork(child) == 0
+
+    assert in_fork(work) == 0
+
+
+@needs_library
+def test_what_was_changed_is_kept() -> None:
+    """Only equal pages are given up: a fork's own values, and its parent's, stay."""
+
+    def work() -> bool:
+        values = list(range(1000, 100_000))
+        block = bytearray(1 << 20)
+        assert memory.publish()
+        block[0] = 1  # after it was published: in no file
+
+        def child() -> bool:
+            for index in range(0, len(values), 7):
+                values[index] = -index
+            block[-1] = 2
+            memory.reclaim()
+            changed = all(values[index] == -index for index in range(0, len(values), 7))
+            return changed and values[1] == 1001 and (block[0], block[-1]) == (1, 2)
+
+        return in_fork(child) == 0 and block[-1] == 0
+
+    assert in_fork(work) == 0
+
+
+@needs_library
+def test_large_blocks_can_still_grow() -> None:
+    """malloc moves and lengthens its mappings: behind the published part there is room."""
+
+    def work() -> bool:
+        block = bytearray(b"x" * (3 << 20))
+        assert memory.publish()
+        block += b"y" * (5 << 20)
+        return block[: 3 << 20].count(b"x") == 3 << 20 and block.count(b"y") == 5 << 20
+
+    assert in_fork(work) == 0
+
+
+def test_without_the_library_nothing_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine without a compiler: shims take more memory, that is all."""
+    monkeypatch.setattr(memory, "_LIBRARY", "/nonexistent/libmemory.so")
+
+    assert not memory.publish()
+    assert not memory.is_published()
+    assert memory.reclaim() == 0
+
+
+@pytest.mark.skipif(sys.version_info[:2] != (3, 11), reason="only 3.11 has the switch")
+def test_code_is_not_rewritten_after_it_was_prepared() -> None:
+    """What a fork runs stays what it shares: the bytes of its code are those of before."""
+
+    def work() -> bool:
+        def add(count: int) -> int:
+            total = 0
+            for number in range(count):
+                total += number
+            return total
+
+        memory._keep(add.__code__)
+        for _ in range(100):
+            assert add(10) == 45
+        return add.__code__._co_code_adaptive == add.__code__.co_code  # type: ignore[attr-defined,no-any-return]
+
+    assert in_fork(work) == 0
+
+
+def test_reclaimer_waits_for_work_that_is_worth_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After the start at once; then after a verb's callbacks, and only a part of the time."""
+    done: list[int] = []
+    monkeypatch.setattr(memory, "reclaim", lambda: done.append(1))
+    now = [0.0]
+
+    def monotonic() -> float:
+        now[0] += 0.001
+        return now[0]
+
+    monkeypatch.setattr("shimv2.memory.time.monotonic", monotonic)
+    reclaimer = memory.Reclaimer()
+
+    reclaimer.before_sleep(1)
+    assert len(done) == 1
+    reclaimer.before_sleep(5)
+    now[0] += 10
+    reclaimer.before_sleep(5)
+    assert len(done) == 1  # a State or two
+    reclaimer.before_sleep(40)
+    assert len(done) == 2
+    reclaimer.before_sleep(40)
+    assert len(done) == 2  # too soon
+    now[0] += 10
+    reclaimer.before_sleep(0)
+    assert len(done) == 3

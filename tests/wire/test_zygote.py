@@ -1,0 +1,413 @@
+"""Shims forked from a warm parent: as good as cold ones, and never in the way of one."""
+
+import os
+import resource
+import secrets
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from protos.task_v2_pb2 import DeleteResponse
+from shimv2 import linux
+from shimv2.paths import SOCKET_DIR
+from tests.support import cgroups, launched
+from tests.support.boot import NAME, RUNTIME, Boot, answers, arguments, fds, path_of
+from tests.support.leaks import alive
+from tests.support.portrait import portrait
+from tests.support.until import until
+
+# What a cold start costs here, many times over: a zygote in the way may cost no more.
+_PATIENCE_S = 10.0
+
+
+@pytest.fixture
+def boot() -> Iterator[Boot]:
+    """A Boot whose binary is a launcher of its own."""
+    with Boot() as made:
+        launched.install(made.shim)
+        try:
+            yield made
+        finally:
+            launched.end_zygotes(made.shim)
+
+
+@pytest.fixture
+def own_cgroup() -> Iterator[str]:
+    """A cgroup of the test's own, where processes are counted; empty at the end."""
+    root = "/sys/fs/cgroup" if cgroups.unified() else "/sys/fs/cgroup/pids"
+    path = f"{root}/z{secrets.token_hex(4)}"
+    os.mkdir(path)
+    yield path
+    until(lambda: not Path(path, "cgroup.procs").read_text(), "the cgroup to be empty")
+    os.rmdir(path)
+
+
+def warmed(boot: Boot, **options: Any) -> int:
+    """Leave a zygote, by a first start; its pid."""
+    boot.bundle("first")
+    path_of(boot.start("first", **options))
+    return launched.zygote(boot.shim)
+
+
+def started(boot: Boot, id_: str, **options: Any) -> int:
+    """Start a shim and return its pid once it serves."""
+    boot.bundle(id_)
+    before = set(boot.servers())
+    path = path_of(boot.start(id_, **options))
+    (pid,) = set(boot.servers()) - before
+    until(lambda: answers(path), "the server to answer")
+    return pid
+
+
+# --- what it is for -----------------------------------------------------------------------------
+
+
+def test_start_after_the_first_is_forked_ahead_of_need(boot: Boot) -> None:
+    """design 2: the process that waited is the shim; another one waits in its place."""
+    warmed(boot)
+    waiting = launched.spare(boot.shim)
+
+    pid = started(boot, "second")
+
+    assert pid == waiting
+    assert launched.spare(boot.shim) not in (pid, waiting)
+
+
+def test_zygote_and_spare_hold_nothing(boot: Boot) -> None:
+    """design 2: no fd but 0 to 2 and their sockets; what a shim inherits is its own caller's."""
+    pid = warmed(boot)
+
+    for process in (pid, launched.spare(boot.shim)):
+        found = fds(process)
+        assert [found.pop(n) for n in (0, 1, 2)] == ["/dev/null"] * 3
+        assert {to.split(":")[0] for to in found.values()} == {"socket"}
+        assert os.readlink(f"/proc/{process}/cwd") == "/"
+        assert Path(f"/proc/{process}/environ").read_bytes() == b""
+
+
+def test_many_starts_at_once_all_get_their_shim(boot: Boot) -> None:
+    """A zygote has one process ready: who comes meanwhile waits, or goes the cold way."""
+    warmed(boot)
+    ids = [f"c{n}" for n in range(12)]
+    for id_ in ids:
+        boot.bundle(id_)
+
+    running = [
+        subprocess.Popen(boot.args(id_, "start"), cwd=boot.state / id_, stdout=subprocess.PIPE)
+        for id_ in ids
+    ]
+    paths = [each.communicate(timeout=60)[0].decode().removeprefix("unix://") for each in running]
+    boot.forget_sockets(paths)
+
+    assert [each.returncode for each in running] == [0] * len(ids)
+    assert len(set(paths)) == len(ids)
+    until(lambda: all(map(answers, paths)), "all servers to answer")
+
+
+def test_delete_is_done_by_a_warm_process_too(boot: Boot) -> None:
+    """The bytes and the warnings are those of the cold way."""
+    warmed(boot)
+    bundle = boot.bundle("c1")
+    (bundle / "init.pid").write_text("4194999")
+    waiting = launched.spare(boot.shim)
+
+    done = boot.delete("c1")
+
+    said = DeleteResponse.FromString(done.stdout)
+    assert (done.returncode, done.stderr, said.pid, said.exit_status) == (0, b"", 4194999, 137)
+    until(lambda: not alive(waiting), "the process that did it to end")
+
+
+@pytest.mark.parametrize("action", ["start", "delete"])
+def test_failures_are_told_as_in_the_cold_way(boot: Boot, action: str) -> None:
+    """Status, text on stderr, nothing on stdout, nothing left."""
+    warmed(boot)
+    bundle = boot.bundle("c1", "{bad")
+    (bundle / "options.json").write_text("{bad")
+    sockets = os.listdir(SOCKET_DIR)
+
+    done = boot.run(boot.args("c1", action), cwd=bundle)
+
+    text = f"{RUNTIME}: invalid character 'b' looking for beginning of object key string"
+    assert (done.returncode, done.stdout, done.stderr.decode()) == (1, b"", text)
+    assert set(os.listdir(SOCKET_DIR)) <= set(sockets)
+    assert not (bundle / "address").exists()
+    assert len(boot.servers()) == 1  # the first one's
+
+
+# --- alike in every attribute -------------------------------------------------------------------
+
+
+def _plain() -> None:
+    """Change nothing."""
+
+
+def _soft_limit() -> None:
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (512, hard))
+
+
+CALLERS: dict[str, Callable[[], object]] = {
+    "plain": _plain,
+    "umask": lambda: os.umask(0o027),
+    "nice": lambda: os.nice(5),
+    "soft limit": _soft_limit,
+    "affinity": lambda: os.sched_setaffinity(0, {0}),
+    "scheduler": lambda: os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0)),
+    "io priority": lambda: linux.set_io_priority(2 << 13 | 6),
+}
+
+
+@pytest.mark.parametrize("caller", CALLERS)
+def test_warm_server_is_like_a_cold_one(boot: Boot, caller: str) -> None:
+    """design 2: what a caller is, is applied to the fork; ids, limits, masks and all."""
+    given: dict[str, Any] = {"setup": CALLERS[caller], "env": {"CALLER": caller, "TZ": "UTC"}}
+    cold = portrait(
+        started(boot, "cold-one", **given), "cold-one"
+    )  # the first: there is no zygote yet
+    launched.zygote(boot.shim)
+    launched.end_zygotes(boot.shim)
+    zygote = warmed(boot)  # of a caller that is otherwise
+    waiting = launched.spare(boot.shim)
+
+    pid = started(boot, "warm-one", **given)
+
+    assert pid == waiting
+    assert portrait(pid, "warm-one") == cold
+    assert alive(zygote)
+
+
+@pytest.mark.root
+def test_warm_server_is_in_the_cgroups_of_its_caller(boot: Boot, own_cgroup: str) -> None:
+    """As every child of a daemon: systemd counts it there, and limits it there."""
+    warmed(boot)
+    waiting = launched.spare(boot.shim)
+
+    def join() -> None:
+        Path(own_cgroup, "cgroup.procs").write_text(str(os.getpid()))
+
+    pid = started(boot, "c1", setup=join)
+
+    assert pid == waiting
+    assert os.path.basename(own_cgroup) in Path(f"/proc/{pid}/cgroup").read_text()
+    boot.stop_all()
+
+
+def test_server_goes_before_its_daemon_not_before_the_zygotes(boot: Boot) -> None:
+    """O-439: one above the launcher's parent, whatever the zygote is."""
+    warmed(boot)
+    mine = int(Path("/proc/self/oom_score_adj").read_text())
+
+    pid = started(boot, "c1")
+
+    assert int(Path(f"/proc/{pid}/oom_score_adj").read_text()) == mine + 1
+
+
+# --- who is not served --------------------------------------------------------------------------
+
+
+def _hard_limit() -> None:
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def _ignored_signal() -> None:
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"setup": _hard_limit},
+        {"setup": _ignored_signal},
+        {"setup": lambda: linux.prctl(38, 1)},  # PR_SET_NO_NEW_PRIVS
+        {"env": {"PYTHONHASHSEED": "1"}},
+        {"env": {"LC_ALL": "C.UTF-8"}},
+    ],
+    ids=["hard limit", "ignored signal", "no new privileges", "interpreter", "locale"],
+)
+def test_caller_that_a_fork_cannot_be_like_gets_a_zygote_of_its_own(
+    boot: Boot, options: dict[str, Any]
+) -> None:
+    """design 2, the key: what a process cannot get back is not pretended."""
+    warmed(boot)
+    waiting = launched.spare(boot.shim)
+
+    pid = started(boot, "c1", **options)
+
+    assert pid != waiting
+    until(lambda: len(launched.zygotes(boot.shim)) == 4, "a second zygote with its spare")
+
+
+def test_new_code_gets_a_new_zygote(boot: Boot) -> None:
+    """An upgrade under a zygote: its forks would be the old shim."""
+    warmed(boot)
+    waiting = launched.spare(boot.shim)
+    os.unlink(boot.shim)
+    launched.install(boot.shim)
+
+    assert started(boot, "c1") != waiting
+    until(lambda: len(launched.zygotes(boot.shim)) == 4, "a second zygote with its spare")
+
+
+@pytest.mark.parametrize("mode", [0o755, 0o707])
+def test_folder_that_others_can_enter_is_not_trusted(boot: Boot, mode: int) -> None:
+    """Whoever can put a socket there could have a shim of theirs run as root."""
+    warmed(boot)
+    waiting = launched.spare(boot.shim)
+    folder = launched.sockets_folder()
+    folder.chmod(mode)
+    try:
+        assert started(boot, "c1") != waiting
+    finally:
+        folder.chmod(0o700)
+
+
+# --- a zygote that is in the way ----------------------------------------------------------------
+
+
+def _signal_both(boot: Boot, number: int) -> None:
+    for pid in launched.zygotes(boot.shim):
+        os.kill(pid, number)
+
+
+def test_killed_zygote_costs_nothing(boot: Boot) -> None:
+    """Its socket refuses connections: the cold way is taken, and leaves another zygote."""
+    first = warmed(boot)
+    _signal_both(boot, signal.SIGKILL)
+    until(lambda: not launched.zygotes(boot.shim), "both to be gone")
+
+    started(boot, "c1")
+
+    assert launched.zygote(boot.shim) != first
+
+
+def test_stopped_zygote_costs_a_moment_and_does_nothing_later(boot: Boot) -> None:
+    """What it finds when it goes on is a launcher that has gone another way."""
+    warmed(boot)
+    _signal_both(boot, signal.SIGSTOP)
+    began = time.monotonic()
+
+    pid = started(boot, "c1")
+
+    assert time.monotonic() - began < _PATIENCE_S
+    _signal_both(boot, signal.SIGCONT)
+    waiting = launched.spare(boot.shim)
+    assert started(boot, "c2") == waiting  # it serves again
+    assert sorted(arguments(p)[4] for p in boot.servers()) == ["c1", "c2", "first"]
+    assert pid in boot.servers()
+
+
+def test_zygote_that_dies_harms_no_shim(boot: Boot) -> None:
+    warmed(boot)
+    pid = started(boot, "c1")
+
+    _signal_both(boot, signal.SIGKILL)
+    until(lambda: not launched.zygotes(boot.shim), "both to be gone")
+
+    assert alive(pid)
+    assert len(boot.servers()) == 2
+
+
+def test_spare_ends_with_its_zygote(boot: Boot) -> None:
+    """It would be found by nobody who looks for a zygote."""
+    zygote = warmed(boot)
+
+    os.kill(zygote, signal.SIGKILL)
+
+    until(lambda: not launched.zygotes(boot.shim), "the spare to be gone")
+
+
+# --- a caller that leaves -----------------------------------------------------------------------
+
+
+def test_delete_whose_launcher_is_killed_ends_with_its_runtime(boot: Boot) -> None:
+    """containerd kills a `delete` after 5 s by killing what it started."""
+    warmed(boot)
+    root, gate = boot.folder / "root", boot.folder / "gate"
+    (root / boot.namespace / "c1").mkdir(parents=True)
+    os.mkfifo(gate)
+    runtime = boot.folder / "runtime"
+    runtime.write_text(f"#!/bin/sh\necho $$ >{gate}\nexec sleep 1000\n")
+    runtime.chmod(0o755)
+    bundle = boot.bundle("c1")
+    (bundle / "runtime").write_text(str(runtime))
+    (bundle / "options.json").write_text(f'{{"root":"{root}"}}')
+    waiting = launched.spare(boot.shim)
+    launcher = subprocess.Popen(boot.args("c1", "delete"), cwd=bundle)
+    child = int(gate.read_text())
+
+    launcher.send_signal(signal.SIGTERM)  # swallowed, as the cold way does
+    assert alive(child)
+    launcher.kill()
+    launcher.wait()
+
+    until(lambda: not alive(waiting), "the process that did the work to end")
+    until(lambda: not alive(child), "its runtime to end")
+
+
+def test_start_whose_launcher_is_killed_leaves_no_shim(boot: Boot) -> None:
+    """The answer is not read, so nobody would ever know of it."""
+    warmed(boot)
+    bundle = boot.bundle("c1")
+    waiting = launched.spare(boot.shim)
+    reader, stdin = os.pipe()  # `start` reads its input to the end, which does not come
+    launcher = subprocess.Popen(boot.args("c1", "start"), cwd=bundle, stdin=reader)
+    os.close(reader)
+    until(lambda: len(launched.zygotes(boot.shim)) == 3, "the work to begin, and another spare")
+
+    launcher.kill()
+    launcher.wait()
+
+    until(lambda: not alive(waiting), "the process that did the work to end")
+    os.close(stdin)
+    assert len(boot.servers()) == 1
+    assert not (bundle / "address").exists()
+
+
+# --- its end ------------------------------------------------------------------------------------
+
+
+def _settings(boot: Boot, text: str) -> dict[str, str]:
+    path = boot.folder / "settings.toml"
+    path.write_text(text)
+    return {"PYRUNC_CONFIG": str(path)}
+
+
+def test_zygote_lingers_and_ends_after_the_last_shim(boot: Boot) -> None:
+    """Nothing of an idle node is left but for the time that was set."""
+    sockets = launched.sockets_folder()
+    before = set(sockets.iterdir()) if sockets.exists() else set()
+    zygote = warmed(boot, env=_settings(boot, "zygote_linger_s = 0.2"))
+    started(boot, "c1")  # forked by it: it stays as long as this one
+    (mine,) = set(sockets.iterdir()) - before
+
+    assert alive(zygote)
+    boot.stop_all()
+
+    until(lambda: not launched.zygotes(boot.shim), "the zygote to end")
+    assert not mine.exists()
+
+
+def test_zygote_can_be_switched_off(boot: Boot) -> None:
+    boot.bundle("c1")
+    path = path_of(boot.start("c1", env=_settings(boot, "zygote = false")))
+    until(lambda: answers(path), "the server to answer")
+
+    assert launched.zygotes(boot.shim) == []
+
+
+def test_launcher_without_its_file_says_so(boot: Boot) -> None:
+    """An installation that is broken is seen at once, by its name."""
+    conf = boot.shim.with_name(f"{NAME}.conf")
+    conf.unlink()
+    boot.bundle("c1")
+
+    done = boot.start("c1")
+
+    assert (done.returncode, done.stdout) == (1, b"")
+    assert done.stderr.decode() == f"{conf}: No such file or directory"
