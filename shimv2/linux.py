@@ -230,7 +230,7 @@ def show(arguments: Sequence[str], environment: Sequence[bytes]) -> object:
     """
     args = b"".join(os.fsencode(word) + b"\0" for word in arguments)
     shown = args + b"".join(pair + b"\0" for pair in environment)
-    # Of its own: the kernel shows nothing that lies in a mapping of a file.
+    # Of its own, and made anew each time: the kernel shows nothing that lies in a file's pages.
     area = mmap.mmap(-1, len(shown), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     area.write(shown)
     start = ctypes.addressof(ctypes.c_char.from_buffer(area))

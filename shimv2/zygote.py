@@ -63,6 +63,7 @@ def _become_zygote(birth: Birth, work: Work, linger_s: float) -> None:
         from shimv2 import warm  # noqa: PLC0415
 
         warm.up(os.path.dirname(birth.path))
+        set_title([_TITLE, birth.program])  # what was shown lies in a file's pages now
         try:
             _Zygote(birth, listener, work, linger_s).run()
         finally:

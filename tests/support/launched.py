@@ -50,9 +50,22 @@ def sockets_folder() -> Path:
 
 
 def zygotes(program: Path) -> list[int]:
-    """List the zygotes left by a launcher, and their spares."""
+    """List the zygotes left by a launcher, and their spares; not who helps one to warm up."""
+    pids = _titled(program)
+    return [pid for pid in pids if _parent(pid) not in pids]
+
+
+def _titled(program: Path) -> set[int]:
     pids = (int(name) for name in os.listdir("/proc") if name.isdecimal())
-    return [pid for pid in pids if arguments(pid) == [_TITLE, str(program)]]
+    return {pid for pid in pids if arguments(pid) == [_TITLE, str(program)]}
+
+
+def _parent(pid: int) -> int:
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return int(file.read().rpartition(b")")[2].split()[1])
+    except OSError:
+        return 0
 
 
 def zygote(program: Path) -> int:
@@ -84,7 +97,7 @@ def end_zygotes(program: Path) -> None:
     """Have them all end, as at a shutdown, and wait until they have."""
 
     def ended() -> bool:
-        pids = zygotes(program)  # another one may just have been left behind
+        pids = _titled(program)  # another one may just have been left behind
         for pid in pids:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGTERM)

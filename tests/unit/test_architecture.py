@@ -144,9 +144,11 @@ SHIM: Final[Mapping[str, str]] = {
 }
 
 # Beyond our own modules.  Everything else is the standard library's.
-PROTOS: Final = _words("options anyurl metrics events publisher service bootstrap cleanup info cli")
+PROTOS: Final = _words(
+    "options anyurl metrics events publisher service bootstrap cleanup info cli warm"
+)
 LIBRARIES: Final[Mapping[str, frozenset[str]]] = {
-    "ttrpc": _words("status publisher service daemon"),
+    "ttrpc": _words("status publisher service daemon warm"),
     "psutil": _words("exits cleanup"),
     "daemon": _words("detach bootstrap"),  # python-daemon
     "setproctitle": _words("title"),
