@@ -8,30 +8,20 @@ import json
 import os
 import socket
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Final, Protocol, TypeVar
+from typing import Final, Protocol
 
-from google.protobuf.any_pb2 import Any
-from google.protobuf.message import DecodeError, Message
-
-from protos.bootstrap_pb2 import BootstrapParams, BootstrapResult
 from shimv2 import gojson, linux, paths
-from shimv2.anyurl import type_name
-from shimv2.errors import Refused, ShimError
+from shimv2.errors import Refused
 from shimv2.gotext import os_error
+from shimv2.handover import DaemonConfig, Request
 from shimv2.model import Identity, RuncOptions
-from shimv2.options import RUNC_OPTIONS, RUNTIME_OPTIONS, runtime_options
-from shimv2.running import serves
 from shimv2.settings import Settings
 from shimv2.sockets import BoundSocket, bind_or_join
 
-_DEBUG_LEVEL: Final = -4  # of BootstrapParams.log_level: this and below is debug
 _ADDRESS_MODE: Final = 0o644
 _CONFIG: Final = gojson.Struct(
     "spec", {"annotations": gojson.StringMap("string")}, package="manager"
 )
-
-M = TypeVar("M", bound=Message)
 
 
 class Caller(Protocol):
@@ -58,16 +48,6 @@ class Caller(Protocol):
             OSError: nobody is there any more.
         """
         ...
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """What the daemon wants, whichever generation of the bootstrap protocol it speaks."""
-
-    identity: Identity  # of the server to be
-    options: RuncOptions
-    socket_dir: str  # "" = the usual one
-    new: bool  # containerd 2.3 and newer: parameters and reply are protobuf
 
 
 def start(
@@ -107,8 +87,7 @@ def start(
             undo.callback(_withdraw, listener, bound)
             undo.callback(_forget, paths.address_file(""))
             _write_address(path)  # before there is a server, which may die at once (CLI 1.8)
-            from shimv2 import detach  # noqa: PLC0415 - before the fork; who joins needs no server
-            from shimv2.daemon import DaemonConfig  # noqa: PLC0415 - the same
+            from shimv2 import detach  # noqa: PLC0415 - who joins needs no server
 
             score = caller.daemon_oom_score if caller else detach.oom_score_of(os.getppid())
             place = detach.Place(detach.oom_score_above(score), request.options.shim_cgroup)
@@ -144,48 +123,12 @@ def _isolate_cores() -> None:
 
 
 def read_request(identity: Identity, stdin: bytes) -> Request:
-    """Tell the generations apart: old daemons send an Any of options, or nothing.
+    """Understand what the daemon sends, which is nothing when an old one has no options."""
+    if not stdin:
+        return Request(identity, RuncOptions(), "", new=False)
+    from shimv2 import parameters  # noqa: PLC0415 - protobuf takes longer than all the rest
 
-    An Any parses as BootstrapParams as well, both have a string and bytes in front; so what
-    decides is whether the parameters are those of the command line.
-    """
-    params = _parsed(BootstrapParams, stdin)
-    named = (identity.id, identity.namespace)
-    if params is not None and (params.instance_id, params.namespace) == named:
-        return _new_request(identity, params)
-    packed = _parsed(Any, stdin)
-    options = RuncOptions() if packed is None else _options(packed)
-    return Request(identity, options, "", new=False)
-
-
-def _new_request(identity: Identity, params: BootstrapParams) -> Request:
-    # The level counts, not the flag `-debug`: so does the reference.
-    known = replace(
-        identity,
-        grpc_address=params.containerd_grpc_address,
-        ttrpc_address=identity.ttrpc_address or params.containerd_ttrpc_address,
-        debug=params.log_level <= _DEBUG_LEVEL,
-    )
-    options = RuncOptions()
-    for extension in params.extensions:
-        if type_name(extension.value.type_url) in (RUNC_OPTIONS, RUNTIME_OPTIONS):
-            options = _options(extension.value)
-    return Request(known, options, params.socket_dir, new=True)
-
-
-def _options(packed: Any) -> RuncOptions:
-    """Unpack the options; what is wrong with them is for Create to say, which gets them as well."""
-    try:
-        return runtime_options(packed)
-    except ShimError:
-        return RuncOptions()
-
-
-def _parsed(kind: type[M], data: bytes) -> M | None:
-    try:
-        return kind.FromString(data)
-    except DecodeError:
-        return None
+    return parameters.read(identity, stdin)
 
 
 def _annotations() -> Mapping[str, str]:
@@ -220,16 +163,22 @@ def _reply(request: Request, path: str, settings: Settings, *, joined: bool) -> 
     """
     address = paths.address_of(path)
     if request.new:
-        version = 2 if joined and not serves(path, 3) else 3
-        result = BootstrapResult(version=version, address=address, protocol="ttrpc")
-        return result.SerializeToString()
+        from shimv2 import parameters  # noqa: PLC0415 - which has read the request
+
+        return parameters.result(2 if joined and not _serves(path, 3) else 3, address)
     newer = settings.json_v3_reply
     if joined:
-        newer = serves(path, 3) if newer else not serves(path, 2)
+        newer = _serves(path, 3) if newer else not _serves(path, 2)
     if newer:
         reply = {"version": 3, "address": address, "protocol": "ttrpc"}
         return json.dumps(reply, separators=(",", ":")).encode()
     return os.fsencode(address)
+
+
+def _serves(path: str, version: int) -> bool:
+    from shimv2.running import serves  # noqa: PLC0415 - it calls the shim, for which it needs ttrpc
+
+    return serves(path, version)
 
 
 # --- what is left in the bundle ----------------------------------------------------------------

@@ -237,7 +237,8 @@ def _leave_zygote(birth_fd: int) -> None:
 def _serve(flags: Flags, name: str) -> int:
     """Serve on an inherited socket, or on `-socket`: the server as a program of its own."""
     from shimv2 import log
-    from shimv2.daemon import DaemonConfig, serve
+    from shimv2.daemon import serve
+    from shimv2.handover import DaemonConfig
     from shimv2.settings import load
     from shimv2.sockets import listener_of_server
 

@@ -5,21 +5,17 @@ import contextlib
 import logging
 import os
 import signal
-import socket
-from dataclasses import dataclass
 from typing import Any, Final
 
 from shimv2 import linux, log, loop, memory
 from shimv2.background import Background, Verbs
 from shimv2.container import Host
 from shimv2.containers import Containers
-from shimv2.model import Identity
+from shimv2.handover import DaemonConfig
 from shimv2.publisher import Publisher
 from shimv2.reaper import Reaper
 from shimv2.runtime.criu import CriuOption
 from shimv2.service import TaskService
-from shimv2.settings import Settings
-from shimv2.sockets import BoundSocket
 from shimv2.status import to_status
 from ttrpc import Registry, Server
 
@@ -27,20 +23,6 @@ LAST_EVENTS_LIMIT_S: Final = 5.0  # for what a daemon has not yet acknowledged w
 LAST_REPLIES_LIMIT_S: Final = 1.0
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class DaemonConfig:
-    """What `start` hands to the server it leaves behind.
-
-    `listener` listens already and belongs to the server; `bound` is its name in the file system,
-    None when somebody else bound it.
-    """
-
-    identity: Identity
-    listener: socket.socket
-    bound: BoundSocket | None
-    settings: Settings
 
 
 def serve(config: DaemonConfig) -> int:

@@ -10,8 +10,8 @@ still to answer.  The server knows its own pid, so it takes its place (OOM score
 and reports over the pair; then it waits for a word from `start`.  Without one - `start` failed to
 answer, or was killed - nobody will ever know of this server, and it ends.
 
-Everything the server needs is imported with this module, before the fork: an upgrade may replace
-the files under a running shim.
+A spare has everything imported that the server needs.  The cold way imports it as its first step,
+after the answer and before the first call: an upgrade may replace the files under a running shim.
 """
 
 import contextlib
@@ -26,10 +26,9 @@ from typing import Final, NoReturn
 
 from daemon import DaemonContext
 
-from shimv2.cgroups import tree
-from shimv2.daemon import DaemonConfig, serve
 from shimv2.errors import Refused
 from shimv2.gotext import os_error, strerror
+from shimv2.handover import DaemonConfig
 from shimv2.model import Identity
 from shimv2.title import server_words, set_title
 
@@ -85,7 +84,7 @@ def stay(
         told()
         signal.signal(signal.SIGIO, signal.SIG_DFL)
         _detach([config.listener, *kept], forking=False)
-        status = serve(config)
+        status = _serve(config)
     except Exception:
         _unlist(config)
         logging.getLogger(__name__).critical("the shim ends", exc_info=True)
@@ -135,12 +134,20 @@ def _become_server(config: DaemonConfig, place: Place, start: socket.socket) -> 
     try:
         if _settle(config, place, start):
             start.close()
-            status = serve(config)
+            status = _serve(config)
     except Exception:
         # Nobody is left above to tell; the log may be there by now.
         logging.getLogger(__name__).critical("the shim ends", exc_info=True)
     finally:
         os._exit(status)
+
+
+def _serve(config: DaemonConfig) -> int:
+    # A spare has long imported it.  For the cold way it is what takes the time, and `start` has to
+    # answer first; all is imported before the first call is served.
+    from shimv2.daemon import serve  # noqa: PLC0415
+
+    return serve(config)
 
 
 def _settle(config: DaemonConfig, place: Place, start: socket.socket) -> bool:
@@ -236,6 +243,8 @@ def join_cgroup(path: str) -> None:
     Raises:
         Refused: none has it, or the kernel refuses; v2, with one hierarchy, says what was tried.
     """
+    from shimv2.cgroups import tree  # noqa: PLC0415 - seldom asked for
+
     unified = tree.is_unified()
     if not path.startswith("/") or ".." in path.split("/"):
         why = "invalid group path" if unified else "cgroup deleted"

@@ -7,7 +7,6 @@ import dataclasses
 import math
 import os
 import re
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -101,6 +100,8 @@ def _parse(data: bytes, path: str) -> Settings:
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise SettingsError(f"{path}:{line}: not UTF-8") from None
+    import tomllib  # noqa: PLC0415 - most machines have no such file, and a `start` to answer
+
     try:
         values = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:

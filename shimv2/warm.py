@@ -23,8 +23,9 @@ from google.protobuf.message import Message
 
 from protos import runc_pb2
 from protos import task_v2_pb2 as pb
-from shimv2 import bootstrap, cleanup, detach, info, linux, memory
-from shimv2.daemon import DaemonConfig, serve
+from shimv2 import bootstrap, cleanup, detach, info, linux, memory, parameters, running
+from shimv2.daemon import serve
+from shimv2.handover import DaemonConfig
 from shimv2.model import Identity
 from shimv2.settings import Settings
 from ttrpc import BlockingClient, StatusError
@@ -34,7 +35,7 @@ __all__ = ["up"]
 _ROUNDS: Final = 3  # below that some caches are still empty
 _LIMIT_S: Final = 20  # then the zygote ends: there will be another one
 _SERVICE: Final = "containerd.task.v2.Task"
-_USED: Final = (bootstrap, cleanup, detach, info)  # what a spare needs besides
+_USED: Final = (bootstrap, cleanup, detach, info, parameters, running)  # by a spare
 
 _RUNTIME: Final = """#!/bin/sh
 # Stands in for an OCI runtime: makes a process that does nothing, and ends it.

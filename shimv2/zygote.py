@@ -22,17 +22,18 @@ import os
 import select
 import signal
 import socket
-from typing import Final, NoReturn
+from typing import TYPE_CHECKING, Final, NoReturn
 
 from shimv2.request import Birth
-from shimv2.spare import FD_LIMIT, Work, serve_once
-from shimv2.title import set_title
+
+if TYPE_CHECKING:
+    from shimv2.spare import Work
 
 _BACKLOG: Final = 4096
 _TITLE: Final = "containerd-shim-pyrunc-zygote"
 
 
-def leave_behind(birth: Birth, work: Work, linger_s: float) -> None:
+def leave_behind(birth: Birth, work: "Work", linger_s: float) -> None:
     """Fork a zygote that serves until nobody has needed it for `linger_s`; returns at once.
 
     Does nothing if one listens already.  What it imports it imports itself: the caller has answered
@@ -46,21 +47,23 @@ def leave_behind(birth: Birth, work: Work, linger_s: float) -> None:
             os._exit(0)
 
 
-def _become_zygote(birth: Birth, work: Work, linger_s: float) -> None:
+def _become_zygote(birth: Birth, work: "Work", linger_s: float) -> None:
+    null = os.open(os.devnull, os.O_RDWR)
+    for fd in range(3):  # first of all: the daemon reads `start`'s output to its end
+        os.dup2(null, fd)
+    from shimv2.spare import FD_LIMIT  # noqa: PLC0415 - here and below: the caller need not wait
+    from shimv2.title import set_title  # noqa: PLC0415
+
+    os.closerange(3, FD_LIMIT)
     os.setsid()
     os.environ.clear()  # a shim gets its caller's
     set_title([_TITLE, birth.program])
     os.chdir("/")
-    null = os.open(os.devnull, os.O_RDWR)
-    for fd in range(3):
-        os.dup2(null, fd)
-    os.closerange(3, FD_LIMIT)
     listener = _listen(birth.path)
     if listener is None:
         return
     with contextlib.suppress(FileNotFoundError), listener:
-        # All of the shim: the caller, who has answered, need not wait for the import to end.
-        from shimv2 import warm  # noqa: PLC0415
+        from shimv2 import warm  # noqa: PLC0415 - all of the shim
 
         warm.up(os.path.dirname(birth.path))
         set_title([_TITLE, birth.program])  # what was shown lies in a file's pages now
@@ -121,7 +124,9 @@ def _answers(path: str) -> bool:
 
 
 class _Zygote:
-    def __init__(self, birth: Birth, listener: socket.socket, work: Work, linger_s: float) -> None:
+    def __init__(
+        self, birth: Birth, listener: socket.socket, work: "Work", linger_s: float
+    ) -> None:
         self._birth = birth
         self._listener = listener
         self._work = work
@@ -165,6 +170,8 @@ class _Zygote:
             try:
                 os.setsid()  # of which the spare is not the leader: no terminal can become its own
                 if os.fork() == 0:  # noqa: TID251 - the one in the middle ends: so its parent is 1
+                    from shimv2.spare import serve_once  # noqa: PLC0415 - it has been imported
+
                     serve_once(self._birth.key, self._listener, theirs, self._work)
             finally:
                 os._exit(0)

@@ -122,35 +122,39 @@ SHIM: Final[Mapping[str, str]] = {
     "service": "anyurl background containers events init metrics options publisher status",
     "log": "",
     "sockets": "",
+    "handover": "settings sockets",
     "memory": "",
     "daemon": (
-        "background container containers linux log loop memory publisher reaper runtime.criu "
-        "service settings sockets status cgroups"
+        "background container containers handover linux log loop memory publisher reaper "
+        "runtime.criu service settings sockets status cgroups"
     ),
     "running": "sockets daemon",
     "title": "linux",
-    "detach": "cgroups cgroups.tree daemon linux settings sockets title",
-    "bootstrap": "anyurl cgroups cgroups.tree daemon detach linux options running settings sockets",
+    "detach": "cgroups cgroups.tree daemon handover linux settings sockets title",
+    "parameters": "anyurl handover options",
+    "bootstrap": "detach handover linux parameters running settings sockets",
     "cleanup": "exits log options runtime.command runtime.once sockets unmounts",
     "info": "anyurl options runtime.command runtime.once",
-    "warm": "bootstrap cleanup daemon detach info linux memory settings",
+    "warm": (
+        "bootstrap cleanup daemon detach handover info linux memory parameters running settings"
+    ),
     "request": "",
     "likeness": "cgroups cgroups.parse cgroups.tree linux",
     "spare": "likeness request",
     "zygote": "request spare title warm",
-    "cli": "bootstrap cleanup daemon info log request settings sockets zygote",
+    "cli": "bootstrap cleanup daemon handover info log request settings sockets zygote",
     "launched": "cli",
     "__main__": "cli",
 }
 
 # Beyond our own modules.  Everything else is the standard library's.
 PROTOS: Final = _words(
-    "options anyurl metrics events publisher service bootstrap cleanup info cli warm"
+    "options anyurl metrics events publisher service parameters cleanup info cli warm"
 )
 LIBRARIES: Final[Mapping[str, frozenset[str]]] = {
     "ttrpc": _words("status publisher service daemon warm"),
     "psutil": _words("exits cleanup"),
-    "daemon": _words("detach bootstrap"),  # python-daemon
+    "daemon": _words("detach"),  # python-daemon
     "setproctitle": _words("title"),
     "google": PROTOS,
 }

@@ -1,0 +1,69 @@
+"""What a daemon sends to `start`, and reads from it, as messages of protobuf."""
+
+from dataclasses import replace
+from typing import Final, TypeVar
+
+from google.protobuf.any_pb2 import Any
+from google.protobuf.message import DecodeError, Message
+
+from protos.bootstrap_pb2 import BootstrapParams, BootstrapResult
+from shimv2.anyurl import type_name
+from shimv2.errors import ShimError
+from shimv2.handover import Request
+from shimv2.model import Identity, RuncOptions
+from shimv2.options import RUNC_OPTIONS, RUNTIME_OPTIONS, runtime_options
+
+_DEBUG_LEVEL: Final = -4  # of BootstrapParams.log_level: this and below is debug
+
+M = TypeVar("M", bound=Message)
+
+
+def read(identity: Identity, stdin: bytes) -> Request:
+    """Tell the generations apart: old daemons send an Any of options, or nothing.
+
+    An Any parses as BootstrapParams as well, both have a string and bytes in front; so what
+    decides is whether the parameters are those of the command line.
+    """
+    params = _parsed(BootstrapParams, stdin)
+    named = (identity.id, identity.namespace)
+    if params is not None and (params.instance_id, params.namespace) == named:
+        return _new_request(identity, params)
+    packed = _parsed(Any, stdin)
+    options = RuncOptions() if packed is None else _options(packed)
+    return Request(identity, options, "", new=False)
+
+
+def result(version: int, address: str) -> bytes:
+    """Make the reply to a daemon of 2.3 and newer."""
+    reply = BootstrapResult(version=version, address=address, protocol="ttrpc")
+    return reply.SerializeToString()
+
+
+def _new_request(identity: Identity, params: BootstrapParams) -> Request:
+    # The level counts, not the flag `-debug`: so does the reference.
+    known = replace(
+        identity,
+        grpc_address=params.containerd_grpc_address,
+        ttrpc_address=identity.ttrpc_address or params.containerd_ttrpc_address,
+        debug=params.log_level <= _DEBUG_LEVEL,
+    )
+    options = RuncOptions()
+    for extension in params.extensions:
+        if type_name(extension.value.type_url) in (RUNC_OPTIONS, RUNTIME_OPTIONS):
+            options = _options(extension.value)
+    return Request(known, options, params.socket_dir, new=True)
+
+
+def _options(packed: Any) -> RuncOptions:
+    """Unpack the options; what is wrong with them is for Create to say, which gets them as well."""
+    try:
+        return runtime_options(packed)
+    except ShimError:
+        return RuncOptions()
+
+
+def _parsed(kind: type[M], data: bytes) -> M | None:
+    try:
+        return kind.FromString(data)
+    except DecodeError:
+        return None
