@@ -21,7 +21,7 @@ log = logging.getLogger("ttrpc")
 
 ACCEPTS_PER_STEP: Final = 64
 BACKOFF_S: Final = (0.001, 1.0)  # after a failed accept: first and longest pause
-IDLE_POLL_S: Final = 0.05  # only while shutting down
+IDLE_POLL_S: Final = (0.001, 0.05)  # only while shutting down: first and longest pause
 HANDLERS_END_S: Final = 5.0  # for handlers to end once they are cancelled
 
 
@@ -99,12 +99,14 @@ class Server:
         self.stop_listening()
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout_s
+        pause_s, longest_s = IDLE_POLL_S
         while True:
             for session in [session for session in self._sessions if session.idle]:
                 session.close()
             if not self._sessions or loop.time() >= deadline:
                 break
-            await asyncio.sleep(IDLE_POLL_S)
+            await asyncio.sleep(pause_s)  # mostly for one reply, that of Shutdown itself
+            pause_s = min(pause_s * 2, longest_s)
         await self.close()
 
     async def close(self) -> None:
