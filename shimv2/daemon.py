@@ -82,7 +82,7 @@ class _Daemon:
         if config.settings.self_exit_s:
             background.start(self._exit_when_idle(publisher), "self-exit")
         if memory.is_published() and isinstance(running, loop.LeanLoop):
-            running.before_sleep = memory.Reclaimer().before_sleep
+            running.before_sleep = memory.Reclaimer(running).before_sleep
         if os.geteuid() == 0:
             linux.set_dumpable(False)  # last: it hides /proc/self from all but root
         await self._stop.wait()

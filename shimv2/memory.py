@@ -4,18 +4,17 @@ CPython writes to every object it passes by: reference counts, and in 3.11 the c
 rewritten as it runs.  Each write makes a fork copy a page.  Three things help: `prepare` and
 `settle` keep the interpreter from rewriting code and from placing new objects between old ones;
 `publish` lays what is there into a file; and `reclaim`, in a fork, gives up the copies that are
-equal to it again (native/_memory.c).  A shim calls it when it is about to sleep after some work:
-`Reclaimer`.
+equal to it again (native/_memory.c).  A shim does so when it has come to rest: `Reclaimer`.
 
 Without the library, where there was no compiler, `publish` and `reclaim` do nothing.
 """
 
+import asyncio
 import ctypes
 import gc
 import os
 import re
 import sys
-import time
 from types import CodeType, FunctionType
 from typing import Final
 
@@ -24,8 +23,8 @@ __all__ = ["Reclaimer", "is_published", "prepare", "publish", "reclaim", "settle
 _LIBRARY: Final = os.path.join(os.path.dirname(os.path.abspath(__file__)), "_bin", "libmemory.so")
 _M_ARENA_MAX: Final = -8  # mallopt(3)
 
-_WORTH_TURNS: Final = 32  # callbacks of the loop: about what a verb takes
-_SHARE: Final = 20  # at most one part in so many of the time goes into reclaiming
+_WORTH_TURNS: Final = 8  # callbacks of the loop: a few questions, or the smallest verb
+_REST_S: Final = 0.5
 
 
 def prepare() -> None:
@@ -74,22 +73,23 @@ def reclaim() -> int:
 
 
 class Reclaimer:
-    """Decides when a shim reclaims: after work that was worth it, and rarely enough."""
+    """Reclaims once a shim has come to rest: some time after work, and not again until more."""
 
-    def __init__(self) -> None:
-        self._turns = _WORTH_TURNS  # its start was worth it
-        self._not_before_s = 0.0
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._turns = _WORTH_TURNS  # the start itself was worth it
+        self._later: asyncio.TimerHandle | None = None
 
     def before_sleep(self, turns: int) -> None:
         """Tell that `turns` callbacks have run since the last time and nothing is left to do."""
         self._turns += turns
-        if self._turns < _WORTH_TURNS or time.monotonic() < self._not_before_s:
-            return
-        began = time.monotonic()
-        reclaim()
-        now = time.monotonic()
+        if self._turns >= _WORTH_TURNS and self._later is None:
+            self._later = self._loop.call_later(_REST_S, self._reclaim)
+
+    def _reclaim(self) -> None:
+        self._later = None
         self._turns = 0
-        self._not_before_s = now + _SHARE * (now - began)
+        reclaim()
 
 
 # --- the interpreter's writes --------------------------------------------------------------------

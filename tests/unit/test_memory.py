@@ -1,5 +1,6 @@
 """Memory that forks share: what is published, what is given up, and that nothing is lost by it."""
 
+import asyncio
 import os
 import sys
 from collections.abc import Callable
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from shimv2 import memory
+from tests.support.aio import run
 
 LIBRARY = Path(memory.__file__).parent / "_bin" / "libmemory.so"
 needs_library = pytest.mark.skipif(not LIBRARY.exists(), reason="no C compiler")
@@ -120,29 +122,19 @@ def test_code_is_not_rewritten_after_it_was_prepared() -> None:
     assert in_fork(work) == 0
 
 
-def test_reclaimer_waits_for_work_that_is_worth_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    """After the start at once; then after a verb's callbacks, and only a part of the time."""
+def test_reclaimer_acts_once_after_work_that_was_worth_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After the start, and after a verb, when there is rest; then an idle shim sleeps."""
     done: list[int] = []
     monkeypatch.setattr(memory, "reclaim", lambda: done.append(1))
-    now = [0.0]
+    monkeypatch.setattr(memory, "_REST_S", 0.01)
 
-    def monotonic() -> float:
-        now[0] += 0.001
-        return now[0]
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        reclaimer = memory.Reclaimer(loop)
+        for turns, expected in ((1, 1), (0, 1), (3, 1), (3, 1), (3, 2), (40, 3)):
+            reclaimer.before_sleep(turns)
+            reclaimer.before_sleep(0)
+            await asyncio.sleep(0.05)
+            assert len(done) == expected, (turns, expected)
 
-    monkeypatch.setattr("shimv2.memory.time.monotonic", monotonic)
-    reclaimer = memory.Reclaimer()
-
-    reclaimer.before_sleep(1)
-    assert len(done) == 1
-    reclaimer.before_sleep(5)
-    now[0] += 10
-    reclaimer.before_sleep(5)
-    assert len(done) == 1  # a State or two
-    reclaimer.before_sleep(40)
-    assert len(done) == 2
-    reclaimer.before_sleep(40)
-    assert len(done) == 2  # too soon
-    now[0] += 10
-    reclaimer.before_sleep(0)
-    assert len(done) == 3
+    run(main())
