@@ -1,10 +1,23 @@
 """The containers of this shim: one, or those of a pod."""
 
 import asyncio
+from dataclasses import dataclass
+from typing import Final
 
 from shimv2.container import Container, Host
 from shimv2.errors import FailedPrecondition, NotFound, Refused
 from shimv2.model import CreateSpec, Exit
+
+_CLOCKS_DIFFER_S: Final = 0.1  # a caller may think its time over before we do
+
+
+@dataclass(slots=True)
+class _Making:
+    """A Create under way.  Its task has an end of its own: the caller may be answered before."""
+
+    deadline: float | None  # the caller's, in loop time
+    task: "asyncio.Task[Container] | None" = None
+    given_up: bool = False  # its caller has been answered, or has left; it is being undone
 
 
 class Containers:
@@ -13,8 +26,7 @@ class Containers:
     def __init__(self, host: Host) -> None:
         self._host = host
         self._table: dict[str, Container] = {}
-        self._being_made: set[str] = set()
-        self._given_up: dict[str, asyncio.Task[Container]] = {}  # of those, being undone
+        self._being_made: dict[str, _Making] = {}
         self._closed = False
 
     def __bool__(self) -> bool:
@@ -48,25 +60,26 @@ class Containers:
             Refused: the id is taken; the container that has it is not touched.
             FailedPrecondition: the shim is about to end.
         """
-        while (undone := self._given_up.get(spec.id)) is not None:
-            await asyncio.wait([undone])
+        while (other := self._being_made.get(spec.id)) is not None and other.given_up:
+            assert other.task is not None
+            await asyncio.wait([other.task])
         if spec.id in self._table or spec.id in self._being_made:
             # What runc would say; it is not asked, because asking overwrites the bundle's files.
             what = "container with given ID already exists"
             raise Refused(f"OCI runtime create failed: runc create failed: {what}")
         if self._closed:
             raise FailedPrecondition("the shim is stopping")
-        self._being_made.add(spec.id)
-        making = self._host.background.start(
+        making = self._being_made[spec.id] = _Making(deadline)
+        making.task = self._host.background.start(
             self._make(spec, deadline), f"create of {spec.id}", for_a_request=True
         )
         try:
-            return await asyncio.shield(making)
+            return await asyncio.shield(making.task)
         except asyncio.CancelledError:
-            if not making.done():
+            if not making.task.done():
                 # The caller is answered now; what was begun is undone in the daemon's own time.
-                self._given_up[spec.id] = making
-                making.cancel()
+                making.given_up = True
+                making.task.cancel()
             raise
 
     async def _make(self, spec: CreateSpec, deadline: float | None) -> Container:
@@ -74,20 +87,25 @@ class Containers:
             async with self._host.background.all_or_nothing(f"create of {spec.id}") as undo:
                 container = await Container.create(spec, self._host, undo, deadline=deadline)
         finally:
-            self._being_made.discard(spec.id)
-            self._given_up.pop(spec.id, None)
+            self._being_made.pop(spec.id, None)
         self._table[spec.id] = container
         container.announce()
         return container
 
     async def settled(self) -> None:
-        """Wait until every create whose caller left is undone.
+        """Wait until every create whose caller left, or has no time left, is made or undone.
 
-        A daemon whose Create ran out of time asks for Shutdown at once: it must find the shim as
-        empty as the roll-back is going to leave it.
+        A daemon whose Create ran out of time asks for Shutdown at once, maybe before we have seen
+        that it did: it must find the shim as empty as the roll-back is going to leave it.
         """
-        while self._given_up:
-            await asyncio.wait(self._given_up.values())
+        while over := [each.task for each in self._being_made.values() if self._is_over(each)]:
+            await asyncio.wait([task for task in over if task is not None])
+
+    @staticmethod
+    def _is_over(making: _Making) -> bool:
+        if making.given_up or making.deadline is None:
+            return making.given_up
+        return making.deadline <= asyncio.get_running_loop().time() + _CLOCKS_DIFFER_S
 
     async def delete(self, container_id: str) -> tuple[int, Exit | None]:
         """Remove a container: its init's pid and how that ended."""

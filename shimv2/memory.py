@@ -68,8 +68,13 @@ def is_published() -> bool:
 
 
 def reclaim() -> int:
-    """Give up all copies of pages that are what they were; how many pages."""
-    return max(0, int(_published[0].pyrunc_reclaim_1())) if _published else 0
+    """Give up all copies of pages that are what they were; how many pages.
+
+    Nothing is done while there is another thread, which might write to one at that moment.
+    """
+    if not _published or len(os.listdir("/proc/self/task")) > 1:
+        return 0
+    return max(0, int(_published[0].pyrunc_reclaim_1()))
 
 
 class Reclaimer:

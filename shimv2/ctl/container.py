@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import os
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 from google.protobuf import any_pb2
@@ -53,6 +53,8 @@ class Container:
         self.stdout: Output | None = None
         self.stderr: Output | None = None
         self.log = bytearray()  # what the shim logged while we listened
+        self.all_told: Callable[[str], Awaitable[None]] | None = None
+        """Waits for the last event of a deleted container: its shim tells it some time later."""
         self._log_fd = -1
         self._loop = asyncio.get_running_loop()
 
@@ -178,11 +180,14 @@ class Container:
 
     async def _delete_task(self) -> Exit | None:
         try:
-            return await self.task.delete(self.id)
+            ended = await self.task.delete(self.id)
         except StatusError as error:
             if "not found" not in error.message:
                 raise
             return None  # after a failed Create there is no task
+        if self.all_told is not None:
+            await self.all_told(self.id)
+        return ended
 
     async def _shutdown(self) -> None:
         try:

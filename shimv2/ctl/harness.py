@@ -109,8 +109,7 @@ class Harness:
         except BaseException:
             bundle.remove()
             raise
-        self.containers[container_id] = container
-        return container
+        return self._keep(container)
 
     async def create(
         self,
@@ -177,7 +176,11 @@ class Harness:
         """
         bundle = self.bundle(container_id)
         container = await Container.found(bundle, self._binary_of(bundle))
-        self.containers[container_id] = container
+        return self._keep(container)
+
+    def _keep(self, container: Container) -> Container:
+        container.all_told = self.sink.all_told
+        self.containers[container.id] = container
         return container
 
     async def cleaned(self, container_id: str) -> Deleted:

@@ -15,6 +15,7 @@ from ttrpc import Call, Registry, Server
 
 SERVICE: Final = "containerd.services.events.ttrpc.v1.Events"
 _BACKLOG: Final = 128
+_LAST_EVENT_LIMIT_S: Final = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +113,15 @@ class EventsSink:
         found = first()
         assert found is not None  # nothing is ever taken out of the list
         return found
+
+    async def all_told(self, container_id: str) -> None:
+        """Wait for the last event of a container that was deleted, but not for ever: it may have
+        been told somebody else, or nobody takes events any more.
+        """
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_LAST_EVENT_LIMIT_S), self._arrived:
+                last = f"delete {container_id}"
+                await self._arrived.wait_for(lambda: last in self.told(container_id))
 
     def told(self, container_id: str) -> list[str]:
         """Return what was told of one container, in order, as short words: `exit e1`."""

@@ -14,6 +14,7 @@
 
 #define _GNU_SOURCE
 #include <fcntl.h>
+#include <signal.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -105,6 +106,7 @@ static int move(int fd, int i)
 __attribute__((visibility("default"))) int pyrunc_publish_1(void)
 {
 	int i, fd = memfd_create("pyrunc-image", MFD_CLOEXEC);
+	sigset_t all, before;
 
 	if (fd < 0)
 		return -1;
@@ -112,9 +114,12 @@ __attribute__((visibility("default"))) int pyrunc_publish_1(void)
 		close(fd);
 		return -1;
 	}
+	sigfillset(&all); /* what a handler writes while a region is moved would be lost */
+	sigprocmask(SIG_BLOCK, &all, &before);
 	for (i = 0; i < image.count; i++)
 		if (!move(fd, i))
 			image.end[i] = image.start[i];
+	sigprocmask(SIG_SETMASK, &before, NULL);
 	close(fd);
 	return 0;
 }
@@ -137,15 +142,20 @@ static long reclaim(char *at, const char *original, const uint64_t *entries, lon
 	return given;
 }
 
-/* Give up all copies that are equal to what was published; how many, -1 when it cannot be told. */
+/* Give up all copies that are equal to what was published; how many, -1 when it cannot be told.
+ * No other thread may run.  Signals wait: what a handler writes between the comparison of a page and
+ * its end would be lost, and with it the signal (seen: exits that nobody was told of). */
 __attribute__((visibility("default"))) long pyrunc_reclaim_1(void)
 {
 	static uint64_t entries[PAGES];
 	long page = sysconf(_SC_PAGESIZE), given = 0;
 	int i, pagemap = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+	sigset_t all, before;
 
 	if (pagemap < 0)
 		return -1;
+	sigfillset(&all);
+	sigprocmask(SIG_BLOCK, &all, &before);
 	for (i = 0; i < image.count; i++) {
 		const char *original = image.original[i];
 		char *at = (char *)image.start[i], *end = (char *)image.end[i];
@@ -166,5 +176,6 @@ __attribute__((visibility("default"))) long pyrunc_reclaim_1(void)
 			madvise((void *)image.original[i], size, MADV_DONTNEED); /* looked at, not needed */
 	}
 	close(pagemap);
+	sigprocmask(SIG_SETMASK, &before, NULL);
 	return given;
 }

@@ -259,7 +259,8 @@ def test_logger_that_never_gets_ready_ends_with_the_limit_of_the_verb(
         root = [harness.root_mount(container.bundle)]
         call = container.create(rootfs=root, stdio=stdio, options=harness.options)
         assert await refused(call) == (4, f"failed to start console copy: {late} 2 s")
-        assert len(os.listdir(f"/proc/{shim}/fd")) == fds
+        folder = f"/proc/{shim}/fd"
+        await eventually(lambda: len(os.listdir(folder)) == fds, "its fds to be closed")
         stdio = Stdio(stdout=container.bundle.fifo("stdout"), terminal=True)
         container.bundle.make_fifos()
         container.read(captured)

@@ -2,7 +2,10 @@
 
 import asyncio
 import os
+import select
+import signal
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -90,6 +93,59 @@ def test_large_blocks_can_still_grow() -> None:
         assert memory.publish()
         block += b"y" * (5 << 20)
         return block[: 3 << 20].count(b"x") == 3 << 20 and block.count(b"y") == 5 << 20
+
+    assert in_fork(work) == 0
+
+
+@needs_library
+def test_no_signal_is_lost_to_a_reclaim() -> None:
+    """A handler's writes go to pages that may just be compared: then it has to wait."""
+
+    def work() -> bool:
+        memory.prepare()
+        memory.settle()
+        assert memory.publish()
+        seen = [0]
+        heard, tell = os.pipe()
+
+        def handle(*_: object) -> None:
+            seen[0] += 1
+            os.write(tell, b"x")
+
+        signal.signal(signal.SIGUSR1, handle)
+        parent = os.getpid()
+        sender = os.fork()
+        if sender == 0:
+            for _ in range(3000):
+                os.kill(parent, signal.SIGUSR1)
+                if not select.select([heard], [], [], 5)[0]:
+                    os._exit(1)  # it was lost
+                os.read(heard, 1)
+            os._exit(0)
+        while not os.waitid(os.P_PID, sender, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+            memory.reclaim()
+        return os.waitpid(sender, 0)[1] == 0 and seen[0] == 3000
+
+    assert in_fork(work) == 0
+
+
+@needs_library
+def test_other_threads_put_a_reclaim_off() -> None:
+    """The thread of the mounts may write while the loop is at rest."""
+
+    def work() -> bool:
+        things = [str(number) for number in range(50_000)]
+        memory.prepare()
+        memory.settle()
+        assert memory.publish()
+        assert sum(map(len, things)) > 0
+        go = threading.Event()
+        thread = threading.Thread(target=go.wait)
+        thread.start()
+        while_it_runs = memory.reclaim()
+        go.set()
+        thread.join()
+        return while_it_runs == 0
 
     assert in_fork(work) == 0
 
