@@ -19,7 +19,7 @@ PIP = $(PY) -m pip -q --disable-pip-version-check install --root-user-action=ign
 NATIVE := $(wildcard shimv2/native/*.c)
 SCRIPTS := $(VENV)/bin/containerd-shim-pyrunc-v2 $(VENV)/bin/shimctl
 
-.PHONY: help setup venv run test vm unit criu lint fmt type check cover protos soak differential conformance conformance-page install uninstall clean clean-room
+.PHONY: help setup venv run test vm unit criu lint fmt type check cover protos soak differential conformance conformance-page bench bench-guard density performance install uninstall clean clean-room
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -135,6 +135,21 @@ cover: setup venv ## branch coverage of the unprivileged tests
 
 protos: $(DEV_STAMP) ## generate protos/*_pb2.py from the .proto texts
 	@$(PY) -m protos.generate
+
+# --- what it costs ----------------------------------------------------------------------------------
+BENCH = $(PY) -m bench
+N ?= 100
+bench: setup venv ## our shim beside the Go shims: make bench ARGS='--only start,delete --pairs 10'
+	@$(BENCH) run $(ARGS)
+
+bench-guard: setup venv ## a minute of it, against Debian's Go shim: fails when a mechanism is lost
+	@$(BENCH) guard $(ARGS)
+
+density: setup venv ## many containers at a time: make density N=500
+	@$(BENCH) density $(N) $(if $(SHIM),--shim $(SHIM)) $(ARGS)
+
+performance: venv ## docs/performance.md from the last make bench
+	@$(BENCH) page docs/performance.md $(ARGS)
 
 # --- install --------------------------------------------------------------------------------------
 install uninstall: export PREFIX := $(PREFIX)

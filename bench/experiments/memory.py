@@ -1,0 +1,115 @@
+"""What a shim takes while it does nothing: memory and wake-ups."""
+
+import contextlib
+import math
+import time
+from collections.abc import Sequence
+from typing import Final
+
+from bench import proc
+from bench.experiments import Experiment, Options
+from bench.experiments.calls import run_exec
+from bench.measures import Measure, Round, Samples
+from bench.peers import Peer
+from bench.place import Place
+from bench.running import Running
+from shimv2.model import Stdio
+
+_ONE_ROUND: Final = 1 << 30  # a count over a minute is no sample of a distribution
+_FEWEST: Final = 5  # samples of a shim that lives alone, in a round
+_CALM_S: Final = 3.0  # the last events are acknowledged
+_SETTLE_S: Final = 1.0  # a Go runtime gives back what it took to start
+
+
+def memory(place: Place, peers: Sequence[Peer], options: Options) -> Round:
+    """Shims with a container each, all alive: fresh, and after execs in each."""
+    return {
+        peer.name: {
+            name: values
+            for count in options.shims
+            for name, values in _memory(place, peer, count, options.execs).items()
+        }
+        for peer in peers
+    }
+
+
+def _memory(place: Place, peer: Peer, count: int, execs: int) -> Samples:
+    samples: dict[str, list[float]] = {}
+    for _ in range(math.ceil(_FEWEST / count)):
+        for name, values in _group(place, peer, count, execs).items():
+            samples.setdefault(name, []).extend(values)
+    return samples
+
+
+def _group(place: Place, peer: Peer, count: int, execs: int) -> Samples:
+    with contextlib.ExitStack() as undo:
+        shims = []
+        for _ in range(count):
+            shim = undo.enter_context(place.container(peer))
+            shim.up()
+            shims.append(shim)
+        fresh = _measured(peer, shims, f"_{count}")
+        if not execs:
+            return fresh
+        for shim in shims:
+            for number in range(execs):
+                run_exec(shim, f"e{number}", Stdio())
+        used = _measured(peer, shims, f"_used_{count}")
+    return {**fresh, **used}
+
+
+def _measured(peer: Peer, shims: Sequence[Running], suffix: str) -> Samples:
+    """Measure all of them; what they share with their zygote is spread over them."""
+    time.sleep(_SETTLE_S)
+    peer.settle()
+    found = [proc.memory(shim.pid) for shim in shims]
+    helpers = [proc.memory(pid) for pid in peer.helpers()]
+    share = {
+        kind: sum(getattr(helper, kind) for helper in helpers) / len(shims)
+        for kind in ("pss", "uss")
+    }
+    return {
+        f"rss{suffix}": [each.rss for each in found],
+        f"pss{suffix}": [each.pss + share["pss"] for each in found],
+        f"uss{suffix}": [each.uss + share["uss"] for each in found],
+    }
+
+
+def idle(place: Place, peers: Sequence[Peer], options: Options) -> Round:
+    """A running container that does nothing: how often its shim wakes up.  All at the same time."""
+    with contextlib.ExitStack() as undo:
+        shims = {}
+        for peer in peers:
+            shims[peer.name] = undo.enter_context(place.container(peer))
+            shims[peer.name].up()
+        time.sleep(_CALM_S)
+        before = {name: proc.wakeups(shim.pid) for name, shim in shims.items()}
+        time.sleep(options.idle_s)
+        after = {name: proc.wakeups(shim.pid) for name, shim in shims.items()}
+    return {name: {"wakeups": [float(after[name] - before[name])]} for name in shims}
+
+
+def measures(options: Options) -> Sequence[Measure]:
+    """Name what a run with these options gives."""
+    found = []
+    for count in options.shims:
+        of = f"{count} shim{'s' if count > 1 else ''}"
+        for suffix, when in (("", "fresh"), ("_used", f"after {options.execs} execs each")):
+            found += [
+                Measure(f"{kind}{suffix}_{count}", f"{kind.upper()}, {of}, {when}", "KiB")
+                for kind in ("pss", "rss", "uss")
+            ]
+    return found
+
+
+def experiments(options: Options) -> Sequence[Experiment]:
+    return (
+        Experiment("memory", measures(options), 40, memory, per_round=max(options.shims)),
+        Experiment(
+            "idle",
+            (Measure("wakeups", f"wake-ups of an idle shim in {options.idle_s:g} s", ""),),
+            1,
+            idle,
+            per_round=_ONE_ROUND,
+        ),
+    )

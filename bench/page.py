@@ -1,0 +1,50 @@
+"""docs/performance.md: what a run has found goes between two marks, the rest is written by hand."""
+
+from pathlib import Path
+from typing import Final
+
+from bench import plots, report
+from bench.results import Results
+
+_BEGIN: Final = "<!-- made by `make performance` from here -->"
+_END: Final = "<!-- to here -->"
+_HEAD: Final = """# What it costs
+
+Our shim and containerd's, one right after the other on the same machine, by `make bench`. A ratio
+is that of the medians, ours by theirs; its interval is the bootstrap's over pairs, and a bar is met
+when the whole interval is within. Memory counts what the shims share with their zygote, spread over
+them.
+"""
+
+
+def write(results: Results, path: Path) -> list[Path]:
+    """Put the figures into the page, and the plots into a folder of its name beside it."""
+    folder = path.with_suffix("")
+    folder.mkdir(parents=True, exist_ok=True)
+    numbers = sorted(
+        int(name.removeprefix("pss_used_"))
+        for name in results.samples
+        if name.startswith("pss_used_")
+    )
+    drawn = plots.plots(results, numbers)
+    written = []
+    for name, (_, svg) in drawn.items():
+        (folder / name).write_text(svg, encoding="utf-8")
+        written.append(folder / name)
+    links = [(title, f"{folder.name}/{name}") for name, (title, _) in drawn.items()]
+    old = path.read_text(encoding="utf-8") if path.exists() else f"{_HEAD}\n{_BEGIN}\n{_END}\n"
+    path.write_text(placed(old, report.page(results, links)), encoding="utf-8")
+    return [path, *written]
+
+
+def placed(old: str, made: str) -> str:
+    """Return a page with what is between the marks replaced.
+
+    Raises:
+        ValueError: it has no such marks.
+    """
+    before, begin, rest = old.partition(_BEGIN)
+    _, end, after = rest.partition(_END)
+    if not begin or not end:
+        raise ValueError(f"the page has no lines {_BEGIN} and {_END}")
+    return f"{before}{_BEGIN}\n\n{made}\n\n{_END}{after}"

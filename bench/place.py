@@ -1,0 +1,171 @@
+"""A bench's own corner of the machine, and that nothing is left of it."""
+
+import contextlib
+import os
+import secrets
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Final, NoReturn, Self
+
+from bench.measures import OURS
+from bench.peers import Peer, given, install_ours
+from bench.running import Running, make_bundle
+from bench.sink import Sink
+from shimv2.ctl import spec
+from shimv2.ctl.launch import Binary
+from shimv2.ctl.reply import Generation
+from shimv2.ctl.rootfs import make_rootfs
+from tests.support.host import RUNTIMES
+from tests.support.leaks import HostLeaks
+
+_STOPS: Final = (signal.SIGTERM, signal.SIGHUP)
+_GRACE_S: Final = 10.0
+_STEP_S: Final = 0.05
+
+
+class Leftovers(Exception):
+    """The bench is over and something of it is still there: it says what."""
+
+
+class Place:
+    """A folder, a namespace, a sink for events, and every container that lives.
+
+    All that is made here carries the mark, a random word.  A context: on leaving, by whatever way,
+    everything is ended and removed, and what is left nevertheless is an error.
+    """
+
+    def __init__(self) -> None:
+        self.mark = f"b{secrets.token_hex(4)}"
+        self.folder = f"/tmp/{self.mark}"  # short: sockets lie in it
+        self.state = os.path.join(self.folder, "s")
+        self.rootfs = os.path.join(self.folder, "root")
+        self.events = os.path.join(self.folder, "events.sock")
+        self._leaks = HostLeaks(self.mark, self.folder)
+        self._undo = contextlib.ExitStack()
+        self._running: list[Running] = []
+        self._peers: list[Peer] = []
+        self._count = 0
+
+    def __enter__(self) -> Self:
+        for number in _STOPS:
+            signal.signal(number, _stop)
+        os.mkdir(self.folder, 0o711)
+        print(f"bench: works in {self.folder}", file=sys.stderr, flush=True)
+        self._undo.callback(shutil.rmtree, self.folder, ignore_errors=True)
+        try:
+            os.mkdir(self.state, 0o711)
+            make_rootfs(self.rootfs)
+            self._undo.callback(Sink(self.events).fork())
+            self._undo.callback(self._clear)
+        except BaseException:
+            self._undo.close()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        _kind: type[BaseException] | None,
+        _error: BaseException | None,
+        _trace: TracebackType | None,
+    ) -> None:
+        # Whoever is impatient now would leave the machine in disorder.
+        for number in (signal.SIGINT, *_STOPS):
+            signal.signal(number, signal.SIG_IGN)
+        self._undo.close()
+
+    def ours(self, path: str = "") -> Peer:
+        """Install our shim here, or take one that is installed."""
+        if path:
+            peer = given(OURS, os.path.abspath(path), Generation.V2_0, label="pyrunc")
+        else:
+            peer = install_ours(Path(self.folder, "ours"))
+        self.admit(peer)
+        return peer
+
+    def admit(self, peer: Peer) -> None:
+        """Answer for a peer's zygotes: they are ended with everything else."""
+        self._peers.append(peer)
+
+    def container(
+        self,
+        peer: Peer,
+        *args: str,
+        runtime: str = "runc",
+        terminal: bool = False,
+        events: str = "",
+    ) -> Running:
+        """Make a bundle; nothing runs yet.  `events`: whom to tell, instead of our own sink."""
+        self._count += 1
+        wanted = spec.Wanted(args or ("sleep", "100000"), terminal=terminal)
+        bundle = make_bundle(self, f"{self.mark}-{self._count}", wanted)
+        found = "" if runtime == "runc" else RUNTIMES[runtime](self.folder)
+        running = Running(self, self.binary(peer, events or self.events), bundle, found)
+        self._running.append(running)
+        return running
+
+    def forget(self, running: Running) -> None:
+        """Take note that it is gone."""
+        with contextlib.suppress(ValueError):
+            self._running.remove(running)
+
+    def binary(self, peer: Peer, events: str) -> Binary:
+        return Binary(
+            peer.path,
+            namespace=self.mark,
+            grpc_address=os.path.join(self.folder, "containerd.sock"),
+            ttrpc_address=events,
+            generation=peer.generation,
+        )
+
+    def leftovers(self) -> Sequence[str]:
+        """Say what of ours is there at this moment, but for zygotes."""
+        shared = {pid for peer in self._peers for pid in peer.helpers()}
+        return [
+            *(f"process {pid}" for pid in self._leaks.processes() if pid not in shared),
+            *(f"mount {point}" for point in self._leaks.mounts()),
+            *(f"cgroup {path}" for path in self._leaks.cgroups()),
+        ]
+
+    def wait_empty(self) -> Sequence[str]:
+        """Give what ends by itself some time; return what is left then."""
+        end = time.monotonic() + _GRACE_S
+        while (left := self.leftovers()) and time.monotonic() < end:
+            time.sleep(_STEP_S)
+        return left
+
+    def _clear(self) -> None:
+        failed: list[str] = []
+        for running in reversed(self._running[:]):
+            try:
+                running.destroy()
+            except Exception as error:  # noqa: BLE001 - the others have to go, too; told below
+                failed.append(f"{running.id}: {error}")
+        for peer in self._peers:
+            peer.end_zygotes()
+        left = [*failed, *self.wait_empty()]
+        if left:
+            self._force()
+        self._leaks.remove_namespace_folders()
+        if left:
+            raise Leftovers(f"left over: {'; '.join(left)}")
+
+    def _force(self) -> None:
+        for pid in self._leaks.processes():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        for _ in range(int(_GRACE_S / _STEP_S)):
+            if not self._leaks.processes():
+                break
+            time.sleep(_STEP_S)
+        for point in self._leaks.mounts():
+            subprocess.run(["umount", "--lazy", point], check=False, capture_output=True)
+
+
+def _stop(number: int, _frame: object) -> NoReturn:
+    sys.exit(128 + number)

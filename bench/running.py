@@ -1,0 +1,258 @@
+"""One shim and its container in the hands of something like a containerd, without a loop."""
+
+import contextlib
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from types import TracebackType
+from typing import TYPE_CHECKING, Final, Self
+
+from bench import action, proc
+from bench.task import TaskCalls
+from shimv2 import paths
+from shimv2.ctl import spec
+from shimv2.ctl.bundle import Bundle
+from shimv2.ctl.launch import Binary, ShimFailed
+from shimv2.ctl.reply import Generation, Reply, runc_options
+from shimv2.model import Stdio
+from ttrpc import ConnectionClosed, StatusError
+
+if TYPE_CHECKING:
+    from bench.place import Place
+
+_EXIT_LIMIT_S: Final = 15.0
+
+
+class Running:
+    """Everything between `start` and the `delete` action.  A context, which removes it all.
+
+    Owns the log FIFO's and the streams' fds, the connection and a pidfd of the shim.
+    """
+
+    def __init__(self, place: "Place", binary: Binary, bundle: Bundle, runtime: str) -> None:
+        self.place = place
+        self.binary = binary
+        self.bundle = bundle
+        self.options = runc_options(binary_name=runtime)
+        self.start_s = 0.0  # what `start` took
+        self.pid = 0  # the shim's
+        self.init_pid = 0
+        self.reply: Reply | None = None
+        self.outputs: dict[str, int] = {}  # the reading ends of the streams opened last
+        self._task: TaskCalls | None = None
+        self._undo = contextlib.ExitStack()
+        self._pidfd = -1
+        self._is_down = False
+
+    @property
+    def id(self) -> str:
+        return self.bundle.id
+
+    @property
+    def address(self) -> Reply:
+        assert self.reply is not None, "`start` comes first"
+        return self.reply
+
+    @property
+    def task(self) -> TaskCalls:
+        assert self._task is not None, "`connect` comes first"
+        return self._task
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        _error: BaseException | None,
+        _trace: TracebackType | None,
+    ) -> None:
+        if kind is None:
+            self.remove()
+        else:
+            self.destroy()
+
+    # --- the way up ---------------------------------------------------------------------------
+
+    def start_shim(self) -> None:
+        """Run `start`.  The bundle is there; nobody is connected yet."""
+        log = os.open(self.bundle.log, os.O_RDWR | os.O_NONBLOCK)  # as containerd holds it
+        self._undo.callback(os.close, log)
+        stdin = self.binary.start_input(self.id, self.options)
+        self.reply, self.start_s = action.start(self.binary, self.bundle, stdin)
+
+    def connect(self) -> None:
+        """Connect, and make the first call."""
+        self._task = TaskCalls(self.address)
+        self._undo.callback(self._task.close)
+        self.pid = self._task.shim_pid(self.id)
+        self._hold()
+
+    def _hold(self) -> None:
+        """Get hold of the shim's process: its number may be another's once it has ended."""
+        self._pidfd = os.pidfd_open(self.pid)
+        self._undo.callback(os.close, self._pidfd)
+
+    def create(self, *, streams: bool = True, stdin: bool = False, terminal: bool = False) -> None:
+        stdio = Stdio()
+        if streams:
+            stdio = self.open_streams(stdin=stdin, terminal=terminal)
+        self.init_pid = self.task.create(
+            self.id,
+            self.bundle.path,
+            stdio=stdio,
+            rootfs=[self.bundle.overlay(self.place.rootfs)],
+            options=self.options,
+        )
+
+    def open_streams(
+        self, *, exec_id: str = "", stdin: bool = False, terminal: bool = False
+    ) -> Stdio:
+        """Make FIFOs and hold their reading ends open, as a client that is not reading."""
+        self.bundle.make_fifos(exec_id=exec_id)
+        fifos = {name: self.bundle.fifo(name, exec_id=exec_id) for name in ("stdout", "stderr")}
+        if terminal:
+            fifos["stderr"] = ""
+        self.outputs = {
+            name: os.open(path, os.O_RDONLY | os.O_NONBLOCK) for name, path in fifos.items() if path
+        }
+        for fd in self.outputs.values():
+            self._undo.callback(os.close, fd)
+        return Stdio(
+            stdin=self.bundle.fifo("stdin", exec_id=exec_id) if stdin else "",
+            stdout=fifos["stdout"],
+            stderr=fifos["stderr"],
+            terminal=terminal,
+        )
+
+    def begin(self) -> None:
+        self.task.start(self.id)
+
+    def up(self, *, streams: bool = True, stdin: bool = False, terminal: bool = False) -> None:
+        """Do all of it: a container that runs."""
+        self.start_shim()
+        self.connect()
+        self.create(streams=streams, stdin=stdin, terminal=terminal)
+        self.begin()
+
+    # --- the way down -------------------------------------------------------------------------
+
+    def end_task(self) -> None:
+        """Kill, Wait, Delete; of a task that has ended, or of none, what is left of that."""
+        with contextlib.suppress(StatusError):
+            self.task.kill(self.id, signal.SIGKILL)
+        with contextlib.suppress(StatusError):
+            self.task.wait(self.id)
+            self.task.delete(self.id)
+
+    def shut_down(self) -> None:
+        with contextlib.suppress(ConnectionClosed):  # it may end before it has answered
+            self.task.shutdown(self.id)
+
+    def wait_closed(self) -> None:
+        """Wait for the end of the connection, at which a daemon runs `delete`."""
+        with contextlib.suppress(ConnectionClosed):
+            while True:
+                self.task.shim_pid(self.id)
+
+    def delete_action(self) -> float:
+        """Run `delete` once the shim is gone; the seconds it took."""
+        taken_s = action.delete(self.binary, self.bundle)
+        self._is_down = True
+        return taken_s
+
+    def wait_gone(self) -> None:
+        if self._pidfd >= 0:
+            proc.wait_gone(self._pidfd, _EXIT_LIMIT_S)
+
+    def remove(self) -> None:
+        """Take down what is there, in the order a daemon does; it is gone when this returns."""
+        with _undisturbed():
+            try:
+                if self._task is not None and not self._is_down:
+                    self.end_task()
+                    self.shut_down()
+                    self.wait_gone()
+                    self._give_delete_its_files()
+                    self.delete_action()
+            finally:
+                self.destroy()
+
+    def destroy(self) -> None:
+        """End it whatever its state: what a daemon does about a shim that has crashed.
+
+        Does nothing to one that was removed.
+        """
+        with _undisturbed():
+            try:
+                if not self._is_down:
+                    self._kill()
+            finally:
+                self._forget()
+
+    def _kill(self) -> None:
+        if self._pidfd < 0:
+            self._find()
+        if self._pidfd >= 0:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+            self.wait_gone()
+        if self.reply:
+            self._give_delete_its_files()
+            with contextlib.suppress(ShimFailed):
+                self.delete_action()
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self.reply.path)  # newer Go shims leave it
+
+    def _find(self) -> None:
+        """Get hold of a shim that was started and not connected to, or whose reply was not read."""
+        if self.reply is None:
+            path = paths.socket_path(self.binary.grpc_address, self.bundle.namespace, self.id)
+            if not os.path.exists(path):
+                return
+            version = 3 if self.binary.generation is Generation.V2_0 else 2
+            self.reply = Reply(paths.address_of(path), version)
+        with contextlib.suppress(OSError, ConnectionClosed):  # it has ended by itself
+            with contextlib.closing(TaskCalls(self.reply)) as asked:
+                self.pid = asked.shim_pid(self.id)
+            self._hold()
+
+    def _give_delete_its_files(self) -> None:
+        """Write what Create would have: without it the `delete` of older Go shims fails."""
+        for name, text in (("runtime", ""), ("options.json", "{}")):
+            path = os.path.join(self.bundle.path, name)
+            if not os.path.exists(path):
+                with open(path, "w", encoding="ascii") as file:
+                    file.write(text)
+
+    def _forget(self) -> None:
+        self._task, self._pidfd = None, -1
+        self._undo.close()
+        self.bundle.remove()
+        self.place.forget(self)
+
+
+@contextlib.contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Put off what would interrupt us: half removed is worse than removed late."""
+    before = signal.pthread_sigmask(
+        signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    )
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def timed(act: Callable[[], object]) -> float:
+    """Return the seconds something takes."""
+    began = time.perf_counter()
+    act()
+    return time.perf_counter() - began
+
+
+def make_bundle(place: "Place", container_id: str, wanted: spec.Wanted) -> Bundle:
+    bundle = Bundle(place.state, place.mark, container_id)
+    bundle.make(spec.config(wanted, namespace=place.mark, container_id=container_id))
+    return bundle

@@ -1,0 +1,121 @@
+"""The benches as they are called: real shims, figures that are there, and nothing left of it."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from tests.support.host import Host
+from tests.support.leaks import HostLeaks
+
+pytestmark = [
+    pytest.mark.root,
+    pytest.mark.ours("it is ours that is compared"),
+]
+
+GO: Final = "/usr/bin/containerd-shim-runc-v2"
+BENCH: Final = (sys.executable, "-m", "bench")
+_ROOT: Final = Path(__file__).resolve().parents[2]
+FIGURES: Final = "first_rpc,delete,whole,exec,state_p50,exit_event"
+_LIMIT_S: Final = 100.0
+
+
+def left_of(said: str) -> list[str]:
+    """Return what is still there of a bench, by the folder it named."""
+    found = re.search(r"bench: works in (/tmp/(\w+))", said)
+    assert found, said
+    leaks = HostLeaks(found[2], found[1])
+    folder = [found[1]] if os.path.exists(found[1]) else []
+    # Its shims go by a path of the test's; the namespace on their command line is the bench's.
+    return [*folder, *map(str, leaks.processes()), *leaks.mounts(), *leaks.cgroups()]
+
+
+def test_run_compares_real_shims_and_leaves_nothing(host: Host, tmp_path: Path) -> None:
+    """Each figure asked for has a sample of each shim and a place in the table."""
+    saved = tmp_path / "results.json"
+    asked = ("--peers", "go-1.6", "--pairs", "2", "--only", FIGURES, "--json", saved)
+    done = subprocess.run(
+        [*BENCH, "run", "--ours", host.shim, *asked],
+        check=False,
+        cwd=_ROOT,
+        capture_output=True,
+        text=True,
+        timeout=_LIMIT_S,
+    )
+
+    assert done.returncode == 0, done.stderr
+    samples = json.loads(saved.read_text())["samples"]
+    assert set(samples) == set(FIGURES.split(","))
+    for name, of_shims in samples.items():
+        assert {shim: len(values) for shim, values in of_shims.items()} == {
+            "ours": 2,
+            "go-1.6": 2,
+        }, name
+        assert all(value > 0 for values in of_shims.values() for value in values), name
+    assert "`delete` action" in done.stdout
+    assert left_of(done.stderr) == []
+
+
+@pytest.mark.parametrize("shim", ["ours", GO])
+def test_density_counts_what_runs_and_leaves_nothing(host: Host, shim: str) -> None:
+    """All are running at the same time, all are gone afterwards, and the table says so."""
+    done = subprocess.run(
+        [*BENCH, "density", "4", "--shim", host.shim if shim == "ours" else shim],
+        check=False,
+        cwd=_ROOT,
+        capture_output=True,
+        text=True,
+        timeout=_LIMIT_S,
+    )
+
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"containers running +4 of 4\n", done.stdout)
+    assert re.search(r"failures +0\nleft over +0\n", done.stdout)
+    assert left_of(done.stderr) == []
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_interrupted_density_removes_what_it_started(
+    host: Host, number: signal.Signals, status: int
+) -> None:
+    """Whoever has seen enough gets the machine back as it was."""
+    with subprocess.Popen(
+        [*BENCH, "density", "200", "--shim", host.shim],
+        cwd=_ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as bench:
+        assert bench.stderr
+        said = ""
+        while "started: 20 of 200" not in said:
+            line = bench.stderr.readline()
+            assert line, said
+            said += line
+        bench.send_signal(number)
+        rest = bench.communicate(timeout=_LIMIT_S)[1]
+
+    assert bench.returncode == status, rest
+    assert left_of(said) == []
+
+
+def test_unknown_figure_is_refused_before_anything_runs(host: Host) -> None:
+    """A run that measures nothing would pass for a good one."""
+    done = subprocess.run(
+        [*BENCH, "run", "--ours", host.shim, "--peers", "go-1.6", "--only", "strat"],
+        check=False,
+        cwd=_ROOT,
+        capture_output=True,
+        text=True,
+        timeout=_LIMIT_S,
+    )
+
+    assert done.returncode == 1
+    assert "bench: strat: there are " in done.stderr
+    assert left_of(done.stderr) == []
