@@ -15,7 +15,14 @@ from tests.support.until import until
 
 _ROOT: Final = Path(__file__).resolve().parents[2]
 LAUNCHER: Final = _ROOT / "shimv2" / "_bin" / "launcher"
-ENTRY: Final = _ROOT / "shimv2" / "launched.py"
+# As shimv2/launched.py, of this tree: it may be installed nowhere.
+_ENTRY: Final = """import sys
+
+sys.path.insert(0, {root!r})
+from shimv2.cli import launched
+
+launched(sys.argv[1], sys.argv[2:])
+"""
 _TITLE: Final = "containerd-shim-pyrunc-zygote"
 
 _shared: list[Path] = []
@@ -24,7 +31,9 @@ _shared: list[Path] = []
 def install(path: Path) -> Path:
     """Put a launcher of its own at `path`: another file is another key, and so another zygote."""
     shutil.copy(LAUNCHER, path)
-    path.with_name(f"{path.name}.conf").write_text(f"{sys.executable}\n{ENTRY}\n")
+    entry = path.with_name(f"{path.name}.py")
+    entry.write_text(_ENTRY.format(root=str(_ROOT)))
+    path.with_name(f"{path.name}.conf").write_text(f"{sys.executable}\n{entry}\n")
     return path
 
 
