@@ -1,21 +1,19 @@
 """The containers of this shim: one, or those of a pod."""
 
 import asyncio
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
-from typing import Final
+from typing import Any
 
 from shimv2.container import Container, Host
 from shimv2.errors import FailedPrecondition, NotFound, Refused
 from shimv2.model import CreateSpec, Exit
-
-_CLOCKS_DIFFER_S: Final = 0.1  # a caller may think its time over before we do
 
 
 @dataclass(slots=True)
 class _Making:
     """A Create under way.  Its task has an end of its own: the caller may be answered before."""
 
-    deadline: float | None  # the caller's, in loop time
     task: "asyncio.Task[Container] | None" = None
     given_up: bool = False  # its caller has been answered, or has left; it is being undone
 
@@ -28,6 +26,7 @@ class Containers:
         self._table: dict[str, Container] = {}
         self._being_made: dict[str, _Making] = {}
         self._closed = False
+        self._end: Callable[[], Coroutine[Any, Any, None]] | None = None
 
     def __bool__(self) -> bool:
         """Whether there is a reason for the shim to stay."""
@@ -69,7 +68,8 @@ class Containers:
             raise Refused(f"OCI runtime create failed: runc create failed: {what}")
         if self._closed:
             raise FailedPrecondition("the shim is stopping")
-        making = self._being_made[spec.id] = _Making(deadline)
+        self._end = None  # who wanted the end did not know of this one
+        making = self._being_made[spec.id] = _Making()
         making.task = self._host.background.start(
             self._make(spec, deadline), f"create of {spec.id}", for_a_request=True
         )
@@ -87,25 +87,28 @@ class Containers:
             async with self._host.background.all_or_nothing(f"create of {spec.id}") as undo:
                 container = await Container.create(spec, self._host, undo, deadline=deadline)
         finally:
-            self._being_made.pop(spec.id, None)
+            making = self._being_made.pop(spec.id)
+            if making.given_up and self._end is not None and not self:
+                self._host.background.start(self._end(), "shutdown after a create was given up")
         self._table[spec.id] = container
         container.announce()
         return container
 
     async def settled(self) -> None:
-        """Wait until every create whose caller left, or has no time left, is made or undone.
+        """Wait until every create whose caller left is undone.
 
-        A daemon whose Create ran out of time asks for Shutdown at once, maybe before we have seen
-        that it did: it must find the shim as empty as the roll-back is going to leave it.
+        A daemon whose Create ran out of time asks for Shutdown at once: it must find the shim as
+        empty as the roll-back is going to leave it.
         """
-        while over := [each.task for each in self._being_made.values() if self._is_over(each)]:
-            await asyncio.wait([task for task in over if task is not None])
+        while given_up := [each.task for each in self._being_made.values() if each.given_up]:
+            await asyncio.wait([task for task in given_up if task is not None])
 
-    @staticmethod
-    def _is_over(making: _Making) -> bool:
-        if making.given_up or making.deadline is None:
-            return making.given_up
-        return making.deadline <= asyncio.get_running_loop().time() + _CLOCKS_DIFFER_S
+    def end_if_given_up(self, end: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Call `end` if all that is being made now will be undone, because its caller leaves.
+
+        That caller may see its time over, and ask for the end, before we see the same.
+        """
+        self._end = end
 
     async def delete(self, container_id: str) -> tuple[int, Exit | None]:
         """Remove a container: its init's pid and how that ended."""

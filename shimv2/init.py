@@ -243,6 +243,8 @@ class InitProcess(Process):
             ended = self.exit
             await self._close_io()
             await scope.runtime.delete(self.id, timeout_s=scope.settings.delete_s)
+            if self.cgroup is not None:
+                self.cgroup.remove()
             await self._unmount()
             self._life.take(Step.DELETE)
             self._release()

@@ -1,7 +1,8 @@
 """One container's control groups, found once, right after its init was made."""
 
+import contextlib
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from shimv2.cgroups import parse, v1, v2
@@ -53,9 +54,15 @@ def _memberships(pid: int | str) -> dict[str, str]:
 class Cgroup:
     """The directories of a container's cgroup.  Holds no fd; valid after the cgroup is gone."""
 
-    def __init__(self, directory: str, controllers: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        directory: str,
+        controllers: Mapping[str, str] | None = None,
+        uncounted: Sequence[str] = (),
+    ) -> None:
         self.directory = directory  # whose `cgroup.procs` names the processes
         self.controllers = controllers  # v1: controller -> its directory; None: v2, there is one
+        self._uncounted = uncounted  # directories without a controller
 
     @classmethod
     def of(cls, pid: int) -> "Cgroup | None":
@@ -78,12 +85,26 @@ class Cgroup:
             return cls(_ROOT + path) if path != "/" else None
         mounts = _v1_mounts()
         directory = parse.directory(member, mounts, _V1_ORDER)
-        return cls(directory, parse.directories(member, mounts)) if directory else None
+        if not directory:
+            return None
+        path = member.get("", "/")  # a hybrid machine's other half: nothing is counted there
+        other = directories({"": path}) if path != "/" else []
+        return cls(directory, parse.directories(member, mounts), other)
 
     def enable_controllers(self) -> None:
         """Have everything counted that this machine can count; cgroup v1 does so by itself."""
         if self.controllers is None:
             v2.enable_controllers(_ROOT, self.directory.removeprefix(_ROOT))
+
+    def remove(self) -> None:
+        """Remove what a runtime left of it; a part that is in use stays.
+
+        Once a checkpoint has ended a container the runtime has forgotten it, but not waited until
+        the kernel had let its cgroup go (seen: runc 1.1.5 on cgroup v2).
+        """
+        for folder in {self.directory, *(self.controllers or {}).values(), *self._uncounted}:
+            with contextlib.suppress(OSError):
+                os.rmdir(folder)
 
     def is_frozen(self) -> bool:
         """Whether the processes are held, or about to be; not when an outer cgroup holds them."""

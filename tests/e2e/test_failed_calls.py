@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -236,5 +237,17 @@ def test_exec_whose_output_nobody_opens_is_killed_and_can_be_started_again(setup
             "exit c1",
             "delete c1",
         ]
+
+    in_harness(setup, scenario)
+
+
+def test_delete_of_what_the_runtime_has_forgotten_removes_its_cgroup(setup: Setup) -> None:
+    """As after a checkpoint that ended the container: the runtime says it knows of none."""
+
+    async def scenario(harness: Harness) -> None:
+        container = await harness.run("c1", "true")
+        await container.task.wait("c1")
+        shutil.rmtree(f"/run/containerd/runc/{harness.setup.namespace}/c1")
+        await container.remove()  # what is left of the cgroup fails the test
 
     in_harness(setup, scenario)
