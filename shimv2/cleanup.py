@@ -6,6 +6,7 @@ than for anything else: the message it answers is written by hand, because proto
 with our messages would add half as much again to its time.
 """
 
+import contextlib
 import logging
 import os
 import time
@@ -20,7 +21,13 @@ from shimv2.model import Exit, Identity
 from shimv2.runtime.command import CommandFailed
 from shimv2.runtime.once import delete_force_now, run_now
 from shimv2.sockets import unlink_if_dead
-from shimv2.unmounts import FUSERMOUNTS, NotOurs, left_by_criu, unmount_recursive_now
+from shimv2.unmounts import (
+    CRIU_ROOT,
+    FUSERMOUNTS,
+    NotOurs,
+    left_by_criu,
+    unmount_recursive_now,
+)
 
 RUNTIME_LIMIT_S: Final = 4.0  # containerd's five, less what comes after
 KILLED: Final = 137  # 128 + SIGKILL: what is said when nothing is known
@@ -52,8 +59,9 @@ def delete(identity: Identity) -> bytes:
     ended = recorded_exit(bundle, container_id=identity.id, init_pid=pid) if pid else None
 
     root = paths.runtime_root(str(options.get("root") or ""), identity.namespace)
+    state = os.path.join(root, identity.id)
     try:
-        for path in left_by_criu(bundle, os.path.join(root, identity.id)):
+        for path in left_by_criu(bundle, state):
             unmount_recursive_now(path)  # or the runtime would remove what is mounted there
         delete_force_now(
             binary=binary or str(options.get("binary_name") or ""),
@@ -62,6 +70,7 @@ def delete(identity: Identity) -> bytes:
             container_id=identity.id,
             timeout_s=RUNTIME_LIMIT_S,
         )
+        _remove_empty(state)
     except (CommandFailed, OSError) as error:
         _warn("failed to remove runc container", error)
     for folder in (paths.rootfs(bundle), paths.idmapped_layers(paths.rootfs(bundle))):
@@ -78,6 +87,16 @@ def delete(identity: Identity) -> bytes:
     if no_pid is not None:
         _warn("failed to read init pid file", no_pid)
     return delete_response(ended or Exit(pid, KILLED, time.time_ns()))
+
+
+def _remove_empty(state: str) -> None:
+    """Remove the empty folders of a restore that was killed before it wrote any state.
+
+    Of such a container runc knows nothing, and does not always remove them (seen: 1.1.5).
+    """
+    for folder in (os.path.join(state, CRIU_ROOT), state):
+        with contextlib.suppress(OSError):
+            os.rmdir(folder)
 
 
 def _unmount(folder: str) -> None:

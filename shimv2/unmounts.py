@@ -20,6 +20,9 @@ _ESCAPED: Final = re.compile(rb"\\([0-7]{3})")  # blank, tab, newline and backsl
 BUSY_TRIES: Final = 50
 BUSY_PAUSE_S: Final = 0.05
 
+CRIU_ROOT: Final = "criu-root"
+"""Where a runtime shows the container's root to CRIU, in its state folder or in the bundle."""
+
 FUSERMOUNTS: Final = ("fusermount3", "fusermount")
 """The programs that unmount what an ordinary user mounted with FUSE: `NAME -u PATH`."""
 
@@ -73,7 +76,7 @@ def left_by_criu(bundle: str, state: str) -> list[str]:
     delete, the daemon and we do: one shows the container's root, others every cgroup of the
     machine, whose contents would be removed as well.
     """
-    found = [os.path.join(folder, "criu-root") for folder in (state, bundle)]  # runc's, crun's
+    found = [os.path.join(folder, CRIU_ROOT) for folder in (state, bundle)]  # runc's, crun's
     for folder in (paths.work_dir(bundle), paths.criu_work_dir(bundle)):
         try:
             names = os.listdir(folder)

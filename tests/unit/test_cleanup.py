@@ -166,6 +166,18 @@ def test_runtime_is_not_called_when_it_has_nothing_of_the_container(boot: Boot) 
     assert not (boot.folder / "called").exists()
 
 
+def test_empty_folders_of_an_interrupted_restore_are_removed(boot: Boot) -> None:
+    """A runtime that has written no state yet knows nothing of the container, and may leave them."""
+    options = left(boot)
+    state = Path(json.loads(options)["root"], boot.namespace, "c1")
+    (state / "criu-root").mkdir()
+    created(boot, options=options)
+
+    assert delete(boot, "c1").stderr == b""
+    assert called(boot)[-1] == "c1"
+    assert not state.exists()
+
+
 @pytest.mark.rule("cli.delete.2")
 def test_root_and_runtime_are_those_of_create(boot: Boot) -> None:
     """Pitfall 89: a wrong root would leave the container running."""
