@@ -9,6 +9,8 @@ with our messages would add half as much again to its time.
 import contextlib
 import logging
 import os
+import select
+import signal
 import time
 from collections.abc import Mapping
 from typing import Final
@@ -30,6 +32,7 @@ from shimv2.unmounts import (
 )
 
 RUNTIME_LIMIT_S: Final = 4.0  # containerd's five, less what comes after
+_DEATH_LIMIT_S: Final = 1.0
 KILLED: Final = 137  # 128 + SIGKILL: what is said when nothing is known
 _PID_FILE_BYTES: Final = 32
 _OPTIONS: Final = gojson.Struct(
@@ -61,6 +64,8 @@ def delete(identity: Identity) -> bytes:
     root = paths.runtime_root(str(options.get("root") or ""), identity.namespace)
     state = os.path.join(root, identity.id)
     try:
+        if left_by_criu(bundle, state):
+            _end_runtime(bundle)  # or it goes on with what is removed here
         for path in left_by_criu(bundle, state):
             unmount_recursive_now(path)  # or the runtime would remove what is mounted there
         delete_force_now(
@@ -87,6 +92,30 @@ def delete(identity: Identity) -> bytes:
     if no_pid is not None:
         _warn("failed to read init pid file", no_pid)
     return delete_response(ended or Exit(pid, KILLED, time.time_ns()))
+
+
+def _end_runtime(bundle: str) -> None:
+    """End what a dead shim has left of its calls of the runtime for this bundle.
+
+    The kernel does so, too, but it closes a dying shim's connections, for which the daemon calls
+    us, before it signals the shim's children.
+    """
+    named = os.fsencode(paths.runtime_log(bundle))
+    for pid in filter(str.isdecimal, os.listdir("/proc")):
+        try:
+            with open(f"/proc/{pid}/cmdline", "rb") as file:
+                if named not in file.read().split(b"\0") or int(pid) == os.getpid():
+                    continue
+            ended = os.pidfd_open(int(pid))
+        except OSError:
+            continue  # it has ended by itself
+        try:
+            signal.pidfd_send_signal(ended, signal.SIGKILL)
+            select.select([ended], [], [], _DEATH_LIMIT_S)
+        except ProcessLookupError:
+            pass
+        finally:
+            os.close(ended)
 
 
 def _remove_empty(state: str) -> None:

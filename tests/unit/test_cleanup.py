@@ -167,7 +167,7 @@ def test_runtime_is_not_called_when_it_has_nothing_of_the_container(boot: Boot) 
 
 
 def test_empty_folders_of_an_interrupted_restore_are_removed(boot: Boot) -> None:
-    """A runtime that has written no state yet knows nothing of the container, and may leave them."""
+    """A runtime that has written no state yet knows of no container, and may leave them."""
     options = left(boot)
     state = Path(json.loads(options)["root"], boot.namespace, "c1")
     (state / "criu-root").mkdir()

@@ -4,6 +4,7 @@ import json
 import os
 import select
 import shutil
+import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -133,4 +134,23 @@ def test_files_mounted_where_a_restore_was_interrupted_are_left_alone(boot: Boot
     assert done.returncode == 0
     assert not still_mounted
     assert (kept / "file").read_text() == "content"
+    assert not state.exists()
+
+
+def test_runtime_that_a_dead_shim_has_left_is_ended_before_it_goes_on(boot: Boot) -> None:
+    """Its parent death signal may come after the daemon has called `delete`."""
+    bundle = boot.bundle("c1")
+    state = Path(f"/run/containerd/runc/{boot.namespace}/c1")
+    (state / "criu-root").mkdir(parents=True)
+    subprocess.run(["mount", "--bind", boot.folder, state / "criu-root"], check=True)
+    arguments = ["sh", "-c", "sleep 1000 & wait", "--log", f"{bundle}/log.json", "restore"]
+    runtime = subprocess.Popen(arguments, start_new_session=True)
+
+    try:
+        boot.delete("c1")
+        assert runtime.wait(timeout=10) == -signal.SIGKILL
+    finally:
+        subprocess.run(["umount", state / "criu-root"], check=False, stderr=subprocess.DEVNULL)
+        os.killpg(runtime.pid, signal.SIGKILL)
+
     assert not state.exists()
