@@ -64,8 +64,8 @@ def delete(identity: Identity) -> bytes:
     root = paths.runtime_root(str(options.get("root") or ""), identity.namespace)
     state = os.path.join(root, identity.id)
     try:
-        if left_by_criu(bundle, state):
-            _end_runtime(bundle)  # or it goes on with what is removed here
+        if any(os.path.isdir(os.path.join(folder, CRIU_ROOT)) for folder in (state, bundle)):
+            _end_restore(bundle)  # or it goes on with what is removed here
         for path in left_by_criu(bundle, state):
             unmount_recursive_now(path)  # or the runtime would remove what is mounted there
         delete_force_now(
@@ -94,19 +94,18 @@ def delete(identity: Identity) -> bytes:
     return delete_response(ended or Exit(pid, KILLED, time.time_ns()))
 
 
-def _end_runtime(bundle: str) -> None:
-    """End what a dead shim has left of its calls of the runtime for this bundle.
+def _end_restore(bundle: str) -> None:
+    """End what a dead shim has left of a restore: the runtime, and CRIU, which outlives that.
 
-    The kernel does so, too, but it closes a dying shim's connections, for which the daemon calls
-    us, before it signals the shim's children.
+    The runtime is known by the log it was given, CRIU by the folder it works in.
     """
-    named = os.fsencode(paths.runtime_log(bundle))
-    for pid in filter(str.isdecimal, os.listdir("/proc")):
+    log_path = os.fsencode(paths.runtime_log(bundle))
+    work = os.path.realpath(paths.work_dir(bundle))
+    for pid in map(int, filter(str.isdecimal, os.listdir("/proc"))):
         try:
-            with open(f"/proc/{pid}/cmdline", "rb") as file:
-                if named not in file.read().split(b"\0") or int(pid) == os.getpid():
-                    continue
-            ended = os.pidfd_open(int(pid))
+            if pid == os.getpid() or not _works_for(pid, log_path, work):
+                continue
+            ended = os.pidfd_open(pid)
         except OSError:
             continue  # it has ended by itself
         try:
@@ -116,6 +115,13 @@ def _end_runtime(bundle: str) -> None:
             pass
         finally:
             os.close(ended)
+
+
+def _works_for(pid: int, log_path: bytes, work: str) -> bool:
+    with open(f"/proc/{pid}/cmdline", "rb") as file:
+        if log_path in file.read().split(b"\0"):
+            return True
+    return os.readlink(f"/proc/{pid}/cwd") == work
 
 
 def _remove_empty(state: str) -> None:

@@ -137,18 +137,21 @@ def test_files_mounted_where_a_restore_was_interrupted_are_left_alone(boot: Boot
     assert not state.exists()
 
 
-def test_runtime_that_a_dead_shim_has_left_is_ended_before_it_goes_on(boot: Boot) -> None:
-    """Its parent death signal may come after the daemon has called `delete`."""
+def test_restore_that_a_dead_shim_has_left_is_ended_before_it_goes_on(boot: Boot) -> None:
+    """The runtime's death signal may come after `delete`; CRIU has none, and goes on by itself."""
     bundle = boot.bundle("c1")
+    (bundle / "work").mkdir()
     state = Path(f"/run/containerd/runc/{boot.namespace}/c1")
     (state / "criu-root").mkdir(parents=True)
     subprocess.run(["mount", "--bind", boot.folder, state / "criu-root"], check=True)
-    arguments = ["sh", "-c", "sleep 1000 & wait", "--log", f"{bundle}/log.json", "restore"]
-    runtime = subprocess.Popen(arguments, start_new_session=True)
+    words = ["sh", "-c", "sleep 1000; :", "--log", f"{bundle}/log.json", "restore"]
+    runtime = subprocess.Popen(words, start_new_session=True)
+    criu = subprocess.Popen(["sleep", "1000"], cwd=bundle / "work")
 
     try:
         boot.delete("c1")
         assert runtime.wait(timeout=10) == -signal.SIGKILL
+        assert criu.wait(timeout=10) == -signal.SIGKILL
     finally:
         subprocess.run(["umount", state / "criu-root"], check=False, stderr=subprocess.DEVNULL)
         os.killpg(runtime.pid, signal.SIGKILL)
