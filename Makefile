@@ -102,6 +102,7 @@ conformance: setup venv ## docs/conformance.md: which rules of tests/rules.toml 
 	@tools/criu.sh
 	@echo "SEED=$(SEED)"
 	@rm -rf $(PROVEN)
+	@# Not the end: what failed is shown on the page, and making that fails then.
 	@export SHIM_TEST_RULES=$(CURDIR)/$(PROVEN); \
 		$(PYTEST) -q -m "rule and not soak" || true; \
 		SHIM_TEST_RUNTIME=crun $(PYTEST) -q -m "rule and root and not soak" tests/e2e || true

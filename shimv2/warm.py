@@ -12,7 +12,6 @@ import os
 import shutil
 import signal
 import socket
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Final
@@ -43,10 +42,9 @@ while [ $# -gt 0 ]; do
 	case $1 in
 	--log) bundle=${2%/*} ;;
 	--pid-file) pid=$2 ;;
-	create) sleep 1000 & printf %s $! >"$pid" ;;
+	create) sleep 20 & printf %s $! >"$pid" ;;
 	exec) : & printf %s $! >"$pid" ;;
 	kill) kill -9 "$(cat "$bundle/init.pid")" ;;
-	update | --process | --bundle) ;;
 	esac
 	shift
 done
@@ -62,7 +60,8 @@ def up(folder: str) -> None:
     """
     signal.alarm(_LIMIT_S)
     memory.prepare()
-    place = tempfile.mkdtemp(prefix="warm-", dir=folder)
+    place = os.path.join(folder, f"warm-{os.getpid()}")  # the next zygote removes a dead one's
+    os.mkdir(place, 0o700)
     try:
         _serve_once(place)
     finally:

@@ -20,6 +20,7 @@ import contextlib
 import fcntl
 import os
 import select
+import shutil
 import signal
 import socket
 from typing import TYPE_CHECKING, Final, NoReturn
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from shimv2.spare import Work
 
 _BACKLOG: Final = 4096
+_WARMING: Final = "warm-"  # and the pid of the zygote whose folder it is: see warm.py
 _TITLE: Final = "containerd-shim-pyrunc-zygote"
 
 
@@ -104,12 +106,14 @@ def _listen(path: str) -> socket.socket | None:
 
 
 def _sweep(folder: str) -> None:
-    """Remove the sockets that killed zygotes have left: of an older key nobody else will."""
+    """Remove what killed zygotes have left, of an older key as well: nobody else will."""
     for name in os.listdir(folder):
         path = os.path.join(folder, name)
         if name.endswith(".sock") and not _answers(path):
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(path)
+        elif name.startswith(_WARMING) and not os.path.exists(f"/proc/{name[len(_WARMING) :]}"):
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def _answers(path: str) -> bool:

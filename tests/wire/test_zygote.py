@@ -393,6 +393,22 @@ def test_zygote_lingers_and_ends_after_the_last_shim(boot: Boot) -> None:
     assert not mine.exists()
 
 
+def test_what_a_killed_zygote_left_is_removed_by_the_next(boot: Boot) -> None:
+    """Killed while it warmed up, or with a key that nobody has any more."""
+    folder = launched.sockets_folder()
+    warmed(boot)
+    left = folder / "warm-4194999"  # no such process: pids end below
+    left.mkdir()
+    (left / "log").touch()
+    launched.end_zygotes(boot.shim)
+
+    boot.bundle("second")
+    path_of(boot.start("second"))
+    launched.zygote(boot.shim)
+
+    assert not left.exists()
+
+
 def test_zygote_can_be_switched_off(boot: Boot) -> None:
     boot.bundle("c1")
     path = path_of(boot.start("c1", env=_settings(boot, "zygote = false")))
