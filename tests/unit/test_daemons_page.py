@@ -1,0 +1,37 @@
+"""What the pages tell users to write is what tests run."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.daemons.page import DAEMONS, box, boxes
+from tests.support.host import ROOT
+
+
+@pytest.mark.parametrize("page", [DAEMONS, "README.md"])
+def test_every_box_that_has_a_name_is_used_by_a_test(page: str) -> None:
+    """A box that no test reads would be a promise that nobody keeps."""
+    tests = [path.read_text() for path in Path(ROOT, "tests/daemons").glob("test_*.py")]
+
+    unused = [name for name in boxes(page) if not any(f'"{name}"' in text for text in tests)]
+
+    assert unused == []
+
+
+def test_what_is_not_printed_cannot_be_replaced(tmp_path: Path) -> None:
+    """A test that thinks it has put its own path in would run with the real one."""
+    page = tmp_path / "page.md"
+    page.write_text("text\n\n```sh run\nctr run A\n```\n\n```\nno name\n```\n")
+
+    assert box("run", page=str(page), instead={"A": "B"}) == "ctr run B\n"
+    with pytest.raises(LookupError):
+        box("run", page=str(page), instead={"/no/such/path": "/tmp"})
+
+
+def test_name_stands_for_one_box(tmp_path: Path) -> None:
+    """Else one of the two would go untested."""
+    page = tmp_path / "page.md"
+    page.write_text("```sh run\nctr\n```\n```toml run\nx = 1\n```\n")
+
+    with pytest.raises(ValueError, match="same name"):
+        boxes(str(page))
