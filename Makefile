@@ -19,7 +19,7 @@ PIP = $(PY) -m pip -q --disable-pip-version-check install --root-user-action=ign
 NATIVE := $(wildcard shimv2/native/*.c)
 SCRIPTS := $(VENV)/bin/containerd-shim-pyrunc-v2 $(VENV)/bin/shimctl
 
-.PHONY: help setup venv run test vm unit criu lint fmt type check cover protos soak differential conformance conformance-page bench bench-guard density performance install uninstall clean clean-room
+.PHONY: help setup venv run test vm unit criu lint fmt type check cover protos soak e2e-matrix differential conformance conformance-page bench bench-guard density performance install uninstall clean clean-room
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -73,8 +73,9 @@ run: setup $(NATIVE_STAMP) $(SCRIPTS) ## a real container: output, exit status, 
 
 test: setup venv ## all tests: unit, wire, and end to end with runc, crun and containerd (root)
 	@echo "SEED=$(SEED)"
-	@echo "left out: the long ones (make soak), checkpoint and restore (make criu), the Go shims (make differential)"
-	@$(PYTEST) -m "not soak and not criu and not differential"
+	@echo "left out: the long ones (make soak), checkpoint and restore (make criu), the Go shims (make differential),"
+	@echo "          daemons and runtimes of other releases (make e2e-matrix)"
+	@$(PYTEST) -m "not soak and not criu and not differential and not matrix"
 
 # RUN='command' runs that instead of the tests; tests/vm/README.md lists the variables.
 vm: export VM_RUN = $(value RUN)
@@ -110,6 +111,10 @@ conformance: setup venv ## docs/conformance.md: which rules of tests/rules.toml 
 
 conformance-page: ## the page alone, from the results of the last run
 	@$(PY) -m tests.support.conformance docs/conformance.md $(PROVEN) $(RESULTS)
+
+e2e-matrix: setup venv ## daemons and runtimes of several releases, each with each: the table is left in .cache/matrix
+	@echo "SEED=$(SEED)"
+	@$(PYTEST) -m "not soak" $(or $(filter tests/%,$(ARGS)),tests/daemons)
 
 differential: setup venv ## the same calls to Debian's Go shims of three releases; every answer compared
 	@echo "SEED=$(SEED)"

@@ -3,7 +3,6 @@
 import os
 import re
 import subprocess
-import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,22 +11,21 @@ from typing import Final
 from bench import measures
 from shimv2.ctl.reply import Generation
 from tests.support import launched
+from tests.support.releases import ReleaseMissing, find_release
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 NAME: Final = "containerd-shim-pyrunc-v2"
-GO_SHIM: Final = "containerd-shim-runc-v2"
-_CACHE: Final = Path("/var/cache/containerd-shim-pyrunc")
 _INSTALL_LIMIT_S: Final = 300.0
 _VERSION_LIMIT_S: Final = 10.0
 _ZYGOTE_LIMIT_S: Final = 10.0
 _STEP_S: Final = 0.002
 _PAIR: Final = 2  # a zygote and its spare
 
-# Name of the peer: the release whose containerd package has it, and how that containerd talks.
+# Name of the peer: the release of containerd that has it, and how that containerd talks.
 _RELEASES: Final = {
-    measures.GO_2_1: ("sid", Generation.V2_0),
-    measures.GO_1_7: ("trixie", Generation.V1_7),
-    measures.GO_1_6: ("", Generation.V1_6),  # the one that is installed
+    measures.GO_2_1: ("2.1", Generation.V2_0),
+    measures.GO_1_7: ("1.7", Generation.V1_7),
+    measures.GO_1_6: ("1.6", Generation.V1_6),
 }
 
 
@@ -93,12 +91,12 @@ def go_peer(name: str) -> Peer:
     Raises:
         NoPeer: there is none.
     """
-    suite, generation = _RELEASES[name]
-    folder = _CACHE / f"containerd-{suite}" if suite else Path("/")
-    if suite:
-        _unpack(suite, folder)
-    binaries = folder / "usr" / "bin"
-    return given(name, str(binaries / GO_SHIM), generation, containerd=str(binaries))
+    number, generation = _RELEASES[name]
+    try:
+        release = find_release(number)
+    except ReleaseMissing as error:
+        raise NoPeer(str(error)) from None
+    return given(name, release.shim, generation, containerd=release.binaries)
 
 
 def given(
@@ -118,15 +116,3 @@ def given(
     found = re.search(r"Version:\s*v?([\d.]+)", asked.stdout)
     version = found[1] if found else "?"
     return Peer(name, f"{label} {version}", path, generation, containerd)
-
-
-def _unpack(suite: str, folder: Path) -> None:
-    try:
-        subprocess.run(
-            [ROOT / "tools" / "debs.sh", suite, folder, "containerd"],
-            check=True,
-            stdout=sys.stderr,
-            timeout=_INSTALL_LIMIT_S,
-        )
-    except subprocess.SubprocessError as error:
-        raise NoPeer(f"containerd of {suite}: {error}") from None

@@ -1,4 +1,4 @@
-"""What every test gets: leak counters, a printed seed, and in CI no silent skips."""
+"""What every test gets: leak counters, a corner of the host, and in CI no silent skips."""
 
 import fnmatch
 import os
@@ -9,8 +9,11 @@ from typing import Final
 import pytest
 from _pytest.terminal import TerminalReporter
 
+from shimv2.ctl.image import make_image
+from shimv2.ctl.rootfs import make_rootfs
 from tests.support import results
 from tests.support.cgroups import unified
+from tests.support.host import Host, runs_as_root
 from tests.support.leaks import OwnState, own_leaks
 from tests.support.outcome import FAILED, allowed_skips
 
@@ -40,6 +43,40 @@ def _no_own_leaks(request: pytest.FixtureRequest) -> Iterator[None]:
     yield
     if not request.node.stash.get(FAILED, False):
         assert own_leaks(before) == []
+
+
+@pytest.fixture(scope="session")
+def _machine() -> None:
+    if not runs_as_root():
+        pytest.skip("containers need root and runc")
+
+
+@pytest.fixture(scope="session")
+def rootfs(_machine: None, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A busybox root that all containers of the run share, read-only."""
+    path = tmp_path_factory.mktemp("rootfs") / "root"
+    make_rootfs(str(path))
+    return str(path)
+
+
+@pytest.fixture(scope="session")
+def image(rootfs: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    archive = tmp_path_factory.mktemp("image") / "busybox.tar"
+    make_image(str(archive), rootfs=rootfs)
+    return archive
+
+
+@pytest.fixture
+def host(_machine: None, request: pytest.FixtureRequest) -> Iterator[Host]:
+    """The test's corner of the machine; whatever is left there after the test is a failure."""
+    host = Host.make()
+    yield host
+    failed = request.node.stash.get(FAILED, False)
+    left = host.leaks.found() if failed else host.leaks.since_start()
+    if left:
+        host.leaks.remove()
+    host.remove()
+    assert failed or left == []
 
 
 @pytest.hookimpl(wrapper=True)

@@ -7,11 +7,12 @@ import pytest
 from _pytest.terminal import TerminalReporter
 
 from shimv2.ctl.rootfs import make_rootfs
-from tests.differential.peers import Peer, PeerMissing, find_peers
+from tests.differential.peers import Peer, find_peers
 from tests.differential.report import Report
 from tests.differential.scenarios import scenarios
 from tests.differential.verdict import Rule, idle, load_rules, without_row
 from tests.support.host import ROOT, runs_as_root
+from tests.support.releases import ReleaseMissing
 
 _RULES: Final = pytest.StashKey[list[Rule]]()
 _REPORT: Final = pytest.StashKey[Report]()
@@ -28,7 +29,7 @@ def peers(request: pytest.FixtureRequest) -> list[Peer]:
         pytest.exit("differential: containers need root and runc", returncode=2)
     try:
         found = find_peers()
-    except PeerMissing as error:
+    except ReleaseMissing as error:
         pytest.exit(f"differential: {error}", returncode=2)
     request.config.stash[_REPORT].peers = found
     return found

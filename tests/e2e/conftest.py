@@ -1,4 +1,4 @@
-"""Fixtures of the end-to-end tests: a corner of the host, a harness's setup, a containerd."""
+"""Fixtures of the end-to-end tests: a harness's setup, a containerd, what goes wrong."""
 
 import os
 from collections.abc import Iterator
@@ -8,14 +8,11 @@ from pathlib import Path
 import pytest
 
 from shimv2.ctl.harness import Setup
-from shimv2.ctl.image import make_image
-from shimv2.ctl.rootfs import make_rootfs
 from tests.support import containerd as daemon
 from tests.support.containerd import Containerd
 from tests.support.criu import working_criu
 from tests.support.faults import Faults
-from tests.support.host import OTHER_SHIM, RUNTIME_UNDER_TEST, Host, runs_as_root
-from tests.support.outcome import FAILED
+from tests.support.host import OTHER_SHIM, RUNTIME_UNDER_TEST, Host
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -32,40 +29,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if unfit:
         items[:] = [item for item in items if item not in unfit]
         config.hook.pytest_deselected(items=list(unfit))
-
-
-@pytest.fixture(scope="session")
-def _machine() -> None:
-    if not runs_as_root():
-        pytest.skip("containers need root and runc")
-
-
-@pytest.fixture(scope="session")
-def rootfs(_machine: None, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A busybox root that all containers of the run share, read-only."""
-    path = tmp_path_factory.mktemp("rootfs") / "root"
-    make_rootfs(str(path))
-    return str(path)
-
-
-@pytest.fixture(scope="session")
-def image(rootfs: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    archive = tmp_path_factory.mktemp("image") / "busybox.tar"
-    make_image(str(archive), rootfs=rootfs)
-    return archive
-
-
-@pytest.fixture
-def host(_machine: None, request: pytest.FixtureRequest) -> Iterator[Host]:
-    """The test's corner of the machine; whatever is left there after the test is a failure."""
-    host = Host.make()
-    yield host
-    failed = request.node.stash.get(FAILED, False)
-    left = host.leaks.found() if failed else host.leaks.since_start()
-    if left:
-        host.leaks.remove()
-    host.remove()
-    assert failed or left == []
 
 
 @pytest.fixture

@@ -25,6 +25,7 @@ _DISABLED: Final = (
     "io.containerd.internal.v1.opt",
     "io.containerd.internal.v1.tracing",
     "io.containerd.tracing.processor.v1.otlp",
+    "io.containerd.nri.v1.nri",
 )
 
 
@@ -41,11 +42,20 @@ class Containerd:
     """One daemon.  Owns its process; its folders belong to whoever made `folder`.
 
     `folder` must be short: containerd's socket lies in it, and a path ends at 107 bytes.
+    `binaries` is where containerd and ctr are, if not on PATH; another release may take its place
+    while the daemon is stopped.
     """
 
     def __init__(
-        self, folder: str, *, namespace: str, path: str, env: Mapping[str, str] | None = None
+        self,
+        folder: str,
+        *,
+        namespace: str,
+        path: str,
+        env: Mapping[str, str] | None = None,
+        binaries: str = "",
     ) -> None:
+        self.binaries = binaries
         self.folder = folder
         self.namespace = namespace
         self.address = os.path.join(folder, "c.sock")
@@ -69,7 +79,7 @@ class Containerd:
         assert self._process is None, "containerd is running already"
         with open(self.log, "ab") as log:
             self._process = subprocess.Popen(
-                [CONTAINERD, "--config", self._config],
+                [os.path.join(self.binaries, CONTAINERD), "--config", self._config],
                 env=self._env,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -115,7 +125,8 @@ class Containerd:
         return done
 
     def command(self, *args: str) -> list[str]:
-        return ["ctr", "--address", self.address, "--namespace", self.namespace, *args]
+        ctr = os.path.join(self.binaries, "ctr")
+        return [ctr, "--address", self.address, "--namespace", self.namespace, *args]
 
     def tasks(self) -> dict[str, Task]:
         """Return `ctr task ls` by id."""

@@ -113,6 +113,13 @@ def write_shim(path: str, *, root: str, python: str) -> None:
 
 
 def crun(folder: str) -> str:
+    """Return the installed crun, as it works here; a script for it may lie in `folder`."""
+    program = shutil.which("crun")
+    assert program, "crun is not installed"
+    return around_hybrid(program, folder)
+
+
+def around_hybrid(program: str, folder: str) -> str:
     """Return a crun that works here: it refuses a cgroup v2 with controllers beside v1.
 
     Then it gets a mount namespace of its own without that mount; new mounts of the host still
@@ -123,8 +130,6 @@ def crun(folder: str) -> str:
             hybrid = bool(file.read().split())
     except FileNotFoundError:
         hybrid = False
-    program = shutil.which("crun")
-    assert program, "crun is not installed"
     if not hybrid:
         return program
     path = os.path.join(folder, "crun")

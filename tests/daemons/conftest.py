@@ -1,0 +1,72 @@
+"""Fixtures of the tests with real daemons: a pair of a daemon and a runtime, and their table."""
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from tests.daemons.pairs import Pair
+from tests.daemons.runtimes import describe, find_runtime
+from tests.daemons.table import Recorder
+from tests.support.containerd import Containerd
+from tests.support.host import OTHER_SHIM, ROOT, RUNTIME, Host
+from tests.support.releases import GO_SHIM, find_release
+
+_RECORDER = pytest.StashKey[Recorder]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[_RECORDER] = Recorder(Path(ROOT, ".cache/matrix"))
+    config.pluginmanager.register(config.stash[_RECORDER])
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """With another shim, leave out what docs/differences.md says ours does better."""
+    unfit = [item for item in items if OTHER_SHIM and item.get_closest_marker("ours")]
+    if unfit:
+        items[:] = [item for item in items if item not in unfit]
+        config.hook.pytest_deselected(items=unfit)
+
+
+@pytest.fixture
+def pair(request: pytest.FixtureRequest) -> Pair:
+    """The daemon and the runtime of the test, which is parametrized with `pairs`."""
+    given = request.param
+    assert isinstance(given, Pair)
+    request.config.stash[_RECORDER].titles[given.runtime] = describe(given.runtime)
+    return given
+
+
+@pytest.fixture
+def runtime(pair: Pair, host: Host) -> str:
+    """The path of the pair's runtime."""
+    return find_runtime(pair.runtime, host.folder)
+
+
+@pytest.fixture
+def containerd(pair: Pair, host: Host, image: Path) -> Iterator[Containerd]:
+    """The pair's containerd, running, with the image, in the namespace of the test's mark."""
+    release = find_release(pair.release)
+    service = Containerd(
+        host.folder, namespace=host.mark, path=host.bin, env=host.env, binaries=release.binaries
+    )
+    try:
+        service.start()
+        service.ctr("image", "import", str(image))
+        yield service
+    finally:
+        service.stop()
+
+
+@pytest.fixture
+def run(pair: Pair, runtime: str, host: Host) -> Sequence[str]:
+    """The beginning of `ctr run` with the pair's runtime.
+
+    The shim's own name with the runtime that is its default; for another one the name of
+    containerd's shim, since ctr gives options to that one only.
+    """
+    if pair.runtime == "runc":
+        return ("run", "--runtime", RUNTIME)
+    os.rename(host.shim, os.path.join(host.bin, GO_SHIM))
+    return ("run", "--runtime", "io.containerd.runc.v2", "--runc-binary", runtime)

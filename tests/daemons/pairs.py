@@ -1,0 +1,55 @@
+"""Which daemon is tested with which runtime, and what cannot go together here.
+
+A test takes its pair as the parameter `pair`; the table at the end of a run is made of those:
+
+    @pytest.mark.parametrize("pair", pairs("containerd 1.7"), indirect=True)
+"""
+
+from collections.abc import Container
+from dataclasses import dataclass
+from typing import Final
+
+import pytest
+from _pytest.mark import ParameterSet
+
+from tests.daemons.runtimes import RUNTIMES
+
+_OLD_CRUN: Final = "crun 1.8 refuses a container of newer daemons: unknown version specified"
+# Those that still write what Debian 12's crun knows.
+_OLD_DAEMONS: Final = ("containerd 1.6", "CRI 1.6", "dockerd 20.10", "nerdctl 1.6")
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    daemon: str  # its kind and release, as "containerd 1.6", "CRI 2.1", "dockerd 28"
+    runtime: str  # one of RUNTIMES
+
+    def __str__(self) -> str:
+        return f"{self.daemon}+{self.runtime}".replace(" ", "-")
+
+    @property
+    def release(self) -> str:
+        return self.daemon.partition(" ")[2]
+
+    @property
+    def unfit(self) -> str:
+        """Return why the two cannot work together, or "" if they can."""
+        return _OLD_CRUN if self.runtime == "crun" and self.daemon not in _OLD_DAEMONS else ""
+
+
+def pairs(daemon: str, *, quick: Container[str] = ()) -> list[ParameterSet]:
+    """Return a daemon with every runtime it can have; all but `quick` are left to the matrix."""
+    return [_param(pair, pair.runtime in quick) for pair in _all(daemon) if not pair.unfit]
+
+
+def unfit_pairs(*daemons: str) -> list[ParameterSet]:
+    """Return the pairs that cannot be, for a test that shows it; the matrix has them."""
+    return [_param(pair, quick=False) for name in daemons for pair in _all(name) if pair.unfit]
+
+
+def _all(daemon: str) -> list[Pair]:
+    return [Pair(daemon, runtime) for runtime in RUNTIMES]
+
+
+def _param(pair: Pair, quick: bool) -> ParameterSet:
+    return pytest.param(pair, id=str(pair), marks=() if quick else (pytest.mark.matrix,))

@@ -1,0 +1,57 @@
+"""The OCI runtimes that daemons are paired with: the installed ones, and those of Debian sid."""
+
+import functools
+import os
+import re
+import shutil
+import subprocess
+from typing import Final
+
+from tests.support.host import around_hybrid
+from tests.support.releases import CACHE, ReleaseMissing, tool
+
+# The name of a runtime, and where its program lies in the package of that name; "" = installed.
+_PROGRAMS: Final = {
+    "runc": "",
+    "crun": "",
+    "runc-sid": "usr/sbin/runc",
+    "crun-sid": "usr/bin/crun",
+}
+RUNTIMES: Final = tuple(_PROGRAMS)
+INSTALLED: Final = tuple(name for name, program in _PROGRAMS.items() if not program)
+
+
+def find_runtime(name: str, folder: str) -> str:
+    """Return the path of a runtime that works here; `folder` is where a script for it may lie.
+
+    Raises:
+        ReleaseMissing: it is not to be had; says why.
+    """
+    program = _program(name)
+    return around_hybrid(program, folder) if name.startswith("crun") else program
+
+
+@functools.cache
+def describe(name: str) -> str:
+    """Return a runtime's name and version, as it tells them.
+
+    Raises:
+        ReleaseMissing: as `find_runtime`.
+    """
+    program = _program(name)
+    said = subprocess.run([program, "--version"], check=True, capture_output=True, text=True)
+    found = re.search(r"version v?([0-9.]+)", said.stdout)
+    return f"{name.partition('-')[0]} {found[1] if found else '?'}"
+
+
+@functools.cache
+def _program(name: str) -> str:
+    kind, path = name.partition("-")[0], _PROGRAMS[name]
+    if not path:
+        found = shutil.which(kind)
+        if found is None:
+            raise ReleaseMissing(f"{kind} is not installed")
+        return found
+    folder = os.path.join(CACHE, name)
+    tool("patched.sh", "sid", folder, kind, path)
+    return os.path.join(folder, kind)
