@@ -1,11 +1,12 @@
 """A container's init: made by the runtime at Create, run by Start; or restored by Start."""
 
 import asyncio
+import os
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from typing import Final
 
-from shimv2 import checkpoints, mounts, paths
+from shimv2 import checkpoints, linux, mounts, paths
 from shimv2.cgroups.tree import Cgroup
 from shimv2.errors import Refused, RuntimeFailed, ShimError
 from shimv2.lifecycle import INIT, State, Step
@@ -219,8 +220,29 @@ class InitProcess(Process):
         """
         if not (all and self.exit is not None):
             self.check(Step.KILL)
+        if not all and self._signal_directly(signal):
+            return
         scope = self._scope
         await scope.runtime.kill(self.id, signal, all=all, timeout_s=scope.settings.kill_s)
+
+    def _signal_directly(self, signal: int) -> bool:
+        """Send `signal` without the runtime where that comes to the same; whether it was sent.
+
+        That is so for the first process of a pid namespace, with which all others end.  A runtime
+        thaws what is frozen before it kills; what cannot be sent it refuses in its own words.
+        A pid is enough: only the shim reaps, and the exit is not recorded yet.
+        """
+        if self.cgroup is None or self.cgroup.is_frozen():
+            return False
+        if not linux.is_namespace_init(self.pid):
+            return False
+        if not self._scope.runtime.runs_as_init(self.id, self.pid):
+            return False
+        try:
+            os.kill(self.pid, signal)
+        except (OSError, OverflowError):
+            return False
+        return True
 
     async def kill_leftovers(self) -> None:
         """End what outlives an init that is no pid 1: the kernel does it only for one that is."""

@@ -11,6 +11,7 @@ import fcntl
 import mmap
 import os
 import platform
+import re
 import struct
 import sys
 import termios
@@ -209,6 +210,16 @@ def set_dumpable(enabled: bool) -> None:
 
 def is_dumpable() -> bool:
     return prctl(PR_GET_DUMPABLE) == 1
+
+
+def is_namespace_init(pid: int) -> bool:
+    """Whether a process is number 1 of the innermost pid namespace it is in; not if it is gone."""
+    try:
+        with open(f"/proc/{pid}/status", "rb") as file:
+            numbers = re.search(rb"^NSpid:(.*)$", file.read(), re.MULTILINE)
+    except OSError:
+        return False
+    return numbers is not None and numbers[1].split()[-1:] == [b"1"]
 
 
 def create_core_scheduling_group() -> None:

@@ -32,6 +32,14 @@ class Runtime(Protocol):
         """Whether the runtime has a container of that id, in whatever state."""
         ...
 
+    def runs_as_init(self, container_id: str, pid: int) -> bool:
+        """Whether the runtime's own notes say that a container's init is the process `pid`.
+
+        Not so with one that runs containers in some other way, where `pid` only stands for one,
+        nor with a script in front of a runtime: it may have something to do at each verb.
+        """
+        ...
+
     async def create(
         self,
         container_id: str,

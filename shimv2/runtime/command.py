@@ -19,6 +19,9 @@ NO_OUTPUT: Final = ": <nil>"
 """What Go prints for the output of a command that could not be started."""
 
 
+_ELF: Final = b"\x7fELF"
+
+
 class CommandFailed(Exception):
     """A runtime failed, in go-runc's words; `exit_status` is -1 when it could not be executed."""
 
@@ -83,6 +86,15 @@ def look_up(binary: str) -> str:
                 raise CommandFailed(f"exec: {quote(binary)}: {what}")
             return path
     raise CommandFailed(f"exec: {quote(binary)}: executable file not found in $PATH")
+
+
+def is_compiled(binary: str) -> bool:
+    """Whether a runtime is a program of its own, no script in front of one; not if it is gone."""
+    try:
+        with open(look_up(binary), "rb") as file:
+            return file.read(len(_ELF)) == _ELF
+    except (CommandFailed, OSError, ValueError):
+        return False
 
 
 def _is_program(path: str) -> bool:

@@ -13,13 +13,15 @@ from shimv2.gotext import os_error
 from shimv2.model import CheckpointSpec
 from shimv2.reaper import Reaper
 from shimv2.runtime import runclog
-from shimv2.runtime.command import CommandFailed, global_args
+from shimv2.runtime.command import DEFAULT_BINARY, CommandFailed, global_args, is_compiled
 from shimv2.runtime.criu import CriuOption
 from shimv2.runtime.run import run
 from shimv2.runtime.runclog import KillResult
 
 LOG_LIMIT_BYTES: Final = 1024 * 1024
 """How much of what one call wrote to the log is looked at: its end."""
+
+_NOTES: Final = (("state.json", "init_process_pid"), ("status", "pid"))  # runc's, crun's
 
 CREATE_GRACE_S: Final = 2.0
 """How long a create whose caller has gone may still take before it is killed: many times what it
@@ -60,6 +62,12 @@ class Runc:
 
     def knows(self, container_id: str) -> bool:
         return os.path.lexists(self.folder_of(container_id))
+
+    def runs_as_init(self, container_id: str, pid: int) -> bool:
+        folder = self.folder_of(container_id)
+        return is_compiled(self._binary or DEFAULT_BINARY) and any(
+            _noted_pid(os.path.join(folder, name), key) == pid for name, key in _NOTES
+        )
 
     # --- verbs ---------------------------------------------------------------------------------
 
@@ -301,6 +309,14 @@ class Runc:
         text = str(error)
         folder = os.path.join(self._root, container_id)
         return folder in text and "no such file" in text.lower() and not self.knows(container_id)
+
+
+def _noted_pid(path: str, key: str) -> object:
+    try:
+        with open(path, "rb") as file:
+            return json.load(file)[key]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None  # it is another runtime's, or the container is gone
 
 
 def _console(socket_path: str) -> list[str]:

@@ -106,7 +106,7 @@ SHIM: Final[Mapping[str, str]] = {
     "exits": "",
     "process": "background exits io.stdio reaper runtime settings",
     "checkpoints": "io.stdio mounts process reaper runtime unmounts",
-    "init": "cgroups cgroups.tree checkpoints mounts process runtime",
+    "init": "cgroups cgroups.tree checkpoints linux mounts process runtime",
     "exec": "process runtime",
     "anyurl": "",
     "options": "anyurl",

@@ -39,6 +39,13 @@ def test_dumpable_is_set_and_read_back() -> None:
     assert linux.is_dumpable() == before
 
 
+def test_init_of_a_namespace_is_its_number_1() -> None:
+    """Neither we nor what is gone; on this machine, process 1 is that of its own."""
+    assert linux.is_namespace_init(1)
+    assert not linux.is_namespace_init(os.getpid())
+    assert not linux.is_namespace_init(2**22 + 1)  # above any pid_max
+
+
 def test_refused_call_is_an_error_with_errno_and_path(tmp_path: Path) -> None:
     """Whoever translates it needs both."""
     with pytest.raises(OSError, match="Invalid argument") as caught:
