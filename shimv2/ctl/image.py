@@ -7,6 +7,7 @@ import json
 import os
 import platform
 import tarfile
+from collections.abc import Sequence
 from typing import Final
 
 from shimv2.ctl.rootfs import make_rootfs
@@ -16,7 +17,9 @@ _ARCHITECTURES: Final = {"x86_64": "amd64", "aarch64": "arm64", "i686": "386", "
 _PATH: Final = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
-def make_image(archive: str, *, rootfs: str, name: str = IMAGE) -> None:
+def make_image(
+    archive: str, *, rootfs: str, name: str = IMAGE, command: Sequence[str] = ("/bin/sh",)
+) -> None:
     """Write an OCI layout as one tar file; `rootfs` is a folder to fill (or one filled before).
 
     Times and owners are fixed, so the same busybox always gives the same digests.
@@ -31,7 +34,7 @@ def make_image(archive: str, *, rootfs: str, name: str = IMAGE) -> None:
         {
             "architecture": _ARCHITECTURES.get(platform.machine(), platform.machine()),
             "os": "linux",
-            "config": {"Env": [_PATH], "Cmd": ["/bin/sh"], "WorkingDir": "/"},
+            "config": {"Env": [_PATH], "Cmd": list(command), "WorkingDir": "/"},
             "rootfs": {"type": "layers", "diff_ids": [_digest(layer)]},
             "history": [{"created": "1970-01-01T00:00:00Z", "created_by": "busybox-static"}],
         }

@@ -7,11 +7,13 @@ from pathlib import Path
 import pytest
 
 from tests.daemons.pairs import Pair
+from tests.daemons.prompt import Prompt
+from tests.daemons.redis import Redis, make_redis
 from tests.daemons.runtimes import describe, find_runtime
 from tests.daemons.table import Recorder
 from tests.support.containerd import Containerd
 from tests.support.host import OTHER_SHIM, ROOT, RUNTIME, Host
-from tests.support.releases import GO_SHIM, find_release
+from tests.support.releases import GO_SHIM, ReleaseMissing, find_release
 
 _RECORDER = pytest.StashKey[Recorder]()
 
@@ -70,3 +72,28 @@ def run(pair: Pair, runtime: str, host: Host) -> Sequence[str]:
         return ("run", "--runtime", RUNTIME)
     os.rename(host.shim, os.path.join(host.bin, GO_SHIM))
     return ("run", "--runtime", "io.containerd.runc.v2", "--runc-binary", runtime)
+
+
+@pytest.fixture
+def prompt(containerd: Containerd, host: Host) -> Prompt:
+    """A prompt where containerd's clients find the pair's daemon by themselves."""
+    env = {
+        "CONTAINERD_ADDRESS": containerd.address,
+        "CONTAINERD_NAMESPACE": containerd.namespace,
+    }
+    return Prompt(env, path=[host.bin, containerd.binaries])
+
+
+@pytest.fixture(scope="session")
+def _redis(_machine: None, tmp_path_factory: pytest.TempPathFactory) -> Redis:
+    try:
+        return make_redis(str(tmp_path_factory.mktemp("redis")))
+    except ReleaseMissing as missing:
+        pytest.skip(f"Debian's redis-server cannot be had: {missing}")
+
+
+@pytest.fixture
+def redis(_redis: Redis, host: Host) -> Redis:
+    """An image of redis, and redis-cli at the prompt."""
+    _redis.install_cli(host.bin)
+    return _redis

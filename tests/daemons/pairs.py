@@ -5,7 +5,7 @@ A test takes its pair as the parameter `pair`; the table at the end of a run is 
     @pytest.mark.parametrize("pair", pairs("containerd 1.7"), indirect=True)
 """
 
-from collections.abc import Container
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -37,18 +37,18 @@ class Pair:
         return _OLD_CRUN if self.runtime == "crun" and self.daemon not in _OLD_DAEMONS else ""
 
 
-def pairs(daemon: str, *, quick: Container[str] = ()) -> list[ParameterSet]:
+def pairs(
+    daemon: str, *, quick: Container[str] = (), runtimes: Sequence[str] = RUNTIMES
+) -> list[ParameterSet]:
     """Return a daemon with every runtime it can have; all but `quick` are left to the matrix."""
-    return [_param(pair, pair.runtime in quick) for pair in _all(daemon) if not pair.unfit]
+    every = [Pair(daemon, runtime) for runtime in runtimes]
+    return [_param(pair, pair.runtime in quick) for pair in every if not pair.unfit]
 
 
 def unfit_pairs(*daemons: str) -> list[ParameterSet]:
     """Return the pairs that cannot be, for a test that shows it; the matrix has them."""
-    return [_param(pair, quick=False) for name in daemons for pair in _all(name) if pair.unfit]
-
-
-def _all(daemon: str) -> list[Pair]:
-    return [Pair(daemon, runtime) for runtime in RUNTIMES]
+    every = [Pair(daemon, runtime) for daemon in daemons for runtime in RUNTIMES]
+    return [_param(pair, quick=False) for pair in every if pair.unfit]
 
 
 def _param(pair: Pair, quick: bool) -> ParameterSet:

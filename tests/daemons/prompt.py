@@ -1,0 +1,45 @@
+"""Somebody at a prompt, whose clients talk to the daemons of a test without being told so."""
+
+import os
+import subprocess
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from tests.support.terminal import Terminal
+
+_LIMIT_S: Final = 60.0
+
+
+class Prompt:
+    """Runs commands as they are printed: where the daemons are is in the environment."""
+
+    def __init__(self, env: Mapping[str, str], *, path: Sequence[str]) -> None:
+        self._env = {**env, "PATH": ":".join((*path, os.environ["PATH"]))}
+
+    def run(
+        self, *command: str, check: bool = True, stdin: str = "", timeout_s: float = _LIMIT_S
+    ) -> "subprocess.CompletedProcess[str]":
+        """Run a command, or one string as a shell's line; no terminal.
+
+        Raises:
+            AssertionError: it failed and `check` is set; says what it printed.
+        """
+        done = subprocess.run(
+            self.command(*command),
+            check=False,
+            input=stdin,
+            capture_output=True,
+            text=True,
+            timeout=timeout_s,
+        )
+        said = done.stdout[-2000:] + done.stderr[-2000:]
+        assert done.returncode == 0 or not check, f"{command}: status {done.returncode}: {said}"
+        return done
+
+    def terminal(self, *command: str, columns: int = 80, rows: int = 24) -> Terminal:
+        """Start a command, or a shell's line, in a terminal of its own.  The caller ends it."""
+        return Terminal(self.command(*command), columns=columns, rows=rows)
+
+    def command(self, *command: str) -> list[str]:
+        words = command if len(command) > 1 else ("sh", "-c", *command)
+        return ["env", *(f"{name}={value}" for name, value in self._env.items()), *words]

@@ -1,0 +1,93 @@
+"""Redis as an image: what a newcomer tries first, made of Debian's packages and no registry's."""
+
+import os
+import re
+import shutil
+import socket
+import subprocess
+from dataclasses import dataclass
+from typing import Final
+
+from shimv2.ctl.image import make_image
+from shimv2.ctl.rootfs import make_rootfs
+from tests.support.releases import CACHE, tool
+
+IMAGE: Final = "docker.io/library/redis:7"
+_PROGRAMS: Final = ("/usr/bin/redis-server", "/usr/bin/redis-cli")
+_LOADER: Final = "/lib64/ld-linux-x86-64.so.2"
+# Below the ports that the kernel gives to clients: nobody takes one between our look and redis.
+_PORTS: Final = range(21_000, 29_000)
+
+
+@dataclass(frozen=True, slots=True)
+class Redis:
+    """The image and where its server listens; `root` is what the image holds, on this machine."""
+
+    archive: str
+    root: str
+    port: int
+
+    def answers(self) -> bool:
+        """Ping it by its protocol, as any client on this machine."""
+        try:
+            with socket.create_connection(("127.0.0.1", self.port), timeout=10) as client:
+                client.sendall(b"PING\r\n")
+                return client.recv(64) == b"+PONG\r\n"
+        except ConnectionRefusedError:
+            return False
+
+    def install_cli(self, folder: str) -> None:
+        """Put a redis-cli for that server into a folder of somebody's PATH."""
+        path = os.path.join(folder, "redis-cli")
+        with open(path, "w", encoding="utf-8") as script:
+            script.write(f'#!/bin/sh\nexec chroot {self.root} redis-cli -p {self.port} "$@"\n')
+        os.chmod(path, 0o755)
+
+
+def make_redis(folder: str) -> Redis:
+    """Make the image in `folder`; the packages are downloaded once.
+
+    The port is the image's own, so that a command has none and can be that of every redis image.
+
+    Raises:
+        ReleaseMissing: the packages cannot be had.
+    """
+    packages = os.path.join(CACHE, "redis-bookworm")
+    tool("debs.sh", "--closure", "bookworm", packages, "redis-server")
+    root, archive, port = f"{folder}/root", f"{folder}/redis.tar", _free_port()
+    make_rootfs(root)
+    for path in (*_PROGRAMS, *_libraries(packages), _LOADER):
+        target = root + path
+        os.makedirs(os.path.dirname(target), exist_ok=True)
+        shutil.copy(packages + path, target)
+    command = (os.path.basename(_PROGRAMS[0]), "--port", str(port))
+    make_image(archive, rootfs=root, name=IMAGE, command=command)
+    return Redis(archive, root, port)
+
+
+def _libraries(packages: str) -> list[str]:
+    """Return what the loader in there loads for the programs, dependencies of those included."""
+    found: set[str] = set()
+    for program in _PROGRAMS:
+        listed = subprocess.run(
+            ["chroot", packages, _LOADER, "--list", program],
+            check=True,
+            capture_output=True,
+            text=True,
+        )
+        found.update(re.findall(r"=> (/\S+)", listed.stdout))
+    return sorted(found)
+
+
+def _free_port() -> int:
+    """Return a port that nobody listens on; two runs at a time begin at different ones."""
+    for step in range(len(_PORTS)):
+        port = _PORTS[(os.getpid() + step) % len(_PORTS)]
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
+    raise AssertionError("no port is free")

@@ -1,0 +1,65 @@
+"""README.md: what somebody types who tries the shim for the first time; read from the page."""
+
+import pytest
+
+from tests.daemons.page import box
+from tests.daemons.pairs import pairs
+from tests.daemons.prompt import Prompt
+from tests.daemons.redis import IMAGE, Redis
+from tests.support.containerd import Containerd
+from tests.support.host import RUNTIME
+from tests.support.until import until
+
+pytestmark = pytest.mark.root
+README = "README.md"
+CTR = pytest.mark.parametrize(
+    "pair",
+    [
+        *pairs("containerd 1.6", quick=("runc",), runtimes=("runc",)),
+        *pairs("containerd 1.7", runtimes=("runc",)),
+        *pairs("containerd 2.1", runtimes=("runc",)),
+    ],
+    indirect=True,
+)
+
+
+@CTR
+def test_redis_by_ctr_at_the_terminal(containerd: Containerd, prompt: Prompt, redis: Redis) -> None:
+    """It says that it is ready, answers on the host's network, and ends at Ctrl-C."""
+    images, run = box("ctr-redis", page=README).splitlines()
+    containerd.ctr("image", "import", redis.archive)
+
+    assert IMAGE in prompt.run(images).stdout
+    with prompt.terminal(run) as person:
+        person.expect(b"Ready to accept connections")
+        assert prompt.run("redis-cli ping").stdout == "PONG\n"
+        person.type(b"\x03")
+        assert b"bye bye" in person.rest()
+        assert person.wait() == 0
+
+    assert prompt.run("redis-cli ping", check=False).returncode != 0
+    assert prompt.run("ctr container list --quiet").stdout == ""
+
+
+@CTR
+def test_redis_by_ctr_in_the_background(
+    containerd: Containerd, prompt: Prompt, redis: Redis
+) -> None:
+    """It answers, is listed, is executed in, and does not answer once it is killed."""
+    lines = box("ctr-redis-detached", page=README).splitlines()
+    run, ping, tasks, shell, kill, *remove = lines
+    containerd.ctr("image", "import", redis.archive)
+
+    prompt.run(run)
+    until(redis.answers, "redis to answer")
+    assert prompt.run(ping).stdout == "PONG\n"
+    assert prompt.run(tasks).stdout.splitlines()[1].split()[::2] == ["redis", "RUNNING"]
+    assert prompt.run(shell).stdout.startswith("redis-cli 7.")
+    assert RUNTIME in prompt.run("ctr container info redis").stdout
+    prompt.run(kill)
+    containerd.wait_status("redis", "STOPPED")
+    assert prompt.run(ping, check=False).returncode != 0
+    for line in remove:
+        prompt.run(line)
+
+    assert prompt.run("ctr container list --quiet").stdout == ""
