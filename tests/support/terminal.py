@@ -4,15 +4,18 @@ import fcntl
 import os
 import re
 import select
+import signal
 import struct
 import subprocess
 import termios
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Final, Self
 
 _LIMIT_S: Final = 20.0
+_QUIET_S: Final = 0.5
+PROMPT: Final = rb"/ # "  # of a shell in a container
 
 
 class Terminal:
@@ -47,18 +50,34 @@ class Terminal:
     def resize(self, columns: int, rows: int) -> None:
         fcntl.ioctl(self._master, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
 
+    def tell_size(self) -> None:
+        """Tell the program that its terminal has changed, as a resize does."""
+        self._process.send_signal(signal.SIGWINCH)
+
     def type(self, keys: bytes) -> None:
         os.write(self._master, keys)
 
-    def expect(self, pattern: bytes, *, limit_s: float = _LIMIT_S) -> bytes:
+    def expect(
+        self,
+        pattern: bytes,
+        *,
+        limit_s: float = _LIMIT_S,
+        meanwhile: Callable[[], None] = lambda: None,
+    ) -> bytes:
         """Read until `pattern` has been seen; take and return everything up to its end.
+
+        `meanwhile` is called every half second in which nothing came.
 
         Raises:
             AssertionError: it does not come; says what came instead.
         """
         end = time.monotonic() + limit_s
         while (found := re.search(pattern, self.seen, re.DOTALL)) is None:
-            if not self._more(end - time.monotonic()):
+            left_s = end - time.monotonic()
+            more = self._more(min(left_s, _QUIET_S))
+            if more is None and left_s > 0:
+                meanwhile()
+            elif not more:
                 raise AssertionError(
                     f"{pattern!r} did not come; came: {bytes(self.seen[-2000:])!r}"
                 )
@@ -81,10 +100,11 @@ class Terminal:
         self._process.kill()
         self._process.wait()
 
-    def _more(self, limit_s: float) -> bool:
+    def _more(self, limit_s: float) -> bool | None:
+        """Read something within the limit: None if there is nothing, False at the end."""
         readable, _, _ = select.select([self._master], [], [], max(0.0, limit_s))
         if not readable:
-            return False
+            return None
         try:
             chunk = os.read(self._master, 64 * 1024)
         except OSError:  # EIO: the last one has closed it
@@ -92,3 +112,24 @@ class Terminal:
         # ctr leaves the processing of output on here too: the container's is processed already.
         self.seen[:] = (self.seen + chunk).replace(b"\r\r\n", b"\r\n")
         return bool(chunk)
+
+
+def resized(terminal: Terminal, columns: int, rows: int) -> None:
+    """Wait until the container's terminal has that size, as a program in it sees.
+
+    ctr looks at the size once before it listens for changes: it never hears of one in between, and
+    is told of it again.  That the shim loses none is checked without ctr.
+    """
+    size = b"%d %d" % (rows, columns)
+    terminal.type(
+        b'until [ "$(stty size)" = \'' + size + b"' ]; do sleep 0.05; done; echo si''zed\r"
+    )
+    terminal.expect(rb"sized\r\n.*" + PROMPT, meanwhile=terminal.tell_size)
+
+
+def interrupt(terminal: Terminal) -> None:
+    """Run a program, and end it by Ctrl-C once it has the terminal."""
+    terminal.type(b"sh -c 'echo g\"\"o; exec sleep 1000'\r")
+    terminal.expect(rb"go\r\n")
+    terminal.type(b"\x03")
+    terminal.expect(rb"\^C.*" + PROMPT)
