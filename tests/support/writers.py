@@ -97,10 +97,13 @@ class Writers:
             "all containers to write on",
         )
 
-    def restart(self, number: int = signal.SIGKILL, *, one_ends: bool = False) -> None:
+    def restart(
+        self, number: int = signal.SIGKILL, *, one_ends: bool = False, binaries: str | None = None
+    ) -> None:
         """Stop the daemon with a signal and start it; see that it finds all as they were.
 
-        `one_ends`: one of the containers ends while it is away.
+        `one_ends`: one of the containers ends while it is away.  `binaries`: the one that is
+        started is that of another release.
         """
         self.wait_for_more()
         self._containerd.stop(number)
@@ -108,6 +111,8 @@ class Writers:
             (self._go / f"stop-{ENDS_ALONE}").touch()
             until(self._readers[ENDS_ALONE].ended, f"the end of {ENDS_ALONE}'s output")
             self._running.discard(ENDS_ALONE)
+        if binaries is not None:
+            self._containerd.binaries = binaries
         self._containerd.start()
         self.check_tasks()
         self.wait_for_more()
@@ -119,6 +124,10 @@ class Writers:
         assert {name: self._containerd.shim_pid(name) for name in NAMES} == self._shims
         for name, task in tasks.items():
             assert task.status == ("RUNNING" if name in self._running else "STOPPED"), name
+
+    @property
+    def running(self) -> list[str]:
+        return sorted(self._running)
 
     def end(self) -> None:
         """End those that still run, each in another way; see statuses and every line, once."""
@@ -157,7 +166,9 @@ class Writers:
         return path
 
     def _written(self, name: str) -> bytes:
-        return self._logs[name].read_bytes() if name in self._logs else self._readers[name].data
+        if name in self._logs:
+            return self._logs[name].read_bytes()
+        return bytes(self._readers[name].data)
 
     def _size(self, name: str) -> int:
         return len(self._written(name))

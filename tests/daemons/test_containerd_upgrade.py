@@ -1,0 +1,81 @@
+"""containerd is upgraded, twice, on the same folders and under running containers."""
+
+import os
+import signal
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from shimv2.ctl.image import IMAGE
+from tests.daemons.pairs import pairs
+from tests.support.containerd import Containerd, parse_events
+from tests.support.releases import find_release
+from tests.support.until import until
+from tests.support.writers import NAMES, Writers
+
+pytestmark = [pytest.mark.root, pytest.mark.matrix]
+THEN = ("1.7", "2.1")
+
+
+@pytest.mark.parametrize("pair", pairs("containerd 1.6"), indirect=True)
+def test_upgraded_to_1_7_and_2_1_under_five_running_containers(
+    containerd: Containerd, run: Sequence[str]
+) -> None:
+    """They live on, are executed in, tell their statuses and events, and are deleted clean."""
+    _upgraded_twice(containerd, run)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("attempt", range(9))
+@pytest.mark.parametrize("pair", pairs("containerd 1.6")[:1], indirect=True)
+def test_upgraded_again_and_again(containerd: Containerd, run: Sequence[str], attempt: int) -> None:
+    """The same, nine times more."""
+    _upgraded_twice(containerd, run)
+
+
+def _upgraded_twice(containerd: Containerd, run: Sequence[str]) -> None:
+    path = os.path.join(containerd.folder, "events")
+    with Writers(containerd, containerd.folder, run) as writers:
+        for release in THEN:
+            last = release == THEN[-1]
+            binaries = find_release(release).binaries
+            writers.restart(signal.SIGTERM, one_ends=last, binaries=binaries)
+            for name in writers.running:
+                done = containerd.ctr(
+                    "task",
+                    "exec",
+                    "--exec-id",
+                    "e",
+                    name,
+                    "sh",
+                    "-c",
+                    "echo in; exit 3",
+                    check=False,
+                )
+                assert (done.returncode, done.stdout) == (3, b"in\n"), (release, name)
+        watching = containerd.events(path)
+        try:
+            running = writers.running
+            writers.end()
+            for name in running:
+                _wait_for_events(path, name)
+        finally:
+            watching.terminate()
+            watching.wait(timeout=10)
+    assert containerd.tasks() == {}
+    state = f"{containerd.state}/io.containerd.runtime.v2.task/{containerd.namespace}"
+    assert [name for name in os.listdir(state) if name in NAMES] == []
+    # And a container of the newest one, with a shim that was started by it.
+    assert containerd.ctr("run", *run[1:3], "--rm", IMAGE, "new", "echo", "new").stdout == b"new\n"
+
+
+def _wait_for_events(path: str, name: str) -> None:
+    """See that the shim, which an older daemon has started, tells the newer one of the end."""
+    until(lambda: _topics(path, name)[-1:] == ["delete"], f"the last event of {name}")
+    assert _topics(path, name) == ["exit", "delete"], name
+
+
+def _topics(path: str, name: str) -> list[str]:
+    return [topic for topic, _ in parse_events(Path(path).read_text(), name)]
