@@ -31,9 +31,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         config.hook.pytest_deselected(items=unfit)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def pair(request: pytest.FixtureRequest) -> Pair:
-    """The daemon and the runtime of the test, which is parametrized with `pairs`."""
+    """The daemon and the runtime of the test, which is parametrized with `pairs`.
+
+    For the whole session, so that the tests of one pair may share a daemon.
+    """
     given = request.param
     assert isinstance(given, Pair)
     request.config.stash[_RECORDER].titles[given.runtime] = describe(given.runtime)

@@ -15,6 +15,7 @@ import stat
 import subprocess
 import threading
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -97,12 +98,11 @@ class HostLeaks:
 
     def since_start(self, *, grace_s: float = _GRACE_S) -> list[str]:
         """Return what is left of the test, once it has had time to go."""
-        end = time.monotonic() + grace_s
-        left = self.found()
-        while left and time.monotonic() < end:
-            time.sleep(_STEP_S)
-            left = self.found()
-        return left
+        return _settled(self.found, grace_s)
+
+    def marked_since(self, known: Sequence[str], *, grace_s: float = _GRACE_S) -> list[str]:
+        """Return what carries the mark and is not of `known`, once it has had time to go."""
+        return _settled(lambda: [each for each in self.marked() if each not in known], grace_s)
 
     def processes(self) -> list[int]:
         mine = ancestors()
@@ -180,6 +180,13 @@ class HostLeaks:
             except OSError:
                 continue
         return False
+
+
+def _settled(find: Callable[[], list[str]], grace_s: float) -> list[str]:
+    end = time.monotonic() + grace_s
+    while (left := find()) and time.monotonic() < end:
+        time.sleep(_STEP_S)
+    return left
 
 
 def children_of(pid: int) -> list[int]:

@@ -1,0 +1,102 @@
+"""One dockerd for all tests of a pair, looked after from test to test; and one to be killed."""
+
+import glob
+import os
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from shimv2.ctl.rootfs import make_rootfs
+from tests.daemons.docker import daemon_json, engine
+from tests.daemons.pairs import Pair
+from tests.daemons.runtimes import find_runtime
+from tests.support.containerd import Containerd
+from tests.support.dockerd import IMAGE, Dockerd
+from tests.support.host import Host, install_shim, runs_as_root
+from tests.support.outcome import FAILED
+from tests.support.releases import GO_SHIM, find_release
+
+
+@pytest.fixture(scope="session")
+def archive(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A busybox root as one tar file, for `docker import`."""
+    if not runs_as_root():
+        pytest.skip("containers need root and runc")
+    folder = tmp_path_factory.mktemp("image")
+    make_rootfs(str(folder / "root"))
+    subprocess.run(["tar", "-C", folder / "root", "-cf", folder / "root.tar", "."], check=True)
+    return str(folder / "root.tar")
+
+
+@contextmanager
+def serving(pair: Pair, archive: str) -> Iterator[tuple[Host, Dockerd]]:
+    """Have a dockerd with its containerd, and the image; both are ended, and nothing looked at."""
+    docker = engine(pair.release)
+    binaries = find_release(docker.containerd).binaries
+    host = Host.make()
+    install_shim(os.path.join(host.bin, GO_SHIM))
+    path = f"{host.bin}:{docker.path}"
+    containerd = Containerd(
+        host.folder, namespace=host.mark, path=path, env=host.env, binaries=binaries
+    )
+    config = daemon_json(pair.release, find_runtime(pair.runtime, host.folder), host.folder)
+    dockerd = Dockerd(containerd, path=path, config=config, env=host.env)
+    try:
+        containerd.start()
+        dockerd.start()
+        dockerd.docker("import", "--change=CMD sh", archive, IMAGE)
+        yield host, dockerd
+    finally:
+        dockerd.close()
+        containerd.stop()
+
+
+@pytest.fixture(scope="package")
+def _engine(pair: Pair, archive: str) -> Iterator[tuple[Host, Dockerd]]:
+    with serving(pair, archive) as (host, dockerd):
+        yield host, dockerd
+    assert _removed(host) == []
+
+
+@pytest.fixture
+def docker(request: pytest.FixtureRequest, _engine: tuple[Host, Dockerd]) -> Iterator[Dockerd]:
+    """A running dockerd with the image; whatever a test leaves in it or beside it is a failure."""
+    host, dockerd = _engine
+    before = host.leaks.marked()
+    yield dockerd
+    containers = _emptied(dockerd)
+    left = host.leaks.marked_since(before)
+    assert request.node.stash.get(FAILED, False) or (containers, left) == ([], [])
+
+
+@pytest.fixture
+def own_docker(request: pytest.FixtureRequest, pair: Pair, archive: str) -> Iterator[Dockerd]:
+    """A dockerd of the test's own, which it may kill and start again."""
+    with serving(pair, archive) as (host, dockerd):
+        yield dockerd
+        containers = _emptied(dockerd)
+    left = _removed(host)
+    assert request.node.stash.get(FAILED, False) or (containers, left) == ([], [])
+
+
+def _emptied(dockerd: Dockerd) -> list[str]:
+    """Remove the containers a test has left; which they were, and what else lies there."""
+    containers = dockerd.containers()
+    if containers:
+        dockerd.docker("rm", "--force", *containers)
+    folder, namespace = dockerd.folder, dockerd.containerd.namespace
+    bundles = f"{dockerd.containerd.state}/io.containerd.runtime.v2.task/{namespace}"
+    states = f"{folder}/x/runtime-*/{namespace}"
+    return [
+        *containers,
+        *(path for where in (bundles, states) for path in glob.glob(f"{where}/*")),
+    ]
+
+
+def _removed(host: Host) -> list[str]:
+    left = host.leaks.marked_since(())
+    host.leaks.remove_marked()
+    host.remove()
+    return left

@@ -1,0 +1,100 @@
+"""docker run: output, input, statuses and texts, and what a container is given."""
+
+import os
+
+import pytest
+
+from tests.daemons.docker import every_pair
+from tests.daemons.pairs import Pair
+from tests.support.dockerd import IMAGE, Dockerd
+
+pytestmark = [pytest.mark.root, every_pair]
+
+MIB = 1 << 20
+
+
+def test_run_shows_both_streams_and_the_status(docker: Dockerd) -> None:
+    """The foreground client prints what the container prints and exits as it exits."""
+    done = docker.run("--rm", IMAGE, "sh", "-c", "echo out; echo err >&2; exit 3", check=False)
+
+    assert (done.stdout, done.stderr, done.returncode) == (b"out\n", b"err\n", 3)
+
+
+def test_one_mebibyte_goes_in_and_comes_out_unchanged(docker: Dockerd) -> None:
+    """`docker run -i`: all of stdin arrives, its end too, and all of it comes back."""
+    data = os.urandom(MIB)
+
+    done = docker.run("-i", "--rm", IMAGE, "cat", stdin=data)
+
+    assert done.stdout == data
+
+
+@pytest.mark.parametrize(
+    ("program", "status"), [("nosuchprogram", 127), ("/no/such/path", 127), ("/etc/passwd", 126)]
+)
+def test_program_that_cannot_be_run_is_told_by_the_status(
+    docker: Dockerd, pair: Pair, program: str, status: int
+) -> None:
+    """dockerd looks into the runtime's text, which the shim passes on; and so does its client.
+
+    The client knows runc's words only, and takes others for a failure of the daemon.  What newer
+    crun says of a file that is not executable, dockerd does not know either: 128.
+    """
+    done = docker.run("--name=c1", IMAGE, program, check=False)
+
+    assert b"OCI runtime create failed" in done.stderr
+    assert done.returncode == (status if pair.runtime.startswith("runc") else 125)
+    unknown = (pair.runtime, status) == ("crun-sid", 126)
+    assert docker.state("c1")["ExitCode"] == (128 if unknown else status)
+    docker.docker("rm", "c1")
+
+
+def test_unknown_runtime_is_refused(docker: Dockerd) -> None:
+    """That is dockerd's own business, and its status for what is wrong with a request: 125."""
+    done = docker.run("--rm", "--runtime=nosuch", IMAGE, "true", check=False)
+
+    assert done.returncode == 125
+    assert b"nosuch" in done.stderr
+
+
+def test_container_has_the_user_limits_and_folders_asked_for(docker: Dockerd) -> None:
+    """--user, --ulimit, --env, --workdir, --hostname, --read-only reach the process."""
+    flags = (
+        "--user=65534:65533",
+        "--ulimit=nofile=123:456",
+        "--env=WORD=a b",
+        "--workdir=/var/log",
+        "--hostname=box",
+        "--read-only",
+    )
+    script = 'id -u; id -g; ulimit -Sn; ulimit -Hn; echo "$WORD"; pwd; hostname; touch /tmp/x'
+
+    done = docker.run("--rm", *flags, IMAGE, "sh", "-c", script, check=False)
+
+    assert done.stdout.decode().splitlines() == [
+        *("65534", "65533", "123", "456", "a b", "/var/log", "box")
+    ]
+    assert b"Read-only file system" in done.stderr
+
+
+def test_init_is_the_first_process_and_passes_signals_on(docker: Dockerd) -> None:
+    """--init: docker's own small init around the program."""
+    docker.run("-d", "--name=c1", "--init", IMAGE, "sleep", "1000")
+    first = docker.said("exec", "c1", "cat", "/proc/1/cmdline").split("\0")
+    docker.docker("stop", "c1")
+
+    assert first[0].endswith("docker-init")
+    assert docker.state("c1")["ExitCode"] == 143
+    docker.docker("rm", "c1")
+
+
+def test_process_killed_for_memory_is_shown_as_that(docker: Dockerd) -> None:
+    """OOMKilled, 137, and an event of it before that of the death."""
+    limits = ("--memory=32m", "--memory-swap=32m")
+    done = docker.run("--name=c1", *limits, IMAGE, "tail", "/dev/zero", check=False)
+
+    state = docker.state("c1")
+    assert (done.returncode, state["ExitCode"], state["OOMKilled"]) == (137, 137, True)
+    actions = [action for action, _ in docker.events(docker.id("c1"))]
+    assert actions.index("oom") < actions.index("die")
+    docker.docker("rm", "c1")

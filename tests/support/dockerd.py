@@ -1,0 +1,204 @@
+"""A private dockerd on a private containerd, and the docker command that talks to it."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Final
+
+from tests.support.containerd import Containerd
+from tests.support.until import until
+
+IMAGE: Final = "busybox"
+_READY_LIMIT_S: Final = 60.0
+_STOP_LIMIT_S: Final = 60.0
+_DOCKER_LIMIT_S: Final = 90.0
+# The kernel of a test machine may have no netfilter: containers get no network, or the host's.
+_FLAGS: Final = ("--bridge=none", "--iptables=false", "--live-restore")
+
+
+class Dockerd:
+    """One daemon.  Owns its process; the containerd and its folder belong to whoever made them.
+
+    Cgroups, namespaces and folders carry the containerd's namespace as their name, so that what is
+    left behind can be told from other people's.
+    """
+
+    def __init__(
+        self,
+        containerd: Containerd,
+        *,
+        path: str,
+        config: Mapping[str, object],
+        env: Mapping[str, str],
+    ) -> None:
+        """`path`: where dockerd, docker and what they call are looked for first."""
+        self.containerd = containerd
+        self.folder = containerd.folder
+        self.log = os.path.join(self.folder, "dockerd.log")
+        self.host = f"unix://{self.folder}/docker.sock"
+        self._path = f"{path}:{os.environ['PATH']}"
+        self._env = {**os.environ, **env, "PATH": self._path}
+        self._config = os.path.join(self.folder, "daemon.json")
+        self._process: subprocess.Popen[bytes] | None = None
+        self.configure(config)
+
+    def configure(self, config: Mapping[str, object]) -> None:
+        """Write daemon.json, which counts from the next start on."""
+        with open(self._config, "w", encoding="utf-8") as file:
+            json.dump(config, file)
+
+    def start(self) -> None:
+        """Start the daemon and wait until it answers."""
+        assert self._process is None, "dockerd is running already"
+        namespace, folder = self.containerd.namespace, self.folder
+        with open(self.log, "ab") as log:
+            self._process = subprocess.Popen(
+                [
+                    "dockerd",
+                    *_FLAGS,
+                    f"--config-file={self._config}",
+                    f"--data-root={folder}/docker",
+                    f"--exec-root={folder}/x",
+                    f"--pidfile={folder}/docker.pid",
+                    f"--host={self.host}",
+                    f"--containerd={self.containerd.address}",
+                    f"--containerd-namespace={namespace}",
+                    f"--containerd-plugins-namespace={namespace}-plugins",
+                    f"--cgroup-parent=/{namespace}",
+                ],
+                env=self._env,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        until(self._answers, f"dockerd to answer, see {self.log}", limit_s=_READY_LIMIT_S)
+
+    def stop(self, number: int = signal.SIGTERM) -> None:
+        """End the daemon and wait for it; with live restore its containers stay."""
+        process, self._process = self._process, None
+        if process is not None:
+            process.send_signal(number)
+            process.wait(timeout=_STOP_LIMIT_S)
+
+    def kill(self) -> None:
+        self.stop(signal.SIGKILL)
+
+    def close(self) -> None:
+        """Stop it for good: what it keeps mounted for its next start goes as well."""
+        self.stop()
+        with open("/proc/self/mountinfo", encoding="utf-8") as file:
+            points = [line.split()[4] for line in file]
+        own = (f"{self.folder}/docker", f"{self.folder}/x/netns/default")
+        for point in points:
+            if point in own:
+                subprocess.run(["umount", point], check=True)
+
+    def docker(
+        self,
+        *args: str,
+        check: bool = True,
+        stdin: bytes = b"",
+        timeout_s: float = _DOCKER_LIMIT_S,
+    ) -> "subprocess.CompletedProcess[bytes]":
+        """Run docker against this daemon.
+
+        Raises:
+            AssertionError: it failed and `check` is set; says what it printed.
+        """
+        done = subprocess.run(
+            self.command(*args),
+            check=False,
+            input=stdin,
+            capture_output=True,
+            timeout=timeout_s,
+        )
+        if check and done.returncode != 0:
+            said = (done.stdout[-2000:] + done.stderr[-2000:]).decode(errors="replace")
+            raise AssertionError(f"docker {' '.join(args)}: status {done.returncode}: {said}")
+        return done
+
+    def command(self, *args: str) -> list[str]:
+        # Settings of its own: the developer's may change what is printed.
+        program = shutil.which("docker", path=self._path) or "docker"
+        return [program, f"--config={self.folder}/client", f"--host={self.host}", *args]
+
+    def said(self, *args: str) -> str:
+        """Return what a docker command prints, without the end of its last line."""
+        return self.docker(*args).stdout.decode().removesuffix("\n")
+
+    def run(
+        self, *args: str, check: bool = True, stdin: bytes = b""
+    ) -> "subprocess.CompletedProcess[bytes]":
+        """`docker run` without a network."""
+        return self.docker("run", "--network=none", *args, check=check, stdin=stdin)
+
+    @contextmanager
+    def running(self, *args: str) -> Iterator["subprocess.Popen[bytes]"]:
+        """Have a docker command running, its output in a pipe; killed if it does not end."""
+        process = subprocess.Popen(
+            self.command(*args),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
+        with process:
+            try:
+                yield process
+            finally:
+                process.kill()
+
+    def id(self, container: str) -> str:
+        return self.said("inspect", "-f", "{{.Id}}", container)
+
+    def events(self, id_: str) -> list[tuple[str, str]]:
+        """Return action and exit status ("" = none) of each event of a container so far.
+
+        By its id, as others may have had its name; of the last 256 events of the daemon.
+        """
+        what = '{{.Action}}|{{index .Actor.Attributes "exitCode"}}'
+        until = f"--until={time.time():.6f}"
+        lines = self.said(
+            "events", "--since=0", until, f"--filter=container={id_}", f"--format={what}"
+        ).splitlines()
+        # An exec's has its command behind a colon.
+        return [
+            (action.partition(":")[0], code)
+            for action, _, code in (line.rpartition("|") for line in lines)
+        ]
+
+    def pids(self, container: str) -> list[int]:
+        """Return the processes of a container, as the daemon has them from the shim."""
+        return [int(word) for word in self.said("top", container, "-eo", "pid").split()[1:]]
+
+    def state(self, container: str) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(self.said("inspect", "-f", "{{json .State}}", container))
+        return found
+
+    def wait_state(self, container: str, status: str, *, limit_s: float = 30.0) -> dict[str, Any]:
+        """Wait for `State.Status` and return the state."""
+        seen: dict[str, Any] = {}
+
+        def reached() -> bool:
+            seen.update(self.state(container))
+            return bool(seen["Status"] == status)
+
+        until(reached, f"{container} to be {status}", limit_s=limit_s)
+        return seen
+
+    def containers(self) -> list[str]:
+        """Return the ids of all containers, stopped ones as well."""
+        return self.said("ps", "--all", "--quiet", "--no-trunc").split()
+
+    def _answers(self) -> bool:
+        process = self._process
+        if process is None or process.poll() is not None:
+            self._process = None
+            with open(self.log, encoding="utf-8", errors="replace") as file:
+                raise AssertionError(f"dockerd did not start: {file.read()[-2000:]}")
+        return self.docker("version", check=False).returncode == 0
