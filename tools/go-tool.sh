@@ -25,8 +25,11 @@ trap 'rm -rf "$work"' EXIT
 cd "$(GOFLAGS=-mod=mod go mod download -json "$module" | sed -n 's/^\t"Dir": "\(.*\)",\?$/\1/p')"
 export CGO_ENABLED=0 GOFLAGS="-trimpath -buildvcs=false"
 for package in "$@"; do
-	build=(go build)
-	[ "$(go list -f '{{.Name}}' "./$package")" = main ] || build=(go test -c)
+	build=(go test -c)
+	case $(go list -f '{{.Name}} {{len .GoFiles}}' "./$package") in
+	"main 0") ;; # its main function is that of its tests
+	"main "*) build=(go build) ;;
+	esac
 	"${build[@]}" -o "$work/bin/${package##*/}" "./$package"
 done
 chmod 0755 "$work/bin"

@@ -6,9 +6,22 @@ from pathlib import Path
 
 import pytest
 
+from shimv2.ctl.image import IMAGE, make_image
+from tests.daemons.cri import (
+    HANDLER,
+    OTHER_HANDLER,
+    PAUSE,
+    PAUSE_COMMAND,
+    CriContainerd,
+    handlers,
+)
 from tests.daemons.pairs import Pair
+<<<<<<< HEAD
 from tests.daemons.prompt import Prompt
 from tests.daemons.redis import Redis, make_redis
+=======
+from tests.daemons.pods import Pods
+>>>>>>> 9bdfaa4 (tests: the CRI plugin of three releases with each of four runtimes)
 from tests.daemons.runtimes import describe, find_runtime
 from tests.daemons.table import Recorder
 from tests.support.containerd import Containerd
@@ -78,6 +91,7 @@ def run(pair: Pair, runtime: str, host: Host) -> Sequence[str]:
 
 
 @pytest.fixture
+<<<<<<< HEAD
 def prompt(containerd: Containerd, host: Host) -> Prompt:
     """A prompt where containerd's clients find the pair's daemon by themselves."""
     env = {
@@ -100,3 +114,32 @@ def redis(_redis: Redis, host: Host) -> Redis:
     """An image of redis, and redis-cli at the prompt."""
     _redis.install_cli(host.bin)
     return _redis
+=======
+def cri(pair: Pair, runtime: str, host: Host, image: Path, rootfs: str) -> Iterator[CriContainerd]:
+    """The pair's containerd with the CRI plugin, running, with the images."""
+    pause = os.path.join(host.folder, "pause.tar")
+    make_image(pause, rootfs=rootfs, name=PAUSE, command=PAUSE_COMMAND)
+    daemon = CriContainerd(
+        host.folder,
+        release=find_release(pair.release),
+        handlers=handlers(pair.release, runtime if pair.runtime != "runc" else "", host.folder),
+        path=host.bin,
+        env=host.env,
+    )
+    try:
+        daemon.start()
+        for archive in (str(image), pause):
+            daemon.ctr("image", "import", archive)
+        daemon.wait_images(IMAGE, PAUSE)
+        yield daemon
+    finally:
+        daemon.stop()
+
+
+@pytest.fixture
+def pods(cri: CriContainerd, pair: Pair, host: Host) -> Iterator[Pods]:
+    """The pods of that daemon; whatever a test leaves of them is removed through it."""
+    made = Pods(cri, mark=host.mark, handler=HANDLER if pair.runtime == "runc" else OTHER_HANDLER)
+    yield made
+    made.remove_all()
+>>>>>>> 9bdfaa4 (tests: the CRI plugin of three releases with each of four runtimes)

@@ -17,8 +17,7 @@ CONTAINERD: Final = "containerd"
 _READY_LIMIT_S: Final = 20.0
 _CTR_LIMIT_S: Final = 60.0
 # Nothing here needs them; they cost start-up time, or fail for want of a network or kernel part.
-_DISABLED: Final = (
-    "io.containerd.grpc.v1.cri",
+UNNEEDED: Final = (
     "io.containerd.snapshotter.v1.btrfs",
     "io.containerd.snapshotter.v1.devmapper",
     "io.containerd.snapshotter.v1.zfs",
@@ -45,6 +44,9 @@ class Containerd:
     `binaries` is where containerd and ctr are, if not on PATH; another release may take its place
     while the daemon is stopped.
     """
+
+    _config_version = 2
+    _disabled: Sequence[str] = (*UNNEEDED, "io.containerd.grpc.v1.cri")
 
     def __init__(
         self,
@@ -79,7 +81,7 @@ class Containerd:
         assert self._process is None, "containerd is running already"
         with open(self.log, "ab") as log:
             self._process = subprocess.Popen(
-                [os.path.join(self.binaries, CONTAINERD), "--config", self._config],
+                self._launch(),
                 env=self._env,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -174,6 +176,10 @@ class Containerd:
         msg = "ctr events never showed one"
         raise AssertionError(msg)
 
+    def _launch(self) -> list[str]:
+        """Return the command that becomes the daemon."""
+        return [os.path.join(self.binaries, CONTAINERD), "--config", self._config]
+
     def _answers(self) -> bool:
         process = self._process
         if process is None or process.poll() is not None:
@@ -190,18 +196,23 @@ class Containerd:
             return json.dumps(value)
 
         lines = [
-            "version = 2",
+            f"version = {self._config_version}",
             f"root = {text(os.path.join(self.folder, 'root'))}",
             f"state = {text(self.state)}",
-            f"disabled_plugins = {json.dumps(_DISABLED)}",
+            f"disabled_plugins = {json.dumps(self._disabled)}",
             "[grpc]",
             f"address = {text(self.address)}",
             "[ttrpc]",
             f"address = {text(self.address + '.ttrpc')}",
             "[debug]",
             'level = "info"',
+            *self._more_toml(),
         ]
         return "\n".join(lines) + "\n"
+
+    def _more_toml(self) -> Sequence[str]:
+        """Return further tables of the configuration."""
+        return ()
 
 
 def parse_events(text: str, container_id: str) -> list[tuple[str, str]]:

@@ -1,0 +1,213 @@
+"""containerd with its CRI plugin in a network namespace of its own, and crictl beside it."""
+
+import contextlib
+import json
+import os
+import subprocess
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from tests.daemons.page import box
+from tests.support.containerd import UNNEEDED, Containerd
+from tests.support.releases import CACHE, Release, tool
+from tests.support.until import until
+
+NAMESPACE: Final = "k8s.io"  # the CRI plugin's
+PAUSE: Final = "localhost/pyrunc/pause:latest"
+# As the real one: it ends when told to, and collects what a shared pid namespace leaves to it.
+PAUSE_COMMAND: Final = ("sh", "-c", "trap 'exit 0' TERM; while :; do sleep 1000 & wait $!; done")
+HANDLER: Final = "pyrunc"  # as docs/daemons.md has it, and the one with options
+OTHER_HANDLER: Final = "pyrunc-crun"
+# Seen by nobody outside of the daemon's network namespace.
+SUBNET: Final = "10.88.0"
+_TOOLS: Final = "sigs.k8s.io/cri-tools@v1.36.0"
+_PLUGINS: Final = "containernetworking-plugins"
+_LIMIT_S: Final = 120.0
+_CNI_STATE: Final = ("/var/lib/cni/results", "/var/lib/cni")
+
+# What the tests need of their machine; the runtimes' handlers are read from docs/daemons.md.
+_V2: Final = """
+[plugins."io.containerd.grpc.v1.cri"]
+sandbox_image = {pause}
+restrict_oom_score_adj = true
+netns_mounts_under_state_dir = true
+[plugins."io.containerd.grpc.v1.cri".registry]
+config_path = {hosts}
+[plugins."io.containerd.grpc.v1.cri".cni]
+bin_dir = {plugins}
+conf_dir = {networks}
+"""
+_V3: Final = """
+[plugins.'io.containerd.cri.v1.images'.pinned_images]
+sandbox = {pause}
+[plugins.'io.containerd.cri.v1.images'.registry]
+config_path = {hosts}
+[plugins.'io.containerd.cri.v1.runtime']
+restrict_oom_score_adj = true
+netns_mounts_under_state_dir = true
+[plugins.'io.containerd.cri.v1.runtime'.cni]
+bin_dirs = [{plugins}]
+conf_dir = {networks}
+"""
+
+
+def cri_tools() -> str:
+    """Return the folder of crictl and critest; they are built once.
+
+    Raises:
+        ReleaseMissing: they cannot be, as there is no go.
+    """
+    folder = os.path.join(CACHE, f"cri-tools-{_TOOLS.rpartition('@v')[2]}")
+    tool("go-tool.sh", _TOOLS, folder, "cmd/crictl", "cmd/critest")
+    return folder
+
+
+def cni_plugins() -> str:
+    """Return the folder of Debian's CNI plugins."""
+    folder = os.path.join(CACHE, "cni-bookworm")
+    tool("debs.sh", "bookworm", folder, _PLUGINS)
+    return os.path.join(folder, "usr/lib/cni")
+
+
+def config_version(release: str) -> int:
+    """Return the version that a release's configuration is written in."""
+    return 2 if release.startswith("1.") else 3
+
+
+def handlers(release: str, runtime: str, folder: str) -> str:
+    """Return the runtimes' part of the configuration, as the page for users has it.
+
+    `runtime` is the path of another runtime than runc, "" if none is wanted; a file that the
+    handler names lies in `folder`.
+    """
+    version = config_version(release)
+    found = [box({2: "cri-v2", 3: "cri-v3"}[version])]
+    program = {"/usr/bin/crun": runtime}
+    if runtime and release == "1.6":
+        options = os.path.join(folder, "options.toml")
+        with open(options, "w", encoding="utf-8") as file:
+            file.write(box("cri-options-file", instead=program))
+        found.append(box("cri-options-1.6", instead={"/etc/containerd/pyrunc-crun.toml": options}))
+    elif runtime:
+        found.append(box({2: "cri-options-v2", 3: "cri-options-v3"}[version], instead=program))
+    return "".join(found)
+
+
+class CriContainerd(Containerd):
+    """A daemon for pods.  Their network is a bridge inside the daemon's own network namespace.
+
+    `handlers` is the part of its configuration with the runtimes.
+    """
+
+    _disabled = UNNEEDED
+
+    def __init__(
+        self,
+        folder: str,
+        *,
+        release: Release,
+        handlers: str,
+        path: str,
+        env: Mapping[str, str],
+    ) -> None:
+        self._handlers = handlers
+        self._config_version = config_version(release.name)
+        self._networks = os.path.join(folder, "net.d")
+        self.hosts = os.path.join(folder, "hosts.d")  # how registries are reached
+        for path_ in (self._networks, self.hosts):
+            os.makedirs(path_)
+        with open(f"{self._networks}/10-pods.conflist", "w", encoding="utf-8") as file:
+            json.dump(_network(os.path.join(folder, "addresses")), file)
+        super().__init__(folder, namespace=NAMESPACE, path=path, env=env, binaries=release.binaries)
+        self._crictl = os.path.join(cri_tools(), "crictl")
+
+    def start(self) -> None:
+        super().start()
+        until(
+            lambda: self.crictl("version", check=False).returncode == 0,
+            f"the CRI plugin to answer, see {self.log}",
+        )
+
+    def stop(self, number: int = 15) -> None:
+        super().stop(number)
+        for path in _CNI_STATE:  # shared by all daemons of a machine
+            with contextlib.suppress(OSError):
+                os.rmdir(path)
+
+    def wait_images(self, *names: str) -> None:
+        """Wait until the plugin knows images that came otherwise than through it."""
+
+        def known() -> bool:
+            listed = self.ask("images", "-o", "json")["images"]
+            return set(names) <= {name for image in listed for name in image["repoTags"]}
+
+        until(known, "the images to be known")
+
+    def inside(self, *command: str) -> list[str]:
+        """Return a command as it is run in the daemon's network namespace."""
+        return ["nsenter", f"--net=/proc/{self.pid}/ns/net", *command]
+
+    def crictl_command(self, *args: str) -> list[str]:
+        endpoint = f"unix://{self.address}"
+        # The limit is that of one call: a pod on a busy machine takes its time.
+        known = ("-r", endpoint, "-i", endpoint, "-t", f"{_LIMIT_S:.0f}s", "-c", os.devnull)
+        return self.inside(self._crictl, *known, *args)
+
+    def crictl(
+        self, *args: str, check: bool = True, stdin: bytes = b""
+    ) -> "subprocess.CompletedProcess[bytes]":
+        """Run crictl to its end.
+
+        Raises:
+            AssertionError: it failed and `check` is set; says what it printed.
+        """
+        done = subprocess.run(
+            self.crictl_command(*args),
+            check=False,
+            input=stdin,
+            capture_output=True,
+            timeout=_LIMIT_S,
+        )
+        if check and done.returncode:
+            said = (done.stdout[-2000:] + done.stderr[-2000:]).decode(errors="replace")
+            raise AssertionError(f"crictl {' '.join(args)}: status {done.returncode}: {said}")
+        return done
+
+    def ask(self, *args: str) -> Any:
+        """Return what crictl prints as JSON."""
+        return json.loads(self.crictl(*args).stdout)
+
+    def _launch(self) -> list[str]:
+        script = 'ip link set lo up && exec "$@"'
+        return ["unshare", "--net", "sh", "-c", script, "sh", *super()._launch()]
+
+    def _more_toml(self) -> Sequence[str]:
+        values = {
+            "pause": PAUSE,
+            "hosts": self.hosts,
+            "plugins": cni_plugins(),
+            "networks": self._networks,
+        }
+        known = {2: _V2, 3: _V3}[self._config_version].format(
+            **{name: json.dumps(value) for name, value in values.items()}
+        )
+        return (known, self._handlers)
+
+
+def _network(addresses: str) -> dict[str, object]:
+    return {
+        "cniVersion": "0.4.0",
+        "name": "pods",
+        "plugins": [
+            {
+                "type": "bridge",
+                "bridge": "pods0",
+                "isGateway": True,
+                "ipam": {
+                    "type": "host-local",
+                    "dataDir": addresses,
+                    "ranges": [[{"subnet": f"{SUBNET}.0/24"}]],
+                },
+            }
+        ],
+    }
