@@ -16,7 +16,7 @@ from tests.daemons.runtimes import RUNTIMES
 
 _OLD_CRUN: Final = "crun 1.8 refuses a container of newer daemons: unknown version specified"
 # Those that still write what Debian 12's crun knows.
-_OLD_DAEMONS: Final = ("containerd 1.6", "CRI 1.6", "dockerd 20.10", "nerdctl 1.6")
+_OLD_DAEMONS: Final = ("containerd 1.6", "CRI 1.6", "CRI-O", "dockerd 20.10", "nerdctl 1.6")
 
 
 @dataclass(frozen=True, slots=True)
