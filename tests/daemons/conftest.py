@@ -8,6 +8,7 @@ import pytest
 
 from shimv2.ctl.image import IMAGE, make_image
 from tests.daemons.cri import (
+    BROKEN,
     HANDLER,
     OTHER_HANDLER,
     PAUSE,
@@ -119,10 +120,11 @@ def cri(pair: Pair, runtime: str, host: Host, image: Path, rootfs: str) -> Itera
     """The pair's containerd with the CRI plugin, running, with the images."""
     pause = os.path.join(host.folder, "pause.tar")
     make_image(pause, rootfs=rootfs, name=PAUSE, command=PAUSE_COMMAND)
+    others = {OTHER_HANDLER: runtime} if pair.runtime != "runc" else {}
     daemon = CriContainerd(
         host.folder,
         release=find_release(pair.release),
-        handlers=handlers(pair.release, runtime if pair.runtime != "runc" else "", host.folder),
+        handlers=handlers(pair.release, {**others, **BROKEN}, host.folder),
         path=host.bin,
         env=host.env,
     )

@@ -18,6 +18,9 @@ PAUSE: Final = "localhost/pyrunc/pause:latest"
 PAUSE_COMMAND: Final = ("sh", "-c", "trap 'exit 0' TERM; while :; do sleep 1000 & wait $!; done")
 HANDLER: Final = "pyrunc"  # as docs/daemons.md has it, and the one with options
 OTHER_HANDLER: Final = "pyrunc-crun"
+# Handlers that a user has configured wrongly.
+BROKEN: Final = {"missing": "/no/such/runtime", "failing": "/bin/false"}
+_PROGRAM: Final = "/usr/bin/crun"  # its runtime, as printed
 # Seen by nobody outside of the daemon's network namespace.
 SUBNET: Final = "10.88.0"
 _TOOLS: Final = "sigs.k8s.io/cri-tools@v1.36.0"
@@ -74,22 +77,25 @@ def config_version(release: str) -> int:
     return 2 if release.startswith("1.") else 3
 
 
-def handlers(release: str, runtime: str, folder: str) -> str:
-    """Return the runtimes' part of the configuration, as the page for users has it.
+def handlers(release: str, runtimes: Mapping[str, str], folder: str) -> str:
+    """Return the handlers' part of the configuration, as the page for users has it.
 
-    `runtime` is the path of another runtime than runc, "" if none is wanted; a file that the
-    handler names lies in `folder`.
+    `runtimes` are the paths of the runtimes of further handlers, by the names of these; files that
+    they name lie in `folder`.
     """
     version = config_version(release)
     found = [box({2: "cri-v2", 3: "cri-v3"}[version])]
-    program = {"/usr/bin/crun": runtime}
-    if runtime and release == "1.6":
-        options = os.path.join(folder, "options.toml")
-        with open(options, "w", encoding="utf-8") as file:
-            file.write(box("cri-options-file", instead=program))
-        found.append(box("cri-options-1.6", instead={"/etc/containerd/pyrunc-crun.toml": options}))
-    elif runtime:
-        found.append(box({2: "cri-options-v2", 3: "cri-options-v3"}[version], instead=program))
+    for name, program in runtimes.items():
+        instead = {OTHER_HANDLER: name}
+        if release == "1.6":
+            options = os.path.join(folder, f"{name}.toml")
+            with open(options, "w", encoding="utf-8") as file:
+                file.write(box("cri-options-file", instead={_PROGRAM: program}))
+            instead = {"/etc/containerd/pyrunc-crun.toml": options, **instead}
+            found.append(box("cri-options-1.6", instead=instead))
+        else:
+            printed = {2: "cri-options-v2", 3: "cri-options-v3"}[version]
+            found.append(box(printed, instead={_PROGRAM: program, **instead}))
     return "".join(found)
 
 

@@ -175,6 +175,30 @@ def test_daemon_that_is_killed_finds_its_pods_again(pods: Pods) -> None:
     pods.remove(pod)
 
 
+@pytest.mark.ours("options for a runtime that containerd does not know")
+@pytest.mark.parametrize(
+    ("handler", "text"),
+    [
+        ("missing", "/no/such/runtime: no such file or directory"),
+        ("failing", "OCI runtime create failed"),
+        ("nobody", 'no runtime for "nobody" is configured'),
+    ],
+    ids=["missing", "failing", "unknown"],
+)
+def test_handler_that_cannot_work_is_named(pods: Pods, handler: str, text: str) -> None:
+    """A pod of it is refused in words that lead to the mistake; other pods do not suffer."""
+    config = pods.pod_config("refused")
+
+    done = pods.daemon.crictl("runp", "-r", handler, config, check=False)
+
+    assert done.returncode != 0
+    assert text in done.stderr.decode().replace("\\", "")
+    assert pods.daemon.ask("pods", "-o", "json")["items"] == []
+    pod = pods.run()
+    assert pods.exited(pods.start(pod, "c", "true"))["exitCode"] == 0
+    pods.remove(pod)
+
+
 def test_command_that_is_not_there(pods: Pods) -> None:
     """The kubelet shows the runtime's words; the container can be removed, the pod lives."""
     pod = pods.run()
