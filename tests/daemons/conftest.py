@@ -14,15 +14,13 @@ from tests.daemons.cri import (
     PAUSE,
     PAUSE_COMMAND,
     CriContainerd,
+    cri_tools,
     handlers,
 )
 from tests.daemons.pairs import Pair
-<<<<<<< HEAD
+from tests.daemons.pods import Pods
 from tests.daemons.prompt import Prompt
 from tests.daemons.redis import Redis, make_redis
-=======
-from tests.daemons.pods import Pods
->>>>>>> 9bdfaa4 (tests: the CRI plugin of three releases with each of four runtimes)
 from tests.daemons.runtimes import describe, find_runtime
 from tests.daemons.table import Recorder
 from tests.support.containerd import Containerd
@@ -92,7 +90,6 @@ def run(pair: Pair, runtime: str, host: Host) -> Sequence[str]:
 
 
 @pytest.fixture
-<<<<<<< HEAD
 def prompt(containerd: Containerd, host: Host) -> Prompt:
     """A prompt where containerd's clients find the pair's daemon by themselves."""
     env = {
@@ -115,8 +112,20 @@ def redis(_redis: Redis, host: Host) -> Redis:
     """An image of redis, and redis-cli at the prompt."""
     _redis.install_cli(host.bin)
     return _redis
-=======
-def cri(pair: Pair, runtime: str, host: Host, image: Path, rootfs: str) -> Iterator[CriContainerd]:
+
+
+@pytest.fixture(scope="session")
+def _crictl() -> str:
+    try:
+        return os.path.join(cri_tools(), "crictl")
+    except ReleaseMissing as missing:
+        pytest.skip(f"crictl cannot be had: {missing}")
+
+
+@pytest.fixture
+def cri(
+    pair: Pair, runtime: str, host: Host, image: Path, rootfs: str, _crictl: str
+) -> Iterator[CriContainerd]:
     """The pair's containerd with the CRI plugin, running, with the images."""
     pause = os.path.join(host.folder, "pause.tar")
     make_image(pause, rootfs=rootfs, name=PAUSE, command=PAUSE_COMMAND)
@@ -125,6 +134,7 @@ def cri(pair: Pair, runtime: str, host: Host, image: Path, rootfs: str) -> Itera
         host.folder,
         release=find_release(pair.release),
         handlers=handlers(pair.release, {**others, **BROKEN}, host.folder),
+        crictl=_crictl,
         path=host.bin,
         env=host.env,
     )
@@ -144,4 +154,3 @@ def pods(cri: CriContainerd, pair: Pair, host: Host) -> Iterator[Pods]:
     made = Pods(cri, mark=host.mark, handler=HANDLER if pair.runtime == "runc" else OTHER_HANDLER)
     yield made
     made.remove_all()
->>>>>>> 9bdfaa4 (tests: the CRI plugin of three releases with each of four runtimes)

@@ -90,8 +90,8 @@ def handlers(release: str, runtimes: Mapping[str, str], folder: str) -> str:
         if release == "1.6":
             options = os.path.join(folder, f"{name}.toml")
             with open(options, "w", encoding="utf-8") as file:
-                file.write(box("cri-options-file", instead={_PROGRAM: program}))
-            instead = {"/etc/containerd/pyrunc-crun.toml": options, **instead}
+                file.write(box("crun.toml", instead={_PROGRAM: program}))
+            instead = {"/etc/containerd/crun.toml": options, **instead}
             found.append(box("cri-options-1.6", instead=instead))
         else:
             printed = {2: "cri-options-v2", 3: "cri-options-v3"}[version]
@@ -113,10 +113,12 @@ class CriContainerd(Containerd):
         *,
         release: Release,
         handlers: str,
+        crictl: str,
         path: str,
         env: Mapping[str, str],
     ) -> None:
         self._handlers = handlers
+        self._crictl = crictl
         self._config_version = config_version(release.name)
         self._networks = os.path.join(folder, "net.d")
         self.hosts = os.path.join(folder, "hosts.d")  # how registries are reached
@@ -125,7 +127,6 @@ class CriContainerd(Containerd):
         with open(f"{self._networks}/10-pods.conflist", "w", encoding="utf-8") as file:
             json.dump(_network(os.path.join(folder, "addresses")), file)
         super().__init__(folder, namespace=NAMESPACE, path=path, env=env, binaries=release.binaries)
-        self._crictl = os.path.join(cri_tools(), "crictl")
 
     def start(self) -> None:
         super().start()

@@ -37,8 +37,8 @@ def crio(host: Host, pair: Pair, runtime: str, rootfs: str) -> Crio:
     if pair.runtime != "runc":
         path = os.path.join(host.folder, "options.toml")
         with open(path, "w", encoding="utf-8") as file:
-            file.write(box("cri-options-file", instead={"/usr/bin/crun": runtime}))
-        text += box("crio-options", instead={"/etc/crio/pyrunc-crun.toml": path})
+            file.write(box("crun.toml", instead={"/usr/bin/crun": runtime}))
+        text += box("crio-options", instead={"/etc/containerd/crun.toml": path})
     handler = tomllib.loads(text)["crio"]["runtime"]["runtimes"]["pyrunc"]
     assert handler["runtime_type"] == "vm"
     assert re.fullmatch(r"/.*/containerd-shim-[a-zA-Z0-9+-]+-v2", handler["runtime_path"])
