@@ -17,6 +17,10 @@ from tests.support.releases import CACHE, ReleaseMissing, tool
 
 PAIRS: Final = (*pairs("dockerd 20.10", quick=("runc",)), *pairs("dockerd 28"))
 every_pair: Final = pytest.mark.parametrize("pair", PAIRS, indirect=True)
+_WITH_RUNC: Final = [pair for pair in PAIRS if str(pair.id).endswith("+runc")]
+every_release: Final = pytest.mark.parametrize("pair", _WITH_RUNC, indirect=True)
+docker_20: Final = pytest.mark.parametrize("pair", _WITH_RUNC[:1], indirect=True)
+docker_28: Final = pytest.mark.parametrize("pair", _WITH_RUNC[1:], indirect=True)
 RUNC_RUNTIME: Final = "io.containerd.runc.v2"
 # How the version of a release begins, and the release of containerd it goes with.
 _RELEASES: Final = {"20.10": ("20.10.", "1.6"), "28": ("28.", "2.1")}

@@ -6,7 +6,7 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
 
@@ -44,11 +44,13 @@ class Dockerd:
         self._path = f"{path}:{os.environ['PATH']}"
         self._env = {**os.environ, **env, "PATH": self._path}
         self._config = os.path.join(self.folder, "daemon.json")
+        self._flags: Sequence[str] = ()
         self._process: subprocess.Popen[bytes] | None = None
         self.configure(config)
 
-    def configure(self, config: Mapping[str, object]) -> None:
-        """Write daemon.json, which counts from the next start on."""
+    def configure(self, config: Mapping[str, object], *flags: str) -> None:
+        """Write daemon.json and keep `flags`, which count from the next start on."""
+        self._flags = flags
         with open(self._config, "w", encoding="utf-8") as file:
             json.dump(config, file)
 
@@ -70,6 +72,7 @@ class Dockerd:
                     f"--containerd-namespace={namespace}",
                     f"--containerd-plugins-namespace={namespace}-plugins",
                     f"--cgroup-parent=/{namespace}",
+                    *self._flags,
                 ],
                 env=self._env,
                 stdin=subprocess.DEVNULL,
@@ -127,6 +130,24 @@ class Dockerd:
         # Settings of its own: the developer's may change what is printed.
         program = shutil.which("docker", path=self._path) or "docker"
         return [program, f"--config={self.folder}/client", f"--host={self.host}", *args]
+
+    def shell(self, text: str) -> str:
+        """Run what a person types, where docker is this one; return what is printed.
+
+        Raises:
+            subprocess.CalledProcessError: a line of it failed.
+        """
+        where = {"DOCKER_HOST": self.host, "DOCKER_CONFIG": f"{self.folder}/client"}
+        done = subprocess.run(
+            ["sh", "-ec", text],
+            env={**self._env, **where},
+            check=True,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            text=True,
+            timeout=_DOCKER_LIMIT_S,
+        )
+        return done.stdout
 
     def said(self, *args: str) -> str:
         """Return what a docker command prints, without the end of its last line."""
