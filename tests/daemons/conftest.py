@@ -1,6 +1,8 @@
 """Fixtures of the tests with real daemons: a pair of a daemon and a runtime, and their table."""
 
 import os
+import re
+import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -17,6 +19,7 @@ from tests.daemons.cri import (
     cri_tools,
     handlers,
 )
+from tests.daemons.nerdctl import Nerdctl, find_nerdctl
 from tests.daemons.pairs import Pair
 from tests.daemons.pods import Pods
 from tests.daemons.prompt import Prompt
@@ -154,3 +157,24 @@ def pods(cri: CriContainerd, pair: Pair, host: Host) -> Iterator[Pods]:
     made = Pods(cri, mark=host.mark, handler=HANDLER if pair.runtime == "runc" else OTHER_HANDLER)
     yield made
     made.remove_all()
+
+
+@pytest.fixture
+def nerdctl(containerd: Containerd, pair: Pair, runtime: str, host: Host) -> Iterator[Nerdctl]:
+    """nerdctl with the pair's daemon and runtime; its containers are removed after the test.
+
+    Another runtime than runc is named by its path: then nerdctl asks for containerd's own shim.
+    """
+    folder = find_nerdctl()
+    if not folder:
+        pytest.skip("nerdctl is built with go, which is not installed")
+    if pair.runtime != "runc":
+        os.rename(host.shim, os.path.join(host.bin, GO_SHIM))
+    words = RUNTIME if pair.runtime == "runc" else runtime
+    made = Nerdctl(containerd, folder=folder, runtime=words, path=host.bin)
+    yield made
+    made.remove_all()
+    # It leaves the FIFOs of every `run` in the foreground, whose names are the container's.
+    for path in host.leaks.fifos():
+        if all(re.match("[0-9a-f]{64}-std", name) for name in os.listdir(path)):
+            shutil.rmtree(path)

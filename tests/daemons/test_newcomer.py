@@ -1,7 +1,10 @@
 """README.md: what somebody types who tries the shim for the first time; read from the page."""
 
+import re
+
 import pytest
 
+from tests.daemons.nerdctl import Nerdctl
 from tests.daemons.page import box
 from tests.daemons.pairs import pairs
 from tests.daemons.prompt import Prompt
@@ -12,6 +15,7 @@ from tests.support.until import until
 
 pytestmark = pytest.mark.root
 README = "README.md"
+NERDCTL = ("nerdctl 1.6", "nerdctl 1.7", "nerdctl 2.1")
 CTR = pytest.mark.parametrize(
     "pair",
     [
@@ -63,3 +67,31 @@ def test_redis_by_ctr_in_the_background(
         prompt.run(line)
 
     assert prompt.run("ctr container list --quiet").stdout == ""
+
+
+@pytest.mark.parametrize(
+    "pair",
+    [pair for daemon in NERDCTL for pair in pairs(daemon, runtimes=("runc",))],
+    indirect=True,
+)
+def test_redis_by_nerdctl(containerd: Containerd, nerdctl: Nerdctl, redis: Redis) -> None:
+    """At the terminal, and in the background with its log."""
+    terminal, run, ping, listed, logs, stop, remove = box("nerdctl-redis").splitlines()
+    containerd.ctr("image", "import", redis.archive)
+
+    with nerdctl.terminal(terminal) as person:
+        person.expect(b"Ready to accept connections")
+        assert nerdctl.run(ping).stdout == "PONG\n"
+        person.type(b"\x03")
+        assert b"bye bye" in person.rest()
+        assert person.wait() == 0
+    nerdctl.run(run)
+    until(redis.answers, "redis to answer")
+    assert nerdctl.run(ping).stdout == "PONG\n"
+    assert re.search(r"redis-server.* Up .* redis$", nerdctl.run(listed).stdout.rstrip())
+    assert "Ready to accept connections" in nerdctl.run(logs).stdout
+    nerdctl.run(stop)
+    assert nerdctl.run(ping, check=False).returncode != 0
+    nerdctl.run(remove)
+
+    assert nerdctl("ps", "--all", "--quiet").stdout == ""
