@@ -1,10 +1,11 @@
 """What a zygote and its forks do so that a shim has little memory of its own.
 
 CPython writes to every object it passes by: reference counts, and in 3.11 the code itself, which is
-rewritten as it runs.  Each write makes a fork copy a page.  Three things help: `prepare` and
-`settle` keep the interpreter from rewriting code and from placing new objects between old ones;
-`publish` lays what is there into a file; and `reclaim`, in a fork, gives up the copies that are
-equal to it again (native/_memory.c).  A shim does so when it has come to rest: `Reclaimer`.
+rewritten as it runs.  Each write makes a fork copy a page.  Four things help: `prepare` and
+`settle` keep the interpreter from rewriting code and from placing new objects between old ones, and
+take the meaning from the reference counts (immortal.py); `publish` lays what is there into a file;
+and `reclaim`, in a fork, gives up the copies that say what it says, counts without meaning aside
+(native/_memory.c).  A shim does so when it has come to rest: `Reclaimer`.
 
 Without the library, where there was no compiler, `publish` and `reclaim` do nothing.
 """
@@ -15,8 +16,11 @@ import gc
 import os
 import re
 import sys
+from array import array
 from types import CodeType, FunctionType
 from typing import Final
+
+from shimv2 import immortal
 
 __all__ = ["Reclaimer", "is_published", "prepare", "publish", "reclaim", "settle"]
 
@@ -35,11 +39,16 @@ def prepare() -> None:
     _keep_code(objects)
 
 
-def settle() -> None:
-    """Bring the heap into a state that forks can share: with all in it that they will use."""
+def settle() -> "array[int]":
+    """Bring the heap into a state that forks can share: with all in it that they will use.
+
+    Returns where in memory the counts are that have no meaning any more: for `publish`.
+    """
     gc.collect()
-    gc.freeze()  # the collector does not write to what is shared
+    counts = immortal.make()
+    gc.freeze()  # the collector does not write to what is shared, nor finds it
     _fill_holes()
+    return counts
 
 
 # --- published memory ----------------------------------------------------------------------------
@@ -47,7 +56,7 @@ def settle() -> None:
 _published: Final[list[ctypes.PyDLL]] = []
 
 
-def publish() -> bool:
+def publish(counts: "array[int]") -> bool:
     """Lay our memory into a file that forks give copies up to; whether it was done.
 
     Only in a process without threads, and last: what changes afterwards is not in the file.
@@ -58,7 +67,8 @@ def publish() -> bool:
         return False
     library.pyrunc_reclaim_1.restype = ctypes.c_long
     _published.append(library)
-    if library.pyrunc_publish_1() < 0:
+    at, number = counts.buffer_info()
+    if library.pyrunc_publish_2(ctypes.c_void_p(at), ctypes.c_long(number)) < 0:
         _published.clear()
     return bool(_published)
 

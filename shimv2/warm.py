@@ -68,8 +68,7 @@ def up(folder: str) -> None:
         os.chdir("/")
         shutil.rmtree(place, ignore_errors=True)
     signal.alarm(0)
-    memory.settle()
-    memory.publish()
+    memory.publish(memory.settle())
 
 
 def _serve_once(place: str) -> None:

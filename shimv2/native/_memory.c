@@ -6,7 +6,10 @@
  *
  * The parent therefore puts its memory into a file in memory, once, and maps that privately in its
  * place: pyrunc_publish_1.  A copy that a fork has made of such a page can be given up whenever it
- * is equal to the file's: pyrunc_reclaim_1.  The kernel then shows the file's page again.
+ * says what the file's does: pyrunc_reclaim_1.  The kernel then shows the file's page again.
+ *
+ * Most objects are never freed (immortal.py), and what their reference counts say is of no meaning:
+ * a page on which nothing but such counts has changed is given up as well.
  *
  * In the file each region lies at its own address.  The rest of the file is a hole, so that a region
  * that malloc makes longer (mremap) finds something there.
@@ -27,12 +30,15 @@
 #define FILE_BYTES ((off_t)1 << 47)
 #define PRESENT ((uint64_t)1 << 63)
 #define OF_FILE ((uint64_t)1 << 61) /* not a copy of ours */
+#define BIAS ((uint64_t)1 << 40)    /* what the count of an object that is never freed begins at */
+#define GROUP 8                     /* words, of which one byte says which are such counts */
 
 /* Not on the heap, which is what is being moved. */
 static struct {
 	int count;
 	uintptr_t start[MAX_REGIONS], end[MAX_REGIONS];
-	const char *original[MAX_REGIONS]; /* the file's pages; without a descriptor to be lost */
+	const uint64_t *original[MAX_REGIONS]; /* the file's pages; without a descriptor to be lost */
+	uint8_t *counts[MAX_REGIONS]; /* a bit for each word: whether it is a count without meaning */
 } image;
 static char maps[1 << 18];
 
@@ -101,9 +107,31 @@ static int move(int fd, int i)
 	return 1;
 }
 
+/* Note which words are counts of objects that are never freed. */
+static void note_counts(const uint64_t *addresses, long count)
+{
+	long n;
+	int i;
+
+	for (i = 0; i < image.count; i++) {
+		size_t size = (image.end[i] - image.start[i]) / sizeof(uint64_t) / GROUP;
+		void *bits = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+		image.counts[i] = bits == MAP_FAILED ? NULL : bits;
+	}
+	for (n = 0; n < count; n++)
+		for (i = 0; i < image.count; i++)
+			if (image.counts[i] && addresses[n] >= image.start[i] && addresses[n] < image.end[i]) {
+				size_t word = (addresses[n] - image.start[i]) / sizeof(uint64_t);
+
+				image.counts[i][word / GROUP] |= 1 << word % GROUP;
+			}
+}
+
 /* Put our memory into a file and map that in its place; -1 when it cannot be done.
+ * At the `count` addresses are reference counts of objects that are never freed.
  * No other thread may run. */
-__attribute__((visibility("default"))) int pyrunc_publish_1(void)
+__attribute__((visibility("default"))) int pyrunc_publish_2(const uint64_t *addresses, long count)
 {
 	int i, fd = memfd_create("pyrunc-image", MFD_CLOEXEC);
 	sigset_t all, before;
@@ -114,6 +142,7 @@ __attribute__((visibility("default"))) int pyrunc_publish_1(void)
 		close(fd);
 		return -1;
 	}
+	note_counts(addresses, count);
 	sigfillset(&all); /* what a handler writes while a region is moved would be lost */
 	sigprocmask(SIG_BLOCK, &all, &before);
 	for (i = 0; i < image.count; i++)
@@ -124,25 +153,55 @@ __attribute__((visibility("default"))) int pyrunc_publish_1(void)
 	return 0;
 }
 
-/* Give up the copies among `count` pages from `at` that are equal to the file's; how many. */
-static long reclaim(char *at, const char *original, const uint64_t *entries, long count, long page)
+/* Whether it is the count of an object that is never freed: none comes near to half the bias. */
+static int is_biased(uint64_t word)
 {
-	long i, run = 0, given = 0;
+	return word >= BIAS / 2 && word < BIAS * 2;
+}
+
+/* Whether a page says what was published, counts without meaning aside. */
+static int is_as_published(const uint64_t *now, const uint64_t *then, const uint8_t *counts,
+			   long words)
+{
+	long i, k;
+
+	for (i = 0; i < words; i += GROUP) {
+		if (!memcmp(now + i, then + i, GROUP * sizeof *now))
+			continue;
+		if (!counts || !counts[i / GROUP])
+			return 0;
+		for (k = 0; k < GROUP; k++)
+			if (now[i + k] != then[i + k] &&
+			    !(counts[i / GROUP] >> k & 1 && is_biased(now[i + k]) && is_biased(then[i + k])))
+				return 0;
+	}
+	return 1;
+}
+
+/* Give up the copies among `count` pages of region `r`, from its page `first`, that say what the
+ * file's say; how many. */
+static long reclaim(int r, long first, const uint64_t *entries, long count, long page)
+{
+	long i, run = 0, given = 0, words = page / sizeof(uint64_t);
 
 	for (i = 0; i <= count; i++) {
+		long word = (first + i) * words;
+
 		if (i < count && entries[i] & PRESENT && !(entries[i] & OF_FILE) &&
-		    !memcmp(at + i * page, original + i * page, page)) {
+		    is_as_published((uint64_t *)image.start[r] + word, image.original[r] + word,
+				    image.counts[r] ? image.counts[r] + word / GROUP : NULL, words)) {
 			run++;
 			continue;
 		}
-		if (run && !madvise(at + (i - run) * page, run * page, MADV_DONTNEED))
+		if (run && !madvise((char *)image.start[r] + (first + i - run) * page, run * page,
+				    MADV_DONTNEED))
 			given += run;
 		run = 0;
 	}
 	return given;
 }
 
-/* Give up all copies that are equal to what was published; how many, -1 when it cannot be told.
+/* Give up all copies that say what was published; how many, -1 when it cannot be told.
  * No other thread may run.  Signals wait: what a handler writes between the comparison of a page and
  * its end would be lost, and with it the signal (seen: exits that nobody was told of). */
 __attribute__((visibility("default"))) long pyrunc_reclaim_1(void)
@@ -157,23 +216,19 @@ __attribute__((visibility("default"))) long pyrunc_reclaim_1(void)
 	sigfillset(&all);
 	sigprocmask(SIG_BLOCK, &all, &before);
 	for (i = 0; i < image.count; i++) {
-		const char *original = image.original[i];
-		char *at = (char *)image.start[i], *end = (char *)image.end[i];
-		size_t size = end - at;
+		long first, pages = (image.end[i] - image.start[i]) / page;
 
-		while (at < end) {
-			long count = (end - at) / page < PAGES ? (end - at) / page : PAGES;
+		for (first = 0; first < pages; first += PAGES) {
+			long count = pages - first < PAGES ? pages - first : PAGES;
 			size_t bytes = count * sizeof *entries;
 
-			if (pread(pagemap, entries, bytes, (uintptr_t)at / page * sizeof *entries) !=
+			if (pread(pagemap, entries, bytes, (image.start[i] / page + first) * sizeof *entries) !=
 			    (ssize_t)bytes)
 				break;
-			given += reclaim(at, original, entries, count, page);
-			at += count * page;
-			original += count * page;
+			given += reclaim(i, first, entries, count, page);
 		}
-		if (size)
-			madvise((void *)image.original[i], size, MADV_DONTNEED); /* looked at, not needed */
+		if (pages) /* looked at, not needed */
+			madvise((void *)image.original[i], pages * page, MADV_DONTNEED);
 	}
 	close(pagemap);
 	sigprocmask(SIG_SETMASK, &before, NULL);

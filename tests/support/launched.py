@@ -14,25 +14,36 @@ from tests.support.boot import arguments
 from tests.support.until import until
 
 _ROOT: Final = Path(__file__).resolve().parents[2]
+RECLAIMS: Final = os.environ.get("SHIM_TEST_RECLAIM") == "1"
 LAUNCHER: Final = _ROOT / "shimv2" / "_bin" / "launcher"
 # As shimv2/launched.py, of this tree: it may be installed nowhere.
 _ENTRY: Final = """import sys
 
 sys.path.insert(0, {root!r})
+{more}
 from shimv2.cli import launched
 
 launched(sys.argv[1], sys.argv[2:])
+"""
+_AT_EVERY_REST: Final = """from shimv2 import memory
+
+memory._REST_S = 0.0
+memory._WORTH_TURNS = 2  # to give up memory is one turn of the loop
 """
 _TITLE: Final = "containerd-shim-pyrunc-zygote"
 
 _shared: list[Path] = []
 
 
-def install(path: Path) -> Path:
-    """Put a launcher of its own at `path`: another file is another key, and so another zygote."""
+def install(path: Path, *, reclaims: bool = RECLAIMS) -> Path:
+    """Put a launcher of its own at `path`: another file is another key, and so another zygote.
+
+    Its shims give up memory whenever they rest if they are to, which costs more than it gains.
+    """
     shutil.copy(LAUNCHER, path)
     entry = path.with_name(f"{path.name}.py")
-    entry.write_text(_ENTRY.format(root=str(_ROOT)))
+    more = _AT_EVERY_REST if reclaims else ""
+    entry.write_text(_ENTRY.format(root=str(_ROOT), more=more))
     path.with_name(f"{path.name}.conf").write_text(f"{sys.executable}\n{entry}\n")
     return path
 

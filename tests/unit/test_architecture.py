@@ -123,7 +123,8 @@ SHIM: Final[Mapping[str, str]] = {
     "log": "",
     "sockets": "",
     "handover": "settings sockets",
-    "memory": "",
+    "immortal": "",
+    "memory": "immortal",
     "daemon": (
         "background container containers handover linux log loop memory publisher reaper "
         "runtime.criu service settings sockets status cgroups"

@@ -6,28 +6,17 @@ import select
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from array import array
 from pathlib import Path
 
 import pytest
 
 from shimv2 import memory
 from tests.support.aio import run
+from tests.support.forks import in_fork
 
 LIBRARY = Path(memory.__file__).parent / "_bin" / "libmemory.so"
 needs_library = pytest.mark.skipif(not LIBRARY.exists(), reason="no C compiler")
-
-
-def in_fork(work: Callable[[], object]) -> int:
-    """Run `work` in a fork, where an exception or a false result is status 1."""
-    pid = os.fork()
-    if pid == 0:
-        status = 1
-        try:
-            status = 0 if work() else 1
-        finally:
-            os._exit(status)
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
 def anonymous_kib() -> int:
@@ -44,8 +33,7 @@ def test_fork_gives_up_the_copies_it_has_made() -> None:
     def work() -> bool:
         things = [str(number) for number in range(200_000)]
         memory.prepare()
-        memory.settle()
-        assert memory.publish()
+        assert memory.publish(memory.settle())
 
         def child() -> bool:
             assert sum(len(each) for each in things) > 0  # passes by all of them
@@ -68,7 +56,7 @@ def test_what_was_changed_is_kept() -> None:
     def work() -> bool:
         values = list(range(1000, 100_000))
         block = bytearray(1 << 20)
-        assert memory.publish()
+        assert memory.publish(array("Q"))
         block[0] = 1  # after it was published: in no file
 
         def child() -> bool:
@@ -90,7 +78,7 @@ def test_large_blocks_can_still_grow() -> None:
 
     def work() -> bool:
         block = bytearray(b"x" * (3 << 20))
-        assert memory.publish()
+        assert memory.publish(array("Q"))
         block += b"y" * (5 << 20)
         return block[: 3 << 20].count(b"x") == 3 << 20 and block.count(b"y") == 5 << 20
 
@@ -103,8 +91,7 @@ def test_no_signal_is_lost_to_a_reclaim() -> None:
 
     def work() -> bool:
         memory.prepare()
-        memory.settle()
-        assert memory.publish()
+        assert memory.publish(memory.settle())
         seen = [0]
         heard, tell = os.pipe()
 
@@ -136,8 +123,7 @@ def test_other_threads_put_a_reclaim_off() -> None:
     def work() -> bool:
         things = [str(number) for number in range(50_000)]
         memory.prepare()
-        memory.settle()
-        assert memory.publish()
+        assert memory.publish(memory.settle())
         assert sum(map(len, things)) > 0
         go = threading.Event()
         thread = threading.Thread(target=go.wait)
@@ -154,7 +140,7 @@ def test_without_the_library_nothing_is_done(monkeypatch: pytest.MonkeyPatch) ->
     """A machine without a compiler: shims take more memory, that is all."""
     monkeypatch.setattr(memory, "_LIBRARY", "/nonexistent/libmemory.so")
 
-    assert not memory.publish()
+    assert not memory.publish(array("Q"))
     assert not memory.is_published()
     assert memory.reclaim() == 0
 

@@ -1,0 +1,93 @@
+"""A shim that gives up memory whenever it rests, between any two steps of what it does."""
+
+import os
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from shimv2.ctl import spec
+from shimv2.ctl.container import Container
+from shimv2.ctl.harness import Harness, Setup
+from shimv2.ctl.streams import Capture
+from shimv2.model import Stdio
+from tests.support import launched
+from tests.support.harnessed import in_harness
+from tests.support.host import NAME, Host
+
+pytestmark = [pytest.mark.root, pytest.mark.ours("shares memory among shims")]
+
+SLEEP = ["sleep", "1000"]
+
+
+@pytest.fixture
+def restless(setup: Setup, host: Host) -> Iterator[Setup]:
+    if not launched.LAUNCHER.exists():
+        pytest.skip("no C compiler")
+    folder = Path(host.folder, "restless")
+    folder.mkdir()
+    program = launched.install(folder / NAME, reclaims=True)
+    yield replace(setup, shim=str(program))
+    launched.end_zygotes(program)
+
+
+async def verbs(container: Container) -> None:
+    """Call what there is to call on a running container, but for an exec."""
+    task, id_ = container.task, container.id
+    pid = (await task.state(id_)).pid
+    assert await task.pids(id_) == [pid]
+    await task.pause(id_)
+    assert (await task.state(id_)).status == "PAUSED"
+    await task.resume(id_)
+    await task.update(id_, {"cpu": {"shares": 512}})
+    assert (await task.stats(id_)).value
+
+
+async def exec_(container: Container, exec_id: str, data: bytes, status: int) -> None:
+    task, bundle, id_ = container.task, container.bundle, container.id
+    bundle.make_fifos(exec_id=exec_id)
+    paths = [bundle.fifo(name, exec_id=exec_id) for name in ("stdin", "stdout", "stderr")]
+    out, err = Capture(paths[1]), Capture(paths[2])
+    process = spec.process(spec.Wanted(["sh", "-c", f"cat /data; cat /data >&2; exit {status}"]))
+    await task.exec(id_, exec_id, process, stdio=Stdio(paths[0], paths[1], paths[2]))
+    await task.start(id_, exec_id)
+    assert (await task.wait(id_, exec_id)).status == status
+    await task.delete(id_, exec_id)
+    await out.ended()
+    await err.ended()
+    assert out.data == data
+    assert err.data == data
+    bundle.remove_fifos(exec_id=exec_id)
+
+
+def lives(setup: Setup, containers: int, execs: int) -> None:
+    data = os.urandom(64 << 10)
+
+    async def scenario(harness: Harness) -> None:
+        for number in range(containers):
+            container = await harness.run(f"c{number}", *SLEEP)
+            shim = (await container.task.connected(container.id)).shim_pid
+            is_fork = "pyrunc-image" in Path(f"/proc/{shim}/maps").read_text()
+            assert is_fork == (number > 0)
+            Path(container.bundle.own, "upper", "data").write_bytes(data)
+            for count in range(execs):
+                await exec_(container, f"e{count}", data, count % 256)
+                if count % 10 == 0:
+                    await verbs(container)
+            assert (await container.kill_and_wait()).status == 137
+            await container.remove()
+            launched.zygote(Path(setup.shim))  # from now on there is one
+
+    in_harness(setup, scenario, limit_s=60 + containers * (5 + execs))
+
+
+def test_lives_with_a_reclaim_at_every_rest_are_as_all_lives(restless: Setup) -> None:
+    """Statuses, output and answers; the first shim is not a fork, the others are."""
+    lives(restless, containers=4, execs=12)
+
+
+@pytest.mark.soak
+def test_long_life_with_a_reclaim_at_every_rest_is_as_all_lives(restless: Setup) -> None:
+    """The same for as long as it takes a mistake of one in ten thousand to show."""
+    lives(restless, containers=2, execs=1000)

@@ -1,0 +1,187 @@
+"""Objects whose counts have no meaning: a fork forgets what it has counted, and nothing else."""
+
+import gc
+import itertools
+import os
+import sys
+from array import array
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from shimv2 import immortal, memory
+from tests.support.forks import in_fork
+
+LIBRARY = Path(memory.__file__).parent / "_bin" / "libmemory.so"
+needs_library = pytest.mark.skipif(not LIBRARY.exists(), reason="no C compiler")
+needs_layout = pytest.mark.skipif(sys.version_info[:2] != (3, 11), reason="only 3.11 is known")
+
+MANY = 200_000  # objects of this kind lie on more than a thousand pages
+
+
+def in_fork_of_published(work: Callable[[list[str]], object]) -> int:
+    """Run `work` in a fork of a process that has published many strings, which it is given."""
+
+    def publish() -> bool:
+        things = [str(number) for number in range(MANY)]
+        assert memory.publish(memory.settle())
+        return in_fork(lambda: work(things)) == 0
+
+    return in_fork(publish)
+
+
+@needs_layout
+def test_counts_of_everything_are_raised_once() -> None:
+    """Whatever can be reached: of the heap and of the program, known to the collector or not."""
+
+    def work() -> bool:
+        text = f"a text of {os.getpid()}"
+        code = work.__code__
+        inner = (1.5, text)
+        kept = {"key": [inner]}
+        addresses = immortal.make()
+        seen = [text, inner, kept, *kept, code, code.co_consts, code.co_names, code.co_linetable]
+        seen += [None, type, int.__add__, dict.__dict__["get"], os.path.join, sys.modules, array]
+        assert [each for each in seen if sys.getrefcount(each) < immortal.BIAS] == []
+        assert {id(each) for each in seen} <= set(addresses)
+        assert len(addresses) == len(set(addresses))
+        assert max(map(sys.getrefcount, seen)) < 2 * immortal.BIAS
+        return immortal.BIAS > 2**30
+
+    assert in_fork(work) == 0
+
+
+@needs_layout
+@needs_library
+def test_references_a_fork_holds_keep_no_page() -> None:
+    """Only counts have changed: the pages are given up, and what is on them is unharmed."""
+
+    def work(things: list[str]) -> bool:
+        for _ in range(3):
+            held = [things[:] for _ in range(5)]
+            given = memory.reclaim()
+            assert given > 1000, given
+            assert memory.reclaim() < given / 10
+            del held  # lowers five more times what was forgotten to be raised
+            gc.collect()
+        memory.reclaim()
+        return things == [str(number) for number in range(MANY)]
+
+    assert in_fork_of_published(work) == 0
+
+
+@needs_layout
+@needs_library
+def test_immortal_is_never_freed_nor_changed_in_place() -> None:
+    """Dropped by all who held it, again and again, it is there; nobody takes it for its own."""
+
+    def work(things: list[str]) -> bool:
+        addresses = [id(each) for each in things]
+        pair = things[:2]
+        for _ in range(3):
+            held = things[:]
+            memory.reclaim()
+            del held
+        del things[:]
+        gc.collect()
+        memory.reclaim()
+        fresh = [str(number) + "!" for number in range(MANY)]
+        pair[0] += " and more"  # in place, if nobody else had it
+        assert not {id(each) for each in fresh} & set(addresses)
+        return pair == ["0 and more", "1"] and fresh[-1] == f"{MANY - 1}!"
+
+    assert in_fork_of_published(work) == 0
+
+
+@needs_layout
+@needs_library
+def test_other_changes_beside_the_counts_are_kept() -> None:
+    """Whatever else a page says differently, it stays, and so do the counts on it."""
+
+    def publish() -> bool:
+        lists = [[number] for number in range(MANY)]
+        assert memory.publish(memory.settle())
+
+        def child() -> bool:
+            held = lists[:]
+            for each in itertools.islice(lists, 0, None, 7):
+                each.append(-1)
+            memory.reclaim()
+            del held
+            changed = all(lists[n] == [n, -1] for n in range(0, MANY, 7))
+            return changed and lists[1] == [1] and lists[6] == [6]
+
+        return in_fork(child) == 0
+
+    assert in_fork(publish) == 0
+
+
+@needs_layout
+@needs_library
+def test_counts_of_mortal_objects_are_kept() -> None:
+    """What was made after the counts were raised is freed when the last reference goes."""
+
+    def publish() -> bool:
+        counts = memory.settle()
+        things = [str(number) for number in range(MANY)]
+        assert memory.publish(counts)
+
+        def child() -> bool:
+            held = [things[:] for _ in range(5)]
+            memory.reclaim()
+            assert {sys.getrefcount(each) for each in things} == {len(held) + 3}
+            held.clear()
+            memory.reclaim()
+            assert {sys.getrefcount(each) for each in things} == {3}
+            return things == [str(number) for number in range(MANY)]
+
+        return in_fork(child) == 0
+
+    assert in_fork(publish) == 0
+
+
+@needs_library
+def test_count_that_was_not_raised_is_kept_wherever_it_is_said_to_be() -> None:
+    """The library looks at the counts as well: a small one has a meaning."""
+
+    def publish() -> bool:
+        things = [[number] for number in range(1000)]
+        assert memory.publish(array("Q", map(id, things)))
+
+        def child() -> bool:
+            held = things[:]
+            memory.reclaim()
+            return {sys.getrefcount(each) for each in held} == {4}
+
+        return in_fork(child) == 0
+
+    assert in_fork(publish) == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("version_info", (3, 12, 0)), ("gettotalrefcount", lambda: 0)]
+)
+def test_unknown_interpreter_is_left_alone(
+    name: str, value: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No count is where it is expected to be: nothing is written."""
+    thing = object()
+    monkeypatch.setattr(sys, name, value, raising=False)
+
+    assert not immortal.make()
+    assert sys.getrefcount(thing) == 2
+
+
+def test_count_that_does_not_follow_the_references_is_left_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The probe decides, whatever the version says."""
+
+    class Count:
+        value = 1
+
+    monkeypatch.setattr(immortal, "_count_at", lambda _address: Count)
+
+    assert not immortal.make()
+    assert Count.value == 1
