@@ -92,7 +92,7 @@ criu: setup venv ## checkpoint and restore, with a criu that works on this kerne
 	@echo "SEED=$(SEED)"
 	@$(PYTEST) -m "criu and not soak"
 
-soak: setup venv ## the long ones: 200 × ctr run, 20 restarts of containerd
+soak: setup venv ## the long ones: 200 × ctr run, 20 restarts of containerd, 10 upgrades of it
 	@echo "SEED=$(SEED)"
 	@SHIM_TEST_SOAK=1 $(PYTEST) --timeout=1200 -m soak
 

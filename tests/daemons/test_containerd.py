@@ -195,7 +195,19 @@ def test_daemon_stopped_and_killed_loses_no_line_and_no_status(
     """Five containers write on while the daemon is away: same pids, every line once."""
     with Writers(containerd, containerd.folder, run) as writers:
         writers.restart(signal.SIGTERM)
+        writers.restart(signal.SIGKILL)
+        writers.end()
+
+
+@every_pair
+@pytest.mark.ours("its answer to Pids makes containerd 1.7 and later forget a task that has ended")
+def test_container_that_ends_while_the_daemon_is_away_keeps_its_status(
+    containerd: Containerd, run: Sequence[str]
+) -> None:
+    """It is found stopped, and its status is told once more than one daemon later."""
+    with Writers(containerd, containerd.folder, run) as writers:
         writers.restart(signal.SIGKILL, one_ends=True)
+        writers.restart(signal.SIGTERM)
         writers.end()
 
 
