@@ -13,7 +13,11 @@ _LIMIT_S: Final = 60.0
 class Prompt:
     """Runs commands as they are printed: where the daemons are is in the environment."""
 
-    def __init__(self, env: Mapping[str, str], *, path: Sequence[str]) -> None:
+    def __init__(
+        self, env: Mapping[str, str], *, path: Sequence[str], within: Sequence[str] = ()
+    ) -> None:
+        """`path`: where programs are looked for first; `within`: what runs all that is typed."""
+        self._within = within
         self._env = {**env, "PATH": ":".join((*path, os.environ["PATH"]))}
 
     def run(
@@ -42,4 +46,9 @@ class Prompt:
 
     def command(self, *command: str) -> list[str]:
         words = command if len(command) > 1 else ("sh", "-c", *command)
-        return ["env", *(f"{name}={value}" for name, value in self._env.items()), *words]
+        return [
+            *self._within,
+            "env",
+            *(f"{name}={value}" for name, value in self._env.items()),
+            *words,
+        ]

@@ -5,16 +5,20 @@ import re
 import shutil
 import socket
 import subprocess
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from shimv2.ctl.image import make_image
 from shimv2.ctl.rootfs import make_rootfs
+from tests.daemons.prompt import Prompt
 from tests.support.releases import CACHE, tool
+from tests.support.until import until
 
 IMAGE: Final = "docker.io/library/redis:7"
 _PROGRAMS: Final = ("/usr/bin/redis-server", "/usr/bin/redis-cli")
 _LOADER: Final = "/lib64/ld-linux-x86-64.so.2"
+_READY: Final = "Ready to accept connections"
 # Below the ports that the kernel gives to clients: nobody takes one between our look and redis.
 _PORTS: Final = range(21_000, 29_000)
 
@@ -26,6 +30,7 @@ class Redis:
     archive: str
     root: str
     port: int
+    command: Sequence[str]
 
     def answers(self) -> bool:
         """Ping it by its protocol, as any client on this machine."""
@@ -35,6 +40,12 @@ class Redis:
                 return client.recv(64) == b"+PONG\r\n"
         except ConnectionRefusedError:
             return False
+
+    def packed(self) -> bytes:
+        """Return what the image holds as one tar file, for `docker import`."""
+        return subprocess.run(
+            ["tar", "-C", self.root, "-c", "."], check=True, capture_output=True
+        ).stdout
 
     def install_cli(self, folder: str) -> None:
         """Put a redis-cli for that server into a folder of somebody's PATH."""
@@ -62,7 +73,30 @@ def make_redis(folder: str) -> Redis:
         shutil.copy(packages + path, target)
     command = (os.path.basename(_PROGRAMS[0]), "--port", str(port))
     make_image(archive, rootfs=root, name=IMAGE, command=command)
-    return Redis(archive, root, port)
+    return Redis(archive, root, port, command)
+
+
+def try_redis(prompt: Prompt, redis: Redis, lines: str) -> None:
+    """Do what the pages print for clients like docker's: at the terminal, then in the background.
+
+    Raises:
+        AssertionError: something is not as a newcomer has to expect it.
+    """
+    terminal, run, ping, listed, logs, stop, remove = lines.splitlines()
+    with prompt.terminal(terminal) as person:
+        person.expect(_READY.encode())
+        assert prompt.run(ping).stdout == "PONG\n"
+        person.type(b"\x03")
+        assert b"bye bye" in person.rest()
+        assert person.wait() == 0
+    prompt.run(run)
+    until(redis.answers, "redis to answer")
+    assert prompt.run(ping).stdout == "PONG\n"
+    assert re.search(r"redis-server.* Up .* redis$", prompt.run(listed).stdout.rstrip())
+    until(lambda: _READY in prompt.run(logs).stdout, "the log to say that it is ready")
+    prompt.run(stop)
+    assert prompt.run(ping, check=False).returncode != 0
+    prompt.run(remove)
 
 
 def _libraries(packages: str) -> list[str]:

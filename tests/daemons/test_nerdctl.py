@@ -10,7 +10,7 @@ from shimv2.ctl.image import IMAGE
 from tests.daemons.nerdctl import Nerdctl
 from tests.daemons.page import box
 from tests.daemons.pairs import pairs
-from tests.support.cgroups import unified
+from tests.support.cgroups import folder_of, unified
 from tests.support.containerd import Containerd
 from tests.support.terminal import Terminal
 from tests.support.until import until
@@ -170,7 +170,7 @@ def test_exec_in_a_terminal(nerdctl: Nerdctl) -> None:
 def test_container_is_looked_at_and_limited(nerdctl: Nerdctl) -> None:
     """inspect, top and stats; update changes the cgroup."""
     limit = ("--memory", "64m", "--pids-limit", "20")
-    name = nerdctl(*nerdctl.words("-d", "--name", "web", *limit), IMAGE, "sleep", "1000").stdout
+    nerdctl(*nerdctl.words("-d", "--name", "web", *limit), IMAGE, "sleep", "1000")
     pid = nerdctl.inspected("web")["Pid"]
 
     assert Path(f"/proc/{pid}/cmdline").read_bytes() == b"sleep\x001000\x00"
@@ -178,7 +178,8 @@ def test_container_is_looked_at_and_limited(nerdctl: Nerdctl) -> None:
     stats = nerdctl("stats", "--no-stream", "--format", "{{.MemUsage}} {{.PIDs}}", "web").stdout
     assert re.fullmatch(r"\S+ / 64MiB 1", stats.strip())
     nerdctl("update", "--memory", "96m", "web")
-    assert _memory_limit(int(str(pid))) == 96 << 20, name
+    file = "memory.max" if unified() else "memory.limit_in_bytes"
+    assert int((folder_of(int(str(pid)), "memory") / file).read_text()) == 96 << 20
 
 
 @every_daemon
@@ -258,14 +259,3 @@ def _expect_size(person: Terminal, *, columns: int, rows: int) -> None:
     person.type(f"until [ \"$(stty size)\" = '{rows} {columns}' ]; do sleep 0.05; done\n".encode())
     person.type(b"stty size\n")
     person.expect(rb"\n" + f"{rows} {columns}".encode() + rb"\r\n")
-
-
-def _memory_limit(pid: int) -> int:
-    cgroups = Path(f"/proc/{pid}/cgroup").read_text()
-    if unified():
-        path = re.search(r"^0::(\S+)$", cgroups, re.MULTILINE)
-        assert path
-        return int(Path(f"/sys/fs/cgroup{path[1]}/memory.max").read_text())
-    path = re.search(r"^\d+:memory:(\S+)$", cgroups, re.MULTILINE)
-    assert path
-    return int(Path(f"/sys/fs/cgroup/memory{path[1]}/memory.limit_in_bytes").read_text())

@@ -1,14 +1,12 @@
 """README.md: what somebody types who tries the shim for the first time; read from the page."""
 
-import re
-
 import pytest
 
 from tests.daemons.nerdctl import Nerdctl
 from tests.daemons.page import box
 from tests.daemons.pairs import pairs
 from tests.daemons.prompt import Prompt
-from tests.daemons.redis import IMAGE, Redis
+from tests.daemons.redis import IMAGE, Redis, try_redis
 from tests.support.containerd import Containerd
 from tests.support.host import RUNTIME
 from tests.support.until import until
@@ -76,22 +74,8 @@ def test_redis_by_ctr_in_the_background(
 )
 def test_redis_by_nerdctl(containerd: Containerd, nerdctl: Nerdctl, redis: Redis) -> None:
     """At the terminal, and in the background with its log."""
-    terminal, run, ping, listed, logs, stop, remove = box("nerdctl-redis").splitlines()
     containerd.ctr("image", "import", redis.archive)
 
-    with nerdctl.terminal(terminal) as person:
-        person.expect(b"Ready to accept connections")
-        assert nerdctl.run(ping).stdout == "PONG\n"
-        person.type(b"\x03")
-        assert b"bye bye" in person.rest()
-        assert person.wait() == 0
-    nerdctl.run(run)
-    until(redis.answers, "redis to answer")
-    assert nerdctl.run(ping).stdout == "PONG\n"
-    assert re.search(r"redis-server.* Up .* redis$", nerdctl.run(listed).stdout.rstrip())
-    assert "Ready to accept connections" in nerdctl.run(logs).stdout
-    nerdctl.run(stop)
-    assert nerdctl.run(ping, check=False).returncode != 0
-    nerdctl.run(remove)
+    try_redis(nerdctl, redis, box("nerdctl-redis"))
 
     assert nerdctl("ps", "--all", "--quiet").stdout == ""
