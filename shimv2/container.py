@@ -105,7 +105,7 @@ class Container:
     # --- the order of exits --------------------------------------------------------------------
 
     async def _watch_init(self) -> None:
-        if await self.init.wait() is None:
+        if await self.init.recorded() is None:
             return  # deleted before it ran
         if self.init.state is not State.DELETED and not _has_own_pid_namespace(self.spec.bundle):
             await self.init.kill_leftovers()
@@ -114,7 +114,7 @@ class Container:
         self._end_oom_watch()
 
     async def _watch_exec(self, process: ExecProcess) -> None:
-        if await process.wait() is not None:  # None: the container was deleted under it
+        if await process.recorded() is not None:  # None: the container was deleted under it
             await process.tell_exit(self._look_for_oom)
         self._exec_done()
 
@@ -316,6 +316,7 @@ def _io_policy(bundle: str, settings: Settings) -> IoPolicy:
         limit_bytes=wanted.limit_bytes,
         drain_grace_s=wanted.drain_grace_s,
         drain_limit_s=settings.drain_limit_s,
+        exit_output_s=settings.exit_output_s,
         stdin_hangup_s=wanted.stdin_hangup_s,
     )
 

@@ -87,7 +87,8 @@ class Process:
 
     Two notions of state, on purpose: an exit is *recorded* the moment it is reaped, in memory and
     on disk, so that State and Wait tell it even while a verb is stuck in the runtime; it is *told*
-    (the lifecycle's EXIT, the event) under the lock, so that events keep their order.
+    (the lifecycle's EXIT, the event) under the lock, so that events keep their order.  Wait and the
+    event come after the output.
     """
 
     def __init__(
@@ -148,17 +149,32 @@ class Process:
         if not self._ended.done():
             self._ended.set_result(None)
 
-    async def wait(self) -> Exit | None:
-        """Wait for the recorded exit; None when the process never ran and never will."""
+    async def recorded(self) -> Exit | None:
+        """Wait for the exit to be recorded; None when the process never ran and never will."""
         await asyncio.shield(self._ended)
         return self.exit
 
+    async def wait(self) -> Exit | None:
+        """Wait for the exit as a client does: told after the output before it; None as above."""
+        ended = await self.recorded()
+        await self._output_taken()
+        return ended
+
+    async def _output_taken(self) -> None:
+        """Give a client that is there a moment to take the output: it may close its end when told.
+
+        containerd and ctr do, whatever is still in the FIFO then.
+        """
+        if self._io is not None:
+            await self._io.taken()
+
     async def tell_exit(self, before: Callable[[], None]) -> None:
-        """Tell the recorded exit once nothing of an earlier step is under way.
+        """Tell the recorded exit once the output before it was taken and no step is under way.
 
         `before` tells what has to come right before it: an OOM kill.
         """
         assert self.exit is not None
+        await self._output_taken()
         async with self._steps:  # a start may still be in the runtime: Started goes first
             await self._before_exit_is_told()
             before()

@@ -42,6 +42,9 @@ class Settings:
     drain_limit_s: float = 10.0
     """How long Delete waits for output that still moves."""
 
+    exit_output_s: float = 0.25
+    """How long an exit waits for a client that is there to take the output before it; 0 = not."""
+
     self_exit_s: float = 0.0
     """A shim without container and connection ends after so long; 0 = never, as the reference."""
 
@@ -69,7 +72,7 @@ class Settings:
 
 _FIELDS: Final = {field.name: field for field in dataclasses.fields(Settings)}
 _MAY_BE_ZERO: Final = frozenset(
-    {"drain_grace_s", "drain_limit_s", "self_exit_s", "zygote_linger_s"}
+    {"drain_grace_s", "drain_limit_s", "exit_output_s", "self_exit_s", "zygote_linger_s"}
 )
 
 

@@ -89,6 +89,7 @@ class ConsoleIO(RelayedIO):
         return await open_output(path, deadline)
 
     def process_ended(self) -> None:
+        super().process_ended()
         if self._console is not None and self._output is not None:
             self._console.end()
             self._output.look()

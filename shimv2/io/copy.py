@@ -85,6 +85,11 @@ class Relay:
         """Bytes are under way, to somebody."""
         return not self.idle and self._sink.is_read()
 
+    @property
+    def untaken(self) -> bool:
+        """Something is under way, or in the FIFO, that a client who is there has not taken."""
+        return (not self.idle or self._sink.unread_bytes() > 0) and self._sink.is_read()
+
     def close(self) -> None:
         """Give up everything."""
         self.finish()

@@ -21,6 +21,7 @@ class IoPolicy:
     drain_grace_s: float = 0.5  # without a byte, while somebody still holds the writing end
     drain_limit_s: float = 10.0
     stdin_hangup_s: float | None = None  # after the last client left; None: never the end
+    exit_output_s: float = 0.25  # for a client to take what came before an exit, which waits
     open_limit_s: float = 30.0  # for all output FIFOs together
 
 
@@ -41,8 +42,9 @@ class IoCounters:
 class ProcessIO:
     """The streams of a process that has none: all three are /dev/null.  Others override it all.
 
-    The order is: `prepare`, `spawned`, `connect`, `drain`, `close`.  `close` may come at any time,
-    also instead of the others and while `connect` or `drain` waits; `close_stdin` as well.
+    The order is: `prepare`, `spawned`, `connect`, `process_ended`, `taken`, `drain`, `close`.
+    `close` may come at any time, also instead of the others and while `connect`, `taken` or `drain`
+    waits; `close_stdin` as well.
     """
 
     @property
@@ -76,6 +78,12 @@ class ProcessIO:
 
     def process_ended(self) -> None:
         """The process itself has ended; others may still write."""
+
+    async def taken(self) -> None:
+        """After `process_ended`: wait until a client that is there has taken what came so far.
+
+        The policy's `exit_output_s` from the end of the process at most, however often it is asked.
+        """
 
     def resize(self, width: int, height: int) -> None:
         """Set the size of the terminal, in characters; nothing without one.

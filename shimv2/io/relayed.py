@@ -10,6 +10,8 @@ from shimv2.io.fifo import StdinFifo
 from shimv2.io.process_io import IoCounters, IoPolicy, ProcessIO, StreamCounters
 
 _BUSY_LOOK_S: Final = 0.1  # a drain looks again no sooner while bytes are under way
+_TAKEN_FIRST_S: Final = 0.001  # nothing tells that a FIFO was read: it is looked at,
+_TAKEN_LAST_S: Final = 0.016  # in the end so often
 
 log = logging.getLogger(__name__)
 
@@ -22,6 +24,7 @@ class RelayedIO(ProcessIO):
         self._relays: dict[int, Relay] = {}
         self._stdin: StdinFifo | None = None
         self._stdin_closed = False
+        self._taken_by = 0.0  # loop time
 
     def _open_deadline(self, timeout_s: float | None) -> float:
         """By which loop time the outputs' FIFOs must have readers."""
@@ -46,6 +49,24 @@ class RelayedIO(ProcessIO):
         self._stdin_closed = True
         if self._stdin is not None:
             self._stdin.release()
+
+    def process_ended(self) -> None:
+        self._taken_by = asyncio.get_running_loop().time() + self._policy.exit_output_s
+
+    async def taken(self) -> None:
+        loop = asyncio.get_running_loop()
+        pause_s = _TAKEN_FIRST_S
+        while self._is_awaited() and (left_s := self._taken_by - loop.time()) > 0:
+            await asyncio.sleep(min(pause_s, left_s))
+            pause_s = min(2 * pause_s, _TAKEN_LAST_S)
+
+    def _is_awaited(self) -> bool:
+        """Whether a client has still to take something, after a look at what the loop has not seen.
+
+        The looks of `drain` are not enough: what has ended for the shim may be unread in its FIFO.
+        """
+        self._live_outputs()
+        return any(relay.untaken for number, relay in self._relays.items() if number)
 
     async def drain(self) -> None:
         """Wait until the outputs have ended.

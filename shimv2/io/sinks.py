@@ -53,6 +53,10 @@ class Sink:
         """Whether there is somebody to take what is written."""
         return True
 
+    def unread_bytes(self) -> int:
+        """How much of what was written has not been taken yet, where that can be known."""
+        return 0
+
     def end(self) -> None:
         """The stream has ended.  What is not closed here is closed by `close`."""
         self.close()
@@ -80,6 +84,9 @@ class FifoSink(Sink):
 
     A FIFO has 16 slots of up to a page.  Spliced fragments take a slot each, so splicing is for
     the time when somebody reads; otherwise bytes are written, in pieces that just fill each page.
+
+    After the end the writing end is closed, so that the client sees the end; our reading one stays
+    while there is something unread, to tell how much.
     """
 
     def __init__(self, writer: Fd, reader: Fd) -> None:
@@ -107,7 +114,12 @@ class FifoSink(Sink):
         return written
 
     def is_read(self) -> bool:
-        """Look for another reader than ourselves: the kernel tells only when we are none."""
+        """Look for another reader than ourselves: the kernel tells only when we are none.
+
+        After the end it is whether there was one then.
+        """
+        if self.number < 0:
+            return self._reader.number >= 0
         self._reader.close()
         found = has_reader(self.number)
         with contextlib.suppress(OSError):  # no descriptor is left: as long as nobody reads, EPIPE
@@ -115,9 +127,21 @@ class FifoSink(Sink):
             self._reader = Fd(os.open(path, os.O_RDONLY | NO_SURPRISES))
         return found
 
+    def unread_bytes(self) -> int:
+        if self.number >= 0:
+            return bytes_waiting(self.number)
+        left = bytes_waiting(self._reader.number) if self._reader.number >= 0 else 0
+        if not left:
+            self._reader.close()  # nothing more will come
+        return left
+
     def end(self) -> None:
-        self._reader.close()
+        left_to_a_client = self.unread_bytes() > 0 and self.is_read()
         writer, self._fd = self._fd, Fd(-1)
+        if left_to_a_client:
+            writer.close()
+            return
+        self._reader.close()
         self._unread = Unread(writer)
 
     def close(self) -> None:

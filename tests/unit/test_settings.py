@@ -45,6 +45,7 @@ def test_every_setting_is_read(tmp_path: Path) -> None:
         json_v3_reply = true
         drain_grace_s = 0
         drain_limit_s = 2
+        exit_output_s = 0
         self_exit_s = 1.5
         logging_binaries = ["/usr/bin/logger"]
         create_s = 1
@@ -64,6 +65,7 @@ def test_every_setting_is_read(tmp_path: Path) -> None:
         json_v3_reply=True,
         drain_grace_s=0.0,
         drain_limit_s=2.0,
+        exit_output_s=0.0,
         self_exit_s=1.5,
         logging_binaries=("/usr/bin/logger",),
         create_s=1.0,

@@ -1,0 +1,186 @@
+"""What a client has to take before it is told of an exit: how long that is waited for."""
+
+import asyncio
+import os
+from pathlib import Path
+
+import pytest
+
+from shimv2.io.stdio import IoPolicy, ProcessIO
+from tests.support.aio import LOOPS, LoopName
+from tests.support.consoles import Session, console
+from tests.support.streams import (
+    Container,
+    FifoReader,
+    eventually,
+    fifos,
+    on_fifo,
+    opened,
+    run_clean,
+)
+
+PATIENT = IoPolicy(exit_output_s=30.0)
+SHORT = IoPolicy(exit_output_s=0.05)
+
+
+async def run_to_its_end(io: ProcessIO, script: str) -> None:
+    await io.connect()
+    assert await Container(io, "sh", "-c", script).wait() == 0
+    io.process_ended()
+
+
+def waits(io: ProcessIO) -> bool:
+    """Whether `taken` has to wait for anything: else its first step is the last."""
+    call = io.taken()
+    try:
+        call.send(None)
+    except StopIteration:
+        return False
+    call.close()
+    return True
+
+
+@pytest.mark.rule("task.wait.6")
+@pytest.mark.parametrize("loop", LOOPS)
+@pytest.mark.parametrize("count", [1, 60_000, 500_000])
+def test_output_is_taken_once_the_client_has_read_it(
+    tmp_path: Path, count: int, loop: LoopName
+) -> None:
+    """In the FIFO, or still on its way there; all who wait are told."""
+    (out,) = fifos(tmp_path, ["out"])
+
+    async def scenario() -> None:
+        reader = FifoReader(out)
+        async with opened(stdout=out, policy=PATIENT) as io:
+            await io.connect()
+            child = Container(io, "sh", "-c", f"head -c {count} /dev/zero")
+            first = await reader.read(count // 2)
+            if count <= 60_000:  # more does not fit anywhere: then it is a child that still writes
+                await eventually(lambda: child.exited, "the process to end")
+            io.process_ended()
+            waiting = [asyncio.create_task(io.taken()) for _ in range(2)]
+            left = count - len(first)
+            while left:
+                assert not any(each.done() for each in waiting)
+                left -= len(await reader.read(min(left, 50_000)))
+            await asyncio.gather(*waiting)
+            assert await reader.read_all() == b""
+            await child.wait()
+        reader.close()
+
+    run_clean(scenario(), loop=loop)
+
+
+def test_client_that_reads_to_the_end_sees_it_before_the_exit_is_told(tmp_path: Path) -> None:
+    """The shim's look at what is unread must not keep the stream from ending."""
+    (out,) = fifos(tmp_path, ["out"])
+
+    async def scenario() -> None:
+        reader = FifoReader(out)
+        async with opened(stdout=out, policy=PATIENT) as io:
+            await run_to_its_end(io, "echo words")
+            waiting = asyncio.create_task(io.taken())
+            assert await reader.read_all() == b"words\n"
+            await waiting
+            assert on_fifo(out) == 1  # the client's
+        reader.close()
+
+    run_clean(scenario())
+
+
+@pytest.mark.rule("task.wait.6")
+def test_client_that_never_reads_is_waited_for_once_and_for_a_limited_time(tmp_path: Path) -> None:
+    """The time counts from the end of the process, whoever asks and how often."""
+    (out,) = fifos(tmp_path, ["out"])
+
+    async def scenario() -> None:
+        reader = FifoReader(out)
+        async with opened(stdout=out, policy=SHORT) as io:
+            start = asyncio.get_running_loop().time()
+            await run_to_its_end(io, "echo words")
+            await io.taken()
+            assert 0.05 <= asyncio.get_running_loop().time() - start < 10
+            assert not waits(io)
+            assert on_fifo(out) == 2  # the client's, and ours to see what is unread
+        assert on_fifo(out) == 1
+        assert await reader.read_all() == b"words\n"
+        reader.close()
+
+    run_clean(scenario())
+
+
+@pytest.mark.rule("task.wait.6")
+@pytest.mark.parametrize("script", ["true", "head -c 500000 /dev/zero & sleep 0.1", "echo words"])
+def test_nothing_is_waited_for_without_output_or_without_a_client(
+    tmp_path: Path, script: str
+) -> None:
+    """One look is enough then."""
+    (out,) = fifos(tmp_path, ["out"])
+
+    async def scenario() -> None:
+        reader = FifoReader(out)
+        async with opened(stdout=out, policy=PATIENT) as io:
+            await io.connect()
+            if script != "true":
+                reader.close()
+            assert await Container(io, "sh", "-c", script).wait() == 0
+            io.process_ended()
+            assert not waits(io)
+        reader.close()
+
+    run_clean(scenario())
+
+
+def test_nothing_is_waited_for_with_a_file_or_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    path.touch()
+
+    async def scenario() -> None:
+        for stdout in (str(path), ""):
+            async with opened(stdout=stdout, policy=PATIENT) as io:
+                await run_to_its_end(io, "echo words")
+                assert not waits(io)
+
+    run_clean(scenario())
+    assert path.read_bytes() == b"words\n"
+
+
+@pytest.mark.rule("task.wait.6")
+def test_output_of_a_terminal_is_taken_once_the_client_has_read_it(tmp_path: Path) -> None:
+    """Also what is still in the terminal, because the FIFO is full."""
+    (out,) = fifos(tmp_path, ["out"])
+
+    async def scenario() -> None:
+        reader = FifoReader(out)
+        async with console(out, policy=PATIENT) as (io, name):
+            session = Session(name, "stty -opost; head -c 70000 /dev/zero")
+            assert await session.wait() == 0
+            io.process_ended()
+            waiting = asyncio.create_task(io.taken())
+            data = await reader.read(69_999)
+            assert not waiting.done()
+            data += await reader.read_all()
+            await waiting
+            assert data == bytes(70_000)
+        reader.close()
+
+    run_clean(scenario())
+
+
+def test_close_ends_the_waiting(tmp_path: Path) -> None:
+    """Delete of the container goes on, whoever still waits for one of its execs."""
+    (out,) = fifos(tmp_path, ["out"])
+
+    async def scenario() -> None:
+        reader = FifoReader(out)
+        async with opened(stdout=out, policy=PATIENT) as io:
+            await run_to_its_end(io, "echo words")
+            waiting = asyncio.create_task(io.taken())
+            await asyncio.sleep(0)
+            assert not waiting.done()
+            await io.close()
+            await waiting
+            assert os.read(reader.number, 100) == b"words\n"
+        reader.close()
+
+    run_clean(scenario())
