@@ -109,6 +109,7 @@ class Process:
         self._life = Lifecycle(table, state)
         self._io: ProcessIO | None = None
         self._stdin_closed = False
+        self._size: tuple[int, int] | None = None  # asked for during a start, before the terminal
         self._ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._told = asyncio.Event()
         self._start_time: int | None = None  # with the pid it names the process on disk
@@ -202,10 +203,13 @@ class Process:
     # --- streams -------------------------------------------------------------------------------
 
     def _attach(self, io: ProcessIO) -> None:
-        """Own `io` from here on; a CloseIO that came too early is made good."""
+        """Own `io` from here on; a CloseIO or a resize that came too early is made good."""
         self._io = io
         if self._stdin_closed:
             io.close_stdin()
+        if self._size is not None:
+            io.resize(*self._size)
+            self._size = None
 
     def close_stdin(self) -> None:
         """CloseIO: give up the shim's own writer of stdin, now or once there is one."""
@@ -214,7 +218,7 @@ class Process:
             self._io.close_stdin()
 
     def resize(self, width: int, height: int) -> None:
-        """Set the size of the terminal; before there is one, or without one, that is nothing.
+        """Set the size of the terminal; without one, or before its start, that is nothing.
 
         Raises:
             WrongState: the process is not in a state for it.
@@ -222,6 +226,8 @@ class Process:
         self.check(Step.RESIZE)
         if self._io is not None:
             self._io.resize(width, height)
+        elif self._steps.locked():
+            self._size = width, height
 
     async def _close_io(self) -> None:
         """Give up the streams, after what an ended process wrote was handed on."""

@@ -7,7 +7,8 @@ import pytest
 from protos import task_v2_pb2
 from shimv2.ctl import spec
 from shimv2.ctl.harness import Harness, Setup
-from shimv2.model import Exit
+from shimv2.ctl.streams import Capture, write_fifo
+from shimv2.model import Exit, Stdio
 from tests.support.faults import Faults
 from tests.support.harnessed import add_exec, in_harness, refused
 from tests.support.until import eventually
@@ -151,3 +152,38 @@ def test_one_of_many_execs_of_an_id_is_recorded(setup: Setup) -> None:
         assert harness.sink.told("c1").count("exec-added e1") == 1
 
     in_harness(setup, scenario)
+
+
+@pytest.mark.rule("task.resize.5")
+@pytest.mark.parametrize("moment", ["exec.before", "exec.after"])
+def test_resize_during_the_start_of_an_exec_is_not_lost(
+    faulty: Setup, faults: Faults, moment: str
+) -> None:
+    """The runtime is held before it makes the terminal, and after: the client cannot know."""
+
+    async def scenario(harness: Harness) -> None:
+        container = await harness.run("c1", "sleep", "60")
+        task, bundle = container.task, container.bundle
+        bundle.make_fifos(exec_id="e1")
+        process = spec.process(spec.Wanted(["sh", "-c", "read x; stty size"], terminal=True))
+        process["consoleSize"] = {"width": 22, "height": 11}
+        stdin, stdout = (bundle.fifo(name, exec_id="e1") for name in ("stdin", "stdout"))
+        output = Capture(stdout)
+        await task.exec("c1", "e1", process, stdio=Stdio(stdin, stdout, terminal=True))
+        faults.hold(moment)
+        start = asyncio.create_task(task.start("c1", "e1"))
+        await eventually(lambda: faults.held(moment), "the runtime to be held")
+        resize = asyncio.create_task(task.resize_pty("c1", "e1", width=90, height=30))
+        await task.connected("c1")  # by now that call has arrived, whether it waits or not
+        faults.release()
+        await asyncio.gather(start, resize)
+        await write_fifo(stdin, b"\n")
+        await task.wait("c1", "e1")
+        await output.ended()
+        await task.delete("c1", "e1")
+
+        assert output.text == "\r\n30 90\r\n"
+        await container.kill_and_wait()
+        await container.remove()
+
+    in_harness(faulty, scenario)
