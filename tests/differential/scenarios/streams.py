@@ -243,10 +243,12 @@ async def terminal(t: Tour) -> None:
 
 
 async def terminal_closed(t: Tour) -> None:
-    """CloseIO hangs the terminal up."""
-    await t.begin("c1", "cat", terminal=True)
+    """CloseIO hangs the terminal up, which a program hears once it is more than the runtime."""
+    script = "trap 'exit 6' HUP; echo ready; while :; do sleep 0.1; done"
+    await t.begin("c1", "sh", "-c", script, terminal=True)
     given = t.read(stdin=True)
     await t.run(stdio=Stdio(given.stdin, given.stdout, "", terminal=True))
+    await t.output("ready")
     await t.do("CloseIO", stdin=True)
     await t.do("Wait", limit_s=5.0)
     await t.leave()
