@@ -18,7 +18,7 @@ _READY_LIMIT_S: Final = 60.0
 _STOP_LIMIT_S: Final = 60.0
 _DOCKER_LIMIT_S: Final = 90.0
 # The kernel of a test machine may have no netfilter: containers get no network, or the host's.
-_FLAGS: Final = ("--bridge=none", "--iptables=false", "--live-restore")
+_FLAGS: Final = ("--bridge=none", "--iptables=false")
 
 
 class Dockerd:
@@ -49,10 +49,13 @@ class Dockerd:
         self.configure(config)
 
     def configure(self, config: Mapping[str, object], *flags: str) -> None:
-        """Write daemon.json and keep `flags`, which count from the next start on."""
-        self._flags = flags
+        """Write daemon.json and keep `flags`, which count from the next start on.
+
+        Containers outlive the daemon unless `config` says otherwise.
+        """
+        self.config, self._flags = config, flags
         with open(self._config, "w", encoding="utf-8") as file:
-            json.dump(config, file)
+            json.dump({"live-restore": True, **config}, file)
 
     def start(self) -> None:
         """Start the daemon and wait until it answers."""
@@ -211,6 +214,11 @@ class Dockerd:
 
         until(reached, f"{container} to be {status}", limit_s=limit_s)
         return seen
+
+    def wait_logs(self, container: str, text: str, *, limit_s: float = 30.0) -> None:
+        """Wait until a container has said `text`, and nothing else."""
+        what = f"{container} to say {text!r}"
+        until(lambda: self.said("logs", container) == text, what, limit_s=limit_s)
 
     def containers(self) -> list[str]:
         """Return the ids of all containers, stopped ones as well."""

@@ -93,6 +93,7 @@ def test_container_is_paused_and_goes_on(docker: Dockerd, sleeper: str) -> None:
     docker.docker("rm", "--force", sleeper)
 
 
+@pytest.mark.matrix
 def test_files_are_copied_both_ways(docker: Dockerd, sleeper: str, tmp_path: Path) -> None:
     """docker cp, with the container running and stopped."""
     there, back = tmp_path / "there", tmp_path / "back"

@@ -41,7 +41,7 @@ def test_logs_are_followed_to_the_end_and_the_status_is_waited_for(docker: Docke
 def test_stop_asks_and_then_kills(docker: Dockerd, script: str, status: int) -> None:
     """SIGTERM, and SIGKILL after the time given."""
     docker.run("-d", "--name=c1", IMAGE, "sh", "-c", script)
-    until(lambda: docker.said("logs", "c1") == "up", "the trap to be set", limit_s=30)
+    docker.wait_logs("c1", "up")
     limit = "60" if status == 42 else "1"
 
     docker.docker("stop", "-t", limit, "c1")
@@ -58,16 +58,17 @@ def test_detached_container_with_rm_goes_by_itself(docker: Dockerd) -> None:
     until(lambda: docker.containers() == [], "the container to go", limit_s=30)
 
 
+@pytest.mark.matrix
 def test_container_is_renamed_and_restarted(docker: Dockerd) -> None:
     """A restart is another task of the same container: a new process, and logs that go on."""
     docker.run("-d", "--name=c1", IMAGE, "sh", "-c", WAITING)
-    until(lambda: docker.said("logs", "c1") == "up", "the trap to be set", limit_s=30)
+    docker.wait_logs("c1", "up")
     first = docker.state("c1")["Pid"]
     docker.docker("rename", "c1", "c2")
     docker.docker("restart", "c2")
     second = docker.state("c2")["Pid"]
 
-    until(lambda: docker.said("logs", "c2") == "up\nup", "the second start", limit_s=30)
+    docker.wait_logs("c2", "up\nup")
     assert not alive(first)
     with open(f"/proc/{second}/cmdline", encoding="utf-8") as file:
         assert file.read().split("\0")[:2] == ["sh", "-c"]
@@ -79,7 +80,7 @@ def test_container_is_renamed_and_restarted(docker: Dockerd) -> None:
 def test_container_that_fails_is_started_again_as_often_as_said(docker: Dockerd) -> None:
     """--restart=on-failure:2: three lives, and the last one's status."""
     docker.run("-d", "--name=c1", "--restart=on-failure:2", IMAGE, "sh", "-c", "echo up; exit 5")
-    until(lambda: docker.said("logs", "c1") == "up\nup\nup", "three starts", limit_s=60)
+    docker.wait_logs("c1", "up\nup\nup")
     state = docker.wait_state("c1", "exited")
 
     assert state["ExitCode"] == 5
@@ -123,11 +124,11 @@ def test_events_are_told_in_order(docker: Dockerd) -> None:
     """The exit of an exec before that of its container, each with its status."""
     docker.run("-d", "--name=c1", IMAGE, "sh", "-c", WAITING)
     id_ = docker.id("c1")
-    until(lambda: docker.said("logs", "c1") == "up", "the trap to be set", limit_s=30)
+    docker.wait_logs("c1", "up")
     docker.docker("exec", "c1", "sh", "-c", "exit 3", check=False)
     docker.docker("stop", "c1")
     docker.docker("restart", "c1")
-    until(lambda: docker.said("logs", "c1") == "up\nup", "the second start", limit_s=30)
+    docker.wait_logs("c1", "up\nup")
     with docker.running("exec", "c1", "sleep", "1000") as left:
         until(lambda: len(docker.pids("c1")) == 3, "the exec to run", limit_s=30)
         docker.docker("rm", "--force", "c1")
@@ -141,6 +142,23 @@ def test_events_are_told_in_order(docker: Dockerd) -> None:
         ("start", ""),
         *(("exec_start", ""), ("exec_die", "137"), ("die", "137"), ("destroy", "")),
     ]
+
+
+def test_container_whose_shim_is_killed_is_dead_and_can_be_started_again(docker: Dockerd) -> None:
+    """containerd has `delete` clean up, and tells the exit; a second life finds its place free."""
+    docker.run("-d", "--name=c1", IMAGE, "sh", "-c", WAITING)
+    docker.wait_logs("c1", "up")
+    first = docker.state("c1")["Pid"]
+    os.kill(docker.containerd.shim_pid(docker.id("c1")), signal.SIGKILL)
+    ended = docker.wait_state("c1", "exited")
+    docker.docker("start", "c1")
+
+    assert ended["ExitCode"] == 137
+    assert not alive(first)
+    docker.wait_logs("c1", "up\nup")
+    docker.docker("stop", "c1")
+    assert docker.state("c1")["ExitCode"] == 42
+    docker.docker("rm", "c1")
 
 
 def test_container_in_the_hosts_pid_namespace_dies_as_a_whole(docker: Dockerd) -> None:
@@ -159,6 +177,7 @@ def test_container_in_the_hosts_pid_namespace_dies_as_a_whole(docker: Dockerd) -
     docker.docker("rm", "c1")
 
 
+@pytest.mark.matrix
 def test_container_in_anothers_pid_namespace_ends_alone(docker: Dockerd) -> None:
     """--pid=container:NAME: two containers, two shims, one namespace."""
     docker.run("-d", "--name=c1", IMAGE, "sleep", "1000")

@@ -6,6 +6,7 @@ import pytest
 
 from tests.daemons.docker import every_pair
 from tests.support.dockerd import IMAGE, Dockerd
+from tests.support.leaks import alive
 from tests.support.until import until
 
 pytestmark = [pytest.mark.root, every_pair]
@@ -20,7 +21,9 @@ exit 7
 """
 
 
-@pytest.mark.parametrize("also", ["dockerd", "dockerd-and-containerd"])
+@pytest.mark.parametrize(
+    "also", [pytest.param("dockerd", marks=pytest.mark.matrix), "dockerd-and-containerd"]
+)
 def test_containers_live_through_a_crash_of_their_daemons(own_docker: Dockerd, also: str) -> None:
     """The same process, every line once, a status told that came while nobody listened."""
     docker = own_docker
@@ -29,7 +32,7 @@ def test_containers_live_through_a_crash_of_their_daemons(own_docker: Dockerd, a
         docker.run("-d", f"--name={name}", f"-v={go[name]}:/go", IMAGE, "sh", "-c", COUNTING)
     pids = {name: docker.state(name)["Pid"] for name in go}
     _lines(go["c1"], 0, 10)
-    until(lambda: docker.said("logs", "c1") == _text(10), "the first lines", limit_s=30)
+    docker.wait_logs("c1", _text(10))
 
     docker.kill()
     if also != "dockerd":
@@ -45,11 +48,34 @@ def test_containers_live_through_a_crash_of_their_daemons(own_docker: Dockerd, a
     ended = docker.wait_state("c2", "exited")
     assert ended["ExitCode"] == 7
     _lines(go["c1"], 20, 30)
-    until(lambda: docker.said("logs", "c1") == _text(30), "all lines", limit_s=30)
+    docker.wait_logs("c1", _text(30))
     assert docker.said("exec", "c1", "echo", "here") == "here"
     docker.docker("stop", "-t", "0", "c1")
     assert docker.state("c1")["ExitCode"] == 137
     docker.docker("rm", "c1", "c2")
+
+
+@pytest.mark.matrix
+def test_containers_end_with_their_daemon_and_start_with_it_again(own_docker: Dockerd) -> None:
+    """Without live restore dockerd stops them as it ends, and starts some as it starts."""
+    docker = own_docker
+    docker.stop()
+    docker.configure({**docker.config, "live-restore": False})
+    docker.start()
+    script = "trap 'echo term; exit 3' TERM; echo up; sleep 1000 & wait"
+    for name, policy in (("c1", "always"), ("c2", "no")):
+        docker.run("-d", f"--name={name}", f"--restart={policy}", IMAGE, "sh", "-c", script)
+        docker.wait_logs(name, "up")
+    pids = [docker.state(name)["Pid"] for name in ("c1", "c2")]
+
+    docker.stop()
+    assert not any(map(alive, pids))
+    docker.start()
+
+    docker.wait_logs("c1", "up\nterm\nup")
+    assert docker.state("c1")["Status"] == "running"
+    assert (docker.state("c2")["Status"], docker.state("c2")["ExitCode"]) == ("exited", 3)
+    docker.docker("rm", "--force", "c1", "c2")
 
 
 def _folders(docker: Dockerd, *names: str) -> dict[str, Path]:

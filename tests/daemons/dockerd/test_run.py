@@ -1,6 +1,7 @@
 """docker run: output, input, statuses and texts, and what a container is given."""
 
 import os
+from contextlib import ExitStack
 
 import pytest
 
@@ -49,6 +50,26 @@ def test_program_that_cannot_be_run_is_told_by_the_status(
     docker.docker("rm", "c1")
 
 
+@pytest.mark.matrix
+def test_ten_containers_at_once_all_answer(docker: Dockerd) -> None:
+    """Parallel creates, runs and removals of one daemon do not disturb each other."""
+    with ExitStack() as stack:
+        clients = [
+            stack.enter_context(
+                docker.running(
+                    *("run", "--rm", "--network=none", IMAGE, "sh", "-c"),
+                    f"echo I am {number}; exit {number}",
+                )
+            )
+            for number in range(10)
+        ]
+        said = [client.communicate(timeout=100)[0] for client in clients]
+
+    assert said == [f"I am {number}\n".encode() for number in range(10)]
+    assert [client.returncode for client in clients] == list(range(10))
+
+
+@pytest.mark.matrix
 def test_unknown_runtime_is_refused(docker: Dockerd) -> None:
     """That is dockerd's own business, and its status for what is wrong with a request: 125."""
     done = docker.run("--rm", "--runtime=nosuch", IMAGE, "true", check=False)
@@ -77,6 +98,7 @@ def test_container_has_the_user_limits_and_folders_asked_for(docker: Dockerd) ->
     assert b"Read-only file system" in done.stderr
 
 
+@pytest.mark.matrix
 def test_init_is_the_first_process_and_passes_signals_on(docker: Dockerd) -> None:
     """--init: docker's own small init around the program."""
     docker.run("-d", "--name=c1", "--init", IMAGE, "sleep", "1000")
