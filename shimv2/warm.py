@@ -42,12 +42,15 @@ while [ $# -gt 0 ]; do
 	case $1 in
 	--log) bundle=${2%/*} ;;
 	--pid-file) pid=$2 ;;
-	create) sleep 20 & printf %s $! >"$pid" ;;
-	exec) : & printf %s $! >"$pid" ;;
-	kill) kill -9 "$(cat "$bundle/init.pid")" ;;
+	create | exec | kill) verb=$1 ;;
 	esac
 	shift
 done
+case ${verb-} in
+create) sleep 20 & printf %s $! >"$pid" ;;
+exec) sleep 20 & printf %s $! >"$pid" ;;
+kill) kill -9 "$(cat "$bundle/init.pid")" ;;
+esac
 """
 _CONFIG: Final = '{"annotations":{},"linux":{"namespaces":[{"type":"pid"}]}}'
 
@@ -76,7 +79,7 @@ def _serve_once(place: str) -> None:
     os.chdir(place)
     os.mkfifo("log", 0o700)
     _write("config.json", _CONFIG, 0o600)
-    _write("runtime", _RUNTIME, 0o700)
+    _write("program", _RUNTIME, 0o700)
     path = os.path.join(place, "socket")
     with _as_before(), socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
         listener.bind(path)
@@ -121,10 +124,12 @@ def _as_before() -> Iterator[None]:
 # --- the client ----------------------------------------------------------------------------------
 
 
-def _call(place: str, path: str) -> None:
+def _call(place: str, path: str) -> list[str]:
+    """Call all there is to call; what was refused, which is no reason to do without the rest."""
+    refused = []
     with BlockingClient.connect(path, timeout_s=_LIMIT_S) as client:
         options = runc_pb2.Options(
-            binary_name=os.path.join(place, "runtime"), root=os.path.join(place, "state")
+            binary_name=os.path.join(place, "program"), root=os.path.join(place, "state")
         )
         packed = Any(type_url="containerd.runc.v1.Options", value=options.SerializeToString())
         stdin, stdout, stderr = (os.path.join(place, name) for name in ("in", "out", "err"))
@@ -141,12 +146,14 @@ def _call(place: str, path: str) -> None:
         for _ in range(_ROUNDS):
             for method, request, response in [("Create", create, pb.CreateTaskResponse), *_LIFE]:
                 sent = exec_ if method == "Exec" else request
-                # What a machine cannot do is no reason to do without the rest.
-                with suppress(StatusError):
+                try:
                     client.call(_SERVICE, method, sent, response, timeout_s=_LIMIT_S)
+                except StatusError as error:
+                    refused.append(f"{method}: {error}")
         client.call(_SERVICE, "Shutdown", pb.ShutdownRequest(id="warm"), Empty)
         for fd in readers:
             os.close(fd)
+    return refused
 
 
 _PROCESS: Final = b'{"args":["true"],"cwd":"/"}'
@@ -157,6 +164,7 @@ _LIFE: Final[Sequence[tuple[str, Message, type[Message]]]] = (
     ("Exec", pb.ExecProcessRequest(), Empty),  # the client's own
     ("Start", pb.StartRequest(id="warm", exec_id="x"), pb.StartResponse),
     ("State", pb.StateRequest(id="warm", exec_id="x"), pb.StateResponse),
+    ("Kill", pb.KillRequest(id="warm", exec_id="x", signal=9), Empty),
     ("Wait", pb.WaitRequest(id="warm", exec_id="x"), pb.WaitResponse),
     ("Delete", pb.DeleteRequest(id="warm", exec_id="x"), pb.DeleteResponse),
     ("Pids", pb.PidsRequest(id="warm"), pb.PidsResponse),
