@@ -1,18 +1,22 @@
 """README.md: what somebody types who tries the shim for the first time; read from the page."""
 
+from pathlib import Path
+
 import pytest
 
+from tests.daemons.cri import CriContainerd, cri_tools
 from tests.daemons.nerdctl import Nerdctl
 from tests.daemons.page import box
 from tests.daemons.pairs import pairs
 from tests.daemons.prompt import Prompt
 from tests.daemons.redis import IMAGE, Redis, try_redis
 from tests.support.containerd import Containerd
-from tests.support.host import RUNTIME
+from tests.support.host import RUNTIME, Host
 from tests.support.until import until
 
 pytestmark = pytest.mark.root
 README = "README.md"
+CRI = ("CRI 1.6", "CRI 1.7", "CRI 2.1")
 NERDCTL = ("nerdctl 1.6", "nerdctl 1.7", "nerdctl 2.1")
 CTR = pytest.mark.parametrize(
     "pair",
@@ -79,3 +83,38 @@ def test_redis_by_nerdctl(containerd: Containerd, nerdctl: Nerdctl, redis: Redis
     try_redis(nerdctl, redis, box("nerdctl-redis"))
 
     assert nerdctl("ps", "--all", "--quiet").stdout == ""
+
+
+@pytest.mark.parametrize(
+    "pair", [pair for daemon in CRI for pair in pairs(daemon, runtimes=("runc",))], indirect=True
+)
+def test_redis_by_crictl(cri: CriContainerd, host: Host, redis: Redis) -> None:
+    """A pod of the node's network: it answers there, logs, is executed in and stopped."""
+    run, ping, listed, logs, shell, stop, remove = box("crictl-redis").splitlines()
+    prompt = at_node(cri, host)
+    cri.ctr("image", "import", redis.archive)
+    cri.wait_images(IMAGE)
+
+    prompt.run(run)
+    until(lambda: prompt.run(ping, check=False).stdout == "PONG\n", "redis to answer")
+    assert "Running" in prompt.run(listed).stdout.splitlines()[1]
+    assert "Ready to accept connections" in prompt.run(logs).stdout
+    assert prompt.run(shell).stdout.startswith("redis-cli 7.")
+    assert RUNTIME in cri.ctr("container", "list").stdout.decode()
+    prompt.run(stop)
+    assert prompt.run(ping, check=False).returncode != 0
+    prompt.run(remove)
+
+    assert (cri.tasks(), prompt.run("crictl pods --quiet").stdout) == ({}, "")
+
+
+def at_node(cri: CriContainerd, host: Host) -> Prompt:
+    """A prompt in a folder with the files that crictl is given, on the daemon's node."""
+    instead = {"/var/log/pods/redis": f"{host.folder}/logs", "/kubepods": f"/{host.mark}"}
+    Path(host.folder, "pod.json").write_text(box("pod.json", instead=instead))
+    Path(host.folder, "container.json").write_text(box("container.json"))
+    config = Path(host.folder, "crictl.yaml")
+    config.write_text(f"runtime-endpoint: unix://{cri.address}\ntimeout: 120\n")
+    within = cri.inside("env", f"--chdir={host.folder}")
+    env = {"CRI_CONFIG_FILE": str(config)}
+    return Prompt(env, path=[host.bin, cri_tools()], within=within)
