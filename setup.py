@@ -21,7 +21,7 @@ FLAGS: Final = ("-std=gnu11", "-O2", "-Wall", "-Wextra")
 # What is built, from what, and how.
 PRODUCTS: Final = (
     ("libspawn.so", ("_spawn.c",), ("-shared", "-fPIC", "-fvisibility=hidden")),
-    ("libmemory.so", ("_memory.c",), ("-shared", "-fPIC", "-fvisibility=hidden")),
+    ("libmemory.so", ("_memory.c", "_holes.c"), ("-shared", "-fPIC", "-fvisibility=hidden")),
     ("launcher", ("launcher.c", "description.c", "text.c"), ()),
 )
 

@@ -21,10 +21,11 @@ from collections.abc import Iterable, Iterator
 from types import CodeType
 from typing import Final
 
-__all__ = ["BIAS", "make"]
+__all__ = ["BIAS", "HEAP_TYPE", "IS_CPYTHON_3_11", "classes", "make"]
 
 BIAS: Final = 1 << 40  # native/_memory.c relies on it
-_HEAP_TYPE: Final = 1 << 9  # of type.__flags__ (Py_TPFLAGS_HEAPTYPE)
+HEAP_TYPE: Final = 1 << 9  # of type.__flags__ (Py_TPFLAGS_HEAPTYPE)
+IS_CPYTHON_3_11: Final = sys.implementation.name == "cpython" and sys.version_info[:2] == (3, 11)
 
 _count_at: Final = ctypes.c_ssize_t.from_address
 
@@ -36,7 +37,7 @@ def make() -> "array[int]":
     """
     addresses = array("Q")
     if _is_known():
-        left = _raised([*gc.get_objects(), *_static_types()], addresses)
+        left = _raised([*gc.get_objects(), *classes()], addresses)
         while left:
             held = gc.get_referents(*left)
             held += [inner for each in left for inner in _hidden(each)]
@@ -58,18 +59,23 @@ def _raised(objects: Iterable[object], addresses: "array[int]") -> list[object]:
 
 def _is_known() -> bool:
     """Tell whether an object begins with its count, and each reference adds one to it."""
-    if sys.implementation.name != "cpython" or sys.version_info[:2] != (3, 11):
-        return False
-    if hasattr(sys, "gettotalrefcount") or ctypes.sizeof(ctypes.c_ssize_t) != 8:
-        return False  # a debug build has more to count
+    if (
+        not IS_CPYTHON_3_11
+        or hasattr(sys, "gettotalrefcount")
+        or ctypes.sizeof(ctypes.c_ssize_t) != 8
+    ):
+        return False  # what counts totals is a debug build, and has more to count
     probe = object()
     alone = _count_at(id(probe)).value
     more = [probe] * 5
     return alone == 1 and _count_at(id(probe)).value == alone + len(more)
 
 
-def _static_types() -> Iterator[type]:
-    """Find all classes: the collector does not know those that are part of the program."""
+def classes() -> Iterator[type]:
+    """Find all classes: the collector does not know those that are part of the program.
+
+    One that has several bases is found several times.
+    """
     left: list[type] = [object]
     while left:
         each = left.pop()
@@ -84,6 +90,6 @@ def _hidden(each: object) -> Iterable[object]:
         return (*names, each.co_consts, each.co_linetable, each.co_exceptiontable)
     if not isinstance(each, type):
         return ()
-    if each.__flags__ & _HEAP_TYPE:
+    if each.__flags__ & HEAP_TYPE:
         return (each.__name__, each.__qualname__)
     return (each.__dict__, each.__mro__, each.__bases__)

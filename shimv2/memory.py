@@ -14,8 +14,6 @@ import asyncio
 import ctypes
 import gc
 import os
-import re
-import sys
 from array import array
 from types import CodeType, FunctionType
 from typing import Final
@@ -45,9 +43,13 @@ def settle() -> "array[int]":
     Returns where in memory the counts are that have no meaning any more: for `publish`.
     """
     gc.collect()
+    _close_tables()
     counts = immortal.make()
     gc.freeze()  # the collector does not write to what is shared, nor finds it
-    _fill_holes()
+    gc.collect()  # empties lists of objects to be used again, which lie anywhere
+    library = _library()
+    if library is not None:
+        library.pyrunc_fill_1()
     return counts
 
 
@@ -56,19 +58,28 @@ def settle() -> "array[int]":
 _published: Final[list[ctypes.PyDLL]] = []
 
 
+def _library() -> ctypes.PyDLL | None:
+    """Load it; None where there is none, or one of another version."""
+    try:
+        library = ctypes.PyDLL(_LIBRARY)
+        library.pyrunc_reclaim_1.restype = ctypes.c_long
+        library.pyrunc_fill_1.restype = None
+        library.pyrunc_publish_2.argtypes = [ctypes.c_void_p, ctypes.c_long]
+    except (OSError, AttributeError):
+        return None
+    return library
+
+
 def publish(counts: "array[int]") -> bool:
     """Lay our memory into a file that forks give copies up to; whether it was done.
 
     Only in a process without threads, and last: what changes afterwards is not in the file.
     """
-    try:
-        library = ctypes.PyDLL(_LIBRARY)
-    except OSError:
+    library = _library()
+    if library is None:
         return False
-    library.pyrunc_reclaim_1.restype = ctypes.c_long
     _published.append(library)
-    at, number = counts.buffer_info()
-    if library.pyrunc_publish_2(ctypes.c_void_p(at), ctypes.c_long(number)) < 0:
+    if library.pyrunc_publish_2(*counts.buffer_info()) < 0:
         _published.clear()
     return bool(_published)
 
@@ -110,8 +121,8 @@ class Reclaimer:
 # --- the interpreter's writes --------------------------------------------------------------------
 
 # Of PyCodeObject in CPython 3.11: flags, the count of runs until the code is rewritten (0 = never),
-# and, to see that this is so, the count of arguments and the first line.
-_FLAGS, _WARMUP, _ARGUMENTS, _FIRST_LINE = 48, 52, 56, 72
+# and, to see that this is so, the count of arguments and the first line; then the code that is run.
+_FLAGS, _WARMUP, _ARGUMENTS, _FIRST_LINE, _RUN = 48, 52, 56, 72, 184
 
 
 def _number_types(objects: list[object]) -> None:
@@ -122,11 +133,11 @@ def _number_types(objects: list[object]) -> None:
 
 
 def _keep_code(objects: list[object]) -> None:
-    """Let code that was not yet rewritten for speed stay so: each fork would rewrite its own.
+    """Let no code be rewritten for speed, as each fork would do that again; what was, is put back.
 
     Other versions of the interpreter than 3.11 have no such switch.
     """
-    if sys.implementation.name != "cpython" or sys.version_info[:2] != (3, 11):
+    if not immortal.IS_CPYTHON_3_11:
         return
     left = [each.__code__ for each in objects if isinstance(each, FunctionType)]
     seen: set[int] = set()
@@ -139,48 +150,53 @@ def _keep_code(objects: list[object]) -> None:
 
 
 def _keep(code: CodeType) -> None:
-    at = id(code)
+    at, original = id(code), code.co_code
     read = ctypes.c_int.from_address
     as_known = (code.co_flags, code.co_argcount, code.co_firstlineno)
-    if tuple(read(at + field).value for field in (_FLAGS, _ARGUMENTS, _FIRST_LINE)) == as_known:
-        ctypes.c_short.from_address(at + _WARMUP).value = 0
+    if tuple(read(at + field).value for field in (_FLAGS, _ARGUMENTS, _FIRST_LINE)) != as_known:
+        return
+    rewritten: bytes = code._co_code_adaptive  # type: ignore[attr-defined]
+    if rewritten != original and ctypes.string_at(at + _RUN, len(rewritten)) == rewritten:
+        ctypes.memmove(at + _RUN, original, len(original))
+    ctypes.c_short.from_address(at + _WARMUP).value = 0
 
 
-# --- holes ---------------------------------------------------------------------------------------
-
-_fillers: Final[list[list[object]]] = []
-_BYTES_HEAD: Final = sys.getsizeof(b"")
-_OBJECT: Final = sys.getsizeof(object())
-_ROW: Final = re.compile(r"^ *\d+ +(\d+) +\d+ +\d+ +(\d+)$", re.MULTILINE)
+# Of PyHeapTypeObject in CPython 3.11: the table of its objects' attributes, which is there if a
+# flag says so (Py_TPFLAGS_MANAGED_DICT); of the table: how many more names it has room for.
+_MANAGED_DICT, _TABLE, _ROOM = 1 << 4, 872, 16
 
 
-def _fill_holes() -> None:
-    """Take all that is free between what is used, and keep it: a fork then gets pages of its own.
+def _close_tables() -> None:
+    """Have making an object change nothing about its class.
 
-    What it allocates would otherwise go into these holes, and each costs the copy of a page that is
-    full of what is shared.
+    Each takes one place from the room for names in the class's table, until one place is left.
+    Names that come later are no longer shared by all objects of the class, which costs each of them
+    a dictionary.
     """
-    for size, free in _free_blocks():
-        _fillers.append([_block(size, number) for number in range(free)])
+    if immortal.IS_CPYTHON_3_11 and _is_table_known():
+        for each in immortal.classes():
+            room = _room(each)
+            if room is not None:
+                room.value = min(room.value, 1)
 
 
-def _block(size: int, number: int) -> object:
-    """Make an object of exactly that many bytes, all its own."""
-    if size > _BYTES_HEAD:
-        return bytes(size - _BYTES_HEAD)
-    return object() if size == _OBJECT else complex(number)
+def _room(of: type) -> ctypes.c_ssize_t | None:
+    """Find how many more names a class has room for; None if it has no table."""
+    if not of.__flags__ & immortal.HEAP_TYPE or not of.__flags__ & _MANAGED_DICT:
+        return None
+    table = ctypes.c_void_p.from_address(id(of) + _TABLE).value
+    return None if table is None else ctypes.c_ssize_t.from_address(table + _ROOM)
 
 
-def _free_blocks() -> list[tuple[int, int]]:
-    """List the sizes of blocks the interpreter's allocator deals in, with how many are free."""
-    report = os.memfd_create("report", os.MFD_CLOEXEC)
-    stderr = os.dup(2)
-    try:
-        os.dup2(report, 2)
-        sys._debugmallocstats()
-        os.dup2(stderr, 2)
-        text = os.pread(report, 1 << 20, 0).decode("ascii", "replace")
-    finally:
-        os.close(stderr)
-        os.close(report)
-    return [(int(size), int(free)) for size, free in _ROW.findall(text)]
+def _is_table_known() -> bool:
+    """Try with a class of our own whether the table is where it is expected."""
+
+    class Probe:
+        pass
+
+    room = _room(Probe)
+    if room is None:
+        return False
+    before = room.value
+    Probe()
+    return 1 < before < 100 and room.value == before - 1

@@ -128,6 +128,16 @@ static void note_counts(const uint64_t *addresses, long count)
 			}
 }
 
+/* Of CPython, whose cache of looked-up attributes is full of what was used last: empty, it is the same
+ * in all.  What is cached is valid for as long as it is there, so that it may come again, too. */
+__attribute__((weak)) unsigned int PyType_ClearCache(void);
+
+static void clear_cache(void)
+{
+	if (PyType_ClearCache)
+		PyType_ClearCache();
+}
+
 /* Put our memory into a file and map that in its place; -1 when it cannot be done.
  * At the `count` addresses are reference counts of objects that are never freed.
  * No other thread may run. */
@@ -143,6 +153,7 @@ __attribute__((visibility("default"))) int pyrunc_publish_2(const uint64_t *addr
 		return -1;
 	}
 	note_counts(addresses, count);
+	clear_cache();
 	sigfillset(&all); /* what a handler writes while a region is moved would be lost */
 	sigprocmask(SIG_BLOCK, &all, &before);
 	for (i = 0; i < image.count; i++)
@@ -213,6 +224,7 @@ __attribute__((visibility("default"))) long pyrunc_reclaim_1(void)
 
 	if (pagemap < 0)
 		return -1;
+	clear_cache();
 	sigfillset(&all);
 	sigprocmask(SIG_BLOCK, &all, &before);
 	for (i = 0; i < image.count; i++) {

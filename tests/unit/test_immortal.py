@@ -160,14 +160,15 @@ def test_count_that_was_not_raised_is_kept_wherever_it_is_said_to_be() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("version_info", (3, 12, 0)), ("gettotalrefcount", lambda: 0)]
+    ("where", "name", "value"),
+    [(immortal, "IS_CPYTHON_3_11", False), (sys, "gettotalrefcount", lambda: 0)],
 )
 def test_unknown_interpreter_is_left_alone(
-    name: str, value: object, monkeypatch: pytest.MonkeyPatch
+    where: object, name: str, value: object, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No count is where it is expected to be: nothing is written."""
     thing = object()
-    monkeypatch.setattr(sys, name, value, raising=False)
+    monkeypatch.setattr(where, name, value, raising=False)
 
     assert not immortal.make()
     assert sys.getrefcount(thing) == 2

@@ -4,6 +4,7 @@ import asyncio
 import os
 import select
 import signal
+import subprocess
 import sys
 import threading
 from array import array
@@ -16,7 +17,9 @@ from tests.support.aio import run
 from tests.support.forks import in_fork
 
 LIBRARY = Path(memory.__file__).parent / "_bin" / "libmemory.so"
+ROOT = Path(memory.__file__).parents[1]
 needs_library = pytest.mark.skipif(not LIBRARY.exists(), reason="no C compiler")
+only_3_11 = pytest.mark.skipif(sys.version_info[:2] != (3, 11), reason="only 3.11 has the switch")
 
 
 def anonymous_kib() -> int:
@@ -145,7 +148,7 @@ def test_without_the_library_nothing_is_done(monkeypatch: pytest.MonkeyPatch) ->
     assert memory.reclaim() == 0
 
 
-@pytest.mark.skipif(sys.version_info[:2] != (3, 11), reason="only 3.11 has the switch")
+@only_3_11
 def test_code_is_not_rewritten_after_it_was_prepared() -> None:
     """What a fork runs stays what it shares: the bytes of its code are those of before."""
 
@@ -162,6 +165,106 @@ def test_code_is_not_rewritten_after_it_was_prepared() -> None:
         return add.__code__._co_code_adaptive == add.__code__.co_code  # type: ignore[attr-defined,no-any-return]
 
     assert in_fork(work) == 0
+
+
+@only_3_11
+def test_code_that_was_rewritten_is_put_back() -> None:
+    """What ran while modules were imported: it is as if it had just been compiled, and works."""
+
+    def work() -> bool:
+        def add(count: int) -> int:
+            total = 0
+            for number in range(count):
+                total += number
+            return total
+
+        code = add.__code__
+        assert [add(10) for _ in range(100)] == [45] * 100
+        assert code._co_code_adaptive != code.co_code  # type: ignore[attr-defined]
+        memory._keep(code)
+        assert [add(10) for _ in range(100)] == [45] * 100
+        return code._co_code_adaptive == code.co_code  # type: ignore[attr-defined,no-any-return]
+
+    assert in_fork(work) == 0
+
+
+@only_3_11
+def test_objects_made_after_the_tables_were_closed_change_nothing_about_their_class() -> None:
+    """They have the attributes that others have, and those that nobody had before."""
+
+    class Thing:
+        def __init__(self) -> None:
+            self.one, self.two = 1, 2
+
+    def work() -> bool:
+        before = Thing()
+        memory._close_tables()
+        room = memory._room(Thing)
+        assert room is not None
+        assert room.value == 1
+        things = [Thing() for _ in range(50)]
+        assert room.value == 1
+        for number, each in enumerate([before, *things]):
+            vars(each).update({f"later{n}": number for n in range(number % 40)})
+            each.three = number  # type: ignore[attr-defined]
+        told = [vars(each) for each in (before, *things)]
+        return told == [
+            {"one": 1, "two": 2, **{f"later{n}": number for n in range(number % 40)}}
+            | {"three": number}
+            for number in range(51)
+        ]
+
+    assert in_fork(work) == 0
+
+
+@needs_library
+def test_classes_can_change_between_reclaims() -> None:
+    """The interpreter caches what it has looked up: it must not find there what is no more."""
+
+    class Thing:
+        value = 0
+
+    def publish() -> bool:
+        assert Thing().value == 0
+        assert memory.publish(memory.settle())
+
+        def child() -> bool:
+            for number in range(1, 2000):
+                Thing.value = number
+                if Thing().value != number:
+                    return False
+                if number % 50 == 0:
+                    memory.reclaim()
+            return Thing().value == 1999
+
+        return in_fork(child) == 0
+
+    assert in_fork(publish) == 0
+
+
+_HOLES = """
+import sys
+from shimv2 import memory
+
+size = int(sys.argv[1])
+kept = [bytes(size) for _ in range(20_000)]
+del kept[::2]
+memory.settle()
+fresh = [bytes(size) for _ in range(5_000)]
+pages = {id(each) >> 12 for each in kept}
+print(sum(id(each) >> 12 in pages for each in fresh))
+"""
+
+
+@needs_library
+@pytest.mark.parametrize("size", [10, 200, 470, 700, 3000])
+def test_new_objects_do_not_lie_between_old_ones(size: int) -> None:
+    """Of the interpreter's allocator, and of malloc: what is free on a page is taken."""
+    # The allocator of -X dev, which tests run with, is another one.
+    command = [sys.executable, "-c", _HOLES, str(size)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
+
+    assert int(done.stdout) < 50
 
 
 def test_reclaimer_acts_once_after_work_that_was_worth_it(monkeypatch: pytest.MonkeyPatch) -> None:
