@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -111,6 +112,46 @@ def test_detached_container_is_listed_executed_in_signalled_and_removed(
     assert containerd.remove_task("c1") == 42
     containerd.ctr("container", "rm", "c1")
     assert log.read_bytes() == b"up\n"
+
+
+@every_pair
+def test_container_is_started_again_after_its_end(
+    containerd: Containerd, run: Sequence[str]
+) -> None:
+    """`ctr task start`: another task of the same id, in a new shim, with the same options."""
+    containerd.ctr(*run, "-d", "--null-io", IMAGE, "c1", "sleep", "1000")
+    pids = {containerd.shim_pid("c1")}
+    containerd.ctr("task", "kill", "-s", "SIGKILL", "c1")
+    containerd.wait_status("c1", "STOPPED")
+    assert containerd.remove_task("c1") == 137
+    containerd.ctr("task", "start", "-d", "--null-io", "c1")
+    pids.add(containerd.shim_pid("c1"))
+    assert containerd.tasks()["c1"].status == "RUNNING"
+
+    assert end(containerd, "c1") == 137
+    assert len(pids) == 2
+
+
+@every_pair
+def test_ten_containers_at_a_time_all_answer(containerd: Containerd, run: Sequence[str]) -> None:
+    """Creates, runs and removals at the same time do not disturb each other."""
+    clients = [
+        subprocess.Popen(
+            containerd.command(
+                *run, "--rm", IMAGE, f"c{i}", "sh", "-c", f"echo I am {i}; exit {i}"
+            ),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
+        for i in range(10)
+    ]
+
+    said = [client.communicate(timeout=100)[0] for client in clients]
+
+    assert said == [b"I am %d\n" % i for i in range(10)]
+    assert [client.returncode for client in clients] == list(range(10))
+    assert containerd.tasks() == {}
 
 
 @every_pair

@@ -1,0 +1,104 @@
+"""Every containerd with every runtime: what it tells of an end that nobody asked for."""
+
+import json
+import os
+import re
+import signal
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from shimv2.ctl.image import IMAGE
+from tests.daemons.pairs import pairs
+from tests.daemons.runtimes import INSTALLED
+from tests.support.containerd import Containerd
+from tests.support.leaks import alive
+from tests.support.until import until
+
+PAIRS = [
+    *pairs("containerd 1.6", quick=INSTALLED),
+    *pairs("containerd 1.7"),
+    *pairs("containerd 2.1"),
+]
+pytestmark = [pytest.mark.root, pytest.mark.parametrize("pair", PAIRS, indirect=True)]
+LIMIT = 32 << 20
+
+
+class Watch:
+    """The task events of the container c1, as `ctr events` shows them."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+
+    def told(self) -> list[tuple[str, int]]:
+        """Return topics and exit statuses, which most have none of, in order."""
+        text = Path(self._path).read_text(encoding="utf-8")
+        found = [
+            (topic, json.loads(body))
+            for topic, body in re.findall(r" /tasks/(\S+) (\{.*\})$", text, re.MULTILINE)
+        ]
+        return [
+            (topic, body.get("exit_status", 0))
+            for topic, body in found
+            if body.get("container_id") == "c1"
+        ]
+
+    def wait(self, topic: str, count: int = 1) -> None:
+        until(lambda: [each for each, _ in self.told()].count(topic) >= count, f"{count} {topic}")
+
+
+@pytest.fixture
+def watch(containerd: Containerd) -> Iterator[Watch]:
+    path = os.path.join(containerd.folder, "events")
+    watching = containerd.events(path)
+    yield Watch(path)
+    watching.terminate()
+    watching.wait(timeout=10)
+
+
+def test_oom_is_told_before_the_exit(
+    containerd: Containerd, run: Sequence[str], watch: Watch
+) -> None:
+    """What CRI and dockerd make OOMKilled of."""
+    detached = ("-d", "--null-io", "--memory-limit", str(LIMIT))
+    containerd.ctr(*run, *detached, IMAGE, "c1", "tail", "/dev/zero")
+    containerd.wait_status("c1", "STOPPED")
+    status = containerd.remove_task("c1")
+    watch.wait("delete")
+
+    assert status == 137
+    told = ["create", "start", "oom", "exit", "delete"]
+    assert [topic for topic, _ in watch.told()] == told
+
+
+@pytest.mark.ours("Go's `delete` leaves the dead socket")
+def test_killed_shim_takes_its_container_along_and_the_daemon_tells_of_it(
+    containerd: Containerd, run: Sequence[str], watch: Watch
+) -> None:
+    """The daemon runs `delete` and says what that answers: 137."""
+    containerd.ctr(*run, "-d", "--null-io", IMAGE, "c1", "sleep", "1000")
+    init = containerd.tasks()["c1"].pid
+
+    os.kill(containerd.shim_pid("c1"), signal.SIGKILL)
+
+    until(lambda: not alive(init), "the container to be dead")
+    watch.wait("delete")
+    assert watch.told() == [("create", 0), ("start", 0), ("exit", 137), ("delete", 137)]
+    assert containerd.tasks() == {}
+
+
+@pytest.mark.ours("Go's tells 137 of every container of a dead shim")
+def test_exit_status_outlives_the_shim(
+    containerd: Containerd, run: Sequence[str], watch: Watch
+) -> None:
+    """A container that ended before its shim was killed is told with the status it had."""
+    containerd.ctr(*run, "-d", "--null-io", IMAGE, "c1", "sh", "-c", "exit 7")
+    watch.wait("exit")
+
+    os.kill(containerd.shim_pid("c1"), signal.SIGKILL)
+
+    watch.wait("delete")
+    told = [("create", 0), ("start", 0), ("exit", 7), ("exit", 7), ("delete", 7)]
+    assert watch.told() == told
+    assert containerd.tasks() == {}
