@@ -57,8 +57,8 @@ def _unpacked(release: str) -> str:
         folder = os.path.join(CACHE, "docker-bookworm")
         tool("patched.sh", "bookworm", folder, "docker.io", *_PROGRAMS)
         return folder
-    folder = os.path.join(CACHE, "docker-sid")
-    tool("debs.sh", "sid", folder, "docker.io", "docker-cli")
+    folder = os.path.join(CACHE, "docker-28")  # its docker-init is a link to tini-static
+    tool("debs.sh", "sid", folder, "docker.io", "docker-cli", "tini-static")
     return f"{folder}/usr/sbin:{folder}/usr/bin"
 
 
