@@ -18,6 +18,13 @@ def test_every_box_that_has_a_name_is_used_by_a_test(page: str) -> None:
     assert unused == []
 
 
+def test_every_box_for_daemons_has_a_name() -> None:
+    """The page says that all of them are run."""
+    lines = Path(ROOT, DAEMONS).read_text().splitlines()
+
+    assert sum(line.startswith("```") for line in lines) == 2 * len(boxes(DAEMONS))
+
+
 def test_what_is_not_printed_cannot_be_replaced(tmp_path: Path) -> None:
     """A test that thinks it has put its own path in would run with the real one."""
     page = tmp_path / "page.md"
