@@ -12,7 +12,7 @@ from typing import Final
 import pytest
 from _pytest.mark import ParameterSet
 
-from tests.daemons.runtimes import RUNTIMES
+from tests.daemons.runtimes import INSTALLED, RUNTIMES
 
 _OLD_CRUN: Final = "crun 1.8 refuses a container of newer daemons: unknown version specified"
 # Those that still write what Debian 12's crun knows.
@@ -53,3 +53,14 @@ def unfit_pairs(*daemons: str) -> list[ParameterSet]:
 
 def _param(pair: Pair, quick: bool) -> ParameterSet:
     return pytest.param(pair, id=str(pair), marks=() if quick else (pytest.mark.matrix,))
+
+
+every_containerd = pytest.mark.parametrize(
+    "pair",
+    [
+        *pairs("containerd 1.6", quick=INSTALLED),
+        *pairs("containerd 1.7"),
+        *pairs("containerd 2.1"),
+    ],
+    indirect=True,
+)

@@ -64,7 +64,7 @@ class Recorder:
             cell.add(report)
 
     def pytest_terminal_summary(self, terminalreporter: TerminalReporter) -> None:
-        if not self._cells:
+        if all(cell.outcome == _NOT_RUN for cell in self._cells.values()):
             return
         lines = tables(self._cells.values(), self.titles)
         self.folder.mkdir(parents=True, exist_ok=True)

@@ -10,21 +10,14 @@ from pathlib import Path
 import pytest
 
 from shimv2.ctl.image import IMAGE
-from tests.daemons.pairs import pairs, unfit_pairs
-from tests.daemons.runtimes import INSTALLED
+from tests.daemons.pairs import every_containerd, unfit_pairs
 from tests.support.containerd import Containerd, parse_events
 from tests.support.host import Host
 from tests.support.until import until
 from tests.support.writers import Writers
 
-PAIRS = [
-    *pairs("containerd 1.6", quick=INSTALLED),
-    *pairs("containerd 1.7"),
-    *pairs("containerd 2.1"),
-]
 UNFIT = unfit_pairs("containerd 1.6", "containerd 1.7", "containerd 2.1")
 pytestmark = pytest.mark.root
-every_pair = pytest.mark.parametrize("pair", PAIRS, indirect=True)
 MIB = 1 << 20
 LIMIT = 32 * MIB
 # Says both streams' lines with the name it is given, once it is ready.
@@ -47,7 +40,7 @@ def test_pair_that_cannot_be_says_why(containerd: Containerd, run: Sequence[str]
     assert containerd.tasks() == {}
 
 
-@every_pair
+@every_containerd
 def test_run_rm_prints_tells_the_status_and_leaves_nothing(
     containerd: Containerd, run: Sequence[str]
 ) -> None:
@@ -65,7 +58,7 @@ def test_run_rm_prints_tells_the_status_and_leaves_nothing(
     assert containerd.ctr("container", "ls", "-q").stdout == b""
 
 
-@every_pair
+@every_containerd
 def test_stdin_and_a_big_output_arrive_unchanged(
     containerd: Containerd, run: Sequence[str]
 ) -> None:
@@ -85,7 +78,7 @@ def test_stdin_and_a_big_output_arrive_unchanged(
     assert again.stdout == summed
 
 
-@every_pair
+@every_containerd
 def test_detached_container_is_listed_executed_in_signalled_and_removed(
     containerd: Containerd, run: Sequence[str]
 ) -> None:
@@ -114,7 +107,7 @@ def test_detached_container_is_listed_executed_in_signalled_and_removed(
     assert log.read_bytes() == b"up\n"
 
 
-@every_pair
+@every_containerd
 def test_container_is_started_again_after_its_end(
     containerd: Containerd, run: Sequence[str]
 ) -> None:
@@ -132,7 +125,7 @@ def test_container_is_started_again_after_its_end(
     assert len(pids) == 2
 
 
-@every_pair
+@every_containerd
 def test_ten_containers_at_a_time_all_answer(containerd: Containerd, run: Sequence[str]) -> None:
     """Creates, runs and removals at the same time do not disturb each other."""
     clients = [
@@ -154,7 +147,7 @@ def test_ten_containers_at_a_time_all_answer(containerd: Containerd, run: Sequen
     assert containerd.tasks() == {}
 
 
-@every_pair
+@every_containerd
 def test_paused_container_is_measured_resumed_and_has_its_events_in_order(
     containerd: Containerd, run: Sequence[str]
 ) -> None:
@@ -189,7 +182,7 @@ def test_paused_container_is_measured_resumed_and_has_its_events_in_order(
     assert execs == ["exec-added", "exec-started", "exit"]
 
 
-@every_pair
+@every_containerd
 def test_logging_binary_gets_both_streams_and_the_last_line(
     containerd: Containerd, run: Sequence[str]
 ) -> None:
@@ -207,7 +200,7 @@ def test_logging_binary_gets_both_streams_and_the_last_line(
     assert Path(containerd.folder, "err").read_text() == "c1 err: two\n"
 
 
-@every_pair
+@every_containerd
 def test_program_or_runtime_that_is_missing_is_told_by_its_name(
     containerd: Containerd, run: Sequence[str], host: Host
 ) -> None:
@@ -229,7 +222,7 @@ def test_program_or_runtime_that_is_missing_is_told_by_its_name(
     assert containerd.tasks() == {}
 
 
-@every_pair
+@every_containerd
 def test_daemon_stopped_and_killed_loses_no_line_and_no_status(
     containerd: Containerd, run: Sequence[str]
 ) -> None:
@@ -240,7 +233,7 @@ def test_daemon_stopped_and_killed_loses_no_line_and_no_status(
         writers.end()
 
 
-@every_pair
+@every_containerd
 @pytest.mark.ours("its answer to Pids makes containerd 1.7 and later forget a task that has ended")
 def test_container_that_ends_while_the_daemon_is_away_keeps_its_status(
     containerd: Containerd, run: Sequence[str]

@@ -10,18 +10,12 @@ from pathlib import Path
 import pytest
 
 from shimv2.ctl.image import IMAGE
-from tests.daemons.pairs import pairs
-from tests.daemons.runtimes import INSTALLED
+from tests.daemons.pairs import every_containerd
 from tests.support.containerd import Containerd
 from tests.support.leaks import alive
 from tests.support.until import until
 
-PAIRS = [
-    *pairs("containerd 1.6", quick=INSTALLED),
-    *pairs("containerd 1.7"),
-    *pairs("containerd 2.1"),
-]
-pytestmark = [pytest.mark.root, pytest.mark.parametrize("pair", PAIRS, indirect=True)]
+pytestmark = [pytest.mark.root, every_containerd]
 LIMIT = 32 << 20
 
 

@@ -5,17 +5,11 @@ from collections.abc import Sequence
 import pytest
 
 from shimv2.ctl.image import IMAGE
-from tests.daemons.pairs import pairs
-from tests.daemons.runtimes import INSTALLED
+from tests.daemons.pairs import every_containerd
 from tests.support.containerd import Containerd
 from tests.support.terminal import PROMPT, Terminal, interrupt, resized
 
-PAIRS = [
-    *pairs("containerd 1.6", quick=INSTALLED),
-    *pairs("containerd 1.7"),
-    *pairs("containerd 2.1"),
-]
-pytestmark = [pytest.mark.root, pytest.mark.parametrize("pair", PAIRS, indirect=True)]
+pytestmark = [pytest.mark.root, every_containerd]
 
 
 def test_run_in_a_terminal_has_its_size_signals_and_status(

@@ -31,7 +31,7 @@ def test_upgraded_to_1_7_and_2_1_under_five_running_containers(
 @pytest.mark.ours("its answer to Pids makes containerd 1.7 and later forget a task that has ended")
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("attempt", [0, *(soak(attempt) for attempt in range(1, 10))])
-@pytest.mark.parametrize("pair", pairs("containerd 1.6")[:1], indirect=True)
+@pytest.mark.parametrize("pair", pairs("containerd 1.6", runtimes=("runc",)), indirect=True)
 def test_upgraded_while_a_container_ends(
     containerd: Containerd, run: Sequence[str], attempt: int
 ) -> None:

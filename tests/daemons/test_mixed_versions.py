@@ -18,7 +18,7 @@ from tests.support.containerd import Containerd
 from tests.support.history import BEFORE, NoHistory, install_older
 from tests.support.host import Host
 from tests.support.leaks import alive
-from tests.support.releases import GO_SHIM, find_release
+from tests.support.releases import GO_SHIM, RELEASES, find_release
 from tests.support.until import until
 
 pytestmark = [
@@ -26,8 +26,11 @@ pytestmark = [
     pytest.mark.matrix,
     pytest.mark.ours("two versions of ours, or ours and another"),
 ]
-WITH_RUNC: Final = [pairs(f"containerd {release}")[0] for release in ("1.6", "1.7", "2.1")]
-every_daemon = pytest.mark.parametrize("pair", WITH_RUNC, indirect=True)
+every_daemon = pytest.mark.parametrize(
+    "pair",
+    [each for name in RELEASES for each in pairs(f"containerd {name}", runtimes=("runc",))],
+    indirect=True,
+)
 every_version = pytest.mark.parametrize("version", BEFORE)
 RUN: Final = ("run", "--runtime", "io.containerd.runc.v2")
 POD: Final = (*RUN, "--annotation", "io.kubernetes.cri.sandbox-id=pause")
