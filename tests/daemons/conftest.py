@@ -31,6 +31,7 @@ from tests.support.host import OTHER_SHIM, ROOT, RUNTIME, Host
 from tests.support.releases import GO_SHIM, ReleaseMissing, find_release
 
 _RECORDER = pytest.StashKey[Recorder]()
+_FETCHING_LIMIT_S = 600
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -39,11 +40,15 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """With another shim, leave out what docs/differences.md says ours does better."""
+    """With another shim, leave out what docs/differences.md says ours does better; set limits."""
     unfit = [item for item in items if OTHER_SHIM and item.get_closest_marker("ours")]
     if unfit:
         items[:] = [item for item in items if item not in unfit]
         config.hook.pytest_deselected(items=unfit)
+    for item in items:
+        # The first one of a daemon or a runtime waits for its download, too.
+        if "pair" in getattr(item, "fixturenames", ()) and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(_FETCHING_LIMIT_S))
 
 
 @pytest.fixture(scope="session")

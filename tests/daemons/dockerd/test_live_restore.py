@@ -11,6 +11,7 @@ from tests.support.until import until
 
 pytestmark = [pytest.mark.root, every_pair]
 
+LAST = 200_000  # 1.3 MB of lines
 # Writes line N as soon as there is a file of that name, and ends when there is one called stop.
 COUNTING = """
 n=0
@@ -56,6 +57,29 @@ def test_containers_live_through_a_crash_of_their_daemons(own_docker: Dockerd, a
 
 
 @pytest.mark.matrix
+def test_output_of_a_time_without_daemons_is_all_there(own_docker: Dockerd) -> None:
+    """More than pipes hold: the container waits for a reader, and goes on where it stopped."""
+    docker = own_docker
+    script = f"until [ -e /go/go ]; do sleep 0.05; done; seq {LAST}; echo over >&2"
+    go = _folders(docker, "c1")["c1"]
+    docker.run("-d", "--name=c1", f"-v={go}:/go", IMAGE, "sh", "-c", script)
+    pid = docker.state("c1")["Pid"]
+
+    docker.kill()
+    docker.containerd.kill()
+    (go / "go").touch()
+    until(lambda: _sleeps_in_a_write(pid), "the container to wait for a reader", limit_s=60)
+    docker.containerd.start()
+    docker.start()
+    docker.wait_state("c1", "exited", limit_s=60)
+
+    logs = docker.docker("logs", "c1")
+    assert logs.stdout.split() == [b"%d" % number for number in range(1, LAST + 1)]
+    assert logs.stderr == b"over\n"
+    docker.docker("rm", "c1")
+
+
+@pytest.mark.matrix
 def test_containers_end_with_their_daemon_and_start_with_it_again(own_docker: Dockerd) -> None:
     """Without live restore dockerd stops them as it ends, and starts some as it starts."""
     docker = own_docker
@@ -83,6 +107,12 @@ def _folders(docker: Dockerd, *names: str) -> dict[str, Path]:
     for folder in folders.values():
         folder.mkdir()
     return folders
+
+
+def _sleeps_in_a_write(pid: int) -> bool:
+    """Tell whether the last process that was started in a container has a full pipe."""
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return bool(children) and "pipe_write" in Path(f"/proc/{children[-1]}/wchan").read_text()
 
 
 def _lines(folder: Path, begin: int, end: int) -> None:
