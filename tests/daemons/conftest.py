@@ -1,5 +1,6 @@
 """Fixtures of the tests with real daemons: a pair of a daemon and a runtime, and their table."""
 
+import contextlib
 import os
 import re
 import shutil
@@ -181,5 +182,6 @@ def nerdctl(containerd: Containerd, pair: Pair, runtime: str, host: Host) -> Ite
     made.remove_all()
     # It leaves the FIFOs of every `run` in the foreground, whose names are the container's.
     for path in host.leaks.fifos():
-        if all(re.match("[0-9a-f]{64}-std", name) for name in os.listdir(path)):
-            shutil.rmtree(path)
+        with contextlib.suppress(FileNotFoundError):  # of somebody else, who has just removed it
+            if all(re.match("[0-9a-f]{64}-std", name) for name in os.listdir(path)):
+                shutil.rmtree(path)

@@ -2,6 +2,7 @@
 
 import os
 import re
+import signal
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from tests.daemons.page import box
 from tests.daemons.pairs import pairs
 from tests.support.cgroups import folder_of, unified
 from tests.support.containerd import Containerd
+from tests.support.host import Host
 from tests.support.terminal import Terminal
 from tests.support.until import until
 
@@ -206,6 +208,57 @@ def test_stop_waits_and_then_kills_and_start_begins_again(nerdctl: Nerdctl) -> N
     assert nerdctl.inspected("deaf")["Pid"] != before
     nerdctl("stop", "--time", "1", "deaf")
     assert nerdctl.status("deaf").startswith("Exited (137)")
+
+
+@every_daemon
+def test_terminal_in_the_background_is_logged(nerdctl: Nerdctl) -> None:
+    """run -dt: what comes out of the terminal goes to the logging binary."""
+    script = "tty; echo done; exec sleep 1000"
+    nerdctl(*nerdctl.words("-dt", "--name", "web"), IMAGE, "sh", "-c", script)
+
+    nerdctl.wait_logged("web", "done\n")
+    assert nerdctl("logs", "web").stdout == "/dev/pts/0\ndone\n"
+    nerdctl("kill", "--signal", "HUP", "web")  # of no account to the first process
+    nerdctl("kill", "web")
+    assert nerdctl("wait", "web").stdout == "137\n"
+
+
+@every_daemon
+def test_container_is_made_as_asked(nerdctl: Nerdctl, host: Host) -> None:
+    """User, folder, environment, a mount, no writing; files in and out."""
+    folder = os.path.join(host.folder, "data")
+    os.mkdir(folder)
+    Path(folder, "in").write_text("mine\n")
+    asked = ("--user", "1000:1001", "--workdir", "/tmp", "--env", "WHO=me")
+    more = ("--read-only", "--volume", f"{folder}:/data:ro")
+    script = "id -u; id -g; pwd; echo $WHO; cat /data/in; touch /x; touch /data/x; true"
+    done = nerdctl(*nerdctl.words("--rm", *asked, *more), IMAGE, "sh", "-c", script)
+
+    assert done.stdout.split() == ["1000", "1001", "/tmp", "me", "mine"]
+    assert done.stderr.count("Read-only file system") == 2
+
+    nerdctl(*nerdctl.words("-d", "--name", "web"), IMAGE, "sleep", "1000")
+    nerdctl("cp", f"{folder}/in", "web:/root/copy")
+    assert nerdctl("exec", "web", "cat", "/root/copy").stdout == "mine\n"
+    nerdctl("cp", "web:/root/copy", f"{folder}/out")
+    assert Path(folder, "out").read_text() == "mine\n"
+
+
+@every_daemon
+def test_daemon_starts_a_container_again(nerdctl: Nerdctl) -> None:
+    """--restart=always: containerd itself makes the next task, with the same logging binary."""
+    command = nerdctl.words("-d", "--name", "web", "--restart", "always")
+    nerdctl(*command, IMAGE, "sh", "-c", "echo up; exec sleep 1000")
+    before = nerdctl.inspected("web")["Pid"]
+    assert isinstance(before, int)
+
+    os.kill(before, signal.SIGKILL)
+
+    # It looks every ten seconds.
+    until(lambda: nerdctl.inspected("web")["Pid"] not in {before, 0}, "a new process", limit_s=60.0)
+    until(lambda: nerdctl("logs", "web").stdout == "up\n", "its own log")
+    nerdctl("rm", "--force", "web")
+    assert nerdctl("ps", "--all", "--quiet").stdout == ""
 
 
 @every_daemon
