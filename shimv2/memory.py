@@ -1,11 +1,12 @@
 """What a zygote and its forks do so that a shim has little memory of its own.
 
 CPython writes to every object it passes by: reference counts, and in 3.11 the code itself, which is
-rewritten as it runs.  Each write makes a fork copy a page.  Four things help: `prepare` and
+rewritten as it runs.  Each write makes a fork copy a page.  Some things help: `prepare` and
 `settle` keep the interpreter from rewriting code and from placing new objects between old ones, and
 take the meaning from the reference counts (immortal.py); `publish` lays what is there into a file;
 and `reclaim`, in a fork, gives up the copies that say what it says, counts without meaning aside
-(native/_memory.c).  A shim does so when it has come to rest: `Reclaimer`.
+(native/_memory.c).  A shim does so when it has come to rest: `Reclaimer`.  What it has copied until
+then others do better to copy before they are needed: `copy_ahead`.
 
 Without the library, where there was no compiler, `publish` and `reclaim` do nothing.
 """
@@ -15,12 +16,22 @@ import ctypes
 import gc
 import os
 from array import array
+from collections.abc import Callable
 from types import CodeType, FunctionType
 from typing import Final
 
 from shimv2 import immortal
 
-__all__ = ["Reclaimer", "is_published", "prepare", "publish", "reclaim", "settle"]
+__all__ = [
+    "Reclaimer",
+    "copy_ahead",
+    "is_published",
+    "prepare",
+    "publish",
+    "reclaim",
+    "settle",
+    "tell_copied",
+]
 
 _LIBRARY: Final = os.path.join(os.path.dirname(os.path.abspath(__file__)), "_bin", "libmemory.so")
 _M_ARENA_MAX: Final = -8  # mallopt(3)
@@ -65,6 +76,10 @@ def _library() -> ctypes.PyDLL | None:
         library.pyrunc_reclaim_1.restype = ctypes.c_long
         library.pyrunc_fill_1.restype = None
         library.pyrunc_publish_2.argtypes = [ctypes.c_void_p, ctypes.c_long]
+        library.pyrunc_copied_1.argtypes = [ctypes.c_void_p, ctypes.c_long]
+        library.pyrunc_copied_1.restype = ctypes.c_long
+        library.pyrunc_copy_1.argtypes = [ctypes.c_void_p, ctypes.c_long]
+        library.pyrunc_copy_1.restype = None
     except (OSError, AttributeError):
         return None
     return library
@@ -98,6 +113,32 @@ def reclaim() -> int:
     return max(0, int(_published[0].pyrunc_reclaim_1()))
 
 
+_MOST_RUNS: Final = 4096  # of pages, of which a shim tells that it has copied them
+
+_tell: Final[list[Callable[[bytes], object]]] = []
+
+
+def tell_copied(tell: Callable[[bytes], object]) -> None:
+    """Have a fork's first reclaim say what the fork had copied until then, for `copy_ahead`."""
+    _tell.append(tell)
+
+
+def copy_ahead(runs: bytes) -> None:
+    """Copy pages that another fork has copied in its time, while there is nothing else to do.
+
+    To be told of each page by an interrupt takes longer than to copy it.
+    """
+    if _published:
+        numbers = array("Q", runs)
+        _published[0].pyrunc_copy_1(*numbers.buffer_info())
+
+
+def _copied() -> bytes:
+    runs = array("Q", bytes(2 * _MOST_RUNS * 8))
+    at, most = runs.buffer_info()
+    return runs[: _published[0].pyrunc_copied_1(at, most)].tobytes()
+
+
 class Reclaimer:
     """Reclaims once a shim has come to rest: some time after work, and not again until more."""
 
@@ -115,6 +156,8 @@ class Reclaimer:
     def _reclaim(self) -> None:
         self._later = None
         self._turns = 0
+        if _tell:
+            _tell.pop()(_copied())
         reclaim()
 
 

@@ -1,10 +1,15 @@
-"""What the launcher (native/launcher.c) hands over: what a zygote has to know, and a request."""
+"""What launcher (native/launcher.c), spare and zygote tell each other."""
 
 import os
 import socket
 import struct
 from dataclasses import dataclass
 from typing import Final
+
+# What a spare tells its zygote: that it has a request, so that there is no spare; later, followed
+# by runs of pages, what it had copied when it came to rest (memory.py).
+TAKEN: Final = b"t"
+COPIED: Final = b"c"
 
 _LENGTH: Final = struct.Struct("=I")
 _GIVEN: Final = 4  # stdin, stdout, stderr, the working directory

@@ -17,9 +17,10 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Final, NoReturn
 
+from shimv2 import memory
 from shimv2.errors import Refused
 from shimv2.likeness import Likeness
-from shimv2.request import Given, Request
+from shimv2.request import COPIED, TAKEN, Given, Request
 
 FD_LIMIT: Final = 2**31 - 1  # close_range(2) takes what there is
 _AGREE_LIMIT_S: Final = 1.0  # for the launcher's next word: it is waited for with nothing else
@@ -59,11 +60,20 @@ Work = Callable[[Sequence[str], Caller], int]
 """What a spare does with a command line: the exit status, which it has not told yet."""
 
 
-def serve_once(key: bytes, listener: socket.socket, zygote: socket.socket, work: Work) -> NoReturn:
-    """Wait for a launcher with the same `key`, do its `work`, and end."""
+def serve_once(
+    key: bytes, listener: socket.socket, zygote: socket.socket, work: Work, copied: bytes
+) -> NoReturn:
+    """Wait for a launcher with the same `key`, do its `work`, and end.
+
+    `copied` is what another has told to have copied; empty if none has.
+    """
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL)
     _close_all_but(listener.fileno(), zygote.fileno())
+    if copied:
+        memory.copy_ahead(copied)
+    else:
+        memory.tell_copied(lambda runs: _tell(zygote, COPIED + runs))
     while True:
         connection = _next_connection(listener, zygote)
         if connection is None:
@@ -72,7 +82,7 @@ def serve_once(key: bytes, listener: socket.socket, zygote: socket.socket, work:
             request = _taken(connection, key)
             if request is None:
                 continue
-            zygote.send(b"t")
+            zygote.send(TAKEN)
             listener.close()
             caller = Caller(connection, zygote, request.daemon_oom_score)
             status = 1
@@ -82,6 +92,11 @@ def serve_once(key: bytes, listener: socket.socket, zygote: socket.socket, work:
                 with contextlib.suppress(OSError):  # it has gone: nobody is left to tell
                     caller.tell(status)
                 os._exit(status)
+
+
+def _tell(zygote: socket.socket, word: bytes) -> None:
+    with contextlib.suppress(OSError):  # it has gone, or has too much to read: it is not needed
+        zygote.send(word, socket.MSG_DONTWAIT)
 
 
 def _next_connection(listener: socket.socket, zygote: socket.socket) -> socket.socket | None:

@@ -6,7 +6,8 @@
 The zygote itself takes no request: it keeps one *spare* child ahead of need, whose parent is 1
 already, and the spare accepts.  So a `start` waits for no fork at all.  A spare that has taken a
 request tells the zygote, which then forks the next one.  The pair of sockets between the two tells
-all that either has to know of the other: a byte says "taken", the end of file says "gone".
+all that either has to know of the other: a word says "taken", the end of file says "gone"; and the
+first to come to rest says which pages it has copied until then, so that others copy them in time.
 
 A zygote serves launchers that are in every respect what its own caller was: the key, see
 native/launcher.c.  One that is stopped or killed at any moment costs a launcher its patience and no
@@ -25,12 +26,13 @@ import signal
 import socket
 from typing import TYPE_CHECKING, Final, NoReturn
 
-from shimv2.request import Birth
+from shimv2.request import COPIED, TAKEN, Birth
 
 if TYPE_CHECKING:
     from shimv2.spare import Work
 
 _BACKLOG: Final = 4096
+_LONGEST_WORD: Final = 1 << 17  # bytes: a socket's buffer has room for more
 _WARMING: Final = "warm-"  # and the pid of the zygote whose folder it is: see warm.py
 _TITLE: Final = "containerd-shim-pyrunc-zygote"
 
@@ -137,6 +139,7 @@ class _Zygote:
         self._linger_s = linger_s
         self._children: dict[int, socket.socket] = {}  # shims and the spare, by fd
         self._poll = select.poll()
+        self._copied = b""  # as the first shim has told
 
     def run(self) -> None:
         """Keep a spare until nobody has been there for the time to linger."""
@@ -158,13 +161,15 @@ class _Zygote:
     def _hear(self, fd: int) -> bool:
         """Listen to a child; whether it has taken a request."""
         try:
-            word = self._children[fd].recv(1)
+            word = self._children[fd].recv(_LONGEST_WORD)
         except ConnectionResetError:
             word = b""
         if not word:
             self._poll.unregister(fd)
             self._children.pop(fd).close()
-        return bool(word)
+        if word[:1] == COPIED and not self._copied:
+            self._copied = word[1:]
+        return word == TAKEN
 
     def _fork(self) -> int:
         """Fork a spare whose parent is 1; the fd of our end of the pair."""
@@ -176,7 +181,7 @@ class _Zygote:
                 if os.fork() == 0:  # noqa: TID251 - the one in the middle ends: so its parent is 1
                     from shimv2.spare import serve_once  # noqa: PLC0415 - it has been imported
 
-                    serve_once(self._birth.key, self._listener, theirs, self._work)
+                    serve_once(self._birth.key, self._listener, theirs, self._work, self._copied)
             finally:
                 os._exit(0)
         os.waitpid(middle, 0)  # noqa: TID251 - there is no reaper here

@@ -30,6 +30,7 @@
 #define FILE_BYTES ((off_t)1 << 47)
 #define PRESENT ((uint64_t)1 << 63)
 #define OF_FILE ((uint64_t)1 << 61) /* not a copy of ours */
+#define POPULATE_WRITE 23           /* MADV_POPULATE_WRITE: Linux 5.14, younger than many headers */
 #define BIAS ((uint64_t)1 << 40)    /* what the count of an object that is never freed begins at */
 #define GROUP 8                     /* words, of which one byte says which are such counts */
 
@@ -212,6 +213,14 @@ static long reclaim(int r, long first, const uint64_t *entries, long count, long
 	return given;
 }
 
+/* Read `count` entries of the page map for region `i`, from its page `first`; whether it was done. */
+static int read_entries(int pagemap, int i, long first, uint64_t *entries, long count, long page)
+{
+	ssize_t bytes = count * sizeof *entries;
+
+	return pread(pagemap, entries, bytes, (image.start[i] / page + first) * sizeof *entries) == bytes;
+}
+
 /* Give up all copies that say what was published; how many, -1 when it cannot be told.
  * No other thread may run.  Signals wait: what a handler writes between the comparison of a page and
  * its end would be lost, and with it the signal (seen: exits that nobody was told of). */
@@ -232,10 +241,8 @@ __attribute__((visibility("default"))) long pyrunc_reclaim_1(void)
 
 		for (first = 0; first < pages; first += PAGES) {
 			long count = pages - first < PAGES ? pages - first : PAGES;
-			size_t bytes = count * sizeof *entries;
 
-			if (pread(pagemap, entries, bytes, (image.start[i] / page + first) * sizeof *entries) !=
-			    (ssize_t)bytes)
+			if (!read_entries(pagemap, i, first, entries, count, page))
 				break;
 			given += reclaim(i, first, entries, count, page);
 		}
@@ -245,4 +252,49 @@ __attribute__((visibility("default"))) long pyrunc_reclaim_1(void)
 	close(pagemap);
 	sigprocmask(SIG_SETMASK, &before, NULL);
 	return given;
+}
+
+/* Write down the copies of what was published, as first address and end of each run of pages; how
+ * many numbers these are, at most `most`. */
+__attribute__((visibility("default"))) long pyrunc_copied_1(uint64_t *runs, long most)
+{
+	static uint64_t entries[PAGES];
+	long page = sysconf(_SC_PAGESIZE), used = 0, k;
+	int i, pagemap = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+
+	if (pagemap < 0)
+		return 0;
+	for (i = 0; i < image.count; i++) {
+		long first, pages = (image.end[i] - image.start[i]) / page;
+
+		for (first = 0; first < pages; first += PAGES) {
+			long count = pages - first < PAGES ? pages - first : PAGES;
+
+			if (!read_entries(pagemap, i, first, entries, count, page))
+				break;
+			for (k = 0; k < count; k++) {
+				uint64_t at = image.start[i] + (first + k) * page;
+
+				if (!(entries[k] & PRESENT) || entries[k] & OF_FILE)
+					continue;
+				if (used && runs[used - 1] == at) {
+					runs[used - 1] += page;
+				} else if (used + 2 <= most) {
+					runs[used++] = at;
+					runs[used++] = at + page;
+				}
+			}
+		}
+	}
+	close(pagemap);
+	return used;
+}
+
+/* Make copies of these runs at once, not one page at a time when it is written to. */
+__attribute__((visibility("default"))) void pyrunc_copy_1(const uint64_t *runs, long count)
+{
+	long i;
+
+	for (i = 0; i + 1 < count; i += 2)
+		madvise((void *)runs[i], runs[i + 1] - runs[i], POPULATE_WRITE);
 }

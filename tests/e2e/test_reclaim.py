@@ -13,8 +13,10 @@ from shimv2.ctl.harness import Harness, Setup
 from shimv2.ctl.streams import Capture
 from shimv2.model import Stdio
 from tests.support import launched
+from tests.support.children import status_of
 from tests.support.harnessed import in_harness
-from tests.support.host import NAME, Host
+from tests.support.host import NAME, Host, linux_version
+from tests.support.until import until
 
 pytestmark = [pytest.mark.root, pytest.mark.ours("shares memory among shims")]
 
@@ -85,6 +87,27 @@ def lives(setup: Setup, containers: int, execs: int) -> None:
 def test_lives_with_a_reclaim_at_every_rest_are_as_all_lives(restless: Setup) -> None:
     """Statuses, output and answers; the first shim is not a fork, the others are."""
     lives(restless, containers=4, execs=12)
+
+
+@pytest.mark.skipif(linux_version() < (5, 14), reason="the kernel makes no copies ahead of need")
+def test_spares_copy_in_advance_what_the_first_shim_had_copied(restless: Setup) -> None:
+    """ADR 4: all that are forked after it are better off, when it is about to rest."""
+    program = Path(restless.shim)
+
+    async def scenario(harness: Harness) -> None:
+        containers = [await harness.run("c0", *SLEEP)]  # cold: it leaves the zygote
+        before = _own_kib(launched.spare(program))
+        containers += [await harness.run(f"c{number}", *SLEEP) for number in (1, 2)]
+        until(lambda: _own_kib(launched.spare(program)) > before + 512, "a spare with copies")
+        for container in containers:
+            await container.kill_and_wait()
+            await container.remove()
+
+    in_harness(restless, scenario)
+
+
+def _own_kib(pid: int) -> int:
+    return int(status_of(pid)["RssAnon"].split()[0])
 
 
 @pytest.mark.soak

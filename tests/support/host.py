@@ -151,6 +151,11 @@ def words(*, runc: str, crun: str) -> str:
     return {"runc": runc, "crun": crun}[RUNTIME_UNDER_TEST]
 
 
+def linux_version() -> tuple[int, ...]:
+    """Return the kernel's version and patch level."""
+    return tuple(map(int, os.uname().release.split("-")[0].split(".")[:2]))
+
+
 def runs_as_root() -> bool:
     """Tell whether containers can be made here at all."""
     if os.geteuid() != 0 or not shutil.which("runc"):

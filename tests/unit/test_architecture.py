@@ -141,7 +141,7 @@ SHIM: Final[Mapping[str, str]] = {
     ),
     "request": "",
     "likeness": "cgroups cgroups.parse cgroups.tree linux",
-    "spare": "likeness request",
+    "spare": "likeness memory request",
     "zygote": "request spare title warm",
     "cli": "bootstrap cleanup daemon handover info log request settings sockets zygote",
     "launched": "cli",

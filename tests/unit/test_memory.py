@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import resource
 import select
 import signal
 import subprocess
@@ -15,6 +16,7 @@ import pytest
 from shimv2 import memory
 from tests.support.aio import run
 from tests.support.forks import in_fork
+from tests.support.host import linux_version
 
 LIBRARY = Path(memory.__file__).parent / "_bin" / "libmemory.so"
 ROOT = Path(memory.__file__).parents[1]
@@ -167,6 +169,34 @@ def test_code_is_not_rewritten_after_it_was_prepared() -> None:
     assert in_fork(work) == 0
 
 
+@needs_library
+@pytest.mark.skipif(linux_version() < (5, 14), reason="the kernel makes no copies ahead of need")
+def test_what_one_fork_has_copied_another_copies_in_advance() -> None:
+    """Told of runs of pages, the next fork is interrupted at none of them."""
+
+    def publish() -> bool:
+        block = bytearray(8 << 20)
+        assert memory.publish(memory.settle())
+        heard, told = os.pipe()
+
+        def first() -> bool:
+            block[::8192] = b"x" * (len(block) // 8192)  # every second page
+            return os.write(told, memory._copied()) > 0
+
+        def second() -> bool:
+            memory.copy_ahead(runs)
+            before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+            block[::8192] = b"y" * (len(block) // 8192)
+            faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+            return faults < 100 and block.count(b"y") == 1024 and block.count(b"x") == 0
+
+        assert in_fork(first) == 0
+        runs = os.read(heard, 1 << 16)
+        return len(runs) // 16 > 1000 and in_fork(second) == 0
+
+    assert in_fork(publish) == 0
+
+
 @only_3_11
 def test_code_that_was_rewritten_is_put_back() -> None:
     """What ran while modules were imported: it is as if it had just been compiled, and works."""
@@ -283,3 +313,21 @@ def test_reclaimer_acts_once_after_work_that_was_worth_it(monkeypatch: pytest.Mo
             assert len(done) == expected, (turns, expected)
 
     run(main())
+
+
+def test_first_reclaim_tells_once_what_was_copied(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before it gives anything up; later ones are of no interest."""
+    said: list[str] = []
+    monkeypatch.setattr(memory, "_copied", lambda: b"runs")
+    monkeypatch.setattr(memory, "reclaim", lambda: said.append("reclaimed"))
+    monkeypatch.setattr(memory, "_REST_S", 0.0)
+    memory.tell_copied(lambda runs: said.append(runs.decode()))
+
+    async def main() -> None:
+        reclaimer = memory.Reclaimer(asyncio.get_running_loop())
+        for _ in range(2):
+            reclaimer.before_sleep(40)
+            await asyncio.sleep(0.05)
+
+    run(main())
+    assert said == ["runs", "reclaimed", "reclaimed"]
