@@ -31,8 +31,14 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @contextmanager
-def serving(pair: Pair, archive: str) -> Iterator[tuple[Host, Dockerd]]:
-    """Have a dockerd with its containerd, and the image; both are ended, and nothing looked at."""
+def serving(
+    request: pytest.FixtureRequest, pair: Pair, archive: str
+) -> Iterator[tuple[Host, Dockerd]]:
+    """Have a dockerd with its containerd, and the image.
+
+    At the end both are ended and their corner is cleared, whatever a test that failed did to them;
+    what is left there by one that passed is a failure.
+    """
     docker = engine(pair.release)
     binaries = find_release(docker.containerd).binaries
     host = Host.make()
@@ -51,13 +57,18 @@ def serving(pair: Pair, archive: str) -> Iterator[tuple[Host, Dockerd]]:
     finally:
         dockerd.close()
         containerd.stop()
+        left = host.leaks.marked_since(())
+        host.leaks.remove_marked()
+        host.remove()
+    assert left == [] or _failed(request)
 
 
 @pytest.fixture(scope="package")
-def _engine(pair: Pair, archive: str) -> Iterator[tuple[Host, Dockerd]]:
-    with serving(pair, archive) as (host, dockerd):
-        yield host, dockerd
-    assert _removed(host) == []
+def _engine(
+    request: pytest.FixtureRequest, pair: Pair, archive: str
+) -> Iterator[tuple[Host, Dockerd]]:
+    with serving(request, pair, archive) as served:
+        yield served
 
 
 @pytest.fixture
@@ -66,19 +77,21 @@ def docker(request: pytest.FixtureRequest, _engine: tuple[Host, Dockerd]) -> Ite
     host, dockerd = _engine
     before = host.leaks.marked()
     yield dockerd
-    containers = _emptied(dockerd)
+    kept = _emptied(dockerd)
     left = host.leaks.marked_since(before)
-    assert request.node.stash.get(FAILED, False) or (containers, left) == ([], [])
+    assert (kept, left) == ([], []) or _failed(request)
 
 
 @pytest.fixture
 def own_docker(request: pytest.FixtureRequest, pair: Pair, archive: str) -> Iterator[Dockerd]:
     """A dockerd of the test's own, which it may kill and start again."""
-    with serving(pair, archive) as (host, dockerd):
+    with serving(request, pair, archive) as (_, dockerd):
         yield dockerd
-        containers = _emptied(dockerd)
-    left = _removed(host)
-    assert request.node.stash.get(FAILED, False) or (containers, left) == ([], [])
+        assert _failed(request) or _emptied(dockerd) == []
+
+
+def _failed(request: pytest.FixtureRequest) -> bool:
+    return bool(request.node.stash.get(FAILED, False))
 
 
 def _emptied(dockerd: Dockerd) -> list[str]:
@@ -93,10 +106,3 @@ def _emptied(dockerd: Dockerd) -> list[str]:
         *containers,
         *(path for where in (bundles, states) for path in glob.glob(f"{where}/*")),
     ]
-
-
-def _removed(host: Host) -> list[str]:
-    left = host.leaks.marked_since(())
-    host.leaks.remove_marked()
-    host.remove()
-    return left
