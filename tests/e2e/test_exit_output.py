@@ -172,7 +172,7 @@ def test_twelve_containers_at_a_time_lose_nothing_to_clients_that_close_when_tol
 ) -> None:
     """What a node does when its pods start.  The pipes of so much output hold 1 MiB at the end."""
 
-    async def one(harness: Harness, id_: str) -> tuple[int, int]:
+    async def one(harness: Harness, id_: str) -> tuple[Container, int, int]:
         script = f"head -c {MUCH} /dev/zero & head -c {MUCH} /dev/zero >&2; wait"
         container = await harness.create(id_, spec.Wanted(["sh", "-c", script]))
         out, err = container.stdout, container.stderr
@@ -182,11 +182,12 @@ def test_twelve_containers_at_a_time_lose_nothing_to_clients_that_close_when_tol
         await container.task.wait(id_)
         out.close()
         err.close()
-        await container.remove()
-        return len(out.data), len(err.data)
+        return container, len(out.data), len(err.data)
 
     async def scenario(harness: Harness) -> None:
-        taken = await asyncio.gather(*(one(harness, f"c{number}") for number in range(12)))
-        assert taken == [(MUCH, MUCH)] * 12
+        ended = await asyncio.gather(*(one(harness, f"c{number}") for number in range(12)))
+        for container, _, _ in ended:  # one by one: `delete` has a daemon's 5 s
+            await container.remove()
+        assert [(out, err) for _, out, err in ended] == [(MUCH, MUCH)] * 12
 
     in_harness(patient(setup, tmp_path), scenario, limit_s=300)
