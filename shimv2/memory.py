@@ -38,6 +38,7 @@ _M_ARENA_MAX: Final = -8  # mallopt(3)
 
 _WORTH_TURNS: Final = 8  # callbacks of the loop: a few questions, or the smallest verb
 _REST_S: Final = 0.5
+_MOST_WAITS: Final = 5  # for that rest
 
 
 def prepare() -> None:
@@ -140,7 +141,10 @@ def _copied() -> bytes:
 
 
 class Reclaimer:
-    """Reclaims once a shim has come to rest: some time after work, and not again until more."""
+    """Reclaims once a shim has come to rest: some time after work, and not again until more.
+
+    One that does not come to rest does so all the same, a few times as late.
+    """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
@@ -151,9 +155,16 @@ class Reclaimer:
         """Tell that `turns` callbacks have run since the last time and nothing is left to do."""
         self._turns += turns
         if self._turns >= _WORTH_TURNS and self._later is None:
-            self._later = self._loop.call_later(_REST_S, self._reclaim)
+            self._wait(self._turns, _MOST_WAITS - 1)
 
-    def _reclaim(self) -> None:
+    def _wait(self, turns: int, more: int) -> None:
+        self._later = self._loop.call_later(_REST_S, self._look, turns, more)
+
+    def _look(self, turns: int, more: int) -> None:
+        """Reclaim if there were `turns` and no more; else wait again, up to `more` times."""
+        if self._turns > turns and more:
+            self._wait(self._turns + 1, more - 1)  # this one will be told of as well
+            return
         self._later = None
         self._turns = 0
         if _tell:

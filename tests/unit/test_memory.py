@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from array import array
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -313,6 +314,49 @@ def test_reclaimer_acts_once_after_work_that_was_worth_it(monkeypatch: pytest.Mo
             assert len(done) == expected, (turns, expected)
 
     run(main())
+
+
+def test_reclaimer_waits_for_the_end_of_work_but_not_for_ever(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What is copied after a reclaim is kept; a shim that always has a little to do has it, too."""
+    looks: list[int] = []
+    monkeypatch.setattr(memory, "reclaim", lambda: looks.append(0))
+    loop = FakeTimers()
+    reclaimer = memory.Reclaimer(loop)  # type: ignore[arg-type]
+
+    reclaimer.before_sleep(1)
+    for busy in (True, True, False):
+        assert looks == []
+        if busy:
+            reclaimer.before_sleep(1)
+        loop.fire()
+        reclaimer.before_sleep(1)  # the timer itself
+    assert looks == [0]
+    assert loop.due is None
+
+    reclaimer.before_sleep(40)
+    for number in range(memory._MOST_WAITS):
+        assert looks == [0], number
+        reclaimer.before_sleep(3)
+        loop.fire()
+        reclaimer.before_sleep(1)
+    assert looks == [0, 0]
+
+
+class FakeTimers:
+    """As much of a loop as sets one timer."""
+
+    due: Callable[[], None] | None = None
+
+    def call_later(self, _delay_s: float, callback: Callable[..., None], *args: int) -> object:
+        self.due = lambda: callback(*args)
+        return self.due
+
+    def fire(self) -> None:
+        due, self.due = self.due, None
+        assert due is not None
+        due()
 
 
 def test_first_reclaim_tells_once_what_was_copied(monkeypatch: pytest.MonkeyPatch) -> None:
