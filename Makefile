@@ -19,7 +19,7 @@ PIP = $(PY) -m pip -q --disable-pip-version-check install --root-user-action=ign
 NATIVE := $(wildcard shimv2/native/*.c)
 SCRIPTS := $(VENV)/bin/containerd-shim-pyrunc-v2 $(VENV)/bin/shimctl
 
-.PHONY: help setup venv run test vm unit criu lint fmt type check cover protos soak e2e-matrix differential conformance conformance-page bench bench-guard density performance install uninstall clean clean-room
+.PHONY: help setup venv run test vm unit criu lint fmt type check cover protos soak e2e-matrix critest differential conformance conformance-page bench bench-guard density performance install uninstall clean clean-room
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -116,6 +116,9 @@ e2e-matrix: setup venv ## daemons and runtimes of several releases, each with ea
 	@tools/nerdctl.sh || [ $$? = 3 ]
 	@echo "SEED=$(SEED)"
 	@$(PYTEST) -m "not soak" $(or $(filter tests/%,$(ARGS)),tests/daemons)
+
+critest: setup venv ## Kubernetes' own tests of a container runtime, ours beside the Go shim: makes docs/critest.md; needs go
+	@$(PY) -m tests.daemons.critest docs/critest.md $(ARGS)
 
 differential: setup venv ## the same calls to Debian's Go shims of three releases; every answer compared
 	@echo "SEED=$(SEED)"

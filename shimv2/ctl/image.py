@@ -18,7 +18,12 @@ _PATH: Final = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bi
 
 
 def make_image(
-    archive: str, *, rootfs: str, name: str = IMAGE, command: Sequence[str] = ("/bin/sh",)
+    archive: str,
+    *,
+    rootfs: str,
+    name: str = IMAGE,
+    command: Sequence[str] = ("/bin/sh",),
+    user: str = "",
 ) -> None:
     """Write an OCI layout as one tar file; `rootfs` is a folder to fill (or one filled before).
 
@@ -34,7 +39,7 @@ def make_image(
         {
             "architecture": _ARCHITECTURES.get(platform.machine(), platform.machine()),
             "os": "linux",
-            "config": {"Env": [_PATH], "Cmd": list(command), "WorkingDir": "/"},
+            "config": {"Env": [_PATH], "Cmd": list(command), "WorkingDir": "/", "User": user},
             "rootfs": {"type": "layers", "diff_ids": [_digest(layer)]},
             "history": [{"created": "1970-01-01T00:00:00Z", "created_by": "busybox-static"}],
         }

@@ -15,7 +15,12 @@ from tests.support.until import until
 NAMESPACE: Final = "k8s.io"  # the CRI plugin's
 PAUSE: Final = "localhost/pyrunc/pause:latest"
 # As the real one: it ends when told to, and collects what a shared pid namespace leaves to it.
-PAUSE_COMMAND: Final = ("sh", "-c", "trap 'exit 0' TERM; while :; do sleep 1000 & wait $!; done")
+# No sleep: that is what critest looks for there.
+PAUSE_COMMAND: Final = (
+    "sh",
+    "-c",
+    "trap 'exit 0' TERM; while :; do tail -f /dev/null & wait $!; done",
+)
 HANDLER: Final = "pyrunc"  # as docs/daemons.md has it, and the one with options
 OTHER_HANDLER: Final = "pyrunc-crun"
 # Handlers that a user has configured wrongly.
@@ -102,6 +107,8 @@ def handlers(release: str, runtimes: Mapping[str, str], folder: str) -> str:
 class CriContainerd(Containerd):
     """A daemon for pods.  Their network is a bridge inside the daemon's own network namespace.
 
+    What is the node's to a pod is the daemon's; it has an IPC namespace of its own, too.
+
     `handlers` is the part of its configuration with the runtimes.
     """
 
@@ -117,6 +124,7 @@ class CriContainerd(Containerd):
         path: str,
         env: Mapping[str, str],
     ) -> None:
+        self.release = release.name
         self._handlers = handlers
         self._crictl = crictl
         self._config_version = config_version(release.name)
@@ -151,8 +159,8 @@ class CriContainerd(Containerd):
         until(known, "the images to be known")
 
     def inside(self, *command: str) -> list[str]:
-        """Return a command as it is run in the daemon's network namespace."""
-        return ["nsenter", f"--net=/proc/{self.pid}/ns/net", *command]
+        """Return a command as it is run in the daemon's namespaces."""
+        return ["nsenter", "--net", "--ipc", f"--target={self.pid}", *command]
 
     def crictl_command(self, *args: str) -> list[str]:
         endpoint = f"unix://{self.address}"
@@ -186,7 +194,7 @@ class CriContainerd(Containerd):
 
     def _launch(self) -> list[str]:
         script = 'ip link set lo up && exec "$@"'
-        return ["unshare", "--net", "sh", "-c", script, "sh", *super()._launch()]
+        return ["unshare", "--net", "--ipc", "sh", "-c", script, "sh", *super()._launch()]
 
     def _more_toml(self) -> Sequence[str]:
         values = {

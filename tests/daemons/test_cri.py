@@ -56,11 +56,11 @@ def test_containers_of_a_pod_share_its_namespaces_and_its_shim(pods: Pods) -> No
 def test_shared_pid_namespace(pods: Pods) -> None:
     """With shareProcessNamespace a container sees the others, and can signal them."""
     pod = pods.run(pid=POD)
-    victim = pods.start(pod, "victim", "tail", "-f", "/dev/null")
+    victim = pods.start(pod, "victim", "httpd", "-f")
     other = pods.start(pod, "other", *SLEEP)
 
     assert namespace(pods.pid(victim), "pid") == namespace(pods.pid(other), "pid")
-    assert pods.exec(other, "killall", "-9", "tail").returncode == 0
+    assert pods.exec(other, "killall", "-9", "httpd").returncode == 0
     assert pods.exited(victim)["exitCode"] == 137
     assert pods.status(other)["state"] == "CONTAINER_RUNNING"
     pods.remove(pod)

@@ -1,0 +1,96 @@
+"""What critest said, as a page: each spec with each shim, and what must not be.  Pure."""
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Final
+from xml.etree import ElementTree
+
+GO: Final = "containerd's shim"
+OURS: Final = "this shim"
+Outcomes = Mapping[str, str]  # spec -> passed, failed, skipped, or another word of the reporter
+Found = Mapping[str, Mapping[str, Outcomes]]  # version of containerd -> shim -> outcomes
+
+PASSED: Final = "passed"
+SKIPPED: Final = "skipped"
+# Why a spec fails with both: words of its name, and what this machine lacks.
+REASONS: Final[Mapping[str, str]] = {
+    "port mapping with host port": "the kernel has no packet filter, so CNI's portmap cannot work",
+    "should support MaskedPaths": "Debian's busybox runs its own ls, whatever hides the file",
+}
+_NAME: Final = re.compile(r"\[It\] (?:\[k8s\.io\] )?(.*)")
+_HEAD: Final = """# critest
+
+Kubernetes' own tests of what is below its container runtime interface (cri-tools 1.36), run against
+containerd with this shim and, on the same daemon, with the shim that comes with that containerd.
+`make critest` makes this page; it fails when a spec that passes with containerd's shim does not
+with this one.
+
+No image can be pulled where the tests run: a registry on loopback has stand-ins made of busybox
+under the names that critest asks for, and the one digest that it asks for is replaced, in a copy of
+the program, by that of the stand-in.
+"""
+
+
+def read(junit: str) -> Outcomes:
+    """Return the specs of a report that were selected, with their outcomes."""
+    found = {}
+    for case in ElementTree.fromstring(junit).iter("testcase"):
+        name = _NAME.fullmatch(case.get("name", ""))
+        if name is not None and (status := case.get("status", "")) != "pending":
+            found[name[1]] = status
+    return found
+
+
+def verdict(found: Found) -> list[str]:
+    """Say what must not be: nothing, if all is well."""
+    wrong = []
+    for version, shims in found.items():
+        go, ours = shims[GO], shims[OURS]
+        if not ours or go.keys() != ours.keys():
+            wrong.append(f"containerd {version}: not the same specs were run with both")
+        for spec in sorted(go):
+            mine = ours.get(spec, "not run")
+            as_well = mine == go[spec] and (mine == SKIPPED or reason(spec))
+            if mine != PASSED and not as_well:
+                wrong.append(f"containerd {version}: {spec}: {mine}, with {GO}: {go[spec]}")
+    return wrong
+
+
+def reason(spec: str) -> str:
+    return next((why for words, why in REASONS.items() if words in spec), "")
+
+
+def render(found: Found) -> str:
+    """Return the page."""
+    lines = [*_HEAD.splitlines(), "", "| containerd | shim | passed | failed | skipped |"]
+    lines.append("|---|---|---|---|---|")
+    for version, shims in found.items():
+        for shim in (GO, OURS):
+            counts = Counter(shims[shim].values())
+            other = sum(counts.values()) - counts[PASSED] - counts[SKIPPED]
+            row = (version, shim, str(counts[PASSED]), str(other), str(counts[SKIPPED]))
+            lines.append(_row(row))
+    for version, shims in found.items():
+        lines += ["", f"## containerd {version}", "", _row(("spec", GO, OURS)), "|---|---|---|"]
+        lines += [_row(row) for row in _rows(shims)]
+    failed = sorted(
+        {
+            f"* {spec}: {reason(spec)}"
+            for shims in found.values()
+            for spec, outcome in shims[OURS].items()
+            if outcome not in {PASSED, SKIPPED} and reason(spec)
+        }
+    )
+    if failed:
+        lines += ["", "## Why some fail with both", "", *failed]
+    return "\n".join(lines) + "\n"
+
+
+def _rows(shims: Mapping[str, Outcomes]) -> list[Sequence[str]]:
+    specs = sorted({*shims[GO], *shims[OURS]})
+    return [(spec, *(shims[shim].get(spec, "-") for shim in (GO, OURS))) for spec in specs]
+
+
+def _row(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
