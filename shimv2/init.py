@@ -1,8 +1,9 @@
 """A container's init: made by the runtime at Create, run by Start; or restored by Start."""
 
 import asyncio
+import contextlib
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AsyncExitStack
 from typing import Final
 
@@ -25,6 +26,9 @@ class InitProcess(Process):
         self._spec = spec
         self.cgroup: Cgroup | None = None  # known once there is a pid
         self.saw_oom_kill: Callable[[], bool] = bool  # False, until somebody watches for them
+        self._kills = 0  # not answered yet
+        self._kills_answered = asyncio.Event()
+        self._kills_answered.set()
 
     async def create(self, undo: AsyncExitStack, *, deadline: float | None) -> None:
         """Make the container in the runtime, its init waiting to be started.
@@ -224,6 +228,26 @@ class InitProcess(Process):
             return
         scope = self._scope
         await scope.runtime.kill(self.id, signal, all=all, timeout_s=scope.settings.kill_s)
+
+    @contextlib.contextmanager
+    def answered_first(self) -> Iterator[None]:
+        """Hold the exit back while a Kill that may be its cause has no answer yet.
+
+        A client that hears of the end may be done with the container, and close the connection that
+        the answer would come by: containerd's CRI plugin does.
+        """
+        self._kills += 1
+        self._kills_answered.clear()
+        try:
+            yield
+        finally:
+            self._kills -= 1
+            if not self._kills:
+                self._kills_answered.set()
+
+    async def _may_be_told(self) -> None:
+        await super()._may_be_told()
+        await self._kills_answered.wait()
 
     def _signal_directly(self, signal: int) -> bool:
         """Send `signal` without the runtime where that comes to the same; whether it was sent.

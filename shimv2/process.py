@@ -158,12 +158,13 @@ class Process:
     async def wait(self) -> Exit | None:
         """Wait for the exit as a client does: told after the output before it; None as above."""
         ended = await self.recorded()
-        await self._output_taken()
+        await self._may_be_told()
         return ended
 
-    async def _output_taken(self) -> None:
-        """Give a client that is there a moment to take the output: it may close its end when told.
+    async def _may_be_told(self) -> None:
+        """Wait for what has to come before the exit, by whichever way that is told.
 
+        A client that is there is given a moment to take the output: it may close its end when told.
         containerd and ctr do, whatever is still in the FIFO then.
         """
         if self._io is not None:
@@ -175,7 +176,7 @@ class Process:
         `before` tells what has to come right before it: an OOM kill.
         """
         assert self.exit is not None
-        await self._output_taken()
+        await self._may_be_told()
         async with self._steps:  # a start may still be in the runtime: Started goes first
             await self._before_exit_is_told()
             before()

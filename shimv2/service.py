@@ -157,7 +157,8 @@ class TaskService:
         else:
             init: InitProcess = container.init
             key = ("kill", request.id, request.signal, request.all)
-            await self._verbs.run(key, lambda: init.kill(request.signal, all=request.all))
+            with init.answered_first():  # the answer is written as this returns
+                await self._verbs.run(key, lambda: init.kill(request.signal, all=request.all))
         return Empty()
 
     async def pause(self, request: pb.PauseRequest, _: Call) -> Empty:

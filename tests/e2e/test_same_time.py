@@ -11,6 +11,8 @@ from shimv2.ctl.streams import Capture, write_fifo
 from shimv2.model import Exit, Stdio
 from tests.support.faults import Faults
 from tests.support.harnessed import add_exec, in_harness, refused
+from tests.support.host import OTHER_SHIM
+from tests.support.leaks import alive
 from tests.support.until import eventually
 from ttrpc import StatusError
 
@@ -185,5 +187,38 @@ def test_resize_during_the_start_of_an_exec_is_not_lost(
         assert output.text == "\r\n30 90\r\n"
         await container.kill_and_wait()
         await container.remove()
+
+    in_harness(faulty, scenario)
+
+
+@pytest.mark.rule("task.kill.12")
+def test_exit_that_a_kill_causes_is_told_after_its_answer(faulty: Setup, faults: Faults) -> None:
+    """Wait and the event come after Kill: a client may take the end of it as that of the shim.
+
+    containerd's CRI plugin removes the container then, and closes the connection of its Kill.
+    """
+
+    async def scenario(harness: Harness) -> None:
+        container = await harness.create("c1", SLEEP, output=None)
+        task = container.task
+        pid = await task.start("c1")
+        faults.hold("kill.after")
+        wait = asyncio.create_task(task.wait("c1"))
+        kill = asyncio.create_task(task.kill("c1", 9))
+        await eventually(lambda: faults.held("kill.after"), "the runtime to have killed it")
+        await eventually(lambda: not alive(pid), "the container to end")
+        for _ in range(9):  # what was to be told by now would have come before these answers
+            await task.connected("c1")
+
+        assert not kill.done()
+        assert not wait.done()
+        assert "exit c1" not in harness.sink.told("c1")
+        faults.release()
+        await asyncio.wait({kill, wait}, return_when=asyncio.FIRST_COMPLETED)
+        assert OTHER_SHIM or kill.done()  # theirs come as they like, once the runtime has ended
+        await kill
+        assert (await wait).status == 137
+        await container.remove()
+        assert harness.sink.told("c1") == ["create c1", "start c1", "exit c1", "delete c1"]
 
     in_harness(faulty, scenario)
