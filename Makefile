@@ -79,7 +79,7 @@ test: setup venv ## all tests: unit, wire, and end to end with runc, crun and co
 
 # RUN='command' runs that instead of the tests; tests/vm/README.md lists the variables.
 vm: export VM_RUN = $(value RUN)
-vm: venv ## the tests that cgroups matter to, in emulated machines with cgroup v2 alone
+vm: venv ## the end-to-end tests, in emulated machines with cgroup v2 alone
 	@echo "SEED=$(SEED)" >&2
 	@$(PY) -m tests.vm --randomly-seed=$(SEED) $(ARGS)
 
@@ -95,6 +95,8 @@ criu: setup venv ## checkpoint and restore, with a criu that works on this kerne
 soak: setup venv ## the long ones: 200 × ctr run, 20 restarts of containerd, 10 upgrades of it
 	@echo "SEED=$(SEED)"
 	@SHIM_TEST_SOAK=1 $(PYTEST) --timeout=1200 -m soak
+	@echo "with cgroup v2"
+	@$(PY) -m tests.vm --randomly-seed=$(SEED) tests/e2e/test_oom.py -m soak
 
 # Results of runs elsewhere count as well, those of make vm by themselves: RESULTS="FOLDER..."
 RESULTS ?= $(wildcard .cache/vm)

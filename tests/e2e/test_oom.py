@@ -67,6 +67,7 @@ def test_oom_of_an_init_is_told_before_its_exit_every_time(setup: Setup, count: 
             assert record["oom"] is True
             assert ended.status == 137
             assert counted >= 1  # Kubernetes asks after the exit
+            await harness.sink.wait_for("/tasks/delete", process_id=name)
             assert harness.sink.told(name) == [
                 f"create {name}",
                 f"start {name}",

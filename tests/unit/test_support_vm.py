@@ -1,22 +1,40 @@
 """What deals the tests out to the emulated machines, and puts their output together."""
 
+from pathlib import Path
+
 import pytest
 
+from tests.vm import deal
 from tests.vm.lines import Lines
-from tests.vm.share import share
 
-NAMES = [f"tests/e2e/test_x.py::test_{number}" for number in range(7)]
+NAMES = [f"tests/e2e/test_{number}.py" for number in range(7)]
 
 
 @pytest.mark.parametrize("machines", [1, 2, 3, 8])
 def test_every_test_is_in_one_share_whatever_their_order(machines: int) -> None:
-    """The machines choose by themselves, each with another random order."""
-    shares = [
-        share(NAMES if number % 2 else reversed(NAMES), number, machines)
-        for number in range(machines)
-    ]
+    """And no machine is started for nothing."""
+    shares = deal.deal(NAMES, {}, machines)
 
-    assert sorted(name for each in shares for name in each) == NAMES
+    assert sorted(name for share in shares for name in share) == NAMES
+    assert len(shares) == min(machines, len(NAMES))
+    assert deal.deal(list(reversed(NAMES)), {}, machines) == shares
+
+
+def test_shares_take_about_the_same_time() -> None:
+    """One that nobody has measured counts as the mean."""
+    durations_s = {"a": 60.0, "b": 30.0, "c": 20.0, "d": 10.0}
+
+    assert deal.deal("abcd", durations_s, 2) == [["a"], ["b", "c", "d"]]
+    assert deal.deal("abcdx", durations_s, 2) == [["a", "c"], ["b", "d", "x"]]
+
+
+def test_durations_are_written_as_they_are_read(tmp_path: Path) -> None:
+    one, other = tmp_path / "one", tmp_path / "other"
+    deal.write(one, {"tests/e2e/test_b.py": 2.5, "tests/e2e/test_a.py": 1.04})
+    deal.write(other, {"tests/e2e/test_b.py": 3.0})
+
+    assert one.read_text().splitlines()[0] == '"tests/e2e/test_a.py" = 1.0'
+    assert deal.read([one, other]) == {"tests/e2e/test_a.py": 1.0, "tests/e2e/test_b.py": 3.0}
 
 
 def test_lines_of_two_machines_are_not_mixed() -> None:

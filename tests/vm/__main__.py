@@ -1,4 +1,4 @@
-"""`make vm`: the tests that cgroups matter to, in machines with cgroup v2 alone.
+"""`make vm`: the tests with containers, in machines with cgroup v2 alone.
 
 The arguments are pytest's; README.md lists the variables.
 """
@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 from typing import Final, NoReturn
 
+from tests.vm import deal, stopwatch
 from tests.vm.image import TREE, CannotBuild, Image, image
 from tests.vm.lines import Lines
 from tests.vm.machine import Died, Hardware, Hung, run
@@ -23,7 +24,8 @@ _DIED: Final = 125
 _CANNOT: Final = 2
 _NO_TESTS: Final = 5  # pytest's: a share may be empty, all of them may not
 _RESULTS: Final = TREE / ".cache" / "vm"  # which rules were proven; make conformance adds them
-_CHOSEN: Final = ("vm", "unified", "criu")  # markers
+_MARKED: Final = re.compile(r"\bmark\.(vm|unified|criu)\b")
+_CHOSEN: Final = "(root or vm or unified or criu) and not soak"
 
 
 def main(args: list[str]) -> int:
@@ -31,8 +33,8 @@ def main(args: list[str]) -> int:
     stages = Stages()
     hardware = Hardware(
         memory_mib=int(os.environ.get("VM_MEMORY_MIB", "768")),
-        limit_s=float(os.environ.get("VM_LIMIT_S", "900")),
-        silence_s=float(os.environ.get("VM_SILENCE_S", "300")),
+        limit_s=float(os.environ.get("VM_LIMIT_S", "1500")),
+        silence_s=float(os.environ.get("VM_SILENCE_S", "600")),
     )
     try:
         made = image(Path(os.environ.get("VM_CACHE") or _CACHE), stages)
@@ -52,32 +54,46 @@ def main(args: list[str]) -> int:
 
 def _test(made: Image, hardware: Hardware, args: list[str]) -> int:
     machines = int(os.environ.get("VM_MACHINES") or min(2, os.cpu_count() or 1))
+    named = [arg for arg in args if arg.startswith("tests/")]
+    options = [arg for arg in args if arg not in named]
+    tests = _files(named) if named else _chosen()
+    options = ["-m", "not soak" if named else _CHOSEN, *options]
+    shares = deal.deal(tests, deal.read([deal.MEASURED]), machines)
+    commands = [_pytest(number, [*options, *share]) for number, share in enumerate(shares, 1)]
     lines = Lines(_write)
-    commands = [_pytest(args, f"{number}/{machines}") for number in range(machines)]
     shutil.rmtree(_RESULTS, ignore_errors=True)
     statuses = run(made, hardware, commands, lines.write, results=_RESULTS)
     lines.end()
+    deal.write(_RESULTS / deal.MEASURED.name, deal.read(_RESULTS.glob(f"{stopwatch.NAME}-*.toml")))
     failed = [status for status in statuses if status not in (0, _NO_TESTS)]
     return failed[0] if failed else min(statuses)
 
 
-def _pytest(args: list[str], share: str) -> str:
-    options = ["-v", "-p", "tests.vm.share", "-p", "no:cacheprovider"]
+def _pytest(number: int, args: list[str]) -> str:
     strict = os.environ.get("SHIM_TEST_STRICT", "")
-    env = ["PYTHONUNBUFFERED=1", f"VM_SHARE={share}", f"SHIM_TEST_STRICT={strict}"]
+    env = ["PYTHONUNBUFFERED=1", f"VM_MACHINE={number}", f"SHIM_TEST_STRICT={strict}"]
     env += ["SHIM_TEST_RULES=/results"]
-    chosen = ["-m", "not soak"] if any(arg.startswith("tests/") for arg in args) else _chosen()
-    words = ["python3", "-bb", "-m", "pytest", *options, *chosen, *args]
+    options = ["-v", "-p", "tests.vm.stopwatch", "-p", "no:cacheprovider"]
+    words = ["python3", "-bb", "-m", "pytest", *options, *args]
     return "exec env " + shlex.join([*env, *words])
 
 
 def _chosen() -> list[str]:
-    """Choose by marker, and name the files: to collect the others takes a machine a minute."""
-    mark = re.compile(rf"\bmark\.({'|'.join(_CHOSEN)})\b")
-    found = {path: mark.findall(path.read_text()) for path in TREE.glob("tests/*/test_*.py")}
-    files = sorted(str(path.relative_to(TREE)) for path, marks in found.items() if marks)
-    used = sorted({name for marks in found.values() for name in marks})
-    return ["-m", f"({' or '.join(used)}) and not soak", *files]
+    """Name all end-to-end tests, and the files with others to which cgroups matter."""
+    found = _files(["tests/e2e"])
+    for path in _files(["tests/unit", "tests/wire"]):
+        if _MARKED.search((TREE / path).read_text()):
+            found.append(path)
+    return found
+
+
+def _files(named: list[str]) -> list[str]:
+    """Name the files of tests in folders; what is no folder stays as it is."""
+    found: list[str] = []
+    for name in named:
+        inside = sorted((TREE / name).glob("**/test_*.py"))
+        found += [str(path.relative_to(TREE)) for path in inside] or [name]
+    return found
 
 
 def _write(data: bytes) -> None:

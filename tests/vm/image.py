@@ -36,7 +36,7 @@ _GUEST: Final = (
 )
 # Of the development extra, what no test needs in the guest.
 _NOT_IN_GUEST: Final = ("mypy", "ruff", "types-")
-_PYTHON: Final = "3.11"  # bookworm's
+PYTHON: Final = "3.11"  # bookworm's
 _DISK_BYTES: Final = 3 << 30  # a sparse file
 # In the order in which they must be loaded; ext4 is built into the kernel.
 _MODULES: Final = (
@@ -186,11 +186,11 @@ def _configure(root: Path, release: str) -> None:
 
 def _python(root: Path) -> None:
     """Install what the tests import, and compile it: in the emulator imports are slow."""
-    site = f"usr/local/lib/python{_PYTHON}/dist-packages"
+    site = f"usr/local/lib/python{PYTHON}/dist-packages"
     pip = ["pip", "-q", "--disable-pip-version-check", "install", "--root-user-action=ignore"]
-    wheels = ["--only-binary=:all:", "--python-version", _PYTHON, "--target", str(root / site)]
+    wheels = ["--only-binary=:all:", "--python-version", PYTHON, "--target", str(root / site)]
     _run([str(TREE / ".venv/bin/python"), "-m", *pip, *wheels, *_requirements()])
-    compiled = [f"/usr/lib/python{_PYTHON}", "/usr/lib/python3/dist-packages", f"/{site}"]
+    compiled = [f"/usr/lib/python{PYTHON}", "/usr/lib/python3/dist-packages", f"/{site}"]
     skipped = r"/(test|idlelib|lib2to3/tests)/"
     _run(["chroot", str(root), "python3", "-m", "compileall", "-q", "-x", skipped, *compiled])
 

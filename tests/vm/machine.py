@@ -9,7 +9,6 @@ same disk, since what is written goes to a file that is gone with the emulator.
 """
 
 import contextlib
-import io
 import os
 import selectors
 import signal
@@ -22,10 +21,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Self
 
-from shimv2 import linux
-from tests.vm.image import TREE, Image, loaded
+import psutil
 
-_TREE: Final = ("Makefile", "protos", "pyproject.toml", "shimv2", "tests", "tools", "ttrpc")
+from shimv2 import linux
+from tests.vm.image import Image, loaded
+from tests.vm.tree import pack
+
 # norandmaps: the emulator translates code by address, so programs had better be where they were
 # the last time (a tenth of its CPU time).  qemu64, not max: one more tenth.
 _KERNEL: Final = (
@@ -36,7 +37,9 @@ _CPU: Final = "qemu64"
 # is and whoever else uses this computer.  So the time limits of tests mean the same as outside.
 _CLOCK: Final = "shift=1"
 _READ_BYTES: Final = 1 << 16
-_CONSOLE_LINES: Final = 20
+_LAST_LINES: Final = 60
+_LAST_BYTES: Final = 4096
+_ENDING_LIMIT_S: Final = 1.0
 _STOP_LIMIT_S: Final = 10.0
 
 Output = Callable[[int, bytes], None]  # which machine's, what
@@ -71,10 +74,13 @@ def run(
     is left, whichever way this ends.
 
     Raises:
-        Hung, Died: with the end of the kernel's console in the text.
+        Hung, Died: with what is known of the machine in the text.
     """
     with contextlib.ExitStack() as machines, selectors.DefaultSelector() as selector:
-        made = [machines.enter_context(_Machine(image, hardware, each)) for each in commands]
+        made = [
+            machines.enter_context(_Machine(image, hardware, number, command))
+            for number, command in enumerate(commands, 1)
+        ]
         end = time.monotonic() + hardware.limit_s
         for number, machine in enumerate(made):
             selector.register(machine, selectors.EVENT_READ, number)
@@ -101,9 +107,9 @@ def _relay(
     for machine in waiting:
         assert isinstance(machine, _Machine)
         if now >= end:
-            raise Hung(f"not done after {hardware.limit_s:.0f} s{machine.console()}")
+            raise Hung(f"not done after {hardware.limit_s:.0f} s: {machine.portrait()}")
         if now >= machine.heard_at + hardware.silence_s:
-            raise Hung(f"no output for {hardware.silence_s:.0f} s{machine.console()}")
+            raise Hung(f"no output for {hardware.silence_s:.0f} s: {machine.portrait()}")
     for key, _ in selector.select(1.0):
         machine = key.fileobj
         assert isinstance(machine, _Machine)
@@ -116,17 +122,19 @@ def _relay(
 class _Machine:
     """An emulator that runs and its files; a context, at whose end both are gone."""
 
-    def __init__(self, image: Image, hardware: Hardware, command: str) -> None:
+    def __init__(self, image: Image, hardware: Hardware, number: int, command: str) -> None:
+        self._number = number
+        self._last_said = b""
         self._undo = contextlib.ExitStack()
         with contextlib.ExitStack() as undo:
             self._folder = Path(undo.enter_context(tempfile.TemporaryDirectory(prefix="vm.")))
-            _pack(self._folder / "tree.tar", command)
+            pack(self._folder / "tree.tar", command)
             for name in ("status", "console", "results"):
                 (self._folder / name).touch()
             self._process = _emulator(image, hardware, self._folder)
             undo.callback(self._end)
             self._undo = undo.pop_all()
-        self.heard_at = time.monotonic()
+        self._began_at = self.heard_at = time.monotonic()
 
     def __enter__(self) -> Self:
         return self
@@ -141,7 +149,9 @@ class _Machine:
     def read(self) -> bytes:
         """Return what there is of the output; nothing means its end."""
         self.heard_at = time.monotonic()
-        return os.read(self.fileno(), _READ_BYTES)
+        data = os.read(self.fileno(), _READ_BYTES)
+        self._last_said = (self._last_said + data)[-_LAST_BYTES:]
+        return data
 
     def status(self) -> int:
         """Return the command's status, after the end of the output.
@@ -151,7 +161,7 @@ class _Machine:
         """
         text = (self._folder / "status").read_text().strip()
         if not text:
-            raise Died(f"the machine ended without a status{self.console()}")
+            raise Died(f"ended without a status: {self.portrait()}")
         return int(text)
 
     def take_results(self, target: Path) -> None:
@@ -162,10 +172,26 @@ class _Machine:
                 if (file := tar.extractfile(member)) is not None:
                     (target / Path(member.name).name).write_bytes(file.read())
 
-    def console(self) -> str:
-        text = (self._folder / "console").read_text(errors="replace").strip()
-        lines = text.splitlines()[-_CONSOLE_LINES:]
-        return "; the end of its console:\n" + "\n".join(lines) if lines else "; silent console"
+    def portrait(self) -> str:
+        """Say what is known of a machine that has failed."""
+        said = self._last_said.decode(errors="replace").splitlines()[-_LAST_LINES:]
+        console = (self._folder / "console").read_text(errors="replace").splitlines()
+        lines = [
+            f"machine {self._number}, {self._emulator_state()}",
+            *("the end of its output:", *(f"  {line}" for line in said or ["(none)"])),
+            *("the end of its console:", *(f"  {line}" for line in console[-_LAST_LINES:])),
+        ]
+        return "\n".join(lines)
+
+    def _emulator_state(self) -> str:
+        """Say whether the emulator runs, and how much it has done: one that is starved has not."""
+        try:  # its output ends a moment before it does
+            return f"whose emulator ended with {self._process.wait(timeout=_ENDING_LIMIT_S)}"
+        except subprocess.TimeoutExpired:
+            used = psutil.Process(self._process.pid).cpu_times()
+            lived_s = time.monotonic() - self._began_at
+            cpu_s = used.user + used.system
+            return f"whose emulator runs: {cpu_s:.0f} s of CPU in {lived_s:.0f} s"
 
     def _end(self) -> None:
         """Wait for an emulator on its way out, whose output has ended; kill one that is not."""
@@ -179,20 +205,6 @@ class _Machine:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
-
-
-def _pack(target: Path, command: str) -> None:
-    def kept(member: tarfile.TarInfo) -> tarfile.TarInfo:
-        member.uid = member.gid = 0  # some tests ask whose a program is
-        member.uname = member.gname = ""
-        return member
-
-    with tarfile.open(target, "w") as tar:
-        for name in _TREE:
-            tar.add(TREE / name, f"work/{name}", filter=kept)
-        script = tarfile.TarInfo("command")
-        script.size = len(command.encode())
-        tar.addfile(script, io.BytesIO(command.encode()))
 
 
 def _emulator(image: Image, hardware: Hardware, folder: Path) -> "subprocess.Popen[bytes]":
