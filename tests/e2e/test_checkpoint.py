@@ -236,7 +236,7 @@ def test_time_limit_of_a_checkpoint_is_a_setting_of_its_own(
 
     async def scenario(harness: Harness) -> None:
         container = await harness.run("c1", *SLEEP.args)
-        faults.at("checkpoint.before", "sleep 1000")
+        faults.at("checkpoint.before", "sleep 1000; exit 1")
         code, text = await refused(container.task.checkpoint("c1", image(container)))
         assert (code, "did not terminate successfully: exit status 137" in text) == (2, True)
         assert (await container.task.state("c1")).status == "RUNNING"

@@ -31,7 +31,7 @@ _GUEST: Final = (
     *("base-files", "base-passwd", "bash", "coreutils", "dash", "debianutils", "diffutils"),
     *("findutils", "grep", "gzip", "hostname", "libc-bin", "mawk", "mount", "netbase", "procps"),
     *("sed", "tar", "util-linux", "kmod", "iproute2", "iptables", "e2fsprogs"),
-    *("linux-image-cloud-amd64", "python3", "fuse3"),
+    *("linux-image-cloud-amd64", "python3", "fuse3", "bindfs"),
     *("busybox-static", "runc", "crun", "containerd", "criu"),
 )
 # Of the development extra, what no test needs in the guest.
