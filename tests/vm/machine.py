@@ -102,21 +102,24 @@ def _relay(
         Hung: a limit has passed.
     """
     now = time.monotonic()
-    waiting = [key.fileobj for key in selector.get_map().values()]
-    assert all(isinstance(machine, _Machine) for machine in waiting)
+    waiting = [_machine(key) for key in selector.get_map().values()]
+    if now >= end:
+        portraits = "\n".join(machine.portrait() for machine in waiting)
+        raise Hung(f"not done after {hardware.limit_s:.0f} s: {portraits}")
     for machine in waiting:
-        assert isinstance(machine, _Machine)
-        if now >= end:
-            raise Hung(f"not done after {hardware.limit_s:.0f} s: {machine.portrait()}")
         if now >= machine.heard_at + hardware.silence_s:
             raise Hung(f"no output for {hardware.silence_s:.0f} s: {machine.portrait()}")
     for key, _ in selector.select(1.0):
-        machine = key.fileobj
-        assert isinstance(machine, _Machine)
+        machine = _machine(key)
         if data := machine.read():
             output(key.data, data)
         else:
             selector.unregister(machine)
+
+
+def _machine(key: selectors.SelectorKey) -> "_Machine":
+    assert isinstance(key.fileobj, _Machine)
+    return key.fileobj
 
 
 class _Machine:
