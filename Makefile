@@ -117,7 +117,7 @@ conformance-page: ## the page alone, from the results of the last run
 e2e-matrix: setup venv ## daemons and runtimes of several releases, each with each: the table is left in .cache/matrix
 	@tools/nerdctl.sh || [ $$? = 3 ]
 	@echo "SEED=$(SEED)"
-	@$(PYTEST) -m "not soak" $(or $(filter tests/%,$(ARGS)),tests/daemons)
+	@$(PYTEST) -m "not soak and not criu" $(or $(filter tests/%,$(ARGS)),tests/daemons)
 
 critest: setup venv ## Kubernetes' own tests of a container runtime, ours beside the Go shim: makes docs/critest.md; needs go
 	@$(PY) -m tests.daemons.critest docs/critest.md $(ARGS)
