@@ -154,16 +154,18 @@ def test_terminal_closed_by_all_and_opened_again_is_not_over(setup: Setup) -> No
         late = "sleep 2; echo late > /dev/console; sleep 0.2"
         container = await run(harness, "c1", f"exec <&- >&- 2>&-; {late}")
         pid = await shim_pid(container)
-        await asyncio.sleep(0.5)
-        before_s = cpu_s(pid)
-        await asyncio.sleep(1.0)
-        used_s = cpu_s(pid) - before_s
+        used_s = []
+        for _ in range(4):
+            before_s = cpu_s(pid)
+            await asyncio.sleep(0.4)
+            used_s.append(cpu_s(pid) - before_s)
         await screen(container).until(b"late\r\n")
         await container.task.wait("c1")
         await screen(container).ended()
         await container.remove()
 
-        assert used_s <= 0.02  # two ticks
+        # Two ticks, but for what it does once when it comes to rest.
+        assert min(used_s) <= 0.02, used_s
 
     in_harness(setup, scenario)
 
