@@ -20,21 +20,23 @@ from shimv2.ctl.image import make_image
 from shimv2.ctl.rootfs import make_rootfs
 from tests.daemons import critest_page
 from tests.daemons.cri import (
-    HANDLER,
     PAUSE,
     PAUSE_COMMAND,
     CriContainerd,
+    config_version,
     cri_tools,
     handlers,
 )
 from tests.daemons.critest_images import DIGEST_IMAGE, make_images
 from tests.daemons.critest_page import Outcomes
+from tests.daemons.page import box
 from tests.daemons.registry import READY
 from tests.support.host import ROOT, Host
 from tests.support.releases import Release, find_release
 
 RELEASES: Final = ("1.7", "2.1")
-_GO: Final = "go"  # the handler of containerd's own shim
+_GO: Final = "go"  # the handlers of containerd's own shim and of this one
+_OURS: Final = "ours"
 _PORT: Final = 5000  # free: the daemon's network namespace has nobody else
 _LIMIT_S: Final = 1500.0
 # Of the image that critest wants by its digest; 64 hexadecimal digits, as any other's.
@@ -72,23 +74,30 @@ def _left(host: Host) -> list[str]:
 
 def _run_release(host: Host, release: Release) -> dict[str, Outcomes]:
     with _served(host, release) as (daemon, critest):
-        shims = {critest_page.GO: _GO, critest_page.OURS: HANDLER}
+        shims = {critest_page.GO: _GO, critest_page.OURS: _OURS}
         return {shim: _run(daemon, critest, handler) for shim, handler in shims.items()}
+
+
+def _by_path(release: Release, host: Host) -> str:
+    """Return the handlers of either shim: as runtimes whose features containerd asks for."""
+    names = {_GO: release.shim, _OURS: host.shim}
+    printed = box({2: "cri-path-v2", 3: "cri-path-v3"}[config_version(release.name)])
+    return "".join(
+        printed.replace("pyrunc-path", name).replace(
+            "/usr/local/bin/containerd-shim-pyrunc-v2", path
+        )
+        for name, path in names.items()
+    )
 
 
 @contextlib.contextmanager
 def _served(host: Host, release: Release) -> Iterator[tuple[CriContainerd, str]]:
     """Run a daemon with both handlers, and a registry; with a critest that knows its digest."""
-    table = "io.containerd.grpc.v1.cri" if release.name == "1.7" else "io.containerd.cri.v1.runtime"
-    go = (
-        f"[plugins.'{table}'.containerd.runtimes.{_GO}]\n"
-        f"runtime_type = 'io.containerd.runc.v2'\nruntime_path = '{release.shim}'\n"
-    )
     tools = cri_tools()
     daemon = CriContainerd(
         host.folder,
         release=release,
-        handlers=handlers(release.name, {}, host.folder) + go,
+        handlers=handlers(release.name, {}, host.folder) + _by_path(release, host),
         crictl=os.path.join(tools, "crictl"),
         path=host.bin,
         env=host.env,
