@@ -9,6 +9,7 @@ from tests.daemons.docker import every_pair
 from tests.daemons.pairs import Pair
 from tests.support.cgroups import folder_of, unified
 from tests.support.dockerd import IMAGE, Dockerd
+from tests.support.until import until
 
 pytestmark = [pytest.mark.root, every_pair]
 
@@ -55,11 +56,14 @@ def test_processes_and_figures_are_those_of_the_container(docker: Dockerd, sleep
     """top lists what runs in it, an exec in the background too; stats counts it and its memory."""
     docker.docker("exec", "--detach", sleeper, "sleep", "2000")
 
-    listed = docker.said("top", sleeper, "-eo", "pid,args").splitlines()[1:]
+    def commands() -> list[str]:
+        listed = docker.said("top", sleeper, "-eo", "pid,args").splitlines()[1:]
+        return sorted(line.split(maxsplit=1)[1] for line in listed)
+
+    expected = ["sh -c sleep 1000 & wait", "sleep 1000", "sleep 2000"]
+    until(lambda: commands() == expected, "the shell's child to have become sleep")
     shown = docker.said("stats", "--no-stream", "--format", "{{.PIDs}} {{.MemUsage}}", sleeper)
 
-    commands = [line.split(maxsplit=1)[1] for line in listed]
-    assert sorted(commands) == ["sh -c sleep 1000 & wait", "sleep 1000", "sleep 2000"]
     assert docker.state(sleeper)["Pid"] in docker.pids(sleeper)
     assert re.fullmatch(r"3 [\d.]+[KM]iB / .*", shown)
     assert not re.match(r"3 0[A-Z]", shown)
