@@ -19,10 +19,13 @@ from setuptools.command.build_py import build_py
 SOURCES: Final = "shimv2/native"
 FLAGS: Final = ("-std=gnu11", "-O2", "-Wall", "-Wextra")
 # What is built, from what, and how.
+LIBRARY: Final = ("-shared", "-fPIC", "-fvisibility=hidden")
+PROGRAM: Final = ("-static",)  # there is nothing to link then, at each start of a container
 PRODUCTS: Final = (
-    ("libspawn.so", ("_spawn.c",), ("-shared", "-fPIC", "-fvisibility=hidden")),
-    ("libmemory.so", ("_memory.c", "_holes.c"), ("-shared", "-fPIC", "-fvisibility=hidden")),
-    ("launcher", ("launcher.c", "description.c", "text.c"), ()),
+    ("libspawn.so", ("_spawn.c",), LIBRARY),
+    ("libmemory.so", ("_memory.c", "_holes.c", "_ahead.c"), LIBRARY),
+    ("libstate.so", ("_state.c", "description.c", "text.c"), LIBRARY),
+    ("launcher", ("launcher.c", "description.c", "text.c"), PROGRAM),
 )
 
 
@@ -44,9 +47,12 @@ def build(folder: str) -> None:
         path = os.path.join(folder, product)
         # Renamed into place: a shim that runs has the old file mapped.
         files = [os.path.join(SOURCES, source) for source in sources]
-        argv = [*cc, *FLAGS, *flags, *files, "-o", f"{path}.new", *extra]
-        if subprocess.run(argv, check=False).returncode == 0:
-            os.replace(f"{path}.new", path)
+        tries = [flags, ()] if flags is PROGRAM else [flags]  # not everywhere is a libc.a
+        for tried in tries:
+            argv = [*cc, *FLAGS, *tried, *files, "-o", f"{path}.new", *extra]
+            if subprocess.run(argv, check=False).returncode == 0:
+                os.replace(f"{path}.new", path)
+                break
         else:
             sys.stderr.write(f"{product} does not compile: built without it\n")
 

@@ -18,9 +18,11 @@ from bench.peers import Peer, given, install_ours
 from bench.running import Running, make_bundle
 from bench.sink import Sink
 from shimv2.ctl import spec
+from shimv2.ctl.bundle import Bundle
 from shimv2.ctl.launch import Binary
 from shimv2.ctl.reply import Generation
 from shimv2.ctl.rootfs import make_rootfs
+from shimv2.model import Mount
 from tests.support.host import RUNTIMES
 from tests.support.leaks import HostLeaks
 
@@ -44,6 +46,7 @@ class Place:
         self.mark = f"b{secrets.token_hex(4)}"
         self.folder = f"/tmp/{self.mark}"  # short: sockets lie in it
         self.state = os.path.join(self.folder, "s")
+        self.layers = os.path.join(self.folder, "layers")
         self.rootfs = os.path.join(self.folder, "root")
         self.events = os.path.join(self.folder, "events.sock")
         self._leaks = HostLeaks(self.mark, self.folder)
@@ -59,7 +62,10 @@ class Place:
         print(f"bench: works in {self.folder}", file=sys.stderr, flush=True)
         self._undo.callback(shutil.rmtree, self.folder, ignore_errors=True)
         try:
+            # As on a node: bundles and FIFOs below /run, in memory, and layers on the disk.
             os.mkdir(self.state, 0o711)
+            subprocess.run(["mount", "-t", "tmpfs", "bench", self.state], check=True)
+            self._undo.callback(subprocess.run, ["umount", "--lazy", self.state], check=False)
             make_rootfs(self.rootfs)
             self._undo.callback(Sink(self.events).fork())
             self._undo.callback(self._clear)
@@ -109,6 +115,15 @@ class Place:
         self._running.append(running)
         return running
 
+    def overlay(self, bundle: Bundle) -> Mount:
+        """The root of a container: what it writes lies on the disk."""
+        own = os.path.join(self.layers, bundle.id)
+        upper, work = os.path.join(own, "upper"), os.path.join(own, "work")
+        for folder in (upper, work):
+            os.makedirs(folder)
+        options = (f"lowerdir={self.rootfs}", f"upperdir={upper}", f"workdir={work}")
+        return Mount(type="overlay", source="overlay", target="", options=options)
+
     def forget(self, running: Running) -> None:
         """Take note that it is gone."""
         with contextlib.suppress(ValueError):
@@ -128,7 +143,7 @@ class Place:
         shared = {pid for peer in self._peers for pid in peer.helpers()}
         return [
             *(f"process {pid}" for pid in self._leaks.processes() if pid not in shared),
-            *(f"mount {point}" for point in self._leaks.mounts()),
+            *(f"mount {point}" for point in self._leaks.mounts() if point != self.state),
             *(f"cgroup {path}" for path in self._leaks.cgroups()),
         ]
 

@@ -102,7 +102,7 @@ class Running:
             self.id,
             self.bundle.path,
             stdio=stdio,
-            rootfs=[self.bundle.overlay(self.place.rootfs)],
+            rootfs=[self.place.overlay(self.bundle)],
             options=self.options,
         )
 

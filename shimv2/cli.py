@@ -166,7 +166,8 @@ def _act(flags: Flags, program: str, name: str, caller: "Caller | None") -> int:
         return 0
     if not flags.switches["info"]:
         _check_namespace(flags.texts["namespace"])
-    _quiet()
+    if caller is None:
+        _quiet()  # the zygote of who was forked is so already
     if flags.switches["info"]:
         from shimv2.info import runtime_info
 

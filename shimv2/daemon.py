@@ -92,6 +92,7 @@ class _Daemon:
         await self._server.shutdown(LAST_REPLIES_LIMIT_S)
         await background.stop()
         reaper.stop()
+        memory.say_touched()  # one that lived too short to come to rest
         return 0
 
     async def _shut_down(self) -> None:

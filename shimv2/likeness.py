@@ -1,9 +1,10 @@
 """What a process can change of itself to be like another: the state in a launcher's request.
 
-The lines are those of native/launcher.c, one attribute each.  Only what differs is touched: in the
-ordinary case nothing does, and the kernel is asked for a few numbers only.
+The lines are those of native/description.c, one attribute each.  In the ordinary case nothing
+differs, and the library that writes such lines sees it at once; else only what differs is touched.
 """
 
+import ctypes
 import os
 import resource
 from collections.abc import Sequence
@@ -14,6 +15,29 @@ from shimv2 import linux
 from shimv2.cgroups import parse, tree
 
 _UNKNOWN: Final = "a line of the state cannot be understood: "
+_LIBRARY: Final = os.path.join(os.path.dirname(os.path.abspath(__file__)), "_bin", "libstate.so")
+
+
+def _load() -> "ctypes._NamedFuncPointer | None":
+    try:
+        function = ctypes.PyDLL(_LIBRARY).pyrunc_is_like_1
+    except (OSError, AttributeError):
+        return None  # there was no compiler, or it is a file of another build
+    function.argtypes = [ctypes.c_char_p, ctypes.c_long]
+    return function
+
+
+_is_like: Final = _load()
+
+
+def become_like(state: bytes) -> None:
+    """Become as the launcher's lines say.
+
+    Raises:
+        ValueError: one is not understood.  OSError: the kernel refuses.
+    """
+    if _is_like is None or not _is_like(state, len(state)):
+        Likeness.parse(state).apply()
 
 
 @dataclass(slots=True)

@@ -8,6 +8,7 @@ stuck in one while the loop runs on.  Nothing here keeps state.
 import ctypes
 import errno
 import fcntl
+import functools
 import mmap
 import os
 import platform
@@ -245,16 +246,20 @@ def show(arguments: Sequence[str], environment: Sequence[bytes]) -> object:
     area = mmap.mmap(-1, len(shown), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     area.write(shown)
     start = ctypes.addressof(ctypes.c_char.from_buffer(area))
-    with open("/proc/self/stat", "rb") as file:
-        fields = file.read().rpartition(b")")[2].split()
-    code, data, brk, stack = (
-        [int(fields[number - 3]) for number in numbers] for numbers in _STAT_AREAS
-    )
+    code, data, brk, stack = _areas()
     areas = (start, start + len(args), start + len(args), start + len(shown))
     plan = _MM_MAP.pack(*code, *data, *brk, _libc.sbrk(0), *stack, *areas, 0, 0, _NO_FD)
     buffer = ctypes.create_string_buffer(plan, len(plan))
     prctl(_PR_SET_MM, _PR_SET_MM_MAP, ctypes.addressof(buffer), len(plan))
     return area
+
+
+@functools.cache
+def _areas() -> Sequence[Sequence[int]]:
+    """Where code, data, heap and stack of this process begin, and of its forks."""
+    with open("/proc/self/stat", "rb") as file:
+        fields = file.read().rpartition(b")")[2].split()
+    return [[int(fields[number - 3]) for number in numbers] for numbers in _STAT_AREAS]
 
 
 # --- priorities --------------------------------------------------------------------------------

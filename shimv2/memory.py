@@ -5,8 +5,8 @@ rewritten as it runs.  Each write makes a fork copy a page.  Some things help: `
 `settle` keep the interpreter from rewriting code and from placing new objects between old ones, and
 take the meaning from the reference counts (immortal.py); `publish` lays what is there into a file;
 and `reclaim`, in a fork, gives up the copies that say what it says, counts without meaning aside
-(native/_memory.c).  A shim does so when it has come to rest: `Reclaimer`.  What it has copied until
-then others do better to copy before they are needed: `copy_ahead`.
+(native/_memory.c).  A shim does so when it has come to rest: `Reclaimer`.  What it has touched by
+then others do better to touch before it is needed: `touch_ahead` (native/_ahead.c).
 
 Without the library, where there was no compiler, `publish` and `reclaim` do nothing.
 """
@@ -24,13 +24,14 @@ from shimv2 import immortal
 
 __all__ = [
     "Reclaimer",
-    "copy_ahead",
     "is_published",
     "prepare",
     "publish",
     "reclaim",
+    "say_touched",
     "settle",
-    "tell_copied",
+    "tell_touched",
+    "touch_ahead",
 ]
 
 _LIBRARY: Final = os.path.join(os.path.dirname(os.path.abspath(__file__)), "_bin", "libmemory.so")
@@ -77,10 +78,10 @@ def _library() -> ctypes.PyDLL | None:
         library.pyrunc_reclaim_1.restype = ctypes.c_long
         library.pyrunc_fill_1.restype = None
         library.pyrunc_publish_2.argtypes = [ctypes.c_void_p, ctypes.c_long]
-        library.pyrunc_copied_1.argtypes = [ctypes.c_void_p, ctypes.c_long]
-        library.pyrunc_copied_1.restype = ctypes.c_long
-        library.pyrunc_copy_1.argtypes = [ctypes.c_void_p, ctypes.c_long]
-        library.pyrunc_copy_1.restype = None
+        library.pyrunc_touched_1.argtypes = [ctypes.c_void_p, ctypes.c_long]
+        library.pyrunc_touched_1.restype = ctypes.c_long
+        library.pyrunc_touch_1.argtypes = [ctypes.c_void_p, ctypes.c_long]
+        library.pyrunc_touch_1.restype = None
     except (OSError, AttributeError):
         return None
     return library
@@ -114,30 +115,36 @@ def reclaim() -> int:
     return max(0, int(_published[0].pyrunc_reclaim_1()))
 
 
-_MOST_RUNS: Final = 4096  # of pages, of which a shim tells that it has copied them
+_MOST_RUNS: Final = 4096  # of pages, of which a shim tells that it has touched them
 
 _tell: Final[list[Callable[[bytes], object]]] = []
 
 
-def tell_copied(tell: Callable[[bytes], object]) -> None:
-    """Have a fork's first reclaim say what the fork had copied until then, for `copy_ahead`."""
+def tell_touched(tell: Callable[[bytes], object]) -> None:
+    """Have a fork say once, at its first rest or its end, what it has touched."""
     _tell.append(tell)
 
 
-def copy_ahead(runs: bytes) -> None:
-    """Copy pages that another fork has copied in its time, while there is nothing else to do.
+def say_touched() -> None:
+    """Say it now, if somebody wants to know and has not been told."""
+    if _tell and _published:
+        _tell.pop()(_touched())
+
+
+def touch_ahead(runs: bytes) -> None:
+    """Touch the pages that another fork has touched in its time, while there is nothing else to do.
 
     To be told of each page by an interrupt takes longer than to copy it.
     """
     if _published:
         numbers = array("Q", runs)
-        _published[0].pyrunc_copy_1(*numbers.buffer_info())
+        _published[0].pyrunc_touch_1(*numbers.buffer_info())
 
 
-def _copied() -> bytes:
+def _touched() -> bytes:
     runs = array("Q", bytes(2 * _MOST_RUNS * 8))
     at, most = runs.buffer_info()
-    return runs[: _published[0].pyrunc_copied_1(at, most)].tobytes()
+    return runs[: _published[0].pyrunc_touched_1(at, most)].tobytes()
 
 
 class Reclaimer:
@@ -167,8 +174,7 @@ class Reclaimer:
             return
         self._later = None
         self._turns = 0
-        if _tell:
-            _tell.pop()(_copied())
+        say_touched()
         reclaim()
 
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Final
 
 # What a spare tells its zygote: that it has a request, so that there is no spare; later, followed
-# by runs of pages, what it had copied when it came to rest (memory.py).
+# by runs of pages, what it had touched when it came to rest (memory.py).
 TAKEN: Final = b"t"
-COPIED: Final = b"c"
+TOUCHED: Final = b"p"
 
 _LENGTH: Final = struct.Struct("=I")
 _GIVEN: Final = 4  # stdin, stdout, stderr, the working directory
@@ -95,8 +95,10 @@ def _close(fds: list[int]) -> None:
 
 def _sections(fd: int) -> list[bytes]:
     """Read the parts of a file in memory, each with its length before it; closes it."""
-    with open(fd, "rb") as file:
-        data = os.pread(file.fileno(), os.fstat(file.fileno()).st_size, 0)
+    try:
+        data = os.pread(fd, os.fstat(fd).st_size, 0)
+    finally:
+        os.close(fd)
     parts, at = [], 0
     while at < len(data):
         (length,) = _LENGTH.unpack_from(data, at)

@@ -19,8 +19,8 @@ from typing import Final, NoReturn
 
 from shimv2 import memory
 from shimv2.errors import Refused
-from shimv2.likeness import Likeness
-from shimv2.request import COPIED, TAKEN, Given, Request
+from shimv2.likeness import become_like
+from shimv2.request import TAKEN, TOUCHED, Given, Request
 
 FD_LIMIT: Final = 2**31 - 1  # close_range(2) takes what there is
 _AGREE_LIMIT_S: Final = 1.0  # for the launcher's next word: it is waited for with nothing else
@@ -61,19 +61,19 @@ Work = Callable[[Sequence[str], Caller], int]
 
 
 def serve_once(
-    key: bytes, listener: socket.socket, zygote: socket.socket, work: Work, copied: bytes
+    key: bytes, listener: socket.socket, zygote: socket.socket, work: Work, touched: bytes
 ) -> NoReturn:
     """Wait for a launcher with the same `key`, do its `work`, and end.
 
-    `copied` is what another has told to have copied; empty if none has.
+    `touched` is what another has told to have touched; empty if none has.
     """
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL)
     _close_all_but(listener.fileno(), zygote.fileno())
-    if copied:
-        memory.copy_ahead(copied)
+    if touched:
+        memory.touch_ahead(touched)
     else:
-        memory.tell_copied(lambda runs: _tell(zygote, COPIED + runs))
+        memory.tell_touched(lambda runs: _tell(zygote, TOUCHED + runs))
     while True:
         connection = _next_connection(listener, zygote)
         if connection is None:
@@ -123,7 +123,7 @@ def _taken(connection: socket.socket, key: bytes) -> Request | None:
         request = Request.receive(connection)
         if request is None or request.key != key:
             return None
-        Likeness.parse(request.state).apply()
+        become_like(request.state)
         connection.send(b"ok")
         given = Given.receive(connection)
         connection.settimeout(None)

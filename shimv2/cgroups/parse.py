@@ -28,23 +28,27 @@ def mountpoints(mountinfo: str) -> dict[str, str]:
     `/proc/PID/cgroup` are relative to the hierarchy's root.
     """
     found: dict[str, str] = {}
-    for line in mountinfo.splitlines():
-        left, _, right = line.partition(" - ")
-        fields, (fstype, _, options) = left.split(), right.split(" ", 2)
-        if fstype == "cgroup" and fields[3] == "/":
+    for root, point, options in _mounted("cgroup", mountinfo):
+        if root == "/":
             for option in options.split(","):
-                found.setdefault(option, fields[4])
+                found.setdefault(option, point)
     return found
 
 
 def unified_mountpoint(mountinfo: str) -> str:
     """Read `/proc/self/mountinfo`: where cgroup v2 is mounted, whole; "" = nowhere."""
+    points = (point for root, point, _ in _mounted("cgroup2", mountinfo) if root == "/")
+    return next(points, "")
+
+
+def _mounted(kind: str, mountinfo: str) -> Iterator[tuple[str, str, str]]:
+    """Find the mounts of one kind: root, mount point, options of the file system."""
+    mark = f" - {kind} "
     for line in mountinfo.splitlines():
-        left, _, right = line.partition(" - ")
-        fields = left.split()
-        if right.startswith("cgroup2 ") and fields[3] == "/":
-            return fields[4]
-    return ""
+        left, found, right = line.partition(mark)  # most are of other kinds, one a container
+        if found:
+            fields = left.split()
+            yield fields[3], fields[4], right.partition(" ")[2]
 
 
 def pids(text: str) -> list[int]:

@@ -23,7 +23,7 @@ def folders(path: str) -> list[str]:
     """Name the directories of the cgroup `path` (which starts with a slash), one a hierarchy."""
     if is_unified():
         return [_ROOT + path]
-    return sorted({mount + path for mount in _v1_mounts().values()})
+    return sorted({mount + path for mount in parse.mountpoints(_mountinfo()).values()})
 
 
 def directories(member: Mapping[str, str]) -> list[str]:
@@ -32,18 +32,20 @@ def directories(member: Mapping[str, str]) -> list[str]:
     Raises:
         ValueError: a hierarchy is not mounted here.
     """
-    with open("/proc/self/mountinfo", encoding="utf-8") as file:
-        text = file.read()
-    mounts = {**parse.mountpoints(text), "": parse.unified_mountpoint(text)}
+    return _directories(member, _mountinfo())
+
+
+def _directories(member: Mapping[str, str], mountinfo: str) -> list[str]:
+    mounts = {**parse.mountpoints(mountinfo), "": parse.unified_mountpoint(mountinfo)}
     missing = [controller for controller in member if not mounts.get(controller)]
     if missing:
         raise ValueError(f"no hierarchy is mounted for {', '.join(map(repr, missing))}")
     return sorted({mounts[controller] + path for controller, path in member.items()})
 
 
-def _v1_mounts() -> dict[str, str]:
+def _mountinfo() -> str:
     with open("/proc/self/mountinfo", encoding="utf-8") as file:
-        return parse.mountpoints(file.read())
+        return file.read()
 
 
 def _memberships(pid: int | str) -> dict[str, str]:
@@ -83,12 +85,13 @@ class Cgroup:
         if is_unified():
             path = member.get("", "/")
             return cls(_ROOT + path) if path != "/" else None
-        mounts = _v1_mounts()
+        mountinfo = _mountinfo()
+        mounts = parse.mountpoints(mountinfo)
         directory = parse.directory(member, mounts, _V1_ORDER)
         if not directory:
             return None
         path = member.get("", "/")  # a hybrid machine's other half: nothing is counted there
-        other = directories({"": path}) if path != "/" else []
+        other = _directories({"": path}, mountinfo) if path != "/" else []
         return cls(directory, parse.directories(member, mounts), other)
 
     def enable_controllers(self) -> None:

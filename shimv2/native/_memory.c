@@ -30,7 +30,6 @@
 #define FILE_BYTES ((off_t)1 << 47)
 #define PRESENT ((uint64_t)1 << 63)
 #define OF_FILE ((uint64_t)1 << 61) /* not a copy of ours */
-#define POPULATE_WRITE 23           /* MADV_POPULATE_WRITE: Linux 5.14, younger than many headers */
 #define BIAS ((uint64_t)1 << 40)    /* what the count of an object that is never freed begins at */
 #define GROUP 8                     /* words, of which one byte says which are such counts */
 
@@ -252,49 +251,4 @@ __attribute__((visibility("default"))) long pyrunc_reclaim_1(void)
 	close(pagemap);
 	sigprocmask(SIG_SETMASK, &before, NULL);
 	return given;
-}
-
-/* Write down the copies of what was published, as first address and end of each run of pages; how
- * many numbers these are, at most `most`. */
-__attribute__((visibility("default"))) long pyrunc_copied_1(uint64_t *runs, long most)
-{
-	static uint64_t entries[PAGES];
-	long page = sysconf(_SC_PAGESIZE), used = 0, k;
-	int i, pagemap = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
-
-	if (pagemap < 0)
-		return 0;
-	for (i = 0; i < image.count; i++) {
-		long first, pages = (image.end[i] - image.start[i]) / page;
-
-		for (first = 0; first < pages; first += PAGES) {
-			long count = pages - first < PAGES ? pages - first : PAGES;
-
-			if (!read_entries(pagemap, i, first, entries, count, page))
-				break;
-			for (k = 0; k < count; k++) {
-				uint64_t at = image.start[i] + (first + k) * page;
-
-				if (!(entries[k] & PRESENT) || entries[k] & OF_FILE)
-					continue;
-				if (used && runs[used - 1] == at) {
-					runs[used - 1] += page;
-				} else if (used + 2 <= most) {
-					runs[used++] = at;
-					runs[used++] = at + page;
-				}
-			}
-		}
-	}
-	close(pagemap);
-	return used;
-}
-
-/* Make copies of these runs at once, not one page at a time when it is written to. */
-__attribute__((visibility("default"))) void pyrunc_copy_1(const uint64_t *runs, long count)
-{
-	long i;
-
-	for (i = 0; i + 1 < count; i += 2)
-		madvise((void *)runs[i], runs[i + 1] - runs[i], POPULATE_WRITE);
 }

@@ -275,7 +275,9 @@ def _terminals(setup: Setup, count: int) -> None:
             bundle.remove()
             shutil.rmtree(folder)
 
-        assert (fds(pid), threads(pid)) == before
+        # The mounts' thread has said its last word; the kernel has still to take it down.
+        await eventually(lambda: threads(pid) == before[1], "the threads to be as before")
+        assert fds(pid) == before[0]
         await end(pod)
 
     in_harness(setup, scenario, limit_s=30 + count)

@@ -172,7 +172,7 @@ def test_code_is_not_rewritten_after_it_was_prepared() -> None:
 
 @needs_library
 @pytest.mark.skipif(linux_version() < (5, 14), reason="the kernel makes no copies ahead of need")
-def test_what_one_fork_has_copied_another_copies_in_advance() -> None:
+def test_what_one_fork_has_touched_another_touches_in_advance() -> None:
     """Told of runs of pages, the next fork is interrupted at none of them."""
 
     def publish() -> bool:
@@ -182,10 +182,10 @@ def test_what_one_fork_has_copied_another_copies_in_advance() -> None:
 
         def first() -> bool:
             block[::8192] = b"x" * (len(block) // 8192)  # every second page
-            return os.write(told, memory._copied()) > 0
+            return os.write(told, memory._touched()) > 0
 
         def second() -> bool:
-            memory.copy_ahead(runs)
+            memory.touch_ahead(runs)
             before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
             block[::8192] = b"y" * (len(block) // 8192)
             faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
@@ -359,13 +359,14 @@ class FakeTimers:
         due()
 
 
-def test_first_reclaim_tells_once_what_was_copied(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_first_reclaim_tells_once_what_was_touched(monkeypatch: pytest.MonkeyPatch) -> None:
     """Before it gives anything up; later ones are of no interest."""
     said: list[str] = []
-    monkeypatch.setattr(memory, "_copied", lambda: b"runs")
+    monkeypatch.setattr(memory, "_published", [None])
+    monkeypatch.setattr(memory, "_touched", lambda: b"runs")
     monkeypatch.setattr(memory, "reclaim", lambda: said.append("reclaimed"))
     monkeypatch.setattr(memory, "_REST_S", 0.0)
-    memory.tell_copied(lambda runs: said.append(runs.decode()))
+    memory.tell_touched(lambda runs: said.append(runs.decode()))
 
     async def main() -> None:
         reclaimer = memory.Reclaimer(asyncio.get_running_loop())
@@ -375,3 +376,19 @@ def test_first_reclaim_tells_once_what_was_copied(monkeypatch: pytest.MonkeyPatc
 
     run(main())
     assert said == ["runs", "reclaimed", "reclaimed"]
+
+
+def test_a_shim_that_never_rests_tells_at_its_end_what_it_has_touched(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Once: one that has rested has told.  Nothing is told of memory that was not published."""
+    said: list[bytes] = []
+    monkeypatch.setattr(memory, "_touched", lambda: b"runs")
+    monkeypatch.setattr(memory, "_published", [])
+    memory.tell_touched(said.append)
+    memory.say_touched()
+    assert said == []
+    monkeypatch.setattr(memory, "_published", [None])
+    memory.say_touched()
+    memory.say_touched()
+    assert said == [b"runs"]

@@ -3,6 +3,7 @@
 import ctypes
 import os
 import shutil
+import struct
 import sys
 from pathlib import Path
 
@@ -12,6 +13,9 @@ from shimv2.spawn import spawn
 from tests.support.children import wait_for
 
 PROJECT = Path(__file__).parents[2]
+
+
+PRODUCTS = ["launcher", "libmemory.so", "libspawn.so", "libstate.so"]
 
 
 @pytest.fixture
@@ -45,7 +49,30 @@ def test_native_parts_build_without_a_warning_and_load(tree: Path) -> None:
 
     library = ctypes.PyDLL(str(tree / "shimv2/_bin/libspawn.so"))
     assert hasattr(library, "pyrunc_spawn_1")
-    assert sorted(os.listdir(tree / "shimv2/_bin")) == ["launcher", "libmemory.so", "libspawn.so"]
+    assert sorted(os.listdir(tree / "shimv2/_bin")) == PRODUCTS
+    assert not is_linked_at_its_start(tree / "shimv2/_bin/launcher")
+
+
+@pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler")
+def test_launcher_is_linked_at_its_start_where_there_is_no_static_library(tree: Path) -> None:
+    """As on a Fedora without glibc-static."""
+    cc = tree / "cc-without-libc.a"
+    cc.write_text('#!/bin/sh\nfor word; do [ "$word" != -static ] || exit 1; done\nexec cc "$@"\n')
+    cc.chmod(0o755)
+    assert "built without it" not in build(tree, CC=str(cc))
+    assert sorted(os.listdir(tree / "shimv2/_bin")) == PRODUCTS
+    assert is_linked_at_its_start(tree / "shimv2/_bin/launcher")
+
+
+def is_linked_at_its_start(program: Path) -> bool:
+    """Whether a program of 64 bits names an interpreter (elf(5), PT_INTERP): the dynamic linker."""
+    data = program.read_bytes()
+    (table,), (size, count) = (
+        struct.unpack_from("=Q", data, 32),
+        struct.unpack_from("=HH", data, 54),
+    )
+    kinds = [struct.unpack_from("=I", data, table + size * number)[0] for number in range(count)]
+    return 3 in kinds
 
 
 def test_build_without_a_compiler_says_so_and_succeeds(tree: Path) -> None:

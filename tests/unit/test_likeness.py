@@ -1,0 +1,60 @@
+"""A spare becomes like its launcher; in the ordinary case it is so already."""
+
+import os
+import resource
+from pathlib import Path
+
+import pytest
+
+from shimv2 import likeness, linux
+from tests.support.forks import in_fork
+
+LIBRARY = Path(likeness._LIBRARY)
+needs_library = pytest.mark.skipif(not LIBRARY.exists(), reason="no C compiler made the library")
+
+
+def state() -> bytes:
+    """What native/description.c writes of this process, in Python."""
+    soft = [resource.getrlimit(number)[0] for number in range(16)]
+    policy, priority = os.sched_getscheduler(0), os.sched_getparam(0).sched_priority
+    umask = os.umask(0o022)
+    os.umask(umask)
+    lines = [
+        f"umask {umask:o}",
+        f"nice {os.getpriority(os.PRIO_PROCESS, 0)}",
+        f"ioprio {linux.io_priority()}",
+        f"scheduler {policy} {priority}",
+        " ".join(["affinity", *map(str, sorted(os.sched_getaffinity(0)))]),
+        *(f"soft {number} {limit % 2**64}" for number, limit in enumerate(soft)),
+        *(f"cgroup {line}" for line in Path("/proc/self/cgroup").read_text().splitlines()),
+    ]
+    return "".join(f"{line}\n" for line in lines).encode()
+
+
+@needs_library
+def test_who_is_like_the_launcher_already_changes_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Not even a line is read: the library has written the same ones."""
+    monkeypatch.setattr(likeness.Likeness, "parse", lambda _state: 1 / 0)
+    likeness.become_like(state())
+
+
+@pytest.mark.parametrize("library", [pytest.param(True, marks=needs_library), False])
+def test_what_differs_is_made_the_same(monkeypatch: pytest.MonkeyPatch, library: bool) -> None:
+    """With the library and without: the umask and a soft limit stand for all."""
+    if not library:
+        monkeypatch.setattr(likeness, "_is_like", None)
+    wanted = state().replace(b"umask 22\n", b"umask 27\n").replace(b"nice 0\n", b"nice 3\n")
+
+    def changed() -> bool:
+        likeness.become_like(wanted)
+        return os.umask(0) == 0o027 and os.getpriority(os.PRIO_PROCESS, 0) == 3
+
+    assert in_fork(changed) == 0
+
+
+def test_a_line_that_is_not_understood_is_refused() -> None:
+    """A launcher of another build: nothing may be done in its name."""
+    with pytest.raises(ValueError, match="cannot be understood: colour blue"):
+        likeness.become_like(state() + b"colour blue\n")
