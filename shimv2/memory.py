@@ -2,11 +2,12 @@
 
 CPython writes to every object it passes by: reference counts, and in 3.11 the code itself, which is
 rewritten as it runs.  Each write makes a fork copy a page.  Some things help: `prepare` and
-`settle` keep the interpreter from rewriting code and from placing new objects between old ones, and
-take the meaning from the reference counts (immortal.py); `publish` lays what is there into a file;
-and `reclaim`, in a fork, gives up the copies that say what it says, counts without meaning aside
-(native/_memory.c).  A shim does so when it has come to rest: `Reclaimer`.  What it has touched by
-then others do better to touch before it is needed: `touch_ahead` (native/_ahead.c).
+`settle` have code rewritten before the fork and not after (specialized.py), keep the interpreter
+from placing new objects between old ones, and take the meaning from the reference counts
+(immortal.py); `publish` lays what is there into a file; and `reclaim`, in a fork, gives up the
+copies that say what it says, counts without meaning aside (native/_memory.c).  A shim does so when
+it has come to rest: `Reclaimer`.  What it has touched by then others do better to touch before it
+is needed: `touch_ahead` (native/_ahead.c).
 
 Without the library, where there was no compiler, `publish` and `reclaim` do nothing.
 """
@@ -17,10 +18,9 @@ import gc
 import os
 from array import array
 from collections.abc import Callable
-from types import CodeType, FunctionType
 from typing import Final
 
-from shimv2 import immortal
+from shimv2 import immortal, specialized
 
 __all__ = [
     "Reclaimer",
@@ -47,7 +47,7 @@ def prepare() -> None:
     ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 1)  # the mounts' thread would get an arena of its own
     objects = gc.get_objects()
     _number_types(objects)
-    _keep_code(objects)
+    specialized.hasten(objects)
 
 
 def settle() -> "array[int]":
@@ -56,6 +56,7 @@ def settle() -> "array[int]":
     Returns where in memory the counts are that have no meaning any more: for `publish`.
     """
     gc.collect()
+    specialized.keep(gc.get_objects())
     _close_tables()
     counts = immortal.make()
     gc.freeze()  # the collector does not write to what is shared, nor finds it
@@ -180,45 +181,12 @@ class Reclaimer:
 
 # --- the interpreter's writes --------------------------------------------------------------------
 
-# Of PyCodeObject in CPython 3.11: flags, the count of runs until the code is rewritten (0 = never),
-# and, to see that this is so, the count of arguments and the first line; then the code that is run.
-_FLAGS, _WARMUP, _ARGUMENTS, _FIRST_LINE, _RUN = 48, 52, 56, 72, 184
-
 
 def _number_types(objects: list[object]) -> None:
     """Have every class numbered for the cache of look-ups, which happens at the first of them."""
     for each in objects:
         if isinstance(each, type):
             getattr(each, "no such attribute", None)
-
-
-def _keep_code(objects: list[object]) -> None:
-    """Let no code be rewritten for speed, as each fork would do that again; what was, is put back.
-
-    Other versions of the interpreter than 3.11 have no such switch.
-    """
-    if not immortal.IS_CPYTHON_3_11:
-        return
-    left = [each.__code__ for each in objects if isinstance(each, FunctionType)]
-    seen: set[int] = set()
-    while left:
-        code = left.pop()
-        if id(code) not in seen:
-            seen.add(id(code))
-            _keep(code)
-            left += [each for each in code.co_consts if isinstance(each, CodeType)]
-
-
-def _keep(code: CodeType) -> None:
-    at, original = id(code), code.co_code
-    read = ctypes.c_int.from_address
-    as_known = (code.co_flags, code.co_argcount, code.co_firstlineno)
-    if tuple(read(at + field).value for field in (_FLAGS, _ARGUMENTS, _FIRST_LINE)) != as_known:
-        return
-    rewritten: bytes = code._co_code_adaptive  # type: ignore[attr-defined]
-    if rewritten != original and ctypes.string_at(at + _RUN, len(rewritten)) == rewritten:
-        ctypes.memmove(at + _RUN, original, len(original))
-    ctypes.c_short.from_address(at + _WARMUP).value = 0
 
 
 # Of PyHeapTypeObject in CPython 3.11: the table of its objects' attributes, which is there if a

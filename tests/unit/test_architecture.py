@@ -124,7 +124,8 @@ SHIM: Final[Mapping[str, str]] = {
     "sockets": "",
     "handover": "settings sockets",
     "immortal": "",
-    "memory": "immortal",
+    "specialized": "immortal",
+    "memory": "immortal specialized",
     "daemon": (
         "background container containers handover linux log loop memory publisher reaper "
         "runtime.criu service settings sockets status cgroups"

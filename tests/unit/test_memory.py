@@ -151,25 +151,6 @@ def test_without_the_library_nothing_is_done(monkeypatch: pytest.MonkeyPatch) ->
     assert memory.reclaim() == 0
 
 
-@only_3_11
-def test_code_is_not_rewritten_after_it_was_prepared() -> None:
-    """What a fork runs stays what it shares: the bytes of its code are those of before."""
-
-    def work() -> bool:
-        def add(count: int) -> int:
-            total = 0
-            for number in range(count):
-                total += number
-            return total
-
-        memory._keep(add.__code__)
-        for _ in range(100):
-            assert add(10) == 45
-        return add.__code__._co_code_adaptive == add.__code__.co_code  # type: ignore[attr-defined,no-any-return]
-
-    assert in_fork(work) == 0
-
-
 @needs_library
 @pytest.mark.skipif(linux_version() < (5, 14), reason="the kernel makes no copies ahead of need")
 def test_what_one_fork_has_touched_another_touches_in_advance() -> None:
@@ -196,27 +177,6 @@ def test_what_one_fork_has_touched_another_touches_in_advance() -> None:
         return len(runs) // 16 > 1000 and in_fork(second) == 0
 
     assert in_fork(publish) == 0
-
-
-@only_3_11
-def test_code_that_was_rewritten_is_put_back() -> None:
-    """What ran while modules were imported: it is as if it had just been compiled, and works."""
-
-    def work() -> bool:
-        def add(count: int) -> int:
-            total = 0
-            for number in range(count):
-                total += number
-            return total
-
-        code = add.__code__
-        assert [add(10) for _ in range(100)] == [45] * 100
-        assert code._co_code_adaptive != code.co_code  # type: ignore[attr-defined]
-        memory._keep(code)
-        assert [add(10) for _ in range(100)] == [45] * 100
-        return code._co_code_adaptive == code.co_code  # type: ignore[attr-defined,no-any-return]
-
-    assert in_fork(work) == 0
 
 
 @only_3_11
