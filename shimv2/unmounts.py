@@ -100,8 +100,10 @@ def mounts_on(path: str) -> int:
 
 
 def _mount_point(line: bytes) -> str:
-    raw = line.split(b" ")[_MOUNT_POINT_FIELD]
-    return os.fsdecode(_ESCAPED.sub(lambda match: bytes([int(match[1], 8)]), raw))
+    raw = line.split(b" ", _MOUNT_POINT_FIELD + 1)[_MOUNT_POINT_FIELD]
+    if b"\\" in raw:  # seldom, and there is a line for each container of the machine
+        raw = _ESCAPED.sub(lambda match: bytes([int(match[1], 8)]), raw)
+    return os.fsdecode(raw)
 
 
 def _is_below(path: str, root: str) -> bool:

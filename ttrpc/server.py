@@ -2,6 +2,7 @@
 
 import asyncio
 import functools
+import itertools
 import logging
 import os
 import random
@@ -21,7 +22,9 @@ log = logging.getLogger("ttrpc")
 
 ACCEPTS_PER_STEP: Final = 64
 BACKOFF_S: Final = (0.001, 1.0)  # after a failed accept: first and longest pause
-IDLE_POLL_S: Final = (0.001, 0.05)  # only while shutting down: first and longest pause
+# Between looks while shutting down.  Mostly one reply is left, to what asked for the end: it is out
+# when the tasks that are ready have had their turn.
+IDLE_PAUSES_S: Final = (0, 0, 0, 0, 0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.05)
 HANDLERS_END_S: Final = 5.0  # for handlers to end once they are cancelled
 
 
@@ -99,14 +102,13 @@ class Server:
         self.stop_listening()
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout_s
-        pause_s, longest_s = IDLE_POLL_S
-        while True:
+        pauses_s = itertools.chain(IDLE_PAUSES_S, itertools.repeat(IDLE_PAUSES_S[-1]))
+        for pause_s in pauses_s:
             for session in [session for session in self._sessions if session.idle]:
                 session.close()
             if not self._sessions or loop.time() >= deadline:
                 break
-            await asyncio.sleep(pause_s)  # mostly for one reply, that of Shutdown itself
-            pause_s = min(pause_s * 2, longest_s)
+            await asyncio.sleep(pause_s)
         await self.close()
 
     async def close(self) -> None:
