@@ -148,7 +148,7 @@ EXPERIMENTS: Final = (
         10,
         one_by_one(throughput),
     ),
-    Experiment("exec", (Measure("exec", "exec round trip", "ms"),), 60, one_by_one(execs)),
+    Experiment("exec", (Measure("exec", "exec round trip", "ms"),), 120, one_by_one(execs)),
     Experiment(
         "execs",
         (Measure("execs_at_once", "50 execs at once", "ms"),),

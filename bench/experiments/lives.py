@@ -100,13 +100,13 @@ EXPERIMENTS: Final = (
     Experiment(
         "whole",
         (Measure("whole", "whole container, runc", "ms"),),
-        60,
+        120,
         one_by_one(partial(whole, runtime="runc", name="whole")),
     ),
     Experiment(
         "whole_crun",
         (Measure("whole_crun", "whole container, crun", "ms"),),
-        60,
+        120,
         one_by_one(partial(whole, runtime="crun", name="whole_crun")),
     ),
 )
