@@ -25,7 +25,7 @@ def plots(results: Results, numbers: Sequence[int]) -> dict[str, tuple[str, str]
         title = "Ratio to the peer, with its 95 % interval; the tick is the bar"
         found["ratios.svg"] = (title, ratios(title, judged))
     groups = {
-        f"{number} shims": {
+        f"{number} shim{'s' if number > 1 else ''}": {
             peer: sorted(samples)[len(samples) // 2]
             for peer, samples in results.samples[f"pss_used_{number}"].items()
         }
