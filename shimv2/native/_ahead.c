@@ -70,8 +70,8 @@ __attribute__((visibility("default"))) long pyrunc_touched_1(uint64_t *numbers, 
 	unsigned long start, end;
 
 	while (pagemap >= 0 && maps && fgets(line, sizeof line, maps))
-		/* What is shared is a file's, and none that the interpreter works with. */
-		if (sscanf(line, "%lx-%lx r%*c%*cp", &start, &end) == 2 && !strstr(line, "[v"))
+		/* Not what the kernel shows of itself: vvar, vdso, vsyscall. */
+		if (sscanf(line, "%lx-%lx", &start, &end) == 2 && !strstr(line, "[v"))
 			look(&runs, pagemap, start, end, sysconf(_SC_PAGESIZE));
 	if (maps)
 		fclose(maps);
