@@ -166,7 +166,10 @@ def test_page_cache_at_the_limit_is_no_oom(setup: Setup) -> None:
             await fill_cache(harness, folder)
 
     async def fill_cache(harness: Harness, folder: str) -> None:
-        script = "dd if=/dev/zero of=/data/big bs=1M count=64 2>/dev/null"
+        # Written back bit by bit: of what is not on the disk yet the kernel may kill for want of
+        # memory (seen once with cgroup v1, on a busy disk).
+        step = "dd if=/dev/zero of=/data/$n bs=1M count=4 conv=fsync 2>/dev/null || exit 1"
+        script = f"for n in $(seq 16); do {step}; done"
         wanted = replace(limited("sh", "-c", script), binds=[(folder, "/data")])
         container = await harness.run("c1", wanted=wanted)
         ended = await container.task.wait("c1", timeout_s=60)
