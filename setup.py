@@ -19,8 +19,10 @@ from setuptools.command.build_py import build_py
 SOURCES: Final = "shimv2/native"
 FLAGS: Final = ("-std=gnu11", "-O2", "-Wall", "-Wextra")
 # What is built, from what, and how.
-LIBRARY: Final = ("-shared", "-fPIC", "-fvisibility=hidden")
-PROGRAM: Final = ("-static",)  # there is nothing to link then, at each start of a container
+# Flags, each tuple tried until one works: a static program has nothing to link at each start of a
+# container, but not everywhere is a libc.a.
+LIBRARY: Final = (("-shared", "-fPIC", "-fvisibility=hidden"),)
+PROGRAM: Final = (("-static",), ())
 PRODUCTS: Final = (
     ("libspawn.so", ("_spawn.c",), LIBRARY),
     ("libmemory.so", ("_memory.c", "_holes.c", "_ahead.c"), LIBRARY),
@@ -43,13 +45,12 @@ def build(folder: str) -> None:
         return
     os.makedirs(folder, exist_ok=True)
     extra = shlex.split(os.environ.get("CFLAGS", "")) + shlex.split(os.environ.get("LDFLAGS", ""))
-    for product, sources, flags in PRODUCTS:
+    for product, sources, tries in PRODUCTS:
         path = os.path.join(folder, product)
         # Renamed into place: a shim that runs has the old file mapped.
         files = [os.path.join(SOURCES, source) for source in sources]
-        tries = [flags, ()] if flags is PROGRAM else [flags]  # not everywhere is a libc.a
-        for tried in tries:
-            argv = [*cc, *FLAGS, *tried, *files, "-o", f"{path}.new", *extra]
+        for flags in tries:
+            argv = [*cc, *FLAGS, *flags, *files, "-o", f"{path}.new", *extra]
             if subprocess.run(argv, check=False).returncode == 0:
                 os.replace(f"{path}.new", path)
                 break

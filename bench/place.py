@@ -18,11 +18,9 @@ from bench.peers import Peer, given, install_ours
 from bench.running import Running, make_bundle
 from bench.sink import Sink
 from shimv2.ctl import spec
-from shimv2.ctl.bundle import Bundle
 from shimv2.ctl.launch import Binary
 from shimv2.ctl.reply import Generation
 from shimv2.ctl.rootfs import make_rootfs
-from shimv2.model import Mount
 from tests.support.host import RUNTIMES
 from tests.support.leaks import HostLeaks
 
@@ -114,15 +112,6 @@ class Place:
         running = Running(self, self.binary(peer, events or self.events), bundle, found)
         self._running.append(running)
         return running
-
-    def overlay(self, bundle: Bundle) -> Mount:
-        """The root of a container: what it writes lies on the disk."""
-        own = os.path.join(self.layers, bundle.id)
-        upper, work = os.path.join(own, "upper"), os.path.join(own, "work")
-        for folder in (upper, work):
-            os.makedirs(folder)
-        options = (f"lowerdir={self.rootfs}", f"upperdir={upper}", f"workdir={work}")
-        return Mount(type="overlay", source="overlay", target="", options=options)
 
     def forget(self, running: Running) -> None:
         """Take note that it is gone."""

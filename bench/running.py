@@ -102,7 +102,7 @@ class Running:
             self.id,
             self.bundle.path,
             stdio=stdio,
-            rootfs=[self.place.overlay(self.bundle)],
+            rootfs=[self.bundle.overlay(self.place.rootfs, layers=self.place.layers)],
             options=self.options,
         )
 

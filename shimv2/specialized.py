@@ -14,7 +14,7 @@ import dis
 import opcode
 from collections.abc import Iterable, Iterator
 from types import CodeType, FunctionType
-from typing import Any, Final
+from typing import Final
 
 from shimv2 import immortal
 
@@ -25,6 +25,11 @@ __all__ = ["hasten", "keep"]
 _FLAGS, _WARMUP, _ARGUMENTS, _FIRST_LINE, _RUN = 48, 52, 56, 72, 184
 _UNIT: Final = 2  # bytes: an instruction and its argument, or a word of its cache
 _FRESH: Final = 53  # the first word of a cache whose instruction has met one kind of thing only
+_CACHES: Final[list[int]] = getattr(opcode, "_inline_cache_entries", [])  # words, by instruction
+_NUMBERS: Final[dict[str, int]] = getattr(dis, "_all_opmap", {})
+_ADAPTING: Final = frozenset(
+    number for name, number in _NUMBERS.items() if name.endswith("_ADAPTIVE")
+)
 
 
 def hasten(objects: Iterable[object]) -> None:
@@ -88,10 +93,3 @@ def _end_adapting(code: CodeType) -> None:
             if run[at] in _ADAPTING or counter != _FRESH:
                 ctypes.c_ubyte.from_address(id(code) + _RUN + at).value = compiled[at]
         at += _UNIT * (1 + caches)
-
-
-_CACHES: Final[list[int]] = getattr(opcode, "_inline_cache_entries", [])  # words, by instruction
-_NAMES: Final[dict[str, Any]] = getattr(dis, "_all_opmap", {})
-_ADAPTING: Final = frozenset(
-    number for name, number in _NAMES.items() if name.endswith("_ADAPTIVE")
-)

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from shimv2.spare import Work
 
 _BACKLOG: Final = 4096
-_WAY_MS: Final = 15  # a `start` takes 4, and so does what comes before Create
+_WAY_MS: Final = 15  # a `start` takes 3
 _LONGEST_WORD: Final = 1 << 17  # bytes: a socket's buffer has room for more
 _WARMING: Final = "warm-"  # and the pid of the zygote whose folder it is: see warm.py
 _TITLE: Final = "containerd-shim-pyrunc-zygote"

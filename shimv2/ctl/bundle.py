@@ -78,9 +78,13 @@ class Bundle:
         for stream in STREAMS:
             _unlink(self.fifo(stream, exec_id=exec_id))
 
-    def overlay(self, lower: str) -> Mount:
-        """Return the mount that gives the container `lower` as its root, writes kept apart."""
-        upper, work = (os.path.join(self.own, name) for name in ("upper", "overlay"))
+    def overlay(self, lower: str, *, layers: str = "") -> Mount:
+        """Return the mount that gives the container `lower` as its root, writes kept apart.
+
+        They go to the client's folder, or to one of the container's own below `layers`.
+        """
+        own = os.path.join(layers, self.id) if layers else self.own
+        upper, work = (os.path.join(own, name) for name in ("upper", "overlay"))
         for folder in (upper, work):
             os.makedirs(folder, mode=0o755, exist_ok=True)
         options = (f"lowerdir={lower}", f"upperdir={upper}", f"workdir={work}")

@@ -42,14 +42,16 @@ def test_who_is_like_the_launcher_already_changes_nothing(
 
 @pytest.mark.parametrize("library", [pytest.param(True, marks=needs_library), False])
 def test_what_differs_is_made_the_same(monkeypatch: pytest.MonkeyPatch, library: bool) -> None:
-    """With the library and without: the umask and a soft limit stand for all."""
+    """With the library and without: the umask and the priority stand for all."""
     if not library:
         monkeypatch.setattr(likeness, "_is_like", None)
-    wanted = state().replace(b"umask 22\n", b"umask 27\n").replace(b"nice 0\n", b"nice 3\n")
 
     def changed() -> bool:
-        likeness.become_like(wanted)
-        return os.umask(0) == 0o027 and os.getpriority(os.PRIO_PROCESS, 0) == 3
+        os.umask(0o022)
+        nice = os.getpriority(os.PRIO_PROCESS, 0)
+        wanted = state().replace(b"umask 22\n", b"umask 27\n")
+        likeness.become_like(wanted.replace(b"nice %d\n" % nice, b"nice %d\n" % (nice + 1)))
+        return os.umask(0) == 0o027 and os.getpriority(os.PRIO_PROCESS, 0) == nice + 1
 
     assert in_fork(changed) == 0
 
