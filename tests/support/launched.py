@@ -10,6 +10,8 @@ import tempfile
 from pathlib import Path
 from typing import Final
 
+import psutil
+
 from tests.support.boot import arguments
 from tests.support.until import until
 
@@ -109,8 +111,15 @@ def _pair(program: Path) -> list[int]:
             return False
         return len(found) == 2
 
-    until(both, "a zygote with its spare")
+    until(both, "a zygote with its spare", found=lambda: _told(program))
     return found
+
+
+def _told(program: Path) -> str:
+    """List all processes that have to do with a launcher, as text for a failure."""
+    every = psutil.process_iter(["pid", "ppid", "status", "cmdline"])
+    mine = (each.info for each in every if str(program) in " ".join(each.info["cmdline"] or []))
+    return "".join(f"\n{info}" for info in mine)
 
 
 def end_zygotes(program: Path) -> None:

@@ -1,9 +1,11 @@
 """Shims forked from a warm parent: as good as cold ones, and never in the way of one."""
 
 import os
+import platform
 import resource
 import secrets
 import signal
+import struct
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -21,6 +23,7 @@ from tests.support.leaks import alive
 from tests.support.portrait import portrait
 from tests.support.until import until
 
+_SYS_RT_SIGACTION = 13 if platform.machine() == "x86_64" else 134
 # What a cold start costs here, many times over: a zygote in the way may cost no more.
 _PATIENCE_S = 10.0
 
@@ -241,6 +244,21 @@ def test_caller_that_a_fork_cannot_be_like_gets_a_zygote_of_its_own(
 
     assert pid != waiting
     until(lambda: len(launched.zygotes(boot.shim)) == 4, "a second zygote with its spare")
+
+
+@pytest.mark.parametrize("action", [signal.SIG_DFL, signal.SIG_IGN], ids=["default", "ignored"])
+def test_signals_that_are_the_c_librarys_own_do_not_tell_callers_apart(
+    boot: Boot, action: signal.Handlers
+) -> None:
+    """One that was born with them ignored has them at their default from its first thread on."""
+    warmed(boot)
+    waiting = launched.spare(boot.shim)
+
+    def treat() -> None:
+        for number in (32, 33):  # sigaction(3) refuses them
+            linux.syscall(_SYS_RT_SIGACTION, number, struct.pack("QQQQ", action, 0, 0, 0), None, 8)
+
+    assert started(boot, "c1", setup=treat) == waiting
 
 
 def test_new_code_gets_a_new_zygote(boot: Boot) -> None:
