@@ -7,6 +7,9 @@ from typing import Final
 Samples = Mapping[str, Sequence[float]]  # by measure
 Round = Mapping[str, Samples]  # by shim: of all, taken one right after the other
 
+MS: Final = 1e3  # of these a second has
+US: Final = 1e6
+
 OURS: Final = "ours"
 GO_1_6: Final = "go-1.6"
 GO_1_7: Final = "go-1.7"

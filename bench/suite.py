@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Collection, Sequence
 from typing import Final
 
-from bench.experiments import Experiment, Options, calls, daemons, lives, memory, streams
+from bench.experiments import Experiment, Options, calls, daemons, execs, lives, memory, streams
 from bench.measures import Measure
 from bench.peers import Peer
 from bench.place import Place
@@ -23,6 +23,7 @@ def experiments(peers: Sequence[Peer], options: Options) -> list[Experiment]:
     return [
         *lives.EXPERIMENTS,
         *calls.EXPERIMENTS,
+        *execs.EXPERIMENTS,
         *streams.EXPERIMENTS,
         *memory.experiments(options),
         *(daemons.experiment(peer) for peer in peers if peer.containerd),

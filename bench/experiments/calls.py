@@ -8,27 +8,20 @@ import time
 from statistics import median
 from typing import Final
 
-from google.protobuf.empty_pb2 import Empty
-
 from bench.experiments import Experiment, one_by_one
-from bench.measures import Measure, Samples
+from bench.measures import MS, US, Measure, Samples
 from bench.peers import Peer
 from bench.place import Place
 from bench.ratios import percentile
 from bench.running import Running
 from bench.sink import Sink
-from bench.task import Burst, Repeated, exec_request
+from bench.task import Repeated
 from protos import task_v2_pb2
-from shimv2.model import Stdio
 
-MS: Final = 1e3
-US: Final = 1e6
 _WARM_UP: Final = 200
 _CALLS: Final = 3000
 _CONNECTIONS: Final = 100
 _THROUGHPUT_S: Final = 1.0
-_EXECS: Final = 5
-_EXECS_AT_ONCE: Final = 50
 _EVENT_LIMIT_S: Final = 10.0
 _READ_BYTES: Final = 64 * 1024
 
@@ -72,46 +65,6 @@ def throughput(place: Place, peer: Peer) -> Samples:
     return {"state_rate": [done / taken_s]}
 
 
-def execs(place: Place, peer: Peer) -> Samples:
-    """Exec, Start, Wait and Delete of `true`, with streams; the median of some in a container."""
-    with place.container(peer) as shim:
-        shim.up()
-        times = []
-        for number in range(_EXECS):
-            name = f"e{number}"
-            stdio = shim.open_streams(exec_id=name)
-            began = time.perf_counter()
-            run_exec(shim, name, stdio)
-            times.append(time.perf_counter() - began)
-    return {"exec": [median(times) * MS]}
-
-
-def run_exec(shim: Running, name: str, stdio: Stdio) -> None:
-    shim.task.exec(shim.id, name, "true", stdio=stdio)
-    shim.task.start(shim.id, name)
-    shim.task.wait(shim.id, name)
-    shim.task.delete(shim.id, name)
-
-
-def execs_at_once(place: Place, peer: Peer) -> Samples:
-    """Many execs of `true` together: all Execs, all Starts, all Waits, all Deletes."""
-    names = [f"e{number}" for number in range(_EXECS_AT_ONCE)]
-    with place.container(peer) as shim:
-        shim.up()
-        with contextlib.closing(Burst(shim.address)) as burst:
-            made = [exec_request(shim.id, name, "true", stdio=Stdio()) for name in names]
-            began = time.perf_counter()
-            burst.calls("Exec", made, Empty)
-            started = [task_v2_pb2.StartRequest(id=shim.id, exec_id=name) for name in names]
-            burst.calls("Start", started, task_v2_pb2.StartResponse)
-            waited = [task_v2_pb2.WaitRequest(id=shim.id, exec_id=name) for name in names]
-            burst.calls("Wait", waited, task_v2_pb2.WaitResponse)
-            deleted = [task_v2_pb2.DeleteRequest(id=shim.id, exec_id=name) for name in names]
-            burst.calls("Delete", deleted, task_v2_pb2.DeleteResponse)
-            taken_s = time.perf_counter() - began
-    return {"execs_at_once": [taken_s * MS]}
-
-
 def exit_event(place: Place, peer: Peer) -> Samples:
     """From the death of an init to the event of it at the daemon."""
     path = os.path.join(place.folder, "own.sock")
@@ -147,13 +100,6 @@ EXPERIMENTS: Final = (
         (Measure("state_rate", "State on 100 connections", "calls/s", more_is_better=True),),
         10,
         one_by_one(throughput),
-    ),
-    Experiment("exec", (Measure("exec", "exec round trip", "ms"),), 120, one_by_one(execs)),
-    Experiment(
-        "execs",
-        (Measure("execs_at_once", "50 execs at once", "ms"),),
-        3,  # the one of containerd 1.6 takes a minute for it
-        one_by_one(execs_at_once),
     ),
     Experiment(
         "event",

@@ -12,7 +12,7 @@ from functools import partial
 from typing import Final
 
 from bench.experiments import Experiment, Options
-from bench.measures import OURS, Measure, Round
+from bench.measures import MS, OURS, Measure, Round
 from bench.peers import Peer
 from bench.place import Place
 from shimv2.ctl.image import IMAGE, make_image
@@ -21,7 +21,6 @@ from tests.support.until import until
 
 _PAIRS_A_ROUND: Final = 5
 _CLEAR_LIMIT_S: Final = 30.0
-_MS: Final = 1000.0
 
 
 class Daemon(Containerd):
@@ -73,7 +72,7 @@ def ctr_run(place: Place, peers: Sequence[Peer], _options: Options, *, under: st
         for number in range(_PAIRS_A_ROUND):
             for peer in pair if number % 2 else reversed(pair):
                 taken_s = daemon.run_s(f"{place.mark}-ctr-{number}", peer.path)
-                times[peer.name].append(taken_s * _MS)
+                times[peer.name].append(taken_s * MS)
     return {name: {f"ctr_{under}": values} for name, values in times.items()}
 
 

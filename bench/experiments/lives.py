@@ -5,12 +5,10 @@ from functools import partial
 from typing import Final
 
 from bench.experiments import Experiment, one_by_one
-from bench.measures import Measure, Samples
+from bench.measures import MS, Measure, Samples
 from bench.peers import Peer
 from bench.place import Place
 from bench.running import timed
-
-MS: Final = 1000.0
 
 
 def start(place: Place, peer: Peer) -> Samples:

@@ -8,7 +8,7 @@ from typing import Final
 
 from bench import proc
 from bench.experiments import Experiment, Options
-from bench.experiments.calls import run_exec
+from bench.experiments.execs import steps
 from bench.measures import Measure, Round, Samples
 from bench.peers import Peer
 from bench.place import Place
@@ -53,7 +53,8 @@ def _group(place: Place, peer: Peer, count: int, execs: int) -> Samples:
             return fresh
         for shim in shims:
             for number in range(execs):
-                run_exec(shim, f"e{number}", Stdio())
+                for step in steps(shim, f"e{number}", Stdio()):
+                    step()
         used = _measured(peer, shims, f"_used_{count}")
     return {**fresh, **used}
 

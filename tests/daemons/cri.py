@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from tests.daemons.page import box
 from tests.support.containerd import UNNEEDED, Containerd
+from tests.support.programs import ended
 from tests.support.releases import CACHE, Release, tool
 from tests.support.until import until
 
@@ -176,17 +177,13 @@ class CriContainerd(Containerd):
         Raises:
             AssertionError: it failed and `check` is set; says what it printed.
         """
-        done = subprocess.run(
+        return ended(
             self.crictl_command(*args),
-            check=False,
-            input=stdin,
-            capture_output=True,
-            timeout=_LIMIT_S,
+            told_as=f"crictl {' '.join(args)}",
+            check=check,
+            stdin=stdin,
+            timeout_s=_LIMIT_S,
         )
-        if check and done.returncode:
-            said = (done.stdout[-2000:] + done.stderr[-2000:]).decode(errors="replace")
-            raise AssertionError(f"crictl {' '.join(args)}: status {done.returncode}: {said}")
-        return done
 
     def ask(self, *args: str) -> Any:
         """Return what crictl prints as JSON."""

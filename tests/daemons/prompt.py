@@ -5,6 +5,7 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from typing import Final
 
+from tests.support.programs import ended
 from tests.support.terminal import Terminal
 
 _LIMIT_S: Final = 60.0
@@ -28,17 +29,15 @@ class Prompt:
         Raises:
             AssertionError: it failed and `check` is set; says what it printed.
         """
-        done = subprocess.run(
+        done = ended(
             self.command(*command),
-            check=False,
-            input=stdin,
-            capture_output=True,
-            text=True,
-            timeout=timeout_s,
+            told_as=str(command),
+            check=check,
+            stdin=stdin.encode(),
+            timeout_s=timeout_s,
         )
-        said = done.stdout[-2000:] + done.stderr[-2000:]
-        assert done.returncode == 0 or not check, f"{command}: status {done.returncode}: {said}"
-        return done
+        out, err = done.stdout.decode(), done.stderr.decode()
+        return subprocess.CompletedProcess(done.args, done.returncode, out, err)
 
     def terminal(self, *command: str, columns: int = 80, rows: int = 24) -> Terminal:
         """Start a command, or a shell's line, in a terminal of its own.  The caller ends it."""

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from tests.support.programs import Daemon, ended
 from tests.support.until import until
 
 CONTAINERD: Final = "containerd"
@@ -66,37 +67,22 @@ class Containerd:
         self.fifos = os.path.join(folder, "fifo")
         self._env = {**os.environ, **(env or {}), "PATH": f"{path}:{os.environ['PATH']}"}
         self._config = os.path.join(folder, "config.toml")
-        self._process: subprocess.Popen[bytes] | None = None
+        self._daemon = Daemon(CONTAINERD, self.log, self._env)
         os.makedirs(self.fifos, exist_ok=True)
         with open(self._config, "w", encoding="utf-8") as file:
             file.write(self._toml())
 
     @property
     def pid(self) -> int:
-        assert self._process is not None, "containerd is not running"
-        return self._process.pid
+        return self._daemon.pid
 
     def start(self) -> None:
         """Start the daemon and wait until it answers."""
-        assert self._process is None, "containerd is running already"
-        with open(self.log, "ab") as log:
-            self._process = subprocess.Popen(
-                self._launch(),
-                env=self._env,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
-        # The ttrpc socket is the last one it opens.
-        until(self._answers, f"containerd to answer, see {self.log}", limit_s=_READY_LIMIT_S)
+        self._daemon.start(self._launch(), self._answers, limit_s=_READY_LIMIT_S)
 
     def stop(self, number: int = signal.SIGTERM) -> None:
         """End the daemon and wait for it; its shims stay."""
-        process, self._process = self._process, None
-        if process is not None:
-            process.send_signal(number)
-            process.wait(timeout=30)
+        self._daemon.stop(number)
 
     def kill(self) -> None:
         self.stop(signal.SIGKILL)
@@ -105,7 +91,7 @@ class Containerd:
         self,
         *args: str,
         check: bool = True,
-        stdin: bytes | None = None,
+        stdin: bytes = b"",
         timeout_s: float = _CTR_LIMIT_S,
     ) -> "subprocess.CompletedProcess[bytes]":
         """Run ctr against this daemon.
@@ -113,18 +99,13 @@ class Containerd:
         Raises:
             AssertionError: it failed and `check` is set; says what it printed.
         """
-        done = subprocess.run(
+        return ended(
             self.command(*args),
-            check=False,
-            input=stdin if stdin is not None else b"",
-            capture_output=True,
-            timeout=timeout_s,
+            told_as=f"ctr {' '.join(args)}",
+            check=check,
+            stdin=stdin,
+            timeout_s=timeout_s,
         )
-        if check and done.returncode != 0:
-            said = (done.stdout[-2000:] + done.stderr[-2000:]).decode(errors="replace")
-            msg = f"ctr {' '.join(args)}: status {done.returncode}: {said}"
-            raise AssertionError(msg)
-        return done
 
     def command(self, *args: str) -> list[str]:
         ctr = os.path.join(self.binaries, "ctr")
@@ -181,12 +162,7 @@ class Containerd:
         return [os.path.join(self.binaries, CONTAINERD), "--config", self._config]
 
     def _answers(self) -> bool:
-        process = self._process
-        if process is None or process.poll() is not None:
-            tail = _contents(self.log)[-2000:].decode(errors="replace")
-            self._process = None
-            msg = f"containerd did not start: {tail}"
-            raise AssertionError(msg)
+        # The ttrpc socket is the last one it opens.
         if not os.path.exists(f"{self.address}.ttrpc"):
             return False
         return self.ctr("version", check=False).returncode == 0

@@ -11,11 +11,11 @@ from contextlib import contextmanager
 from typing import Any, Final
 
 from tests.support.containerd import Containerd
+from tests.support.programs import Daemon, ended
 from tests.support.until import until
 
 IMAGE: Final = "busybox"
 _READY_LIMIT_S: Final = 60.0
-_STOP_LIMIT_S: Final = 60.0
 _DOCKER_LIMIT_S: Final = 90.0
 # The kernel of a test machine may have no netfilter: containers get no network, or the host's.
 _FLAGS: Final = ("--bridge=none", "--iptables=false")
@@ -45,7 +45,7 @@ class Dockerd:
         self._env = {**os.environ, **env, "PATH": self._path}
         self._config = os.path.join(self.folder, "daemon.json")
         self._flags: Sequence[str] = ()
-        self._process: subprocess.Popen[bytes] | None = None
+        self._daemon = Daemon("dockerd", self.log, self._env)
         self.configure(config)
 
     def configure(self, config: Mapping[str, object], *flags: str) -> None:
@@ -59,38 +59,26 @@ class Dockerd:
 
     def start(self) -> None:
         """Start the daemon and wait until it answers."""
-        assert self._process is None, "dockerd is running already"
         namespace, folder = self.containerd.namespace, self.folder
-        with open(self.log, "ab") as log:
-            self._process = subprocess.Popen(
-                [
-                    "dockerd",
-                    *_FLAGS,
-                    f"--config-file={self._config}",
-                    f"--data-root={folder}/docker",
-                    f"--exec-root={folder}/x",
-                    f"--pidfile={folder}/docker.pid",
-                    f"--host={self.host}",
-                    f"--containerd={self.containerd.address}",
-                    f"--containerd-namespace={namespace}",
-                    f"--containerd-plugins-namespace={namespace}-plugins",
-                    f"--cgroup-parent=/{namespace}",
-                    *self._flags,
-                ],
-                env=self._env,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
-        until(self._answers, f"dockerd to answer, see {self.log}", limit_s=_READY_LIMIT_S)
+        command = [
+            "dockerd",
+            *_FLAGS,
+            f"--config-file={self._config}",
+            f"--data-root={folder}/docker",
+            f"--exec-root={folder}/x",
+            f"--pidfile={folder}/docker.pid",
+            f"--host={self.host}",
+            f"--containerd={self.containerd.address}",
+            f"--containerd-namespace={namespace}",
+            f"--containerd-plugins-namespace={namespace}-plugins",
+            f"--cgroup-parent=/{namespace}",
+            *self._flags,
+        ]
+        self._daemon.start(command, self._answers, limit_s=_READY_LIMIT_S)
 
     def stop(self, number: int = signal.SIGTERM) -> None:
         """End the daemon and wait for it; with live restore its containers stay."""
-        process, self._process = self._process, None
-        if process is not None:
-            process.send_signal(number)
-            process.wait(timeout=_STOP_LIMIT_S)
+        self._daemon.stop(number)
 
     def kill(self) -> None:
         self.stop(signal.SIGKILL)
@@ -120,17 +108,13 @@ class Dockerd:
         Raises:
             AssertionError: it failed and `check` is set; says what it printed.
         """
-        done = subprocess.run(
+        return ended(
             self.command(*args),
-            check=False,
-            input=stdin,
-            capture_output=True,
-            timeout=timeout_s,
+            told_as=f"docker {' '.join(args)}",
+            check=check,
+            stdin=stdin,
+            timeout_s=timeout_s,
         )
-        if check and done.returncode != 0:
-            said = (done.stdout[-2000:] + done.stderr[-2000:]).decode(errors="replace")
-            raise AssertionError(f"docker {' '.join(args)}: status {done.returncode}: {said}")
-        return done
 
     def command(self, *args: str) -> list[str]:
         # Settings of its own: the developer's may change what is printed.
@@ -228,9 +212,4 @@ class Dockerd:
         return self.said("ps", "--all", "--quiet", "--no-trunc").split()
 
     def _answers(self) -> bool:
-        process = self._process
-        if process is None or process.poll() is not None:
-            self._process = None
-            with open(self.log, encoding="utf-8", errors="replace") as file:
-                raise AssertionError(f"dockerd did not start: {file.read()[-2000:]}")
         return self.docker("version", check=False).returncode == 0

@@ -1,0 +1,80 @@
+"""Programs that tests call: clients, run to their end, and daemons, killed and started at will."""
+
+import signal
+import subprocess
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+from tests.support.until import until
+
+_SAID: Final = 2000  # of what was printed is told of a failure
+_STOP_LIMIT_S: Final = 60.0
+
+
+def ended(
+    command: Sequence[str],
+    *,
+    told_as: str,
+    check: bool,
+    stdin: bytes = b"",
+    timeout_s: float,
+) -> "subprocess.CompletedProcess[bytes]":
+    """Run a client to its end.
+
+    Raises:
+        AssertionError: it failed and `check` is set; says what it printed.
+    """
+    done = subprocess.run(command, check=False, input=stdin, capture_output=True, timeout=timeout_s)
+    if check and done.returncode:
+        said = (done.stdout[-_SAID:] + done.stderr[-_SAID:]).decode(errors="replace")
+        raise AssertionError(f"{told_as}: status {done.returncode}: {said}")
+    return done
+
+
+class Daemon:
+    """A daemon's process, one after the other; what it prints is added to the file `log`."""
+
+    def __init__(self, name: str, log: str, env: Mapping[str, str]) -> None:
+        self.log = log
+        self._name = name
+        self._env = env
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None, f"{self._name} is not running"
+        return self._process.pid
+
+    def start(self, command: Sequence[str], answers: Callable[[], bool], *, limit_s: float) -> None:
+        """Start it and wait until it answers.
+
+        Raises:
+            AssertionError: it does not; says what it printed.
+        """
+        assert self._process is None, f"{self._name} is running already"
+        with open(self.log, "ab") as log:
+            process = self._process = subprocess.Popen(
+                command,
+                env=self._env,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+
+        def ready() -> bool:
+            if process.poll() is not None:
+                self._process = None
+                tail = Path(self.log).read_bytes()[-_SAID:].decode(errors="replace")
+                raise AssertionError(f"{self._name} did not start: {tail}")
+            return answers()
+
+        until(ready, f"{self._name} to answer, see {self.log}", limit_s=limit_s)
+
+    def stop(self, number: int = signal.SIGTERM) -> None:
+        """Signal it and wait for its end; does nothing if it does not run."""
+        process, self._process = self._process, None
+        if process is not None:
+            process.send_signal(number)
+            process.wait(timeout=_STOP_LIMIT_S)
