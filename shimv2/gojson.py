@@ -28,7 +28,7 @@ def loads(data: bytes) -> object:
     """
     text = data.decode("utf-8", "replace")  # as Go: bytes that are no UTF-8 become U+FFFD
     try:
-        return json.loads(text, parse_constant=_no_constant, parse_float=_finite)
+        return _DECODER.decode(text)
     except RecursionError:
         raise JsonError("exceeded max depth") from None
     except JsonError:
@@ -84,6 +84,9 @@ def _finite(text: str) -> float:
     if math.isinf(value):  # it could not be written as JSON again
         raise JsonError(f"json: cannot unmarshal number {text} into Go value of type float64")
     return value
+
+
+_DECODER: Final = json.JSONDecoder(parse_constant=_no_constant, parse_float=_finite)
 
 
 class _Scan:
@@ -268,9 +271,9 @@ def check(value: object, shape: Shape) -> None:
 
 
 def _check(value: object, shape: Shape, struct: str, path: str) -> None:
+    if value is None or (isinstance(shape, str) and _fits(value, shape)):
+        return
     match shape, value:
-        case _, None:
-            pass
         case Struct(name=name, fields=fields), dict():
             for key, member in value.items():
                 field = key if key in fields else _fold(key, fields)
@@ -282,8 +285,6 @@ def _check(value: object, shape: Shape, struct: str, path: str) -> None:
         case StringMap(of), dict():
             for member in value.values():
                 _check(member, of, struct, path)
-        case str(basic), _ if _fits(value, basic):
-            pass
         case _:
             _mismatch(value, shape, struct, path)
 
@@ -294,10 +295,10 @@ def _fold(key: str, fields: Mapping[str, Shape]) -> str:
 
 
 def _fits(value: object, basic: str) -> bool:
-    if isinstance(value, bool):
-        return basic == "bool"
     if isinstance(value, str):
         return basic == "string"
+    if isinstance(value, bool):
+        return basic == "bool"
     if isinstance(value, int):
         return basic == "float64" or _in_range(value, basic)
     return isinstance(value, float) and basic == "float64"
