@@ -40,6 +40,9 @@ _M_ARENA_MAX: Final = -8  # mallopt(3)
 _WORTH_TURNS: Final = 8  # callbacks of the loop: a few questions, or the smallest verb
 _REST_S: Final = 0.5
 _MOST_WAITS: Final = 5  # for that rest
+# What an exec has to copy again, 4 MB, takes some 8 ms of CPU time; a node has a few GB for a CPU.
+_PAYS_AFTER_S: Final = 16.0
+_MOST_STEPS: Final = 3  # in which that rest becomes as long
 
 
 def prepare() -> None:
@@ -151,32 +154,47 @@ def _touched() -> bytes:
 class Reclaimer:
     """Reclaims once a shim has come to rest: some time after work, and not again until more.
 
-    One that does not come to rest does so all the same, a few times as late.
+    One that does not come to rest does so all the same, a few times as late.  One that is woken
+    before what was given up has paid for being copied anew - by a probe, by somebody who asks for
+    figures - rests longer and longer, until it is left alone; once is no habit, though.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._turns = _WORTH_TURNS  # the start itself was worth it
         self._later: asyncio.TimerHandle | None = None
+        self._gave_up_at: float | None = None  # loop time, until there is work again
+        self._too_soon = 0  # how often in a row
 
     def before_sleep(self, turns: int) -> None:
         """Tell that `turns` callbacks have run since the last time and nothing is left to do."""
         self._turns += turns
+        if self._turns > 0 and self._gave_up_at is not None:
+            self._learn(self._loop.time() - self._gave_up_at)
         if self._turns >= _WORTH_TURNS and self._later is None:
             self._wait(self._turns, _MOST_WAITS - 1)
 
+    def _learn(self, given_up_s: float) -> None:
+        self._gave_up_at = None
+        self._too_soon = self._too_soon + 1 if given_up_s < _PAYS_AFTER_S else 0
+
+    def _rest_s(self) -> float:
+        habit = min(max(0, self._too_soon - 1), _MOST_STEPS)
+        return min(_REST_S * 4.0**habit, _PAYS_AFTER_S)
+
     def _wait(self, turns: int, more: int) -> None:
-        self._later = self._loop.call_later(_REST_S, self._look, turns, more)
+        self._later = self._loop.call_later(self._rest_s(), self._look, turns, more)
 
     def _look(self, turns: int, more: int) -> None:
         """Reclaim if there were `turns` and no more; else wait again, up to `more` times."""
         if self._turns > turns and more:
-            self._wait(self._turns + 1, more - 1)  # this one will be told of as well
+            self._wait(self._turns + 1, more - 1)  # and so will this one
             return
         self._later = None
-        self._turns = 0
+        self._turns = -1  # this very turn will be told of
         say_touched()
         reclaim()
+        self._gave_up_at = self._loop.time()
 
 
 # --- the interpreter's writes --------------------------------------------------------------------

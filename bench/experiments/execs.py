@@ -19,26 +19,41 @@ from protos import task_v2_pb2
 from shimv2.model import Stdio
 
 _PER_ROUND: Final = 24  # all the orders that four shims can have
+_RESTS: Final = 12  # a round
+_REST_S: Final = 3.0  # ours gives up memory after 0.5
 _AT_ONCE: Final = 50
 
 
 def round_trips(place: Place, peers: Sequence[Peer], _options: Options) -> Round:
-    """Exec, Start, Wait and Delete of `true` with streams, in a container of each shim.
+    """Exec, Start, Wait and Delete of `true` with streams, in a container of each shim."""
+    return _in_turns(place, peers, _PER_ROUND, rest_s=0.0)
 
-    One of each in turns, in all orders: what one leaves to be done meets every other equally often.
-    """
+
+def after_rest(place: Place, peers: Sequence[Peer], _options: Options) -> Round:
+    """The same in shims that have done nothing for a while: probes come so."""
+    found = _in_turns(place, peers, _RESTS, rest_s=_REST_S)
+    return {
+        name: {"rested": samples["exec"], "rested_cpu": samples["exec_cpu"]}
+        for name, samples in found.items()
+    }
+
+
+def _in_turns(place: Place, peers: Sequence[Peer], count: int, *, rest_s: float) -> Round:
+    """Execs in all orders of the shims: what one leaves to be done meets all others as often."""
     samples: dict[str, dict[str, list[float]]] = {peer.name: {} for peer in peers}
     with contextlib.ExitStack() as undo:
         shims = {}
         for peer in peers:
             shims[peer.name] = undo.enter_context(place.container(peer))
             shims[peer.name].up()
+        time.sleep(rest_s)
         used_s = {name: proc.cpu_s(shim.pid) for name, shim in shims.items()}
         orders = itertools.cycle(itertools.permutations(shims))
-        for number in range(_PER_ROUND):
+        for number in range(count):
             for name in next(orders):
                 for measure, taken_s in _round_trip(shims[name], f"e{number}").items():
                     samples[name].setdefault(measure, []).append(taken_s * MS)
+            time.sleep(rest_s)
             for name, shim in shims.items():
                 before_s, used_s[name] = used_s[name], proc.cpu_s(shim.pid)
                 samples[name].setdefault("exec_cpu", []).append((used_s[name] - before_s) * MS)
@@ -102,6 +117,16 @@ EXPERIMENTS: Final = (
         720,
         round_trips,
         per_round=_PER_ROUND,
+    ),
+    Experiment(
+        "rested",
+        (
+            Measure("rested", "exec after 3 s of rest", "ms"),
+            Measure("rested_cpu", "CPU of the shim for it", "ms"),
+        ),
+        36,
+        after_rest,
+        per_round=_RESTS,
     ),
     Experiment(
         "execs",

@@ -3,6 +3,7 @@
 import gc
 import itertools
 import os
+import resource
 import sys
 from array import array
 from collections.abc import Callable
@@ -15,7 +16,9 @@ from tests.support.forks import in_fork
 
 LIBRARY = Path(memory.__file__).parent / "_bin" / "libmemory.so"
 needs_library = pytest.mark.skipif(not LIBRARY.exists(), reason="no C compiler")
-needs_layout = pytest.mark.skipif(sys.version_info[:2] != (3, 11), reason="only 3.11 is known")
+needs_layout = pytest.mark.skipif(
+    not immortal.IS_CPYTHON_3_11 and not immortal.HAS_IMMORTALS, reason="not looked at"
+)
 
 MANY = 200_000  # objects of this kind lie on more than a thousand pages
 
@@ -31,8 +34,15 @@ def in_fork_of_published(work: Callable[[list[str]], object]) -> int:
     return in_fork(publish)
 
 
+def has_no_meaning(count: int) -> bool:
+    """Whether a count is one of those that `make` leaves."""
+    if immortal.IS_CPYTHON_3_11:
+        return immortal.BIAS <= count < 2 * immortal.BIAS
+    return count == 2**32 - 1
+
+
 @needs_layout
-def test_counts_of_everything_are_raised_once() -> None:
+def test_counts_of_everything_lose_their_meaning_once() -> None:
     """Whatever can be reached: of the heap and of the program, known to the collector or not."""
 
     def work() -> bool:
@@ -43,13 +53,34 @@ def test_counts_of_everything_are_raised_once() -> None:
         addresses = immortal.make()
         seen = [text, inner, kept, *kept, code, code.co_consts, code.co_names, code.co_linetable]
         seen += [None, type, int.__add__, dict.__dict__["get"], os.path.join, sys.modules, array]
-        assert [each for each in seen if sys.getrefcount(each) < immortal.BIAS] == []
-        assert {id(each) for each in seen} <= set(addresses)
+        assert [each for each in seen if not has_no_meaning(sys.getrefcount(each))] == []
+        if immortal.IS_CPYTHON_3_11:  # later ones write nothing that could be taken back
+            assert {id(each) for each in seen} <= set(addresses)
         assert len(addresses) == len(set(addresses))
-        assert max(map(sys.getrefcount, seen)) < 2 * immortal.BIAS
-        return immortal.BIAS > 2**30
+        later = f"a text of {len(seen)}"
+        return sys.getrefcount(later) == 2 and immortal.BIAS > 2**30
 
     assert in_fork(work) == 0
+
+
+@needs_layout
+@needs_library
+def test_looking_at_things_keeps_no_page() -> None:
+    """3.11 writes to each, and takes it back at the reclaim; later ones write nothing."""
+
+    def work(things: list[str]) -> bool:
+        def copied() -> int:
+            before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+            for each in things:
+                assert each
+            return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+        copied()  # pages are read for the first time
+        if not immortal.IS_CPYTHON_3_11:
+            return copied() < 10
+        return memory.reclaim() > 1000 and copied() > 1000
+
+    assert in_fork_of_published(work) == 0
 
 
 @needs_layout
@@ -61,8 +92,8 @@ def test_references_a_fork_holds_keep_no_page() -> None:
         for _ in range(3):
             held = [things[:] for _ in range(5)]
             given = memory.reclaim()
-            assert given > 1000, given
-            assert memory.reclaim() < given / 10
+            assert given > 1000 or not immortal.IS_CPYTHON_3_11, given
+            assert memory.reclaim() < 100
             del held  # lowers five more times what was forgotten to be raised
             gc.collect()
         memory.reclaim()
@@ -160,15 +191,20 @@ def test_count_that_was_not_raised_is_kept_wherever_it_is_said_to_be() -> None:
 
 
 @pytest.mark.parametrize(
-    ("where", "name", "value"),
-    [(immortal, "IS_CPYTHON_3_11", False), (sys, "gettotalrefcount", lambda: 0)],
+    "known",
+    [
+        {"immortal.IS_CPYTHON_3_11": False, "immortal.HAS_IMMORTALS": False},
+        {"sys.gettotalrefcount": lambda: 0},
+    ],
+    ids=["version", "debug build"],
 )
 def test_unknown_interpreter_is_left_alone(
-    where: object, name: str, value: object, monkeypatch: pytest.MonkeyPatch
+    known: dict[str, object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No count is where it is expected to be: nothing is written."""
     thing = object()
-    monkeypatch.setattr(where, name, value, raising=False)
+    for name, value in known.items():
+        monkeypatch.setattr(name.replace("immortal", "shimv2.immortal"), value, raising=False)
 
     assert not immortal.make()
     assert sys.getrefcount(thing) == 2

@@ -22,6 +22,7 @@ from tests.support.host import linux_version
 LIBRARY = Path(memory.__file__).parent / "_bin" / "libmemory.so"
 ROOT = Path(memory.__file__).parents[1]
 needs_library = pytest.mark.skipif(not LIBRARY.exists(), reason="no C compiler")
+TEXT = b"12345678" * 8
 only_3_11 = pytest.mark.skipif(sys.version_info[:2] != (3, 11), reason="only 3.11 has the switch")
 
 
@@ -34,21 +35,23 @@ def anonymous_kib() -> int:
 
 @needs_library
 def test_fork_gives_up_the_copies_it_has_made() -> None:
-    """Reference counts go up and down again: the pages are what they were, and shared again."""
+    """What is written is undone again: the pages are what they were, and shared again."""
 
     def work() -> bool:
-        things = [str(number) for number in range(200_000)]
+        things = [bytearray(TEXT) for _ in range(100_000)]
         memory.prepare()
         assert memory.publish(memory.settle())
 
         def child() -> bool:
-            assert sum(len(each) for each in things) > 0  # passes by all of them
+            for _ in range(2):
+                for each in things:
+                    each[0] ^= 1
             copied = anonymous_kib()
             given = memory.reclaim()
             left = anonymous_kib()
             # What it did, and what it is: unharmed.
-            things.append("one more")
-            return given > 1000 and left < copied / 3 and max(map(int, things[:-1])) == 199_999
+            things.append(bytearray())
+            return given > 1000 and left < copied / 3 and set(map(bytes, things[:-1])) == {TEXT}
 
         return in_fork(child) == 0
 
@@ -305,18 +308,64 @@ def test_reclaimer_waits_for_the_end_of_work_but_not_for_ever(
 
 
 class FakeTimers:
-    """As much of a loop as sets one timer."""
+    """As much of a loop as sets one timer; time passes when told to."""
 
     due: Callable[[], None] | None = None
+    delay_s = 0.0
+    now_s = 1000.0
 
-    def call_later(self, _delay_s: float, callback: Callable[..., None], *args: int) -> object:
-        self.due = lambda: callback(*args)
+    def time(self) -> float:
+        return self.now_s
+
+    def call_later(self, delay_s: float, callback: Callable[..., None], *args: int) -> object:
+        self.due, self.delay_s = lambda: callback(*args), delay_s
         return self.due
 
     def fire(self) -> None:
         due, self.due = self.due, None
         assert due is not None
+        self.now_s += self.delay_s
         due()
+
+
+def rest_after(reclaimer: memory.Reclaimer, loop: FakeTimers, away_s: float) -> float:
+    """Leave a shim alone, let it work, and return how long it rests until it reclaims."""
+    loop.now_s += away_s
+    reclaimer.before_sleep(40)
+    loop.fire()
+    reclaimer.before_sleep(1)  # the timer itself
+    return loop.delay_s
+
+
+def test_shim_that_is_woken_soon_rests_longer_before_it_reclaims(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A probe each ten seconds would have it copy everything each time."""
+    monkeypatch.setattr(memory, "reclaim", lambda: 0)
+    loop = FakeTimers()
+    reclaimer = memory.Reclaimer(loop)  # type: ignore[arg-type]
+
+    rests = [rest_after(reclaimer, loop, away_s) for away_s in (0, 9, 9, 9, 9, 9)]
+    assert rests == [0.5, 0.5, 2, 8, 16, 16]
+    assert {rest_after(reclaimer, loop, 15.9) for _ in range(2000)} == {16}
+    assert rest_after(reclaimer, loop, 16.1) == 0.5
+    assert rest_after(reclaimer, loop, 3600) == 0.5
+
+
+def test_question_after_a_reclaim_counts_as_work_though_not_worth_another(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What it has to copy is little; it is taken for the sign that it is."""
+    monkeypatch.setattr(memory, "reclaim", lambda: 0)
+    loop = FakeTimers()
+    reclaimer = memory.Reclaimer(loop)  # type: ignore[arg-type]
+    assert rest_after(reclaimer, loop, 0) == 0.5
+
+    loop.now_s += 1
+    reclaimer.before_sleep(2)
+    assert loop.due is None
+    assert rest_after(reclaimer, loop, 60) == 0.5
+    assert rest_after(reclaimer, loop, 1) == 2
 
 
 def test_first_reclaim_tells_once_what_was_touched(monkeypatch: pytest.MonkeyPatch) -> None:
