@@ -42,7 +42,16 @@ static struct {
 } image;
 static char maps[1 << 18];
 
-/* The heap, anonymous mappings and the program's data; not the stack, not what libraries hold. */
+/* Whether it is the interpreter, where that is a library and not the program itself. */
+static int is_libpython(const char *path)
+{
+	const char *slash = strrchr(path, '/');
+
+	return slash && !strncmp(slash, "/libpython3.", 12);
+}
+
+/* The heap, anonymous mappings and the interpreter's data; not the stack, not what other libraries
+ * hold. */
 static int is_ours(const char *line, const char *program)
 {
 	char perms[5], name[256] = "";
@@ -52,7 +61,9 @@ static int is_ours(const char *line, const char *program)
 		return 0;
 	if (strcmp(perms, "rw-p"))
 		return 0;
-	return inode ? !strcmp(name, program) : !*name || !strcmp(name, "[heap]");
+	if (inode)
+		return !strcmp(name, program) || is_libpython(name);
+	return !*name || !strcmp(name, "[heap]");
 }
 
 static int find_regions(void)

@@ -59,6 +59,19 @@ def test_fork_gives_up_the_copies_it_has_made() -> None:
 
 
 @needs_library
+def test_interpreters_own_data_is_published_too() -> None:
+    """Its classes and small numbers lie there: in the program, or in the library it is built as."""
+
+    def work() -> bool:
+        assert memory.publish(memory.settle())
+        maps = Path("/proc/self/maps").read_text().splitlines()
+        places = (os.path.realpath(sys.executable), "/libpython3.")
+        return not any(" rw-p " in line and place in line for line in maps for place in places)
+
+    assert in_fork(work) == 0
+
+
+@needs_library
 def test_what_was_changed_is_kept() -> None:
     """Only equal pages are given up: a fork's own values, and its parent's, stay."""
 
