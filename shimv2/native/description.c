@@ -30,7 +30,7 @@ static void file(struct text *t, const char *path)
 static int is_key_field(const char *name)
 {
 	static const char *const fields[] = {
-		"Uid:", "Gid:", "Groups:", "SigBlk:", "CapInh:", "CapPrm:", "CapEff:", "CapBnd:",
+		"Uid:", "Gid:", "Groups:", "SigBlk:", "SigIgn:", "CapInh:", "CapPrm:", "CapEff:", "CapBnd:",
 		"CapAmb:", "NoNewPrivs:", "Seccomp:", "THP_enabled:", NULL,
 	};
 	const char *const *field;
@@ -39,13 +39,6 @@ static int is_key_field(const char *name)
 		if (!strncmp(name, *field, strlen(*field)))
 			return 1;
 	return 0;
-}
-
-/* Signals 32 and 33 are the C library's own: it takes them when a process first has a thread, so that
- * children find at their default what the process itself was born to ignore. */
-static void ignored_signals(struct text *key, const char *value)
-{
-	line(key, "SigIgn: %llx\n", strtoull(value, NULL, 16) & ~(3ULL << 31));
 }
 
 /* Returns 0 when a seccomp filter is on, which must have the process to itself. */
@@ -60,9 +53,7 @@ static int credentials(struct text *key)
 		next = next ? next + 1 : at + strlen(at);
 		if (!strncmp(at, "Seccomp:", 8) && atoi(at + 8) != 0)
 			return 0;
-		if (!strncmp(at, "SigIgn:", 7))
-			ignored_signals(key, at + 7);
-		else if (is_key_field(at))
+		if (is_key_field(at))
 			append(key, at, next - at);
 	}
 	return 1;

@@ -38,6 +38,7 @@
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/un.h>
 #include <unistd.h>
 
@@ -288,6 +289,18 @@ static int become_python(char *conf, char *birth, int argc, char *const *argv)
 	return 1;
 }
 
+/* Signals 32 and 33 are the C library's own: it takes them when a process first has a thread, and what
+ * that process starts then finds them at their default, whatever it was itself born with.  So that it
+ * is all one, they are at their default in all shims, as in Go's. */
+static void reset_hidden_signals(void)
+{
+	static const unsigned char default_action[128]; /* all zero, whatever the layout */
+	int number;
+
+	for (number = 32; number <= 33; number++) /* sigaction(3) refuses them */
+		syscall(SYS_rt_sigaction, number, default_action, NULL, 8 /* bytes of a set */);
+}
+
 int main(int argc, char **argv)
 {
 	char self[PATH_MAX], conf_path[PATH_MAX + 8], conf[2 * PATH_MAX], birth[16] = "-";
@@ -296,6 +309,7 @@ int main(int argc, char **argv)
 	struct text key = {0};
 	int status = -1;
 
+	reset_hidden_signals();
 	if (size < 0) {
 		dprintf(2, "/proc/self/exe: %s", strerror(errno));
 		return 1;

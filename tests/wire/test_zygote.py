@@ -19,6 +19,7 @@ from shimv2 import linux
 from shimv2.paths import SOCKET_DIR
 from tests.support import cgroups, launched
 from tests.support.boot import NAME, RUNTIME, Boot, answers, arguments, fds, path_of
+from tests.support.children import status_of
 from tests.support.leaks import alive
 from tests.support.portrait import portrait
 from tests.support.until import until
@@ -254,11 +255,22 @@ def test_signals_that_are_the_c_librarys_own_do_not_tell_callers_apart(
     warmed(boot)
     waiting = launched.spare(boot.shim)
 
-    def treat() -> None:
-        for number in (32, 33):  # sigaction(3) refuses them
-            linux.syscall(_SYS_RT_SIGACTION, number, struct.pack("QQQQ", action, 0, 0, 0), None, 8)
+    pid = started(boot, "c1", setup=lambda: treat_hidden_signals(action))
 
-    assert started(boot, "c1", setup=treat) == waiting
+    assert pid == waiting
+    assert not int(status_of(pid)["SigIgn"], 16) & 3 << 31
+
+
+def test_cold_server_has_the_c_librarys_own_signals_at_their_default(boot: Boot) -> None:
+    """As the reference's, whatever its daemon ignores: the first of a zygote is like the others."""
+    pid = started(boot, "c1", setup=lambda: treat_hidden_signals(signal.SIG_IGN))
+
+    assert not int(status_of(pid)["SigIgn"], 16) & 3 << 31
+
+
+def treat_hidden_signals(action: signal.Handlers) -> None:
+    for number in (32, 33):  # sigaction(3) refuses them
+        linux.syscall(_SYS_RT_SIGACTION, number, struct.pack("QQQQ", action, 0, 0, 0), None, 8)
 
 
 def test_new_code_gets_a_new_zygote(boot: Boot) -> None:
