@@ -248,29 +248,19 @@ def test_caller_that_a_fork_cannot_be_like_gets_a_zygote_of_its_own(
 
 
 @pytest.mark.parametrize("action", [signal.SIG_DFL, signal.SIG_IGN], ids=["default", "ignored"])
-def test_signals_that_are_the_c_librarys_own_do_not_tell_callers_apart(
-    boot: Boot, action: signal.Handlers
-) -> None:
+def test_c_librarys_own_signals_tell_no_callers_apart(boot: Boot, action: signal.Handlers) -> None:
     """One that was born with them ignored has them at their default from its first thread on."""
-    warmed(boot)
+
+    def treat() -> None:
+        for number in (32, 33):  # sigaction(3) refuses them
+            linux.syscall(_SYS_RT_SIGACTION, number, struct.pack("QQQQ", action, 0, 0, 0), None, 8)
+
+    warmed(boot, setup=treat)
     waiting = launched.spare(boot.shim)
+    shims = [boot.server(), started(boot, "c1")]
 
-    pid = started(boot, "c1", setup=lambda: treat_hidden_signals(action))
-
-    assert pid == waiting
-    assert not int(status_of(pid)["SigIgn"], 16) & 3 << 31
-
-
-def test_cold_server_has_the_c_librarys_own_signals_at_their_default(boot: Boot) -> None:
-    """As the reference's, whatever its daemon ignores: the first of a zygote is like the others."""
-    pid = started(boot, "c1", setup=lambda: treat_hidden_signals(signal.SIG_IGN))
-
-    assert not int(status_of(pid)["SigIgn"], 16) & 3 << 31
-
-
-def treat_hidden_signals(action: signal.Handlers) -> None:
-    for number in (32, 33):  # sigaction(3) refuses them
-        linux.syscall(_SYS_RT_SIGACTION, number, struct.pack("QQQQ", action, 0, 0, 0), None, 8)
+    assert shims[1] == waiting
+    assert [int(status_of(pid)["SigIgn"], 16) & 3 << 31 for pid in shims] == [0, 0]
 
 
 def test_new_code_gets_a_new_zygote(boot: Boot) -> None:
