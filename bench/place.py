@@ -13,9 +13,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, NoReturn, Self
 
+from bench.logs import Logs
 from bench.measures import OURS
-from bench.peers import Peer, given, install_ours
-from bench.running import Running, make_bundle
+from bench.peers import Peer, for_python, given, install_ours, unshared
+from bench.running import Folders, Running
 from bench.sink import Sink
 from shimv2.ctl import spec
 from shimv2.ctl.launch import Binary
@@ -44,8 +45,9 @@ class Place:
         self.mark = f"b{secrets.token_hex(4)}"
         self.folder = f"/tmp/{self.mark}"  # short: sockets lie in it
         self.state = os.path.join(self.folder, "s")
-        self.layers = os.path.join(self.folder, "layers")
         self.rootfs = os.path.join(self.folder, "root")
+        layers = os.path.join(self.folder, "layers")
+        self._folders = Folders(state=self.state, rootfs=self.rootfs, layers=layers)
         self.events = os.path.join(self.folder, "events.sock")
         self._leaks = HostLeaks(self.mark, self.folder)
         self._undo = contextlib.ExitStack()
@@ -66,6 +68,8 @@ class Place:
             self._undo.callback(subprocess.run, ["umount", "--lazy", self.state], check=False)
             make_rootfs(self.rootfs)
             self._undo.callback(Sink(self.events).fork())
+            self._logs = Logs()
+            self._undo.callback(self._logs.close)
             self._undo.callback(self._clear)
         except BaseException:
             self._undo.close()
@@ -83,18 +87,25 @@ class Place:
             signal.signal(number, signal.SIG_IGN)
         self._undo.close()
 
-    def ours(self, path: str = "") -> Peer:
+    def ours(self, path: str = "", python: str = "") -> Peer:
         """Install our shim here, or take one that is installed."""
         if path:
-            peer = given(OURS, os.path.abspath(path), Generation.V2_0, label="pyrunc")
-        else:
-            peer = install_ours(Path(self.folder, "ours"))
-        self.admit(peer)
-        return peer
+            return self.admit(given(OURS, os.path.abspath(path), Generation.V2_0, label="pyrunc"))
+        return self.admit(install_ours(Path(self.folder, "ours"), python))
 
-    def admit(self, peer: Peer) -> None:
+    def for_python(self, python: str) -> Peer:
+        """Install it for another interpreter, too."""
+        self._count += 1
+        return self.admit(for_python(Path(self.folder, f"ours-{self._count}"), python))
+
+    def unshared(self, ours: Peer) -> Peer:
+        """Make of ours one that shares no memory."""
+        return self.admit(unshared(ours, Path(self.folder, "unshared")))
+
+    def admit(self, peer: Peer) -> Peer:
         """Answer for a peer's zygotes: they are ended with everything else."""
         self._peers.append(peer)
+        return peer
 
     def container(
         self,
@@ -107,16 +118,19 @@ class Place:
         """Make a bundle; nothing runs yet.  `events`: whom to tell, instead of our own sink."""
         self._count += 1
         wanted = spec.Wanted(args or ("sleep", "100000"), terminal=terminal)
-        bundle = make_bundle(self, f"{self.mark}-{self._count}", wanted)
+        bundle = self._folders.bundle(self.mark, f"{self.mark}-{self._count}", wanted)
         found = "" if runtime == "runc" else RUNTIMES[runtime](self.folder)
-        running = Running(self, self.binary(peer, events or self.events), bundle, found)
+        binary = self.binary(peer, events or self.events)
+        running = Running(
+            self._folders,
+            binary,
+            bundle,
+            runtime=found,
+            follow=self._logs.follow,
+            forget=self._forget,
+        )
         self._running.append(running)
         return running
-
-    def forget(self, running: Running) -> None:
-        """Take note that it is gone."""
-        with contextlib.suppress(ValueError):
-            self._running.remove(running)
 
     def binary(self, peer: Peer, events: str) -> Binary:
         return Binary(
@@ -125,6 +139,7 @@ class Place:
             grpc_address=os.path.join(self.folder, "containerd.sock"),
             ttrpc_address=events,
             generation=peer.generation,
+            env=peer.env,
         )
 
     def leftovers(self) -> Sequence[str]:
@@ -142,6 +157,10 @@ class Place:
         while (left := self.leftovers()) and time.monotonic() < end:
             time.sleep(_STEP_S)
         return left
+
+    def _forget(self, running: Running) -> None:
+        with contextlib.suppress(ValueError):  # it was gone already
+            self._running.remove(running)
 
     def _clear(self) -> None:
         failed: list[str] = []

@@ -1,12 +1,14 @@
 """One shim and its container in the hands of something like a containerd, without a loop."""
 
 import contextlib
+import json
 import os
 import signal
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from types import TracebackType
-from typing import TYPE_CHECKING, Final, Self
+from typing import Final, Self
 
 from bench import action, proc
 from bench.task import TaskCalls
@@ -18,20 +20,46 @@ from shimv2.ctl.reply import Generation, Reply, runc_options
 from shimv2.model import Stdio
 from ttrpc import ConnectionClosed, StatusError
 
-if TYPE_CHECKING:
-    from bench.place import Place
-
 _EXIT_LIMIT_S: Final = 15.0
+_TEXTS: Final = ("shim_cgroup", "binary_name", "root", "criu_image_path", "criu_work_path")
+_NO_OPTIONS: Final = json.dumps(dict.fromkeys(_TEXTS, ""))
+
+
+@dataclass(frozen=True, slots=True)
+class Folders:
+    """Where containers are made."""
+
+    state: str  # bundles and FIFOs
+    rootfs: str  # read-only, of all containers
+    layers: str  # what each writes
+
+    def bundle(self, namespace: str, container_id: str, wanted: spec.Wanted) -> Bundle:
+        """Make a bundle; nothing runs yet."""
+        bundle = Bundle(self.state, namespace, container_id)
+        bundle.make(spec.config(wanted, namespace=namespace, container_id=container_id))
+        return bundle
 
 
 class Running:
     """Everything between `start` and the `delete` action.  A context, which removes it all.
 
-    Owns the log FIFO's and the streams' fds, the connection and a pidfd of the shim.
+    Owns the log FIFO's and the streams' fds, the connection and a pidfd of the shim.  `follow` is
+    called with the path of its log, `forget` once it is gone.
     """
 
-    def __init__(self, place: "Place", binary: Binary, bundle: Bundle, runtime: str) -> None:
-        self.place = place
+    def __init__(
+        self,
+        folders: Folders,
+        binary: Binary,
+        bundle: Bundle,
+        *,
+        runtime: str,
+        follow: Callable[[str], None],
+        forget: "Callable[[Running], None]",
+    ) -> None:
+        self._folders = folders
+        self._follow = follow
+        self._on_gone = forget
         self.binary = binary
         self.bundle = bundle
         self.options = runc_options(binary_name=runtime)
@@ -79,6 +107,7 @@ class Running:
         """Run `start`.  The bundle is there; nobody is connected yet."""
         log = os.open(self.bundle.log, os.O_RDWR | os.O_NONBLOCK)  # as containerd holds it
         self._undo.callback(os.close, log)
+        self._follow(self.bundle.log)
         stdin = self.binary.start_input(self.id, self.options)
         self.reply, self.start_s = action.start(self.binary, self.bundle, stdin)
 
@@ -102,7 +131,7 @@ class Running:
             self.id,
             self.bundle.path,
             stdio=stdio,
-            rootfs=[self.bundle.overlay(self.place.rootfs, layers=self.place.layers)],
+            rootfs=[self.bundle.overlay(self._folders.rootfs, layers=self._folders.layers)],
             options=self.options,
         )
 
@@ -219,8 +248,11 @@ class Running:
             self._hold()
 
     def _give_delete_its_files(self) -> None:
-        """Write what Create would have: without it the `delete` of older Go shims fails."""
-        for name, text in (("runtime", ""), ("options.json", "{}")):
+        """Write what Create would have: without it the `delete` of older Go shims fails.
+
+        That of the Rust shim wants each text in the options.
+        """
+        for name, text in (("runtime", ""), ("options.json", _NO_OPTIONS)):
             path = os.path.join(self.bundle.path, name)
             if not os.path.exists(path):
                 with open(path, "w", encoding="ascii") as file:
@@ -230,7 +262,7 @@ class Running:
         self._task, self._pidfd = None, -1
         self._undo.close()
         self.bundle.remove()
-        self.place.forget(self)
+        self._on_gone(self)
 
 
 @contextlib.contextmanager
@@ -250,9 +282,3 @@ def timed(act: Callable[[], object]) -> float:
     began = time.perf_counter()
     act()
     return time.perf_counter() - began
-
-
-def make_bundle(place: "Place", container_id: str, wanted: spec.Wanted) -> Bundle:
-    bundle = Bundle(place.state, place.mark, container_id)
-    bundle.make(spec.config(wanted, namespace=place.mark, container_id=container_id))
-    return bundle
