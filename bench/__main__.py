@@ -4,21 +4,22 @@ import argparse
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
 from bench import density, machine, page, report, suite
 from bench.experiments import Options
-from bench.measures import BARS, GO_1_6, GO_1_7, GO_2_1, GUARD, Bar
-from bench.peers import ROOT, NoPeer, Peer, given, go_peer
+from bench.measures import BARS, GO_1_6, GUARD, Bar
+from bench.peers import PEERS, ROOT, NoPeer, Peer, find_peer, given
 from bench.place import Place
 from bench.results import Results
+from bench.suite import show
 from shimv2.ctl.reply import Generation
 
 _LAST: Final = ROOT / ".cache" / "bench" / "last.json"
-_PEERS: Final = (GO_2_1, GO_1_7, GO_1_6)
+_PYTHONS: Final = ("python3.13", "python3.14")  # whose memory the bars are about, too
 _GUARD_OPTIONS: Final = Options(shims=(10,), execs=0, idle_s=5.0)
 # A minute and a half for what has to be seen: experiment or figure, pairs.
 _GUARD_PAIRS: Final = {"start": 20, "delete": 6, "whole": 8, "stdout": 5, "pss_10": 10, "idle": 1}
@@ -46,9 +47,16 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--ours", default="", metavar="PATH", help="do not install ours: it is there")
     run.add_argument("--only", default="", metavar="NAME,...", help="experiments or figures")
     run.add_argument("--pairs", type=int, help="how many samples of each shim")
-    run.add_argument("--peers", default=",".join(_PEERS), metavar="NAME,...")
+    every = ",".join(PEERS)
+    run.add_argument("--peers", metavar="NAME,...", help=f"instead of those there are of {every}")
     run.add_argument("--peer", action="append", default=[], metavar="NAME=PATH", help="any other")
-    run.add_argument("--shims", default="1,20", metavar="N,...", help="how many, for memory")
+    run.add_argument("--python", default="", metavar="PATH", help="install ours for that one")
+    run.add_argument(
+        "--pythons",
+        metavar="PATH,...",
+        help=f"measure the memory of ours with these, too ({','.join(_PYTHONS)} where they are)",
+    )
+    run.add_argument("--shims", default="1,5,20", metavar="N,...", help="how many, for memory")
     run.add_argument("--execs", type=int, default=20, help="in each, before memory is measured")
     run.add_argument("--idle", type=float, default=60.0, metavar="SECONDS")
     run.add_argument("--json", type=Path, default=_LAST)
@@ -76,15 +84,24 @@ def _run(arguments: argparse.Namespace) -> int:
         execs=arguments.execs,
         idle_s=arguments.idle,
     )
-    others = [go_peer(name) for name in arguments.peers.split(",") if name]
+    left_out: list[str] = []
+    others = _found(PEERS, arguments.peers, find_peer, left_out)
     for word in arguments.peer:
         name, _, path = word.partition("=")
         others.append(given(name, os.path.abspath(path), Generation.V2_0, label=name))
     names = {name for name in arguments.only.split(",") if name}
+    wanted = suite.chosen(suite.experiments(others, options), names)
     with Place() as place:
-        peers = _with_ours(place, arguments.ours, others)
-        wanted = suite.chosen(suite.experiments(others, options), names)
-        results = _results(peers, BARS)
+        ours = _ours(place, arguments.ours, arguments.python)
+        variants: list[Peer] = []
+        if any(experiment.of_variants for experiment, _ in wanted):
+            show("installing its variants")
+            variants += _found(("",), None, lambda _: place.unshared(ours), left_out)
+            variants += _found(_PYTHONS, arguments.pythons, place.for_python, left_out)
+        for peer in others:
+            place.admit(peer)
+        peers = [ours, *variants, *others]
+        results = _results(peers, BARS, left_out)
 
         def save() -> None:
             arguments.json.parent.mkdir(parents=True, exist_ok=True)
@@ -101,7 +118,7 @@ def _guard(arguments: argparse.Namespace) -> int:
     began = time.monotonic()
     options = _GUARD_OPTIONS
     with Place() as place:
-        peers = _with_ours(place, arguments.ours, [go_peer(GO_1_6)])
+        peers = [_ours(place, arguments.ours), find_peer(GO_1_6)]
         known = suite.experiments([], options)
         results = _results(peers, GUARD)
         suite.warm_up(place, peers)
@@ -140,17 +157,41 @@ def _page(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _with_ours(place: Place, path: str, others: Sequence[Peer]) -> list[Peer]:
+def _ours(place: Place, path: str, python: str = "") -> Peer:
     if not path:
-        suite.show("installing ours")
-    ours = place.ours(path)
-    for peer in others:
-        place.admit(peer)
-    return [ours, *others]
+        show("installing ours")
+    return place.ours(path, python)
 
 
-def _results(peers: Sequence[Peer], bars: Sequence[Bar]) -> Results:
-    return Results(machine.described(), {peer.name: peer.label for peer in peers}, bars)
+def _found(
+    usual: Sequence[str],
+    chosen: str | None,
+    find: Callable[[str], Peer],
+    left_out: list[str],
+) -> list[Peer]:
+    """Find what was chosen, or of the usual ones those that are to be had here.
+
+    Raises:
+        NoPeer: one that was chosen is not there.
+    """
+    if chosen is not None:
+        return [find(name) for name in chosen.split(",") if name]
+    found = []
+    for name in usual:
+        try:
+            found.append(find(name))
+        except NoPeer as error:
+            reason = str(error).strip().splitlines()[-1]
+            left_out.append(f"{name}: {reason}" if name else reason)
+            show(f"left out: {left_out[-1]}")
+    return found
+
+
+def _results(peers: Sequence[Peer], bars: Sequence[Bar], left_out: Sequence[str] = ()) -> Results:
+    facts = machine.described(peers[0].interpreter)
+    if left_out:
+        facts["left out"] = "; ".join(left_out)
+    return Results(facts, {peer.name: peer.label for peer in peers}, bars)
 
 
 if __name__ == "__main__":

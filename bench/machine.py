@@ -10,7 +10,8 @@ from pathlib import Path
 from bench.peers import ROOT
 
 
-def described() -> dict[str, str]:
+def described(interpreter: str) -> dict[str, str]:
+    """Tell of the machine, and of the Python that our shim runs with."""
     return {
         "date": time.strftime("%Y-%m-%d"),
         "commit": _said("git", "-C", str(ROOT), "describe", "--always", "--dirty"),
@@ -18,7 +19,7 @@ def described() -> dict[str, str]:
         "memory": f"{os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') / 2**30:.0f} GiB",
         "kernel": platform.release(),
         "system": platform.freedesktop_os_release().get("PRETTY_NAME", "?"),
-        "python": platform.python_version(),
+        "python": _said(interpreter, "-V").removeprefix("Python "),
         "cgroups": "v2" if os.path.exists("/sys/fs/cgroup/cgroup.controllers") else "v1",
         # With it each session gets the same share of a busy machine: ours is one a shim.
         "autogroup": _setting("sched_autogroup_enabled"),

@@ -1,17 +1,20 @@
-"""The shims that are compared: ours as it is installed, the Go shims of three Debian releases."""
+"""The shims that are compared: ours as it is installed, Go shims of four releases, one in Rust."""
 
 import os
 import re
+import shutil
 import subprocess
+import sys
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
 from bench import measures
 from shimv2.ctl.reply import Generation
 from tests.support import launched
-from tests.support.releases import ReleaseMissing, find_release
+from tests.support.releases import CACHE, GO_SHIM, ReleaseMissing, find_release, tool
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 NAME: Final = "containerd-shim-pyrunc-v2"
@@ -29,6 +32,42 @@ _RELEASES: Final = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class _Built:
+    """A shim that no Debian release has: what builds it into a folder of the cache."""
+
+    script: str  # of tools/
+    source: str
+    folder: str
+    packages: Sequence[str]  # of the source
+    program: str
+    generation: Generation
+    label: str
+
+
+_BUILT: Final = {
+    measures.GO_2_4: _Built(
+        "go-tool.sh",
+        "github.com/containerd/containerd/v2@v2.4.2",
+        "go-shim-2.4.2",
+        (f"cmd/{GO_SHIM}",),
+        GO_SHIM,
+        Generation.V2_3,
+        "Go",
+    ),
+    measures.RUST: _Built(
+        "cargo-tool.sh",
+        "containerd-runc-shim@0.2.0",
+        "rust-shim-0.2.0",
+        (),
+        "containerd-shim-runc-v2-rs",
+        Generation.V2_0,
+        "Rust",
+    ),
+}
+PEERS: Final = (*_RELEASES, *_BUILT)
+
+
 class NoPeer(Exception):
     """A shim to compare with is not to be had here; the text says why."""
 
@@ -42,6 +81,7 @@ class Peer:
     path: str
     generation: Generation
     containerd: str = ""  # the folder of the daemon that comes with it
+    env: Mapping[str, str] = field(default_factory=dict)  # what its daemon gives it on top
     leaves_zygote: bool = True  # as far as is known, if it has a launcher
 
     @property
@@ -49,6 +89,14 @@ class Peer:
         """Return the program whose zygote takes the work over; None when there is no such thing."""
         program = Path(os.path.realpath(self.path))
         return program if program.with_name(f"{program.name}.conf").exists() else None
+
+    @property
+    def interpreter(self) -> str:
+        """Return the Python of a shim of ours, as its launcher is told; else that of the bench."""
+        if self.launcher is None:
+            return sys.executable
+        conf = self.launcher.with_name(f"{self.launcher.name}.conf")
+        return conf.read_text(encoding="utf-8").splitlines()[0]
 
     def end_zygotes(self) -> None:
         """Have the next `start` be the first on a node."""
@@ -70,10 +118,15 @@ class Peer:
         return launched.zygotes(self.launcher) if self.launcher else []
 
 
-def install_ours(prefix: Path) -> Peer:
-    """Install the tree as `make install` does, into a folder of our own."""
+def install_ours(prefix: Path, python: str = "") -> Peer:
+    """Install the tree as `make install` does, into a folder of our own.
+
+    Raises:
+        NoPeer: it cannot be installed, as for a Python that is too old.
+    """
+    chosen = [f"PYTHON={python}"] if python else []
     done = subprocess.run(
-        ["make", "--no-print-directory", "install", f"PREFIX={prefix}", "DESTDIR="],
+        ["make", "--no-print-directory", "install", f"PREFIX={prefix}", "DESTDIR=", *chosen],
         cwd=ROOT,
         check=False,
         capture_output=True,
@@ -85,18 +138,62 @@ def install_ours(prefix: Path) -> Peer:
     return given(measures.OURS, str(prefix / "bin" / NAME), Generation.V2_0, label="pyrunc")
 
 
-def go_peer(name: str) -> Peer:
-    """Find a Go shim, downloading its Debian package if need be.
+def for_python(prefix: Path, python: str) -> Peer:
+    """Install ours for another interpreter; its version is a part of the name.
 
     Raises:
-        NoPeer: there is none.
+        NoPeer: there is no such interpreter, or ours cannot be installed for it.
     """
-    number, generation = _RELEASES[name]
+    program = shutil.which(python)
+    if program is None:
+        raise NoPeer(f"there is no {python} here")
+    said = _said([program, "-c", "import platform; print(platform.python_version())"]).strip()
+    name = f"{measures.OURS}-{'.'.join(said.split('.')[:2])}"
+    return replace(install_ours(prefix, program), name=name, label=f"Python {said}")
+
+
+def unshared(ours: Peer, folder: Path) -> Peer:
+    """Make ours share no memory: with a launcher, and so a zygote, of its own.
+
+    Raises:
+        NoPeer: it has no launcher, and so shares nothing anyway.
+    """
+    launcher = ours.launcher
+    if launcher is None:
+        raise NoPeer(f"{ours.path} has no launcher: it shares no memory")
+    folder.mkdir()
+    copy = folder / NAME
+    shutil.copy(launcher, copy)
+    shutil.copy(launcher.with_name(f"{launcher.name}.conf"), copy.with_name(f"{NAME}.conf"))
+    return replace(
+        ours,
+        name=measures.UNSHARED,
+        label="shares no memory",
+        path=str(copy),
+        env={"PYRUNC_SHARE_MEMORY": "off"},
+    )
+
+
+def find_peer(name: str) -> Peer:
+    """Find one of PEERS; what is not there yet is downloaded, or built.
+
+    Raises:
+        NoPeer: it is not to be had; says why.
+    """
     try:
-        release = find_release(number)
+        if name in _RELEASES:
+            number, generation = _RELEASES[name]
+            release = find_release(number)
+            return given(name, release.shim, generation, containerd=release.binaries)
+        if name in _BUILT:
+            made = _BUILT[name]
+            folder = os.path.join(CACHE, made.folder)
+            tool(made.script, made.source, folder, *made.packages)
+            path = os.path.join(folder, made.program)
+            return given(name, path, made.generation, label=made.label)
     except ReleaseMissing as error:
         raise NoPeer(str(error)) from None
-    return given(name, release.shim, generation, containerd=release.binaries)
+    raise NoPeer(f"there is no peer {name}, but {', '.join(PEERS)}")
 
 
 def given(
@@ -107,12 +204,21 @@ def given(
     Raises:
         NoPeer: it does not run.
     """
-    try:
-        asked = subprocess.run(
-            [path, "-v"], check=True, capture_output=True, text=True, timeout=_VERSION_LIMIT_S
-        )
-    except (OSError, subprocess.SubprocessError) as error:
-        raise NoPeer(f"{path}: {error}") from None
-    found = re.search(r"Version:\s*v?([\d.]+)", asked.stdout)
+    found = re.search(r"Version:\s*v?([\d.]+)", _said([path, "-v"]))
     version = found[1] if found else "?"
     return Peer(name, f"{label} {version}", path, generation, containerd)
+
+
+def _said(command: Sequence[str]) -> str:
+    """Return what a program prints.
+
+    Raises:
+        NoPeer: it does not run.
+    """
+    try:
+        asked = subprocess.run(
+            command, check=True, capture_output=True, text=True, timeout=_VERSION_LIMIT_S
+        )
+    except (OSError, subprocess.SubprocessError) as error:
+        raise NoPeer(f"{command[0]}: {error}") from None
+    return asked.stdout

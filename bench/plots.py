@@ -13,7 +13,9 @@ _WIDTH: Final = 860
 _LABEL: Final = 350  # where the drawing begins
 _LINE: Final = 24
 _TOP: Final = 56
-_COLOURS: Final = ("#3b6fb6", "#d1603d", "#4f9d69", "#8a5fa8", "#777777")
+_COLOURS: Final = (
+    "#3b6fb6", "#d1603d", "#4f9d69", "#8a5fa8", "#777777", "#c9a227", "#3f9aa6", "#a34a6b",
+)  # fmt: skip
 _MAX_DECADES: Final = 2.0  # of a ratio to either side
 
 
@@ -58,7 +60,7 @@ def ratios(title: str, rows: Sequence[Row]) -> str:
     for number, row in enumerate(rows):
         y = _TOP + _LINE * number + _LINE / 2
         colour = _COLOURS[2] if row.is_met else _COLOURS[1]
-        label = f"{row.measure.title} / {row.peer}".replace("`", "")  # a picture has no code font
+        label = f"{row.title} / {row.peer}".replace("`", "")  # a picture has no code font
         parts.append(_text(_LABEL - 12, y + 4, label, anchor="end"))
         parts.append(_line(x(row.ratio.low), y, x(row.ratio.high), y, colour, width=3))
         parts.append(f'<circle cx="{x(row.ratio.value):.1f}" cy="{y}" r="5" fill="{colour}"/>')

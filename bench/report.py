@@ -32,7 +32,7 @@ def cells(row: Row) -> Sequence[str]:
     theirs = "" if row.theirs is None else figure(row.theirs, row.measure.unit)
     own = row.theirs is None
     return (
-        row.measure.title,
+        row.title,
         str(row.pairs),
         figure(row.ours, row.measure.unit),
         row.peer,
@@ -71,7 +71,10 @@ def summary(rows: Sequence[Row]) -> str:
     text = f"{len(judged) - len(missed)} of {len(judged)} bars are met"
     if missed:
         text += "; missed: " + ", ".join(
-            f"{row.measure.name}{f' against {row.peer}' if row.peer else ''}" for row in missed
+            row.measure.name
+            + (f", {row.variant}," if row.variant else "")
+            + (f" against {row.peer}" if row.peer else "")
+            for row in missed
         )
     return text
 

@@ -6,21 +6,26 @@ from dataclasses import asdict, dataclass, field
 from statistics import median
 from typing import Self
 
-from bench.measures import OURS, Bar, Measure, Round
+from bench.measures import OURS, Bar, Measure, Round, is_ours
 from bench.ratios import Ratio, ratio, spread
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """Ours against one peer in one measure."""
+    """Ours, or a variant of it, against one peer in one measure."""
 
     measure: Measure
+    variant: str  # its label, "" = ours itself
     peer: str  # its label
     pairs: int
     ours: float
     theirs: float | None  # None: a bound on our own figure
     ratio: Ratio  # or our own figure with its interval
     bar: Bar | None
+
+    @property
+    def title(self) -> str:
+        return f"{self.measure.title}, {self.variant}" if self.variant else self.measure.title
 
     @property
     def is_met(self) -> bool | None:
@@ -50,28 +55,35 @@ class Results:
 
     def rows(self) -> Iterator[Row]:
         """Compare, in the order of the measures; a bar on our own figure has a row of its own."""
-        for name, measure in self.measures.items():
-            ours = self.samples[name].get(OURS)
-            if ours is None:
-                continue
-            for peer, label in self.peers.items():
-                theirs = self.samples[name].get(peer)
-                if peer != OURS and theirs is not None:
-                    compared = ratio(ours, theirs)
-                    yield Row(
-                        measure,
-                        label,
-                        len(ours),
-                        median(ours),
-                        median(theirs),
-                        compared,
-                        self._bar(name, peer),
-                    )
-            if bar := self._bar(name, ""):
-                yield Row(measure, "", len(ours), median(ours), None, spread(ours), bar)
+        for name in self.measures:
+            for shim in filter(is_ours, self.peers):
+                if shim in self.samples[name]:
+                    yield from self._rows_of(name, shim)
 
-    def _bar(self, measure: str, peer: str) -> Bar | None:
-        return next((b for b in self.bars if (b.measure, b.peer) == (measure, peer)), None)
+    def _rows_of(self, name: str, shim: str) -> Iterator[Row]:
+        measure, samples = self.measures[name], self.samples[name]
+        ours = samples[shim]
+        variant = "" if shim == OURS else self.peers[shim]
+        for peer, label in self.peers.items():
+            if is_ours(peer) or peer not in samples:
+                continue
+            theirs = samples[peer]
+            yield Row(
+                measure,
+                variant,
+                label,
+                len(ours),
+                median(ours),
+                median(theirs),
+                ratio(ours, theirs),
+                self._bar(name, shim, peer),
+            )
+        if bar := self._bar(name, shim, ""):
+            yield Row(measure, variant, "", len(ours), median(ours), None, spread(ours), bar)
+
+    def _bar(self, measure: str, shim: str, peer: str) -> Bar | None:
+        wanted = (measure, shim, peer)
+        return next((b for b in self.bars if (b.measure, b.ours, b.peer) == wanted), None)
 
     # --- JSON -------------------------------------------------------------------------------------
 
@@ -80,6 +92,7 @@ class Results:
         ratios = [
             {
                 "measure": row.measure.name,
+                "variant": row.variant,
                 "peer": row.peer,
                 "ours": row.ours,
                 "theirs": row.theirs,

@@ -1,12 +1,23 @@
 """Which experiments there are, and running them in turns."""
 
+import random
 import sys
 import time
 from collections.abc import Callable, Collection, Sequence
 from typing import Final
 
-from bench.experiments import Experiment, Options, calls, daemons, execs, lives, memory, streams
-from bench.measures import Measure
+from bench.experiments import (
+    Experiment,
+    Options,
+    calls,
+    daemons,
+    echoes,
+    execs,
+    lives,
+    memory,
+    streams,
+)
+from bench.measures import OURS, Measure, is_ours
 from bench.peers import Peer
 from bench.place import Place
 from bench.results import Results
@@ -24,6 +35,7 @@ def experiments(peers: Sequence[Peer], options: Options) -> list[Experiment]:
         *lives.EXPERIMENTS,
         *calls.EXPERIMENTS,
         *execs.EXPERIMENTS,
+        *echoes.EXPERIMENTS,
         *streams.EXPERIMENTS,
         *memory.experiments(options),
         *(daemons.experiment(peer) for peer in peers if peer.containerd),
@@ -77,11 +89,15 @@ def run(
     for experiment, measures in wanted:
         began = time.monotonic()
         rounds = experiment.rounds(pairs)
+        shims = [
+            peer
+            for peer in peers
+            if peer.name == OURS or experiment.of_variants or not is_ours(peer.name)
+        ]
         for number in range(rounds):
             show(f"{experiment.name}: {number + 1} of {rounds}", passing=True)
-            # Each has every place in the order equally often: none always follows the same one.
-            turn = number % len(peers)
-            results.add(measures, experiment.run(place, [*peers[turn:], *peers[:turn]], options))
+            random.shuffle(shims)  # none always follows the same one
+            results.add(measures, experiment.run(place, shims, options))
         show(f"{experiment.name}: {time.monotonic() - began:.0f} s")
         done()
 

@@ -5,9 +5,10 @@ An event loop on the client's side would cost more than the calls that are measu
 
 import json
 import os
+import select
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final, TypeVar
 
 from google.protobuf import any_pb2
@@ -28,7 +29,7 @@ from ttrpc.wire import HEADER
 R = TypeVar("R", bound=Message)
 
 _CONNECT_LIMIT_S: Final = 10.0
-_CALL_LIMIT_S: Final = 180.0  # the shim of containerd 1.6 takes 60 s for some of 50 execs at once
+_CALL_LIMIT_S: Final = 180.0
 _READ_BYTES: Final = 64 * 1024
 _ID_STEP: Final = 2  # a client's streams have odd ids
 
@@ -153,6 +154,47 @@ class Burst:
             if isinstance(event, ResponseReceived):
                 result(event, response)
                 left -= 1
+
+
+class Reading:
+    """A client that, while it waits for an answer, takes what comes from streams as it comes."""
+
+    def __init__(self, reply: Reply, streams: Iterable[int]) -> None:
+        self.came = b""
+        self._service = f"containerd.task.v{reply.version}.Task"
+        self._connection = ClientConnection()
+        self._sock = _connected(reply.path)
+        self._poll = select.epoll()
+        self._poll.register(self._sock, select.EPOLLIN)
+        for fd in streams:
+            self._poll.register(fd, select.EPOLLIN)
+
+    def close(self) -> None:
+        self._poll.close()
+        self._sock.close()
+
+    def call(self, method: str, request: Message, response: type[Message]) -> None:
+        """Make a call and wait for the answer.
+
+        Raises:
+            StatusError: it was refused.
+            TimeoutError: it was not answered, and nothing came meanwhile.
+        """
+        frame = self._connection.request(self._service, method, request.SerializeToString())[1]
+        self._sock.sendall(frame)
+        while (event := self._connection.next_event()) is None:
+            ready = self._poll.poll(_CALL_LIMIT_S)
+            if not ready:
+                raise TimeoutError(f"no answer to {method} within {_CALL_LIMIT_S} s")
+            for fd, _ in ready:
+                if fd == self._sock.fileno():
+                    self._connection.feed(self._sock.recv(_READ_BYTES))
+                elif chunk := os.read(fd, _READ_BYTES):
+                    self.came += chunk
+                else:
+                    self._poll.unregister(fd)
+        assert isinstance(event, ResponseReceived), f"{event} is no answer to {method}"
+        result(event, response)
 
 
 class Repeated:

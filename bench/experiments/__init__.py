@@ -1,7 +1,7 @@
 """What is done to each shim to get the figures.
 
-An experiment is run once a round, for all shims one right after the other, so that whatever slows
-the machine down slows all of them.  It returns samples by shim and measure.
+An experiment is run once a round, for all shims one right after the other in random order, so that
+whatever slows the machine down slows all of them.  It returns samples by shim and measure.
 """
 
 import math
@@ -17,7 +17,7 @@ from bench.place import Place
 class Options:
     """How much of it; the defaults are those of a full run."""
 
-    shims: Sequence[int] = (1, 20)  # how many at a time, for memory
+    shims: Sequence[int] = (1, 5, 20)  # how many at a time, for memory
     execs: int = 20  # in each, before memory is measured again
     idle_s: float = 60.0
 
@@ -29,6 +29,7 @@ class Experiment:
     pairs: int  # of a full run
     run: Callable[[Place, Sequence[Peer], Options], Round]
     per_round: int = 1  # how many samples of each shim a round gives
+    of_variants: bool = False  # it is about variants of ours, too
 
     def rounds(self, pairs: int | None) -> int:
         """Return how many rounds give `pairs` samples, or those of a full run."""

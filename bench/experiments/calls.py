@@ -98,7 +98,7 @@ EXPERIMENTS: Final = (
     Experiment(
         "throughput",
         (Measure("state_rate", "State on 100 connections", "calls/s", more_is_better=True),),
-        10,
+        30,
         one_by_one(throughput),
     ),
     Experiment(

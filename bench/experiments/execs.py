@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+import random
 import time
 from collections.abc import Callable, Sequence
 from typing import Final
@@ -14,32 +15,45 @@ from bench.measures import MS, Measure, Round, Samples
 from bench.peers import Peer
 from bench.place import Place
 from bench.running import Running
-from bench.task import Burst, exec_request
+from bench.task import Burst, Reading, exec_request
 from protos import task_v2_pb2
 from shimv2.model import Stdio
 
-_PER_ROUND: Final = 24  # all the orders that four shims can have
+_PER_ROUND: Final = 24
 _RESTS: Final = 12  # a round
 _REST_S: Final = 3.0  # ours gives up memory after 0.5
 _AT_ONCE: Final = 50
+_STEPS: Final = ("add", "start", "wait", "delete")
 
 
 def round_trips(place: Place, peers: Sequence[Peer], _options: Options) -> Round:
     """Exec, Start, Wait and Delete of `true` with streams, in a container of each shim."""
-    return _in_turns(place, peers, _PER_ROUND, rest_s=0.0)
+    return _in_turns(place, peers, _round_trip, _PER_ROUND, rest_s=0.0)
+
+
+def read_at_once(place: Place, peers: Sequence[Peer], _options: Options) -> Round:
+    """The same of a program with output, which its client takes as soon as it is there."""
+    return _in_turns(place, peers, _read_round_trip, _PER_ROUND, rest_s=0.0)
 
 
 def after_rest(place: Place, peers: Sequence[Peer], _options: Options) -> Round:
     """The same in shims that have done nothing for a while: probes come so."""
-    found = _in_turns(place, peers, _RESTS, rest_s=_REST_S)
+    found = _in_turns(place, peers, _round_trip, _RESTS, rest_s=_REST_S)
     return {
         name: {"rested": samples["exec"], "rested_cpu": samples["exec_cpu"]}
         for name, samples in found.items()
     }
 
 
-def _in_turns(place: Place, peers: Sequence[Peer], count: int, *, rest_s: float) -> Round:
-    """Execs in all orders of the shims: what one leaves to be done meets all others as often."""
+def _in_turns(
+    place: Place,
+    peers: Sequence[Peer],
+    round_trip: Callable[[Running, str], dict[str, float]],
+    count: int,
+    *,
+    rest_s: float,
+) -> Round:
+    """Execs in random order of the shims: what one leaves to be done meets all others as often."""
     samples: dict[str, dict[str, list[float]]] = {peer.name: {} for peer in peers}
     with contextlib.ExitStack() as undo:
         shims = {}
@@ -48,10 +62,11 @@ def _in_turns(place: Place, peers: Sequence[Peer], count: int, *, rest_s: float)
             shims[peer.name].up()
         time.sleep(rest_s)
         used_s = {name: proc.cpu_s(shim.pid) for name, shim in shims.items()}
-        orders = itertools.cycle(itertools.permutations(shims))
+        order = list(shims)
         for number in range(count):
-            for name in next(orders):
-                for measure, taken_s in _round_trip(shims[name], f"e{number}").items():
+            random.shuffle(order)
+            for name in order:
+                for measure, taken_s in round_trip(shims[name], f"e{number}").items():
                     samples[name].setdefault(measure, []).append(taken_s * MS)
             time.sleep(rest_s)
             for name, shim in shims.items():
@@ -62,15 +77,44 @@ def _in_turns(place: Place, peers: Sequence[Peer], count: int, *, rest_s: float)
 
 def _round_trip(shim: Running, name: str) -> dict[str, float]:
     """Return the seconds of it, and of each of its steps."""
+    return _timed("exec", steps(shim, name, shim.open_streams(exec_id=name)))
+
+
+def _read_round_trip(shim: Running, name: str) -> dict[str, float]:
+    """Return the same with a client that reads meanwhile."""
     stdio = shim.open_streams(exec_id=name)
+    with contextlib.closing(Reading(shim.address, shim.outputs.values())) as client:
+        of = {"id": shim.id, "exec_id": name}
+        made = exec_request(shim.id, name, "echo", "hello", stdio=stdio)
+        taken = _timed(
+            "exec_read",
+            (
+                lambda: client.call("Exec", made, Empty),
+                lambda: client.call(
+                    "Start", task_v2_pb2.StartRequest(**of), task_v2_pb2.StartResponse
+                ),
+                lambda: client.call(
+                    "Wait", task_v2_pb2.WaitRequest(**of), task_v2_pb2.WaitResponse
+                ),
+                lambda: client.call(
+                    "Delete", task_v2_pb2.DeleteRequest(**of), task_v2_pb2.DeleteResponse
+                ),
+            ),
+        )
+        assert client.came == b"hello\n", f"{client.came!r} came of an exec's output"
+    return taken
+
+
+def _timed(name: str, acts: Sequence[Callable[[], object]]) -> dict[str, float]:
+    """Return the seconds of an exec, and of each of the calls of its life."""
     times = [time.perf_counter()]
-    for step in steps(shim, name, stdio):
-        step()
+    for act in acts:
+        act()
         times.append(time.perf_counter())
     taken_s = (after - before for before, after in itertools.pairwise(times))
     return {
-        "exec": times[-1] - times[0],
-        **dict(zip(("exec_add", "exec_start", "exec_wait", "exec_delete"), taken_s, strict=True)),
+        name: times[-1] - times[0],
+        **dict(zip((f"{name}_{step}" for step in _STEPS), taken_s, strict=True)),
     }
 
 
@@ -116,6 +160,19 @@ EXPERIMENTS: Final = (
         ),
         720,
         round_trips,
+        per_round=_PER_ROUND,
+    ),
+    Experiment(
+        "exec_read",
+        (
+            Measure("exec_read", "exec with output that is taken at once", "ms"),
+            Measure("exec_read_add", "of it: Exec", "ms"),
+            Measure("exec_read_start", "of it: Start", "ms"),
+            Measure("exec_read_wait", "of it: Wait", "ms"),
+            Measure("exec_read_delete", "of it: Delete", "ms"),
+        ),
+        240,
+        read_at_once,
         per_round=_PER_ROUND,
     ),
     Experiment(

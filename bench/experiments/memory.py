@@ -4,6 +4,7 @@ import contextlib
 import math
 import time
 from collections.abc import Sequence
+from functools import partial
 from typing import Final
 
 from bench import proc
@@ -21,24 +22,36 @@ _CALM_S: Final = 3.0  # the last events are acknowledged
 _SETTLE_S: Final = 1.0  # a Go runtime gives back what it took to start
 
 
-def memory(place: Place, peers: Sequence[Peer], options: Options) -> Round:
-    """Shims with a container each, all alive: fresh, and after execs in each."""
-    return {
-        peer.name: {
-            name: values
-            for count in options.shims
-            for name, values in _memory(place, peer, count, options.execs).items()
-        }
-        for peer in peers
-    }
+def memory(place: Place, peers: Sequence[Peer], options: Options, *, count: int) -> Round:
+    """So many shims with a container each, all alive: fresh, and after execs in each."""
+    return {peer.name: _memory(place, peer, peers, count, options.execs) for peer in peers}
 
 
-def _memory(place: Place, peer: Peer, count: int, execs: int) -> Samples:
+def _memory(
+    place: Place, peer: Peer, peers: Sequence[Peer], count: int, execs: int
+) -> dict[str, list[float]]:
     samples: dict[str, list[float]] = {}
-    for _ in range(math.ceil(_FEWEST / count)):
+    _leave_only(place, peer, peers)
+    for _ in range(_groups(count)):
         for name, values in _group(place, peer, count, execs).items():
             samples.setdefault(name, []).extend(values)
     return samples
+
+
+def _groups(count: int) -> int:
+    """Return how many times a round measures so many shims."""
+    return math.ceil(_FEWEST / count)
+
+
+def _leave_only(place: Place, peer: Peer, peers: Sequence[Peer]) -> None:
+    """End the zygotes of the other shims, which share an interpreter's pages; see to our own."""
+    others = [other for other in peers if other is not peer and other.helpers()]
+    for other in others:
+        other.end_zygotes()
+    if peer.launcher and not peer.helpers():
+        with place.container(peer) as shim:
+            shim.up()
+        peer.settle()
 
 
 def _group(place: Place, peer: Peer, count: int, execs: int) -> Samples:
@@ -90,22 +103,29 @@ def idle(place: Place, peers: Sequence[Peer], options: Options) -> Round:
     return {name: {"wakeups": [float(after[name] - before[name])]} for name in shims}
 
 
-def measures(options: Options) -> Sequence[Measure]:
-    """Name what a run with these options gives."""
-    found = []
-    for count in options.shims:
-        of = f"{count} shim{'s' if count > 1 else ''}"
-        for suffix, when in (("", "fresh"), ("_used", f"after {options.execs} execs each")):
-            found += [
-                Measure(f"{kind}{suffix}_{count}", f"{kind.upper()}, {of}, {when}", "KiB")
-                for kind in ("pss", "rss", "uss")
-            ]
-    return found
+def measures(options: Options, count: int) -> Sequence[Measure]:
+    """Name what a run with so many shims gives."""
+    of = f"{count} shim{'s' if count > 1 else ''}"
+    return [
+        Measure(f"{kind}{suffix}_{count}", f"{kind.upper()}, {of}, {when}", "KiB")
+        for suffix, when in (("", "fresh"), ("_used", f"after {options.execs} execs each"))
+        for kind in ("pss", "rss", "uss")
+    ]
 
 
 def experiments(options: Options) -> Sequence[Experiment]:
     return (
-        Experiment("memory", measures(options), 40, memory, per_round=max(options.shims)),
+        *(
+            Experiment(
+                "memory",
+                measures(options, count),
+                30,
+                partial(memory, count=count),
+                per_round=count * _groups(count),
+                of_variants=True,
+            )
+            for count in options.shims
+        ),
         Experiment(
             "idle",
             (Measure("wakeups", f"wake-ups of an idle shim in {options.idle_s:g} s", ""),),
