@@ -8,15 +8,21 @@ import json
 import os
 import socket
 from collections.abc import Callable, Mapping, Sequence
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from shimv2 import gojson, linux, paths
+from shimv2.daemon_config import DaemonConfig
 from shimv2.errors import Refused
 from shimv2.gotext import os_error
-from shimv2.handover import DaemonConfig, Request
+from shimv2.handover import Request
 from shimv2.model import Identity, RuncOptions
 from shimv2.settings import Settings
 from shimv2.sockets import BoundSocket, bind_or_join
+
+if TYPE_CHECKING:
+    from asyncio import AbstractEventLoop
+
+    from shimv2.daemon_config import IdleHook
 
 _ADDRESS_MODE: Final = 0o644
 _CONFIG: Final = gojson.Struct(
@@ -30,6 +36,11 @@ class Caller(Protocol):
     @property
     def kept(self) -> Sequence[socket.socket]:
         """What is to stay open in the shim."""
+        ...
+
+    @property
+    def idle_hook(self) -> "Callable[[AbstractEventLoop], IdleHook] | None":
+        """The hook for `DaemonConfig`."""
         ...
 
     @property
@@ -87,12 +98,13 @@ def start(
             undo.callback(_withdraw, listener, bound)
             undo.callback(_forget, paths.address_file(""))
             _write_address(path)  # before there is a server, which may die at once (CLI 1.8)
-            from shimv2 import detach  # noqa: PLC0415 - who joins needs no server
+            from shimv2 import detach  # noqa: PLC0415 - a `start` that joins needs no server
 
             score = caller.daemon_oom_score if caller else detach.oom_score_of(os.getppid())
             place = detach.Place(detach.oom_score_above(score), request.options.shim_cgroup)
             _isolate_cores()
-            config = DaemonConfig(request.identity, listener, bound, settings)
+            idle_hook = caller.idle_hook if caller else None
+            config = DaemonConfig(request.identity, listener, bound, settings, idle_hook)
 
             def reply() -> None:
                 answer(_reply(request, path, settings, joined=False))

@@ -239,7 +239,7 @@ def _serve(flags: Flags, name: str) -> int:
     """Serve on an inherited socket, or on `-socket`: the server as a program of its own."""
     from shimv2 import log
     from shimv2.daemon import serve
-    from shimv2.handover import DaemonConfig
+    from shimv2.daemon_config import DaemonConfig
     from shimv2.settings import load
     from shimv2.sockets import listener_of_server
 

@@ -28,7 +28,6 @@ from shimv2.model import (
     ProcessState,
 )
 from shimv2.oom import OomWatch
-from shimv2.options import options_json
 from shimv2.process import Process, Scope
 from shimv2.reaper import Reaper
 from shimv2.runtime.criu import CriuOption
@@ -285,7 +284,7 @@ def _prepare_bundle(spec: CreateSpec) -> str:
         rootfs = paths.rootfs(spec.bundle)
         with suppress(FileExistsError):
             os.mkdir(rootfs, 0o711)
-    _write_private(paths.options_file(spec.bundle), options_json(spec.options))
+    _write_private(paths.options_file(spec.bundle), spec.options.to_json())
     _write_private(paths.runtime_file(spec.bundle), spec.options.binary_name)
     return rootfs
 

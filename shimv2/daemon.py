@@ -1,17 +1,16 @@
 """The shim's server: builds the parts, runs them, and stops them in order."""
 
 import asyncio
-import contextlib
 import logging
 import os
 import signal
 from typing import Any, Final
 
-from shimv2 import linux, log, loop, memory
+from shimv2 import linux, log, loop
 from shimv2.background import Background, Verbs
 from shimv2.container import Host
 from shimv2.containers import Containers
-from shimv2.handover import DaemonConfig
+from shimv2.daemon_config import DaemonConfig
 from shimv2.publisher import Publisher
 from shimv2.reaper import Reaper
 from shimv2.runtime.criu import CriuOption
@@ -81,8 +80,9 @@ class _Daemon:
         self._server.listen(config.listener)
         if config.settings.self_exit_s:
             background.start(self._exit_when_idle(publisher), "self-exit")
-        if memory.is_published() and isinstance(running, loop.LeanLoop):
-            running.before_sleep = memory.Reclaimer(running).before_sleep
+        idle_hook = None if config.idle_hook is None else config.idle_hook(running)
+        if idle_hook is not None and isinstance(running, loop.LeanLoop):
+            running.before_sleep = idle_hook.before_sleep
         if os.geteuid() == 0:
             linux.set_dumpable(False)  # last: it hides /proc/self from all but root
         await self._stop.wait()
@@ -92,7 +92,8 @@ class _Daemon:
         await self._server.shutdown(LAST_REPLIES_LIMIT_S)
         await background.stop()
         reaper.stop()
-        memory.say_touched()  # one that lived too short to come to rest
+        if idle_hook is not None:
+            idle_hook.at_exit()
         return 0
 
     async def _shut_down(self) -> None:
@@ -126,9 +127,7 @@ class _Daemon:
             return
         self._unlisted = True
         self._server.stop_listening()
-        if self._config.bound is not None:
-            with contextlib.suppress(OSError):
-                self._config.bound.unlink()
+        self._config.unlink_socket()
 
 
 def _report(_loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:

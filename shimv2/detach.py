@@ -26,9 +26,9 @@ from typing import Final, NoReturn
 
 from daemon import DaemonContext
 
+from shimv2.daemon_config import DaemonConfig
 from shimv2.errors import Refused
 from shimv2.gotext import os_error, strerror
-from shimv2.handover import DaemonConfig
 from shimv2.model import Identity
 from shimv2.title import server_words, set_title
 
@@ -86,7 +86,7 @@ def stay(
         _detach([config.listener, *kept], forking=False)
         status = _serve(config)
     except Exception:
-        _unlist(config)
+        config.unlink_socket()
         logging.getLogger(__name__).critical("the shim ends", exc_info=True)
     finally:
         os._exit(status)
@@ -164,7 +164,7 @@ def _settle(config: DaemonConfig, place: Place, start: socket.socket) -> bool:
         with contextlib.suppress(OSError):  # `start` is gone
             text = os_error(error) if isinstance(error, OSError) else str(error)
             start.send(text.encode("utf-8", "replace")[:_REPORT_LIMIT_BYTES])
-    _unlist(config)  # `start` does the same, if it lives
+    config.unlink_socket()  # `start` does the same, if it lives
     return False
 
 
@@ -172,17 +172,11 @@ def _end_tidily(config: DaemonConfig, *more: int) -> None:
     """Until the server handles them itself, let stop signals remove the socket, too."""
 
     def stop(*_: object) -> None:
-        _unlist(config)
+        config.unlink_socket()
         os._exit(0)
 
     for number in (signal.SIGTERM, signal.SIGINT, *more):
         signal.signal(number, stop)
-
-
-def _unlist(config: DaemonConfig) -> None:
-    if config.bound is not None:
-        with contextlib.suppress(OSError):
-            config.bound.unlink()
 
 
 def _detach(kept: Sequence[socket.socket], *, forking: bool) -> None:

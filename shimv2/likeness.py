@@ -11,11 +11,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from shimv2 import linux
+from shimv2 import COMPILED_DIR, linux
 from shimv2.cgroups import parse, tree
 
 _UNKNOWN: Final = "a line of the state cannot be understood: "
-_LIBRARY: Final = os.path.join(os.path.dirname(os.path.abspath(__file__)), "_bin", "libstate.so")
+_LIBRARY: Final = os.path.join(COMPILED_DIR, "libstate.so")
 
 
 def _load() -> "ctypes._NamedFuncPointer | None":

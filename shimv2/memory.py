@@ -20,7 +20,7 @@ from array import array
 from collections.abc import Callable
 from typing import Final
 
-from shimv2 import immortal, specialized
+from shimv2 import COMPILED_DIR, immortal, specialized
 
 __all__ = [
     "Reclaimer",
@@ -34,7 +34,7 @@ __all__ = [
     "touch_ahead",
 ]
 
-_LIBRARY: Final = os.path.join(os.path.dirname(os.path.abspath(__file__)), "_bin", "libmemory.so")
+_LIBRARY: Final = os.path.join(COMPILED_DIR, "libmemory.so")
 _M_ARENA_MAX: Final = -8  # mallopt(3)
 
 _WORTH_TURNS: Final = 8  # callbacks of the loop: a few questions, or the smallest verb
@@ -173,6 +173,9 @@ class Reclaimer:
             self._learn(self._loop.time() - self._gave_up_at)
         if self._turns >= _WORTH_TURNS and self._later is None:
             self._wait(self._turns, _MOST_WAITS - 1)
+
+    def at_exit(self) -> None:
+        say_touched()  # this shim was too short-lived to come to rest
 
     def _learn(self, given_up_s: float) -> None:
         self._gave_up_at = None

@@ -1,7 +1,8 @@
 """The values the parts of the shim hand to each other: requests, exits, events.  Pure."""
 
+import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Final, Protocol
 
 GO_ZERO_TIME_S: Final = -62_135_596_800
@@ -64,6 +65,12 @@ class RuncOptions:
     criu_work_path: str = ""
     task_api_address: str = ""
     task_api_version: int = 0
+
+    def to_json(self) -> str:
+        """Return the text of containerd's `options.json`: field order, without zero values."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        given = {name: value for name, value in values.items() if value}
+        return json.dumps(given, separators=(",", ":"))
 
 
 @dataclass(frozen=True, slots=True)

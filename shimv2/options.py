@@ -4,7 +4,6 @@ The same functions serve the task services v2 and v3, whose messages are equal b
 """
 
 import dataclasses
-import json
 import logging
 import tomllib
 from collections.abc import Mapping
@@ -210,29 +209,3 @@ def _require_type(key: str, value: object, default: object) -> None:
         raise ValueError(f"{key}: expected {wanted.__name__}, not {type(value).__name__}")
     if isinstance(value, int) and not 0 <= value <= 0xFFFF_FFFF:
         raise ValueError(f"{key}: {value} is out of range")
-
-
-def options_json(options: RuncOptions) -> str:
-    """Write options as containerd's `options.json`: snake case, in field order, no zero values."""
-    given = {name: value for name in _FIELDS if (value := getattr(options, name))}
-    return json.dumps(given, separators=(",", ":"))
-
-
-def options_from_json(text: bytes | str) -> RuncOptions:
-    """Read an `options.json`, also one that another shim wrote; unknown members are skipped.
-
-    Raises:
-        Refused: it is malformed, in Go's words.
-    """
-    values = _json_value(text.encode() if isinstance(text, str) else text, _JSON_OPTIONS)
-    return RuncOptions(**{name: values[name] for name in _FIELDS if values.get(name) is not None})
-
-
-_JSON_OPTIONS: Final = gojson.Struct(
-    "Options",
-    {
-        name: {bool: "bool", str: "string", int: "uint32"}[type(field.default)]
-        for name, field in _FIELDS.items()
-    },
-    package="options",
-)

@@ -15,12 +15,17 @@ import socket
 import struct
 import time
 from collections.abc import Callable, Sequence
-from typing import Final, NoReturn
+from typing import TYPE_CHECKING, Final, NoReturn
 
 from shimv2 import memory
 from shimv2.errors import Refused
 from shimv2.likeness import become_like
 from shimv2.request import TAKEN, TOUCHED, Given, Request
+
+if TYPE_CHECKING:
+    from asyncio import AbstractEventLoop
+
+    from shimv2.daemon_config import IdleHook
 
 FD_LIMIT: Final = 2**31 - 1  # close_range(2) takes what there is
 _AGREE_LIMIT_S: Final = 1.0  # for the launcher's next word: it is waited for with nothing else
@@ -41,6 +46,10 @@ class Caller:
         except ValueError:
             text = "failed to adjust OOM score for shim: get parent OOM score: it cannot be read"
             raise Refused(text) from None
+
+    @property
+    def idle_hook(self) -> "Callable[[AbstractEventLoop], IdleHook] | None":
+        return memory.Reclaimer if memory.is_published() else None
 
     def let_go(self) -> None:
         self.tell(0)

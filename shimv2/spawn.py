@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from threading import get_ident, main_thread
 from typing import Final, NoReturn
 
-from shimv2 import linux
+from shimv2 import COMPILED_DIR, linux
 
 NULL_DEVICE: Final = "/dev/null"
 _FROM_NULL: Final = -1  # in `Plan.sources`
@@ -29,7 +29,7 @@ _FROM_NULL: Final = -1  # in `Plan.sources`
 # Where a child failed; the numbers of native/_spawn.c.
 _STEP_FORK, _STEP_SETUP, _STEP_CWD, _STEP_FDS, _STEP_NULL, _STEP_EXEC = range(1, 7)
 
-_LIBRARY: Final = os.path.join(os.path.dirname(os.path.abspath(__file__)), "_bin", "libspawn.so")
+_LIBRARY: Final = os.path.join(COMPILED_DIR, "libspawn.so")
 _HIDDEN_SIGNALS: Final = (32, 33)  # the C library keeps them to itself: `signal` cannot reset them
 _SIGSET_BYTES: Final = 8
 _RT_SIGACTION: Final = {

@@ -24,7 +24,7 @@ from protos import runc_pb2
 from protos import task_v2_pb2 as pb
 from shimv2 import bootstrap, cleanup, detach, info, linux, memory, parameters, running
 from shimv2.daemon import serve
-from shimv2.handover import DaemonConfig
+from shimv2.daemon_config import DaemonConfig
 from shimv2.model import Identity
 from shimv2.settings import Settings
 from ttrpc import BlockingClient, StatusError

