@@ -10,10 +10,11 @@ import socket
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Final, Protocol
 
-from shimv2 import gojson, linux, paths
+from shimv2 import linux, paths
 from shimv2.daemon_config import DaemonConfig
 from shimv2.errors import Refused
-from shimv2.gotext import os_error
+from shimv2.gocompat import gojson
+from shimv2.gocompat.gotext import os_error
 from shimv2.handover import Request
 from shimv2.model import Identity, RuncOptions
 from shimv2.settings import Settings

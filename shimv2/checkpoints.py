@@ -8,7 +8,7 @@ from contextlib import suppress
 
 from shimv2 import mounts, paths
 from shimv2.errors import Refused, RuntimeFailed
-from shimv2.gotext import os_error
+from shimv2.gocompat.gotext import os_error
 from shimv2.io.stdio import ProcessIO
 from shimv2.model import CheckpointSpec, CreateSpec, Exit
 from shimv2.process import Scope

@@ -15,10 +15,11 @@ import time
 from collections.abc import Mapping
 from typing import Final
 
-from shimv2 import gojson, log, paths
+from shimv2 import log, paths
 from shimv2.errors import Refused
 from shimv2.exits import recorded_exit
-from shimv2.gotext import os_error, quote
+from shimv2.gocompat import gojson
+from shimv2.gocompat.gotext import os_error, quote
 from shimv2.model import Exit, Identity
 from shimv2.runtime.command import CommandFailed
 from shimv2.runtime.once import delete_force_now, run_now

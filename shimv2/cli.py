@@ -96,7 +96,7 @@ def parse(args: Sequence[str]) -> Flags:
 
 def _boolean(name: str, value: str) -> bool:
     if value not in _TRUE + _FALSE:
-        from shimv2.gotext import quote
+        from shimv2.gocompat.gotext import quote
 
         raise BadUsage(f"invalid boolean value {quote(value)} for -{name}: parse error")
     return value in _TRUE
@@ -190,7 +190,7 @@ def _check_namespace(name: str) -> None:
         raise Fatal("shim namespace cannot be empty")
     import re
 
-    from shimv2.gotext import quote
+    from shimv2.gocompat.gotext import quote
 
     if len(os.fsencode(name)) > _NAMESPACE_LIMIT_BYTES:
         limit = f"greater than maximum length ({_NAMESPACE_LIMIT_BYTES} characters)"
@@ -259,7 +259,7 @@ def _print_version(program: str) -> None:
 def _said(error: Exception) -> str:
     """Say an error as the reference does, and a bug of ours so that it can be found."""
     from shimv2.errors import ShimError
-    from shimv2.gotext import os_error
+    from shimv2.gocompat.gotext import os_error
     from shimv2.log import NoLog
     from shimv2.settings import SettingsError
 

@@ -7,7 +7,7 @@ from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from protos import events_pb2, types_pb2
-from shimv2.anyurl import pack
+from shimv2.gocompat.anyurl import pack
 from shimv2.model import (
     GO_ZERO_TIME_S,
     Created,

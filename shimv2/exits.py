@@ -27,7 +27,7 @@ from datetime import UTC, datetime
 from typing import Final
 
 from shimv2 import paths
-from shimv2.gotext import os_error, rfc3339
+from shimv2.gocompat.gotext import os_error, rfc3339
 from shimv2.model import Exit
 
 log = logging.getLogger(__name__)

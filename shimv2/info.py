@@ -10,9 +10,9 @@ from google.protobuf.message import DecodeError
 
 from protos.types_pb2 import RuntimeInfo, RuntimeVersion
 from shimv2 import VERSION
-from shimv2.anyurl import type_name
 from shimv2.errors import Refused, ShimError
-from shimv2.gotext import os_error, quote
+from shimv2.gocompat.anyurl import type_name
+from shimv2.gocompat.gotext import os_error, quote
 from shimv2.model import RuncOptions
 from shimv2.options import RUNC_OPTIONS, RUNTIME_OPTIONS, require_known, runtime_options
 from shimv2.runtime.command import DEFAULT_BINARY, CommandFailed, look_up

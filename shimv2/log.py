@@ -20,7 +20,7 @@ import traceback
 from types import FrameType
 from typing import Any, Final
 
-from shimv2.gotext import os_error, quote, rfc3339
+from shimv2.gocompat.gotext import os_error, quote, rfc3339
 
 FIFO: Final = "log"  # in the bundle, which is the working directory
 

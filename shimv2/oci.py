@@ -6,7 +6,7 @@ are handed to the runtime as they came, unknown fields included.
 
 from typing import Final
 
-from shimv2.gojson import Slice, StringMap, Struct
+from shimv2.gocompat.gojson import Slice, StringMap, Struct
 
 _STRINGS: Final = Slice("string")
 

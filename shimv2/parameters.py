@@ -7,8 +7,8 @@ from google.protobuf.any_pb2 import Any
 from google.protobuf.message import DecodeError, Message
 
 from protos.bootstrap_pb2 import BootstrapParams, BootstrapResult
-from shimv2.anyurl import type_name
 from shimv2.errors import ShimError
+from shimv2.gocompat.anyurl import type_name
 from shimv2.handover import Request
 from shimv2.model import Identity, RuncOptions
 from shimv2.options import RUNC_OPTIONS, RUNTIME_OPTIONS, runtime_options

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from shimv2.errors import InvalidArgument
-from shimv2.gotext import os_error, quote
+from shimv2.gocompat.gotext import os_error, quote
 
 DEFAULT_PATH: Final = "/etc/containerd-shim-pyrunc.toml"
 ENVIRONMENT: Final = "PYRUNC_CONFIG"

@@ -5,7 +5,7 @@ import logging
 from typing import Final
 
 from shimv2 import errors
-from shimv2.gotext import os_error
+from shimv2.gocompat.gotext import os_error
 from ttrpc.codes import Code
 from ttrpc.errors import StatusError
 

@@ -16,7 +16,7 @@ import stat
 from typing import Final, Self
 
 from shimv2.errors import Refused
-from shimv2.gotext import strerror
+from shimv2.gocompat.gotext import strerror
 from shimv2.linux import set_pipe_capacity
 
 # The shim leads a session: a terminal it writes to must not become its controlling terminal.

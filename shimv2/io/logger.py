@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from shimv2.errors import Refused
-from shimv2.gotext import quote
+from shimv2.gocompat.gotext import quote
 from shimv2.io.fifo import Fd, reason
 from shimv2.io.process_io import ProcessIO
 from shimv2.io.uri import StdioUri

@@ -6,7 +6,7 @@ import os
 from typing import Final
 
 from shimv2.errors import Refused
-from shimv2.gotext import quote
+from shimv2.gocompat.gotext import quote
 from shimv2.io.fifo import NO_SURPRISES, Fd, Pinned, has_reader, reason
 from shimv2.io.unread import Unread
 from shimv2.linux import bytes_waiting

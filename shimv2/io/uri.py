@@ -10,7 +10,7 @@ from typing import Final
 from urllib.parse import unquote_plus, unquote_to_bytes
 
 from shimv2.errors import Refused
-from shimv2.gotext import quote
+from shimv2.gocompat.gotext import quote
 
 _SCHEME: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")

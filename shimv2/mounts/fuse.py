@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from shimv2.errors import Refused
-from shimv2.gotext import quote
+from shimv2.gocompat.gotext import quote
 from shimv2.model import Exit, Mount
 from shimv2.mounts.options import refuse_daemons_own
 from shimv2.mounts.place import name_inside

@@ -13,7 +13,7 @@ from typing import Final
 
 from shimv2 import linux
 from shimv2.errors import Refused
-from shimv2.gotext import quote, strerror
+from shimv2.gocompat.gotext import quote, strerror
 from shimv2.mounts.options import Options
 from shimv2.mounts.overlay import with_layers
 from shimv2.readiness import readable

@@ -8,7 +8,7 @@ from typing import Final
 
 from shimv2 import linux, paths
 from shimv2.errors import Refused, ShimError
-from shimv2.gotext import os_error, quote, strerror
+from shimv2.gocompat.gotext import os_error, quote, strerror
 from shimv2.model import Mount
 from shimv2.mounts import idmap, overlay
 from shimv2.mounts.loopdev import loop_device

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from shimv2 import linux
 from shimv2.errors import Refused
-from shimv2.gotext import os_error
+from shimv2.gocompat.gotext import os_error
 
 
 @contextlib.contextmanager

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Final, Protocol
 
 from shimv2.errors import Refused
-from shimv2.gotext import os_error, quote
+from shimv2.gocompat.gotext import os_error, quote
 from shimv2.model import CheckpointSpec
 
 _PID_FILE_BYTES: Final = 32

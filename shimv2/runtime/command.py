@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from shimv2 import spawn
-from shimv2.gotext import quote, strerror
+from shimv2.gocompat.gotext import quote, strerror
 
 DEFAULT_BINARY: Final = "runc"
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Final
 
 from shimv2.errors import NotFound, RuntimeFailed
-from shimv2.gotext import os_error
+from shimv2.gocompat.gotext import os_error
 from shimv2.model import CheckpointSpec
 from shimv2.reaper import Reaper
 from shimv2.runtime import runclog

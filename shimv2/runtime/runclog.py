@@ -5,8 +5,8 @@ from datetime import datetime
 from enum import Enum, auto
 from typing import Final
 
-from shimv2.gojson import JsonError, decode_next, json_kind
-from shimv2.gotext import quote
+from shimv2.gocompat.gojson import JsonError, decode_next, json_kind
+from shimv2.gocompat.gotext import quote
 
 
 class CorruptLog(ValueError):

@@ -55,7 +55,21 @@ PURE_BUT: Final = {
     "shimv2.gocompat.gotext": {"os", "time"},  # the kernel's words for an errno, gmtime
 }
 WORLD: Final = frozenset(
-    "asyncio ctypes os os.path select shutil signal socket subprocess sys tempfile threading time".split()
+    [
+        "asyncio",
+        "ctypes",
+        "os",
+        "os.path",
+        "select",
+        "shutil",
+        "signal",
+        "socket",
+        "subprocess",
+        "sys",
+        "tempfile",
+        "threading",
+        "time",
+    ]
 )
 MOVING: Final = {
     "errors": "values",
@@ -135,7 +149,7 @@ def imported(path: Path) -> Iterator[str]:
 
 def owner(module: str) -> str:
     """Return the row of the table that a module of shimv2 belongs to."""
-    top = module.split(".")[0]
+    top = module.split(".", maxsplit=1)[0]
     return MOVING.get(top, top)
 
 
