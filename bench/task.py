@@ -18,7 +18,7 @@ from protos import task_v2_pb2, types_pb2
 from shimv2.ctl import spec
 from shimv2.ctl.reply import Reply, pack
 from shimv2.ctl.task import PROCESS_URL
-from shimv2.model import Mount, Stdio
+from shimv2.values.model import Mount, Stdio
 from ttrpc import BlockingClient, StatusError
 from ttrpc.client import result
 from ttrpc.connection import ClientConnection

@@ -10,15 +10,16 @@ import socket
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Final, Protocol
 
-from shimv2 import linux, paths
+from shimv2 import linux
 from shimv2.daemon_config import DaemonConfig
-from shimv2.errors import Refused
 from shimv2.gocompat import gojson
 from shimv2.gocompat.gotext import os_error
 from shimv2.handover import Request
-from shimv2.model import Identity, RuncOptions
-from shimv2.settings import Settings
 from shimv2.sockets import BoundSocket, bind_or_join
+from shimv2.values import paths
+from shimv2.values.errors import Refused
+from shimv2.values.model import Identity, RuncOptions
+from shimv2.values.settings import Settings
 
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop

@@ -15,12 +15,10 @@ import time
 from collections.abc import Mapping
 from typing import Final
 
-from shimv2 import log, paths
-from shimv2.errors import Refused
+from shimv2 import log
 from shimv2.exits import recorded_exit
 from shimv2.gocompat import gojson
 from shimv2.gocompat.gotext import os_error, quote
-from shimv2.model import Exit, Identity
 from shimv2.runtime.command import CommandFailed
 from shimv2.runtime.once import delete_force_now, run_now
 from shimv2.sockets import unlink_if_dead
@@ -31,6 +29,9 @@ from shimv2.unmounts import (
     left_by_criu,
     unmount_recursive_now,
 )
+from shimv2.values import paths
+from shimv2.values.errors import Refused
+from shimv2.values.model import Exit, Identity
 
 RUNTIME_LIMIT_S: Final = 4.0  # containerd's five, less what comes after
 _DEATH_LIMIT_S: Final = 1.0

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final, NoReturn
 
 if TYPE_CHECKING:
     from shimv2.bootstrap import Caller
-    from shimv2.model import Identity
+    from shimv2.values.model import Identity
 
 STDIN_LIMIT_BYTES: Final = 10 << 20  # containerd's own
 _READ_BYTES: Final = 64 * 1024
@@ -201,7 +201,7 @@ def _check_namespace(name: str) -> None:
 
 
 def _identity(flags: Flags, name: str) -> "Identity":
-    from shimv2.model import Identity
+    from shimv2.values.model import Identity
 
     return Identity(
         name=name,
@@ -258,10 +258,10 @@ def _print_version(program: str) -> None:
 
 def _said(error: Exception) -> str:
     """Say an error as the reference does, and a bug of ours so that it can be found."""
-    from shimv2.errors import ShimError
     from shimv2.gocompat.gotext import os_error
     from shimv2.log import NoLog
     from shimv2.settings import SettingsError
+    from shimv2.values.errors import ShimError
 
     if isinstance(error, OSError):
         return os_error(error)

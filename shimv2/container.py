@@ -7,16 +7,22 @@ from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
-from shimv2 import mounts, paths
+from shimv2 import mounts
 from shimv2.background import Background
 from shimv2.cgroups import v1, v2
-from shimv2.errors import AlreadyExists, FailedPrecondition, NotFound, Refused
 from shimv2.exec import ExecProcess
 from shimv2.exits import ExitRecords
 from shimv2.init import InitProcess
 from shimv2.io.stdio import IoPolicy
-from shimv2.lifecycle import State, Step
-from shimv2.model import (
+from shimv2.oom import OomWatch
+from shimv2.process import Process, Scope
+from shimv2.reaper import Reaper
+from shimv2.runtime.criu import CriuOption
+from shimv2.runtime.runc import Runc
+from shimv2.values import paths
+from shimv2.values.errors import AlreadyExists, FailedPrecondition, NotFound, Refused
+from shimv2.values.lifecycle import State, Step
+from shimv2.values.model import (
     Created,
     CreateSpec,
     Deleted,
@@ -27,12 +33,7 @@ from shimv2.model import (
     Oom,
     ProcessState,
 )
-from shimv2.oom import OomWatch
-from shimv2.process import Process, Scope
-from shimv2.reaper import Reaper
-from shimv2.runtime.criu import CriuOption
-from shimv2.runtime.runc import Runc
-from shimv2.settings import Settings, container_policy
+from shimv2.values.settings import Settings, container_policy
 
 
 @dataclass(frozen=True, slots=True)

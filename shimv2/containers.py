@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from shimv2.container import Container, Host
-from shimv2.errors import FailedPrecondition, NotFound, Refused
-from shimv2.model import CreateSpec, Exit
+from shimv2.values.errors import FailedPrecondition, NotFound, Refused
+from shimv2.values.model import CreateSpec, Exit
 
 
 @dataclass(slots=True)

@@ -10,8 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from shimv2.model import Identity
-from shimv2.settings import Settings
+from shimv2.values.model import Identity
+from shimv2.values.settings import Settings
 
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop

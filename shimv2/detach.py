@@ -27,10 +27,10 @@ from typing import Final, NoReturn
 from daemon import DaemonContext
 
 from shimv2.daemon_config import DaemonConfig
-from shimv2.errors import Refused
 from shimv2.gocompat.gotext import os_error, strerror
-from shimv2.model import Identity
 from shimv2.title import server_words, set_title
+from shimv2.values.errors import Refused
+from shimv2.values.model import Identity
 
 READY_LIMIT_S: Final = 10.0
 _REPORT_LIMIT_BYTES: Final = 4096

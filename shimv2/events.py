@@ -8,7 +8,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from protos import events_pb2, types_pb2
 from shimv2.gocompat.anyurl import pack
-from shimv2.model import (
+from shimv2.values.model import (
     GO_ZERO_TIME_S,
     Created,
     Deleted,

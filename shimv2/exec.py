@@ -5,12 +5,12 @@ import os
 import signal as signals
 from contextlib import AsyncExitStack, suppress
 
-from shimv2 import paths
-from shimv2.errors import FailedPrecondition, NotFound, Refused
-from shimv2.lifecycle import EXEC, Step
-from shimv2.model import ExecSpec, ExecStarted, Exit
 from shimv2.process import Process, Scope, time_to_open
 from shimv2.runtime import read_pid_file
+from shimv2.values import paths
+from shimv2.values.errors import FailedPrecondition, NotFound, Refused
+from shimv2.values.lifecycle import EXEC, Step
+from shimv2.values.model import ExecSpec, ExecStarted, Exit
 
 
 class ExecProcess(Process):

@@ -26,9 +26,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
 
-from shimv2 import paths
 from shimv2.gocompat.gotext import os_error, rfc3339
-from shimv2.model import Exit
+from shimv2.values import paths
+from shimv2.values.model import Exit
 
 log = logging.getLogger(__name__)
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from shimv2.model import Identity, RuncOptions
+from shimv2.values.model import Identity, RuncOptions
 
 
 @dataclass(frozen=True, slots=True)

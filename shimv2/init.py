@@ -7,13 +7,14 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AsyncExitStack
 from typing import Final
 
-from shimv2 import checkpoints, linux, mounts, paths
+from shimv2 import checkpoints, linux, mounts
 from shimv2.cgroups.tree import Cgroup
-from shimv2.errors import Refused, RuntimeFailed, ShimError
-from shimv2.lifecycle import INIT, State, Step
-from shimv2.model import CheckpointSpec, CreateSpec, Exit, Paused, Resumed, Started
 from shimv2.process import Process, Scope, log, time_to_open
 from shimv2.runtime import read_pid_file
+from shimv2.values import paths
+from shimv2.values.errors import Refused, RuntimeFailed, ShimError
+from shimv2.values.lifecycle import INIT, State, Step
+from shimv2.values.model import CheckpointSpec, CreateSpec, Exit, Paused, Resumed, Started
 
 _KILLED_BY: Final = 128  # an exit status above: the number of a signal
 _SIGKILLED: Final = 128 + 9

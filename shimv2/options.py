@@ -13,12 +13,12 @@ from google.protobuf import any_pb2, descriptor_pool
 from google.protobuf.message import DecodeError
 
 from protos import runc_pb2, runtimeoptions_pb2, task_v2_pb2, task_v3_pb2
-from shimv2 import oci
-from shimv2.errors import InvalidArgument, Refused
 from shimv2.gocompat import gojson
 from shimv2.gocompat.anyurl import type_name
 from shimv2.gocompat.gotext import os_error, quote
-from shimv2.model import CheckpointSpec, CreateSpec, ExecSpec, Mount, RuncOptions, Stdio
+from shimv2.values import oci
+from shimv2.values.errors import InvalidArgument, Refused
+from shimv2.values.model import CheckpointSpec, CreateSpec, ExecSpec, Mount, RuncOptions, Stdio
 
 log = logging.getLogger(__name__)
 

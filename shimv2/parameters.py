@@ -7,11 +7,11 @@ from google.protobuf.any_pb2 import Any
 from google.protobuf.message import DecodeError, Message
 
 from protos.bootstrap_pb2 import BootstrapParams, BootstrapResult
-from shimv2.errors import ShimError
 from shimv2.gocompat.anyurl import type_name
 from shimv2.handover import Request
-from shimv2.model import Identity, RuncOptions
 from shimv2.options import RUNC_OPTIONS, RUNTIME_OPTIONS, runtime_options
+from shimv2.values.errors import ShimError
+from shimv2.values.model import Identity, RuncOptions
 
 _DEBUG_LEVEL: Final = -4  # of BootstrapParams.log_level: this and below is debug
 

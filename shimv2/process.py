@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from typing import Final
 
 from shimv2.background import Background
-from shimv2.errors import Refused, WrongState
 from shimv2.exits import ExitRecords, start_time_of
 from shimv2.io.stdio import IoPolicy, LoggerHost, ProcessIO, open_io
-from shimv2.lifecycle import Lifecycle, State, Step, Table
-from shimv2.model import EventSink, Exit, Exited, Stdio
 from shimv2.reaper import Reaper
 from shimv2.runtime import Runtime
-from shimv2.settings import Settings
+from shimv2.values.errors import Refused, WrongState
+from shimv2.values.lifecycle import Lifecycle, State, Step, Table
+from shimv2.values.model import EventSink, Exit, Exited, Stdio
+from shimv2.values.settings import Settings
 
 log = logging.getLogger(__name__)
 

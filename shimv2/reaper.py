@@ -21,7 +21,7 @@ import time
 from collections.abc import Iterator
 from typing import Final
 
-from shimv2.model import Exit
+from shimv2.values.model import Exit
 
 KEPT_EXITS_LIMIT: Final = 32_768
 """Exits kept while a launch window is open: as many as there are pids where pid_max has

@@ -12,13 +12,13 @@ from protos import task_v3_pb2 as pb
 from shimv2 import metrics, options
 from shimv2.background import Verbs
 from shimv2.containers import Containers
-from shimv2.errors import Refused
 from shimv2.events import exited_at
 from shimv2.gocompat.anyurl import pack
 from shimv2.init import InitProcess
-from shimv2.lifecycle import Step
-from shimv2.model import Exit
 from shimv2.publisher import Publisher
+from shimv2.values.errors import Refused
+from shimv2.values.lifecycle import Step
+from shimv2.values.model import Exit
 from ttrpc import Call, Registry
 
 SERVICES: Final = ("containerd.task.v2.Task", "containerd.task.v3.Task")

@@ -16,8 +16,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from shimv2.errors import Refused
 from shimv2.gocompat.gotext import os_error, quote, strerror
+from shimv2.values.errors import Refused
 
 MAX_PATH_BYTES: Final = 107
 """What sun_path holds beside its NUL: 42 for the folder, a slash, and 64 hex digits (CLI-24)."""

@@ -18,9 +18,9 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final, NoReturn
 
 from shimv2 import memory
-from shimv2.errors import Refused
 from shimv2.likeness import become_like
 from shimv2.request import TAKEN, TOUCHED, Given, Request
+from shimv2.values.errors import Refused
 
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop

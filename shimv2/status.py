@@ -4,8 +4,8 @@ import errno
 import logging
 from typing import Final
 
-from shimv2 import errors
 from shimv2.gocompat.gotext import os_error
+from shimv2.values import errors
 from ttrpc.codes import Code
 from ttrpc.errors import StatusError
 

@@ -7,7 +7,7 @@ from typing import Final
 from setproctitle import setproctitle
 
 from shimv2 import linux
-from shimv2.model import Identity
+from shimv2.values.model import Identity
 
 _shown: Final[list[object]] = []  # what the kernel shows of us lies in our memory
 

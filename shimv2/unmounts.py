@@ -11,7 +11,8 @@ import re
 import time
 from typing import Final
 
-from shimv2 import linux, paths
+from shimv2 import linux
+from shimv2.values import paths
 
 _MOUNT_TABLE: Final = "/proc/self/mountinfo"
 _MOUNT_POINT_FIELD: Final = 4

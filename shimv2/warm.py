@@ -25,8 +25,8 @@ from protos import task_v2_pb2 as pb
 from shimv2 import bootstrap, cleanup, detach, info, linux, memory, parameters, running
 from shimv2.daemon import serve
 from shimv2.daemon_config import DaemonConfig
-from shimv2.model import Identity
-from shimv2.settings import Settings
+from shimv2.values.model import Identity
+from shimv2.values.settings import Settings
 from ttrpc import BlockingClient, StatusError
 
 __all__ = ["up"]

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from shimv2.ctl.reply import Reply
-from shimv2.model import Mount
+from shimv2.values.model import Mount
 
 STREAMS: Final = ("stdin", "stdout", "stderr")
 

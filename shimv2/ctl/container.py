@@ -14,7 +14,7 @@ from shimv2.ctl.launch import Binary, Deleted
 from shimv2.ctl.reply import Reply
 from shimv2.ctl.streams import Output
 from shimv2.ctl.task import TaskClient
-from shimv2.model import Exit, Mount, Stdio
+from shimv2.values.model import Exit, Mount, Stdio
 from ttrpc import ConnectionClosed, StatusError
 
 _CONNECT_LIMIT_S = 5.0

@@ -18,7 +18,7 @@ from shimv2.ctl.reply import Generation, runc_options
 from shimv2.ctl.rootfs import make_rootfs
 from shimv2.ctl.sink import EventsSink
 from shimv2.ctl.streams import Capture, Output
-from shimv2.model import Mount, Stdio
+from shimv2.values.model import Mount, Stdio
 
 MakeOutput = Callable[[str, str], Output]  # stream's name, its FIFO
 

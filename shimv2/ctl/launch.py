@@ -14,7 +14,7 @@ from google.protobuf import any_pb2
 from protos import bootstrap_pb2, task_v2_pb2
 from shimv2.ctl.bundle import Bundle
 from shimv2.ctl.reply import Generation, Reply
-from shimv2.model import Exit
+from shimv2.values.model import Exit
 
 _START_LIMIT_S = 30.0  # containerd has none; a tool must not hang
 _DELETE_LIMIT_S = 5.0  # containerd's io.containerd.timeout.shim.cleanup

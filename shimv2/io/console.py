@@ -5,7 +5,6 @@ from collections.abc import Callable
 from typing import Final
 
 from shimv2.console import Console, ConsoleSocket
-from shimv2.errors import Refused
 from shimv2.io.copy import Relay
 from shimv2.io.fifo import Fd, Pinned, reason
 from shimv2.io.logger import Logger
@@ -14,7 +13,8 @@ from shimv2.io.relayed import RelayedIO
 from shimv2.io.sinks import Sink, open_output
 from shimv2.io.stdin import StdinRelay
 from shimv2.io.uri import fifo_path
-from shimv2.model import Stdio
+from shimv2.values.errors import Refused
+from shimv2.values.model import Stdio
 
 COPY_FAILED: Final = "failed to start console copy: "
 _AWAY_LOOK_S: Final = 0.1  # only where the slave cannot be held open

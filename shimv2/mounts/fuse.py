@@ -9,9 +9,7 @@ import os
 from collections.abc import Sequence
 from typing import Final
 
-from shimv2.errors import Refused
 from shimv2.gocompat.gotext import quote
-from shimv2.model import Exit, Mount
 from shimv2.mounts.options import refuse_daemons_own
 from shimv2.mounts.place import name_inside
 from shimv2.mounts.thread import in_thread
@@ -19,6 +17,8 @@ from shimv2.reaper import Reaper
 from shimv2.runtime.command import CommandFailed, launch, memory_file, output
 from shimv2.runtime.tree import kill_tree
 from shimv2.unmounts import FUSERMOUNTS, mounts_on, unmount_one
+from shimv2.values.errors import Refused
+from shimv2.values.model import Exit, Mount
 
 HELPER_LIMIT_S: Final = 30.0
 _DEATH_LIMIT_S: Final = 5.0

@@ -12,7 +12,6 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Final
 
 from shimv2 import linux
-from shimv2.errors import Refused
 from shimv2.gocompat.gotext import quote, strerror
 from shimv2.mounts.options import Options
 from shimv2.mounts.overlay import with_layers
@@ -20,6 +19,7 @@ from shimv2.readiness import readable
 from shimv2.reaper import Reaper
 from shimv2.spawn import hold_user_namespace
 from shimv2.unmounts import unmount_fully
+from shimv2.values.errors import Refused
 
 _LARGEST_ID: Final = 2**32 - 2  # the last number means: none
 

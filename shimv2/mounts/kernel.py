@@ -6,15 +6,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from shimv2 import linux, paths
-from shimv2.errors import Refused, ShimError
+from shimv2 import linux
 from shimv2.gocompat.gotext import os_error, quote, strerror
-from shimv2.model import Mount
 from shimv2.mounts import idmap, overlay
 from shimv2.mounts.loopdev import loop_device
 from shimv2.mounts.options import Options
 from shimv2.mounts.place import inside, name_inside
 from shimv2.unmounts import unmount_one
+from shimv2.values import paths
+from shimv2.values.errors import Refused, ShimError
+from shimv2.values.model import Mount
 
 PREFIX: Final = "failed to mount rootfs component: "
 _OWN_NAMESPACE_MAP: Final = ["0", "0", "4294967295"]  # uid_map of the initial user namespace

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from typing import Final
 
 from shimv2 import linux
-from shimv2.errors import Refused
 from shimv2.gocompat.gotext import strerror
+from shimv2.values.errors import Refused
 
 _CONTROL: Final = "/dev/loop-control"
 _TRIES: Final = 100  # another process may take the free device before us

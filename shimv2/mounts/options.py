@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from shimv2 import linux
-from shimv2.errors import Refused
 from shimv2.gocompat.gotext import quote
+from shimv2.values.errors import Refused
 
 _SET: Final = {
     "ro": linux.MS_RDONLY, "nosuid": linux.MS_NOSUID, "nodev": linux.MS_NODEV,

@@ -5,8 +5,8 @@ import os
 from collections.abc import Iterator
 
 from shimv2 import linux
-from shimv2.errors import Refused
 from shimv2.gocompat.gotext import os_error
+from shimv2.values.errors import Refused
 
 
 @contextlib.contextmanager

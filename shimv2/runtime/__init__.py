@@ -3,9 +3,9 @@
 from collections.abc import Callable, Mapping
 from typing import Final, Protocol
 
-from shimv2.errors import Refused
 from shimv2.gocompat.gotext import os_error, quote
-from shimv2.model import CheckpointSpec
+from shimv2.values.errors import Refused
+from shimv2.values.model import CheckpointSpec
 
 _PID_FILE_BYTES: Final = 32
 

@@ -7,7 +7,6 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
-from shimv2.model import Exit
 from shimv2.reaper import Reaper
 from shimv2.runtime.command import (
     NO_OUTPUT,
@@ -19,6 +18,7 @@ from shimv2.runtime.command import (
     trim,
 )
 from shimv2.runtime.tree import kill_leaves, kill_tree
+from shimv2.values.model import Exit
 
 log = logging.getLogger(__name__)
 

@@ -8,15 +8,15 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Final
 
-from shimv2.errors import NotFound, RuntimeFailed
 from shimv2.gocompat.gotext import os_error
-from shimv2.model import CheckpointSpec
 from shimv2.reaper import Reaper
 from shimv2.runtime import runclog
 from shimv2.runtime.command import DEFAULT_BINARY, CommandFailed, global_args, is_compiled
 from shimv2.runtime.criu import CriuOption
 from shimv2.runtime.run import run
 from shimv2.runtime.runclog import KillResult
+from shimv2.values.errors import NotFound, RuntimeFailed
+from shimv2.values.model import CheckpointSpec
 
 LOG_LIMIT_BYTES: Final = 1024 * 1024
 """How much of what one call wrote to the log is looked at: its end."""

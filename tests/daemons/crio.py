@@ -23,7 +23,7 @@ from shimv2.ctl.launch import Binary, ShimFailed
 from shimv2.ctl.reply import Generation, Reply
 from shimv2.ctl.streams import Capture
 from shimv2.ctl.task import TaskClient
-from shimv2.model import Exit, Stdio
+from shimv2.values.model import Exit, Stdio
 from tests.support.host import Host
 from ttrpc import ConnectionClosed, StatusError
 

@@ -23,7 +23,7 @@ from shimv2.ctl.harness import Harness
 from shimv2.ctl.reply import pack
 from shimv2.ctl.streams import Capture
 from shimv2.ctl.task import PROCESS_URL
-from shimv2.model import Stdio
+from shimv2.values.model import Stdio
 from tests.differential.frames import one_call
 from tests.differential.words import Words
 from tests.support.host import Host

@@ -13,7 +13,7 @@ from shimv2.ctl.container import Container
 from shimv2.ctl.harness import Harness, Setup, captured
 from shimv2.ctl.streams import Capture
 from shimv2.ctl.task import TaskClient
-from shimv2.model import Exit, Mount, Stdio
+from shimv2.values.model import Exit, Mount, Stdio
 from tests.support.aio import run
 from tests.support.cgroups import unified
 from tests.support.host import OTHER_SHIM, RUNTIME_UNDER_TEST

@@ -7,9 +7,9 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
 
 from shimv2 import linux, mounts
-from shimv2.model import Mount
 from shimv2.reaper import Reaper
 from shimv2.unmounts import mount_points_below, unmount_fully
+from shimv2.values.model import Mount
 from tests.support.aio import run
 from tests.support.leaks import children_of
 from tests.support.until import eventually

@@ -13,7 +13,7 @@ import pytest
 
 ROOT: Final = Path(__file__).parents[2]
 
-# Lowest first: package or module of shimv2, and the libraries beside the standard one it may import.
+# Lowest first: a package or module of shimv2, and the third-party libraries it may import.
 SHIM: Final[Mapping[str, str]] = {
     "gocompat": "google",
     "values": "",

@@ -15,9 +15,9 @@ from protos.bootstrap_pb2 import BootstrapParams
 from protos.runc_pb2 import CheckpointOptions, Options
 from shimv2 import detach, running, title
 from shimv2.bootstrap import read_request
-from shimv2.errors import Refused
-from shimv2.model import Identity, RuncOptions
 from shimv2.running import serves
+from shimv2.values.errors import Refused
+from shimv2.values.model import Identity, RuncOptions
 from tests.support.cgroups import no_cgroup, unified
 from tests.support.until import until
 

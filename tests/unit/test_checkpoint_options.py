@@ -7,8 +7,8 @@ from google.protobuf import any_pb2
 
 from protos import runc_pb2, task_v2_pb2, task_v3_pb2
 from shimv2 import options
-from shimv2.errors import Refused
-from shimv2.model import CheckpointSpec
+from shimv2.values.errors import Refused
+from shimv2.values.model import CheckpointSpec
 
 NAME = "containerd.runc.v1.CheckpointOptions"
 

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shimv2 import oci
 from shimv2.gocompat import gojson
 from shimv2.gocompat.gojson import JsonError, Slice, StringMap, Struct
+from shimv2.values import oci
 
 json_values = st.recursive(
     st.none()

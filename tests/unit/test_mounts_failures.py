@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from shimv2 import linux, unmounts
-from shimv2.errors import Refused
-from shimv2.model import Mount
 from shimv2.unmounts import mount_points_below
+from shimv2.values.errors import Refused
+from shimv2.values.model import Mount
 from tests.support.aio import LOOPS, LoopName, run
 from tests.support.mounts import a_rootfs, layers, mount_all, overlay, unmount_all
 

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from shimv2 import linux, mounts
-from shimv2.errors import Refused
-from shimv2.model import Mount
 from shimv2.mounts import fuse
 from shimv2.reaper import Reaper
 from shimv2.unmounts import mount_points_below, mounts_on, unmount_fully
+from shimv2.values.errors import Refused
+from shimv2.values.model import Mount
 from tests.support.aio import run
 from tests.support.leaks import children_of
 from tests.support.mounts import a_rootfs, flags_of, layers, overlay, reaping

@@ -10,11 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from shimv2 import linux, mounts, paths, spawn
-from shimv2.errors import Refused
-from shimv2.model import Mount
+from shimv2 import linux, mounts, spawn
 from shimv2.reaper import Reaper
 from shimv2.unmounts import mount_points_below, mounts_on
+from shimv2.values import paths
+from shimv2.values.errors import Refused
+from shimv2.values.model import Mount
 from tests.support.aio import run
 from tests.support.children import status_of, wait_for
 from tests.support.mounts import (

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from protos import runc_pb2, runtimeoptions_pb2, task_v2_pb2, task_v3_pb2, types_pb2
 from shimv2 import options
-from shimv2.errors import InvalidArgument, Refused, ShimError
-from shimv2.model import Mount, RuncOptions, Stdio
+from shimv2.values.errors import InvalidArgument, Refused, ShimError
+from shimv2.values.model import Mount, RuncOptions, Stdio
 
 APIS = [task_v2_pb2, task_v3_pb2]
 PROCESS_URL = "types.containerd.io/opencontainers/runtime-spec/1/Process"

@@ -8,8 +8,8 @@ from google.protobuf import any_pb2
 
 from protos import task_v2_pb2, task_v3_pb2
 from shimv2 import options
-from shimv2.errors import InvalidArgument, Refused
-from shimv2.model import Stdio
+from shimv2.values.errors import InvalidArgument, Refused
+from shimv2.values.model import Stdio
 
 APIS = [task_v2_pb2, task_v3_pb2]
 PROCESS_URL = "types.containerd.io/opencontainers/runtime-spec/1/Process"

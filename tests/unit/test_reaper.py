@@ -11,9 +11,9 @@ from collections.abc import Iterator
 import pytest
 
 from shimv2 import linux, reaper
-from shimv2.model import Exit
 from shimv2.reaper import Reaper
 from shimv2.spawn import spawn
+from shimv2.values.model import Exit
 from tests.support.aio import LOOPS, LoopName, run
 from tests.support.children import status_of
 from tests.support.until import until

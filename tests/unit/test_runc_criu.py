@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from shimv2.model import CheckpointSpec
 from shimv2.reaper import Reaper
 from shimv2.runtime.criu import CriuOption, takes_criu_option
 from shimv2.runtime.runc import Runc
+from shimv2.values.model import CheckpointSpec
 from tests.support.aio import run
 from tests.support.fake_runtime import FakeRuntime, checkpoint, create, restore
 

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from shimv2.errors import NotFound, RuntimeFailed
 from shimv2.runtime import command
 from shimv2.runtime.runc import Runc
+from shimv2.values.errors import NotFound, RuntimeFailed
 from tests.support.fake_runtime import PREFIXES, VERBS, FakeRuntime, create, failure
 
 

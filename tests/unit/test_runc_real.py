@@ -11,14 +11,15 @@ from typing import Any
 
 import pytest
 
-from shimv2 import linux, paths
+from shimv2 import linux
 from shimv2.ctl.rootfs import make_rootfs
 from shimv2.ctl.spec import Wanted, config, process
-from shimv2.errors import NotFound, RuntimeFailed
 from shimv2.reaper import Reaper
 from shimv2.runtime import read_pid_file
 from shimv2.runtime.once import delete_force_now
 from shimv2.runtime.runc import Runc
+from shimv2.values import paths
+from shimv2.values.errors import NotFound, RuntimeFailed
 from tests.support.aio import run
 from tests.support.host import crun, runs_as_root
 

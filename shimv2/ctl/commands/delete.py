@@ -6,7 +6,7 @@ import asyncio
 from shimv2.ctl.commands.common import setup_of
 from shimv2.ctl.container import ShimGone
 from shimv2.ctl.harness import Harness
-from shimv2.model import Exit
+from shimv2.values.model import Exit
 
 
 def add(parser: argparse.ArgumentParser) -> None:

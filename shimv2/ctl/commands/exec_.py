@@ -10,7 +10,7 @@ from shimv2.ctl.commands.common import setup_of
 from shimv2.ctl.container import Container
 from shimv2.ctl.foreground import relayed, start_and_wait
 from shimv2.ctl.harness import Harness
-from shimv2.model import Stdio
+from shimv2.values.model import Stdio
 
 
 def add(parser: argparse.ArgumentParser) -> None:

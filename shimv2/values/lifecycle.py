@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Final
 
-from shimv2.errors import NotFound, ShimError, WrongState
+from shimv2.values.errors import NotFound, ShimError, WrongState
 
 
 class State(Enum):
