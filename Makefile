@@ -16,7 +16,7 @@ endif
 PYTEST = $(PY) -X dev -bb -m pytest --randomly-seed=$(SEED) --hypothesis-seed=$(SEED) $(ARGS)
 PIP = $(PY) -m pip -q --disable-pip-version-check install --root-user-action=ignore
 
-NATIVE := $(wildcard shimv2/native/*.c)
+NATIVE := $(wildcard shimv2/*/*.[ch])
 SCRIPTS := $(VENV)/bin/containerd-shim-pyrunc-v2 $(VENV)/bin/shimctl
 
 .PHONY: help setup venv run test vm unit criu lint fmt type check cover protos soak e2e-matrix critest differential conformance conformance-page bench bench-guard density performance install uninstall clean clean-room

@@ -10,11 +10,11 @@ import socket
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Final, Protocol
 
-from shimv2 import linux
 from shimv2.daemon_config import DaemonConfig
 from shimv2.gocompat import gojson
 from shimv2.gocompat.gotext import os_error
 from shimv2.handover import Request
+from shimv2.kernel import linux
 from shimv2.sockets import BoundSocket, bind_or_join
 from shimv2.values import paths
 from shimv2.values.errors import Refused
@@ -33,7 +33,7 @@ _CONFIG: Final = gojson.Struct(
 
 
 class Caller(Protocol):
-    """Whom a process works for that was forked ahead of need: see zygote.py."""
+    """Whom a process works for that was forked ahead of need: see zygote/parent.py."""
 
     @property
     def kept(self) -> Sequence[socket.socket]:

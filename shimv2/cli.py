@@ -225,9 +225,9 @@ def _leave_zygote(birth_fd: int) -> None:
 
     What goes wrong with it is no fault of this `start`, which has answered.
     """
-    from shimv2.request import Birth
     from shimv2.settings import load
-    from shimv2.zygote import leave_behind
+    from shimv2.zygote.parent import leave_behind
+    from shimv2.zygote.protocol import Birth
 
     with contextlib.suppress(OSError):
         settings = load()

@@ -6,13 +6,14 @@ import os
 import signal
 from typing import Any, Final
 
-from shimv2 import linux, log, loop
+from shimv2 import log, loop
 from shimv2.background import Background, Verbs
 from shimv2.container import Host
 from shimv2.containers import Containers
 from shimv2.daemon_config import DaemonConfig
+from shimv2.kernel import linux
+from shimv2.kernel.reaper import Reaper
 from shimv2.publisher import Publisher
-from shimv2.reaper import Reaper
 from shimv2.runtime.criu import CriuOption
 from shimv2.service import TaskService
 from shimv2.status import to_status

@@ -28,7 +28,7 @@ from daemon import DaemonContext
 
 from shimv2.daemon_config import DaemonConfig
 from shimv2.gocompat.gotext import os_error, strerror
-from shimv2.title import server_words, set_title
+from shimv2.kernel.title import server_words, set_title
 from shimv2.values.errors import Refused
 from shimv2.values.model import Identity
 

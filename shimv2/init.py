@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AsyncExitStack
 from typing import Final
 
-from shimv2 import checkpoints, linux, mounts
+from shimv2 import checkpoints, mounts
 from shimv2.cgroups.tree import Cgroup
+from shimv2.kernel import linux
 from shimv2.process import Process, Scope, log, time_to_open
 from shimv2.runtime import read_pid_file
 from shimv2.values import paths

@@ -11,7 +11,7 @@ import re
 import time
 from typing import Final
 
-from shimv2 import linux
+from shimv2.kernel import linux
 from shimv2.values import paths
 
 _MOUNT_TABLE: Final = "/proc/self/mountinfo"

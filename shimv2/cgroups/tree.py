@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from shimv2.cgroups import parse, v1, v2
-from shimv2.linux import filesystem_type
+from shimv2.kernel.linux import filesystem_type
 
 _ROOT: Final = "/sys/fs/cgroup"
 _CGROUP2_MAGIC: Final = 0x63677270  # of statfs(2)

@@ -16,7 +16,7 @@ import stat
 from typing import Final, Self
 
 from shimv2.gocompat.gotext import strerror
-from shimv2.linux import set_pipe_capacity
+from shimv2.kernel.linux import set_pipe_capacity
 from shimv2.values.errors import Refused
 
 # The shim leads a session: a terminal it writes to must not become its controlling terminal.

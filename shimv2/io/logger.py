@@ -18,9 +18,9 @@ from shimv2.gocompat.gotext import quote
 from shimv2.io.fifo import Fd, reason
 from shimv2.io.process_io import ProcessIO
 from shimv2.io.uri import StdioUri
+from shimv2.kernel.reaper import Reaper
+from shimv2.kernel.spawn import spawn
 from shimv2.readiness import readable
-from shimv2.reaper import Reaper
-from shimv2.spawn import spawn
 from shimv2.values.errors import Refused
 from shimv2.values.model import Exit
 

@@ -15,13 +15,13 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import groupby
 
+from shimv2.kernel.reaper import Reaper
 from shimv2.mounts import idmap
 from shimv2.mounts.fuse import is_fuse, mount_fuse, unmount_fuse
 from shimv2.mounts.kernel import Job, mount_batch, said
 from shimv2.mounts.options import parse_options
 from shimv2.mounts.place import name_inside
 from shimv2.mounts.thread import in_thread
-from shimv2.reaper import Reaper
 from shimv2.unmounts import NotOurs, unmount_fully, unmount_one, unmount_recursive_now
 from shimv2.values.errors import Refused, ShimError
 from shimv2.values.model import Mount

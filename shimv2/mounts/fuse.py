@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from typing import Final
 
 from shimv2.gocompat.gotext import quote
+from shimv2.kernel.reaper import Reaper
 from shimv2.mounts.options import refuse_daemons_own
 from shimv2.mounts.place import name_inside
 from shimv2.mounts.thread import in_thread
-from shimv2.reaper import Reaper
 from shimv2.runtime.command import CommandFailed, launch, memory_file, output
 from shimv2.runtime.tree import kill_tree
 from shimv2.unmounts import FUSERMOUNTS, mounts_on, unmount_one

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from shimv2 import linux
 from shimv2.gocompat.gotext import os_error, quote, strerror
+from shimv2.kernel import linux
 from shimv2.mounts import idmap, overlay
 from shimv2.mounts.loopdev import loop_device
 from shimv2.mounts.options import Options

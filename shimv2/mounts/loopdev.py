@@ -6,8 +6,8 @@ import os
 from collections.abc import Iterator
 from typing import Final
 
-from shimv2 import linux
 from shimv2.gocompat.gotext import strerror
+from shimv2.kernel import linux
 from shimv2.values.errors import Refused
 
 _CONTROL: Final = "/dev/loop-control"

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from shimv2 import linux
 from shimv2.gocompat.gotext import quote
+from shimv2.kernel import linux
 from shimv2.values.errors import Refused
 
 _SET: Final = {

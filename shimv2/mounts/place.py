@@ -4,8 +4,8 @@ import contextlib
 import os
 from collections.abc import Iterator
 
-from shimv2 import linux
 from shimv2.gocompat.gotext import os_error
+from shimv2.kernel import linux
 from shimv2.values.errors import Refused
 
 

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable
 from typing import Final, Generic, TypeVar
 
-from shimv2 import linux
+from shimv2.kernel import linux
 
 T = TypeVar("T")
 

@@ -5,8 +5,8 @@ import stat
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from shimv2 import spawn
 from shimv2.gocompat.gotext import quote, strerror
+from shimv2.kernel import spawn
 
 DEFAULT_BINARY: Final = "runc"
 

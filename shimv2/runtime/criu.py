@@ -5,7 +5,7 @@ import logging
 import re
 from typing import Final
 
-from shimv2.reaper import Reaper
+from shimv2.kernel.reaper import Reaper
 from shimv2.runtime.command import DEFAULT_BINARY, CommandFailed
 from shimv2.runtime.run import run
 

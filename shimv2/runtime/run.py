@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
-from shimv2.reaper import Reaper
+from shimv2.kernel.reaper import Reaper
 from shimv2.runtime.command import (
     NO_OUTPUT,
     CommandFailed,

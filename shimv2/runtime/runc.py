@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Final
 
 from shimv2.gocompat.gotext import os_error
-from shimv2.reaper import Reaper
+from shimv2.kernel.reaper import Reaper
 from shimv2.runtime import runclog
 from shimv2.runtime.command import DEFAULT_BINARY, CommandFailed, global_args, is_compiled
 from shimv2.runtime.criu import CriuOption

@@ -6,8 +6,9 @@ import os
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
 
-from shimv2 import linux, mounts
-from shimv2.reaper import Reaper
+from shimv2 import mounts
+from shimv2.kernel import linux
+from shimv2.kernel.reaper import Reaper
 from shimv2.unmounts import mount_points_below, unmount_fully
 from shimv2.values.model import Mount
 from tests.support.aio import run

@@ -13,8 +13,9 @@ from google.protobuf.any_pb2 import Any as Packed
 
 from protos.bootstrap_pb2 import BootstrapParams
 from protos.runc_pb2 import CheckpointOptions, Options
-from shimv2 import detach, running, title
+from shimv2 import detach, running
 from shimv2.bootstrap import read_request
+from shimv2.kernel import title
 from shimv2.running import serves
 from shimv2.values.errors import Refused
 from shimv2.values.model import Identity, RuncOptions

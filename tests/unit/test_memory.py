@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from shimv2 import COMPILED_DIR, memory
+from shimv2 import COMPILED_DIR
+from shimv2.pagesharing import memory
 from tests.support.aio import run
 from tests.support.forks import in_fork
 from tests.support.host import linux_version

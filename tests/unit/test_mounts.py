@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from shimv2.spawn import spawn
+from shimv2.kernel.spawn import spawn
 from shimv2.unmounts import mount_points_below
 from shimv2.values.errors import Refused
 from shimv2.values.model import Mount
@@ -291,7 +291,7 @@ import asyncio, os, sys
 from shimv2 import loop
 from shimv2.values.model import Mount
 from shimv2.mounts import mount_all, unmount_recursive
-from shimv2.reaper import Reaper
+from shimv2.kernel.reaper import Reaper
 target = sys.argv[1]
 
 async def main():

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from shimv2 import linux, unmounts
+from shimv2 import unmounts
+from shimv2.kernel import linux
 from shimv2.unmounts import mount_points_below
 from shimv2.values.errors import Refused
 from shimv2.values.model import Mount

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from shimv2 import linux, mounts
+from shimv2 import mounts
+from shimv2.kernel import linux
+from shimv2.kernel.reaper import Reaper
 from shimv2.mounts import fuse
-from shimv2.reaper import Reaper
 from shimv2.unmounts import mount_points_below, mounts_on, unmount_fully
 from shimv2.values.errors import Refused
 from shimv2.values.model import Mount

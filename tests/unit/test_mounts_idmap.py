@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from shimv2 import linux, mounts, spawn
-from shimv2.reaper import Reaper
+from shimv2 import mounts
+from shimv2.kernel import linux, spawn
+from shimv2.kernel.reaper import Reaper
 from shimv2.unmounts import mount_points_below, mounts_on
 from shimv2.values import paths
 from shimv2.values.errors import Refused

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shimv2 import linux
+from shimv2.kernel import linux
 from shimv2.mounts.idmap import escaped, parse_map
 from shimv2.mounts.options import Options, parse_options
 from shimv2.mounts.overlay import compact_lowerdirs, with_layers

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from shimv2.reaper import Reaper
+from shimv2.kernel.reaper import Reaper
 from shimv2.runtime.criu import CriuOption, takes_criu_option
 from shimv2.runtime.runc import Runc
 from shimv2.values.model import CheckpointSpec

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from shimv2.reaper import Reaper
+from shimv2.kernel.reaper import Reaper
 from shimv2.runtime.command import is_compiled
 from shimv2.runtime.runc import Runc
 

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from shimv2 import linux, spawn
+from shimv2.kernel import linux, spawn
 from tests.support.children import a_child, fds_of, status_of, wait_for
 
 SLEEP = ("/bin/sleep", "600")

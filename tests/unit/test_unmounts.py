@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from shimv2 import linux, unmounts
+from shimv2 import unmounts
+from shimv2.kernel import linux
 from shimv2.unmounts import left_by_criu, mount_points_below, unmount_recursive_now
 from tests.support.aio import run
 from tests.support.mounts import a_rootfs, unmount_recursive

@@ -1,4 +1,4 @@
-/* A text that grows, and files of /proc read whole: for native/launcher.c and what belongs to it. */
+/* A text that grows, and files of /proc read whole: for launcher.c and what belongs to it. */
 
 #ifndef PYRUNC_TEXT_H
 #define PYRUNC_TEXT_H

@@ -9,7 +9,7 @@
  * text of its file.  0 when there can be no zygote for it. */
 int make_key(struct text *key, const char *self, const char *conf);
 
-/* What a fork can make its own, a line an attribute; read by likeness.py.  0 = it cannot be told. */
+/* What a fork can make its own, a line an attribute; read by zygote/attributes.py.  0 = it cannot be told. */
 int make_state(struct text *state);
 
 #endif

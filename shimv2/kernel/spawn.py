@@ -5,7 +5,7 @@ handlers, an empty signal mask, and a signal at our death; umask, limits, priori
 session stay ours.  All of that matters because a runtime hands it on to the container: Python
 ignores SIGPIPE, and so would every program in every container.
 
-The work is done by a C function (native/_spawn.c: vfork, 0.6 ms) or, where there was no compiler,
+The work is done by a C function (_spawn.c: vfork, 0.6 ms) or, where there was no compiler,
 by the same steps after `os.fork` (1.2 to 2.1 ms).  Both block all signals until the child has
 reset them.  Nothing is looked up on PATH here, and nobody is told of the pid: claim it from the
 reaper in the same step, or within a launch window.
@@ -21,12 +21,13 @@ from dataclasses import dataclass
 from threading import get_ident, main_thread
 from typing import Final, NoReturn
 
-from shimv2 import COMPILED_DIR, linux
+from shimv2 import COMPILED_DIR
+from shimv2.kernel import linux
 
 NULL_DEVICE: Final = "/dev/null"
 _FROM_NULL: Final = -1  # in `Plan.sources`
 
-# Where a child failed; the numbers of native/_spawn.c.
+# Where a child failed; the numbers of _spawn.c.
 _STEP_FORK, _STEP_SETUP, _STEP_CWD, _STEP_FDS, _STEP_NULL, _STEP_EXEC = range(1, 7)
 
 _LIBRARY: Final = os.path.join(COMPILED_DIR, "libspawn.so")

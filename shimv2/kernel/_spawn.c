@@ -29,7 +29,7 @@
 #define SIGNALS 64            /* the kernel's count; glibc hides 32 and 33 from sigaction */
 #define SIGSET_BYTES (SIGNALS / 8)
 
-/* Where it failed; the same numbers in spawn.py. */
+/* Where it failed; the same numbers in kernel/spawn.py. */
 enum step { STEP_FORK = 1, STEP_SETUP, STEP_CWD, STEP_FDS, STEP_NULL, STEP_EXEC };
 
 struct plan {

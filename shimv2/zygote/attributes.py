@@ -1,6 +1,6 @@
 """What a process can change of itself to be like another: the state in a launcher's request.
 
-The lines are those of native/description.c, one attribute each.  In the ordinary case nothing
+The lines are those of description.c, one attribute each.  In the ordinary case nothing
 differs, and the library that writes such lines sees it at once; else only what differs is touched.
 """
 
@@ -11,8 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from shimv2 import COMPILED_DIR, linux
+from shimv2 import COMPILED_DIR
 from shimv2.cgroups import parse, tree
+from shimv2.kernel import linux
 
 _UNKNOWN: Final = "a line of the state cannot be understood: "
 _LIBRARY: Final = os.path.join(COMPILED_DIR, "libstate.so")

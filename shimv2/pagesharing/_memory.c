@@ -8,7 +8,7 @@
  * place: pyrunc_publish_1.  A copy that a fork has made of such a page can be given up whenever it
  * says what the file's does: pyrunc_reclaim_1.  The kernel then shows the file's page again.
  *
- * Most objects are never freed (immortal.py), and what their reference counts say is of no meaning:
+ * Most objects are never freed (pagesharing/immortal.py), and what their reference counts say is of no meaning:
  * a page on which nothing but such counts has changed is given up as well.
  *
  * In the file each region lies at its own address.  The rest of the file is a hole, so that a region

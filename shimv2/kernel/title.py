@@ -6,7 +6,7 @@ from typing import Final
 
 from setproctitle import setproctitle
 
-from shimv2 import linux
+from shimv2.kernel import linux
 from shimv2.values.model import Identity
 
 _shown: Final[list[object]] = []  # what the kernel shows of us lies in our memory

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator
 from types import CodeType, FunctionType
 from typing import Final
 
-from shimv2 import immortal
+from shimv2.pagesharing import immortal
 
 __all__ = ["hasten", "keep"]
 

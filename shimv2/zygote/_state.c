@@ -1,5 +1,5 @@
 /* Whether a spare is like its launcher already, by the launcher's own words: the ordinary case, which
- * then costs a few system calls and nothing of the interpreter (likeness.py). */
+ * then costs a few system calls and nothing of the interpreter (zygote/attributes.py). */
 
 #include "description.h"
 #include "text.h"

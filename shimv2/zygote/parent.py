@@ -10,7 +10,7 @@ all that either has to know of the other: a word says "taken", the end of file s
 first to come to rest says which pages it has touched until then, so that others do so in time.
 
 A zygote serves launchers that are in every respect what its own caller was: the key, see
-native/launcher.c.  One that is stopped or killed at any moment costs a launcher its patience and no
+launcher.c.  One that is stopped or killed at any moment costs a launcher its patience and no
 more.
 
 It is no subreaper, it has no loop and no thread, and its death harms no shim.  When the last shim
@@ -26,15 +26,15 @@ import signal
 import socket
 from typing import TYPE_CHECKING, Final, NoReturn
 
-from shimv2.request import TAKEN, TOUCHED, Birth
+from shimv2.zygote.protocol import TAKEN, TOUCHED, Birth
 
 if TYPE_CHECKING:
-    from shimv2.spare import Work
+    from shimv2.zygote.child import Work
 
 _BACKLOG: Final = 4096
 _WAY_MS: Final = 15  # a `start` takes 3
 _LONGEST_WORD: Final = 1 << 17  # bytes: a socket's buffer has room for more
-_WARMING: Final = "warm-"  # and the pid of the zygote whose folder it is: see warm.py
+_WARMING: Final = "warm-"  # and the pid of the zygote whose folder it is: see warmup.py
 _TITLE: Final = "containerd-shim-pyrunc-zygote"
 
 
@@ -56,8 +56,8 @@ def _become_zygote(birth: Birth, work: "Work", linger_s: float) -> None:
     null = os.open(os.devnull, os.O_RDWR)
     for fd in range(3):  # first of all: the daemon reads `start`'s output to its end
         os.dup2(null, fd)
-    from shimv2.spare import FD_LIMIT  # noqa: PLC0415 - here and below: the caller need not wait
-    from shimv2.title import set_title  # noqa: PLC0415
+    from shimv2.kernel.title import set_title  # noqa: PLC0415
+    from shimv2.zygote.child import FD_LIMIT  # noqa: PLC0415 - here and below: the caller need not wait
 
     os.closerange(3, FD_LIMIT)
     os.setsid()
@@ -68,9 +68,9 @@ def _become_zygote(birth: Birth, work: "Work", linger_s: float) -> None:
     if listener is None:
         return
     with contextlib.suppress(FileNotFoundError), listener:
-        from shimv2 import warm  # noqa: PLC0415 - all of the shim
+        from shimv2.zygote import warmup  # noqa: PLC0415 - all of the shim
 
-        warm.up(os.path.dirname(birth.path))
+        warmup.up(os.path.dirname(birth.path))
         set_title([_TITLE, birth.program])  # what was shown lies in a file's pages now
         try:
             _Zygote(birth, listener, work, linger_s).run()
@@ -191,7 +191,7 @@ class _Zygote:
             try:
                 os.setsid()  # of which the spare is not the leader: no terminal can become its own
                 if os.fork() == 0:  # noqa: TID251 - the one in the middle ends: so its parent is 1
-                    from shimv2.spare import serve_once  # noqa: PLC0415 - it has been imported
+                    from shimv2.zygote.child import serve_once  # noqa: PLC0415 - it has been imported
 
                     serve_once(self._birth.key, self._listener, theirs, self._work, self._touched)
             finally:

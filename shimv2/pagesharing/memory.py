@@ -5,9 +5,9 @@ rewritten as it runs.  Each write makes a fork copy a page.  Some things help: `
 `settle` have code rewritten before the fork and not after (specialized.py), keep the interpreter
 from placing new objects between old ones, and take the meaning from the reference counts
 (immortal.py); `publish` lays what is there into a file; and `reclaim`, in a fork, gives up the
-copies that say what it says, counts without meaning aside (native/_memory.c).  A shim does so when
+copies that say what it says, counts without meaning aside (_memory.c).  A shim does so when
 it has come to rest: `Reclaimer`.  What it has touched by then others do better to touch before it
-is needed: `touch_ahead` (native/_ahead.c).
+is needed: `touch_ahead` (_ahead.c).
 
 Without the library, where there was no compiler, `publish` and `reclaim` do nothing.
 """
@@ -20,7 +20,8 @@ from array import array
 from collections.abc import Callable
 from typing import Final
 
-from shimv2 import COMPILED_DIR, immortal, specialized
+from shimv2 import COMPILED_DIR
+from shimv2.pagesharing import immortal, specialized
 
 __all__ = [
     "Reclaimer",

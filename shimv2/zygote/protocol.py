@@ -1,4 +1,4 @@
-"""What launcher (native/launcher.c), spare and zygote tell each other."""
+"""What launcher (launcher.c), spare and zygote tell each other."""
 
 import os
 import socket
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 # What a spare tells its zygote: that it has a request, so that there is no spare; later, followed
-# by runs of pages, what it had touched when it came to rest (memory.py).
+# by runs of pages, what it had touched when it came to rest (pagesharing/memory.py).
 TAKEN: Final = b"t"
 TOUCHED: Final = b"p"
 
@@ -36,7 +36,7 @@ class Request:
     """One command line to be done as if the launcher itself did it."""
 
     key: bytes
-    state: bytes  # see likeness.py
+    state: bytes  # see attributes.py
     daemon_oom_score: str  # of the launcher's parent, as /proc has it; "" = unreadable
     argv: list[str]
     environ: list[bytes]  # NAME=value

@@ -22,9 +22,11 @@ from google.protobuf.message import Message
 
 from protos import runc_pb2
 from protos import task_v2_pb2 as pb
-from shimv2 import bootstrap, cleanup, detach, info, linux, memory, parameters, running
+from shimv2 import bootstrap, cleanup, detach, info, parameters, running
 from shimv2.daemon import serve
 from shimv2.daemon_config import DaemonConfig
+from shimv2.kernel import linux
+from shimv2.pagesharing import memory
 from shimv2.values.model import Identity
 from shimv2.values.settings import Settings
 from ttrpc import BlockingClient, StatusError

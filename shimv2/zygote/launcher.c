@@ -1,7 +1,7 @@
 /* The shim's binary where a compiler was there: hands `start` and `delete` to a warm process.
  *
  * An interpreter that has to start and import costs as much as the whole start of a shim.  So one
- * Python process (zygote.py) stays behind after the first `start`, with everything imported, and
+ * Python process (zygote/parent.py) stays behind after the first `start`, with everything imported, and
  * forks on request.  A fork cannot get back what the kernel ties to a process - ids, namespaces,
  * capabilities, hard limits: all that is one text, the key, and only a zygote with the very same
  * key is asked.  The rest (arguments, environment, working directory, streams, soft limits, the

@@ -1,7 +1,7 @@
 """The child a zygote forks ahead of need: it takes one request and works it off.
 
 It waits where the zygote listens.  What may differ between the launcher and it is applied
-(likeness.py) before it says "ok"; until it has heard "go" nothing else has happened, so that the
+(attributes.py) before it says "ok"; until it has heard "go" nothing else has happened, so that the
 launcher can go another way at any time.  From then on it is to its caller as if the launcher did
 the work itself, and ends when the launcher does.
 """
@@ -17,10 +17,10 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final, NoReturn
 
-from shimv2 import memory
-from shimv2.likeness import become_like
-from shimv2.request import TAKEN, TOUCHED, Given, Request
+from shimv2.pagesharing import memory
 from shimv2.values.errors import Refused
+from shimv2.zygote.attributes import become_like
+from shimv2.zygote.protocol import TAKEN, TOUCHED, Given, Request
 
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
