@@ -252,7 +252,7 @@ def test_classes_can_change_between_reclaims() -> None:
 
 _HOLES = """
 import sys
-from shimv2 import memory
+from shimv2.pagesharing import memory
 
 size = int(sys.argv[1])
 kept = [bytes(size) for _ in range(20_000)]
