@@ -20,8 +20,8 @@ import termios
 from collections.abc import Sequence
 from typing import Final
 
+from shimv2.aio.readiness import readable
 from shimv2.io.fifo import Fd
-from shimv2.readiness import readable
 
 _HANDOVER_LIMIT_S: Final = 5.0  # the runtime has sent it before it ends; this is for broken ones
 _NAME_LIMIT_BYTES: Final = 4095

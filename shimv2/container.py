@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from shimv2 import mounts
-from shimv2.background import Background
+from shimv2.aio.background import Background
 from shimv2.cgroups import v1, v2
 from shimv2.exec import ExecProcess
 from shimv2.exits import ExitRecords

@@ -6,8 +6,9 @@ import os
 import signal
 from typing import Any, Final
 
-from shimv2 import log, loop
-from shimv2.background import Background, Verbs
+from shimv2 import log
+from shimv2.aio import loop
+from shimv2.aio.background import Background, Verbs
 from shimv2.container import Host
 from shimv2.containers import Containers
 from shimv2.daemon_config import DaemonConfig

@@ -7,7 +7,7 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Final
 
-from shimv2.background import Background
+from shimv2.aio.background import Background
 from shimv2.exits import ExitRecords, start_time_of
 from shimv2.io.stdio import IoPolicy, LoggerHost, ProcessIO, open_io
 from shimv2.kernel.reaper import Reaper

@@ -10,7 +10,7 @@ from google.protobuf.empty_pb2 import Empty
 from protos import runc_pb2, task_types_pb2
 from protos import task_v3_pb2 as pb
 from shimv2 import metrics, options
-from shimv2.background import Verbs
+from shimv2.aio.background import Verbs
 from shimv2.containers import Containers
 from shimv2.events import exited_at
 from shimv2.gocompat.anyurl import pack

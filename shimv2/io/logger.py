@@ -14,13 +14,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from shimv2.aio.readiness import readable
 from shimv2.gocompat.gotext import quote
 from shimv2.io.fifo import Fd, reason
 from shimv2.io.process_io import ProcessIO
 from shimv2.io.uri import StdioUri
 from shimv2.kernel.reaper import Reaper
 from shimv2.kernel.spawn import spawn
-from shimv2.readiness import readable
 from shimv2.values.errors import Refused
 from shimv2.values.model import Exit
 

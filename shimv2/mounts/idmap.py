@@ -11,13 +11,13 @@ import signal
 from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Final
 
+from shimv2.aio.readiness import readable
 from shimv2.gocompat.gotext import quote, strerror
 from shimv2.kernel import linux
 from shimv2.kernel.reaper import Reaper
 from shimv2.kernel.spawn import hold_user_namespace
 from shimv2.mounts.options import Options
 from shimv2.mounts.overlay import with_layers
-from shimv2.readiness import readable
 from shimv2.unmounts import unmount_fully
 from shimv2.values.errors import Refused
 

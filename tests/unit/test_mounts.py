@@ -288,7 +288,7 @@ def test_loop_device_of_a_failed_mount_is_given_back(tmp_path: Path, rootfs: str
 
 IN_A_NAMESPACE = """
 import asyncio, os, sys
-from shimv2 import loop
+from shimv2.aio import loop
 from shimv2.values.model import Mount
 from shimv2.mounts import mount_all, unmount_recursive
 from shimv2.kernel.reaper import Reaper

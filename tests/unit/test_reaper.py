@@ -109,7 +109,7 @@ def test_burst_of_exits_is_told_once_each_while_waiters_are_stalled(loop: LoopNa
 
 STOPPED_SHIM = """
 import asyncio, os
-from shimv2 import loop
+from shimv2.aio import loop
 from shimv2.kernel import spawn
 from shimv2.kernel.reaper import Reaper
 

@@ -26,7 +26,7 @@ from contextvars import Context
 from types import FrameType
 from typing import Any, Final, TypeVar, TypeVarTuple, cast
 
-from shimv2.poller import READ, WRITE, Poller
+from shimv2.aio.poller import READ, WRITE, Poller
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
