@@ -1,1 +1,4 @@
-"""Control groups: where a container's are, and what their files say."""
+"""Control groups v1 and v2: where a container's are, what their files say, the watch for OOM kills.
+
+It parses and reads; it never asks the OCI runtime.
+"""

@@ -10,8 +10,8 @@ from typing import Final
 
 import pytest
 
+from shimv2.cgroups.oom import FileEvents, OomWatch
 from shimv2.cgroups.tree import Cgroup
-from shimv2.oom import FileEvents, OomWatch
 from tests.support.aio import run
 from tests.support.until import eventually
 
