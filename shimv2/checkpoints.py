@@ -10,7 +10,7 @@ from shimv2 import mounts
 from shimv2.gocompat.gotext import os_error
 from shimv2.io.stdio import ProcessIO
 from shimv2.process import Scope
-from shimv2.runtime import read_pid_file
+from shimv2.runtime.interface import read_pid_file
 from shimv2.unmounts import left_by_criu
 from shimv2.values import paths
 from shimv2.values.errors import Refused, RuntimeFailed

@@ -11,7 +11,7 @@ from shimv2 import checkpoints, mounts
 from shimv2.cgroups.tree import Cgroup
 from shimv2.kernel import linux
 from shimv2.process import Process, Scope, log, time_to_open
-from shimv2.runtime import read_pid_file
+from shimv2.runtime.interface import read_pid_file
 from shimv2.values import paths
 from shimv2.values.errors import Refused, RuntimeFailed, ShimError
 from shimv2.values.lifecycle import INIT, State, Step

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from shimv2.runtime import command, read_pid_file
+from shimv2.runtime import command
+from shimv2.runtime.interface import read_pid_file
 from shimv2.values.errors import Refused
 
 # --- the pid file ------------------------------------------------------------------------------
