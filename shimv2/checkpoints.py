@@ -6,12 +6,12 @@ import os
 import shutil
 from contextlib import suppress
 
-from shimv2 import mounts
 from shimv2.gocompat.gotext import os_error
 from shimv2.io.stdio import ProcessIO
+from shimv2.mounts import rootfs as rootfs_mounts
+from shimv2.mounts.umount import left_by_criu
 from shimv2.process import Scope
 from shimv2.runtime.interface import read_pid_file
-from shimv2.unmounts import left_by_criu
 from shimv2.values import paths
 from shimv2.values.errors import Refused, RuntimeFailed
 from shimv2.values.model import CheckpointSpec, CreateSpec, Exit
@@ -76,7 +76,7 @@ async def unmount_leftovers(scope: Scope) -> bool:
     """Take away what a CRIU that was killed left mounted; whether nothing is mounted any more."""
     for path in _leftovers(scope):
         try:
-            await mounts.unmount_recursive(path, scope.reaper)
+            await rootfs_mounts.unmount_recursive(path, scope.reaper)
         except OSError as error:
             what = "what CRIU left mounted at %s could not be unmounted: %s"
             log.error(what, path, error.strerror, extra={"container": scope.container_id})

@@ -7,7 +7,6 @@ from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
-from shimv2 import mounts
 from shimv2.aio.background import Background
 from shimv2.cgroups import v1, v2
 from shimv2.cgroups.oom import OomWatch
@@ -16,6 +15,7 @@ from shimv2.exits import ExitRecords
 from shimv2.init import InitProcess
 from shimv2.io.stdio import IoPolicy
 from shimv2.kernel.reaper import Reaper
+from shimv2.mounts import rootfs as rootfs_mounts
 from shimv2.process import Process, Scope
 from shimv2.runtime.criu import CriuOption
 from shimv2.runtime.runc import Runc
@@ -75,8 +75,8 @@ class Container:
         """
         rootfs = _prepare_bundle(spec)
         if rootfs:
-            await mounts.mount_all(spec.rootfs, rootfs, host.reaper)
-            undo.push_async_callback(mounts.unmount_all, spec.rootfs, rootfs, host.reaper)
+            await rootfs_mounts.mount_all(spec.rootfs, rootfs, host.reaper)
+            undo.push_async_callback(rootfs_mounts.unmount_all, spec.rootfs, rootfs, host.reaper)
         policy = _io_policy(spec.bundle, host.settings)
         records = ExitRecords(spec.bundle, spec.id)
         undo.callback(records.close)

@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AsyncExitStack
 from typing import Final
 
-from shimv2 import checkpoints, mounts
+from shimv2 import checkpoints
 from shimv2.cgroups.tree import Cgroup
 from shimv2.kernel import linux
+from shimv2.mounts import rootfs as rootfs_mounts
 from shimv2.process import Process, Scope, log, time_to_open
 from shimv2.runtime.interface import read_pid_file
 from shimv2.values import paths
@@ -302,6 +303,6 @@ class InitProcess(Process):
         if not self._scope.rootfs:
             return
         try:
-            await mounts.unmount_recursive(self._scope.rootfs, self._scope.reaper)
+            await rootfs_mounts.unmount_recursive(self._scope.rootfs, self._scope.reaper)
         except (OSError, Refused) as error:
             raise Refused(f"failed rootfs umount: {error}") from error

@@ -14,9 +14,9 @@ from shimv2.kernel.reaper import Reaper
 from shimv2.mounts.options import refuse_daemons_own
 from shimv2.mounts.place import name_inside
 from shimv2.mounts.thread import in_thread
+from shimv2.mounts.umount import FUSERMOUNTS, mounts_on, unmount_one
 from shimv2.runtime.command import CommandFailed, launch, memory_file, output
 from shimv2.runtime.tree import kill_tree
-from shimv2.unmounts import FUSERMOUNTS, mounts_on, unmount_one
 from shimv2.values.errors import Refused
 from shimv2.values.model import Exit, Mount
 

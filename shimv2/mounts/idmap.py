@@ -18,7 +18,7 @@ from shimv2.kernel.reaper import Reaper
 from shimv2.kernel.spawn import hold_user_namespace
 from shimv2.mounts.options import Options
 from shimv2.mounts.overlay import with_layers
-from shimv2.unmounts import unmount_fully
+from shimv2.mounts.umount import unmount_fully
 from shimv2.values.errors import Refused
 
 _LARGEST_ID: Final = 2**32 - 2  # the last number means: none

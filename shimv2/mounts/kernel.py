@@ -12,7 +12,7 @@ from shimv2.mounts import idmap, overlay
 from shimv2.mounts.loopdev import loop_device
 from shimv2.mounts.options import Options
 from shimv2.mounts.place import inside, name_inside
-from shimv2.unmounts import unmount_one
+from shimv2.mounts.umount import unmount_one
 from shimv2.values import paths
 from shimv2.values.errors import Refused, ShimError
 from shimv2.values.model import Mount

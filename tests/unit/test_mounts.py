@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from shimv2.kernel.spawn import spawn
-from shimv2.unmounts import mount_points_below
+from shimv2.mounts.umount import mount_points_below
 from shimv2.values.errors import Refused
 from shimv2.values.model import Mount
 from tests.support.aio import LOOPS, LoopName, run
@@ -290,7 +290,7 @@ IN_A_NAMESPACE = """
 import asyncio, os, sys
 from shimv2.aio import loop
 from shimv2.values.model import Mount
-from shimv2.mounts import mount_all, unmount_recursive
+from shimv2.mounts.rootfs import mount_all, unmount_recursive
 from shimv2.kernel.reaper import Reaper
 target = sys.argv[1]
 

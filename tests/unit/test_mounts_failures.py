@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from shimv2 import unmounts
 from shimv2.kernel import linux
-from shimv2.unmounts import mount_points_below
+from shimv2.mounts import umount
+from shimv2.mounts.umount import mount_points_below
 from shimv2.values.errors import Refused
 from shimv2.values.model import Mount
 from tests.support.aio import LOOPS, LoopName, run
@@ -118,7 +118,7 @@ def test_unmount_that_fails_is_logged(
     rootfs: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The error of the Create is the one to tell; an undo can only say what it could not do."""
-    monkeypatch.setattr(unmounts, "BUSY_TRIES", 1)
+    monkeypatch.setattr(umount, "BUSY_TRIES", 1)
     real: Callable[..., None] = linux.mount
     held = list[int]()
 
