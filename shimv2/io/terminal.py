@@ -4,11 +4,11 @@ import contextlib
 from collections.abc import Callable
 from typing import Final
 
-from shimv2.console import Console, ConsoleSocket
 from shimv2.io.copy import Relay
 from shimv2.io.fifo import Fd, Pinned, reason
 from shimv2.io.logger import Logger
 from shimv2.io.process_io import IoPolicy
+from shimv2.io.pty import Console, ConsoleSocket
 from shimv2.io.relayed import RelayedIO
 from shimv2.io.sinks import Sink, open_output
 from shimv2.io.stdin import StdinRelay
