@@ -9,8 +9,6 @@ from typing import Any, Final
 from shimv2 import log
 from shimv2.aio import loop
 from shimv2.aio.background import Background, Verbs
-from shimv2.container import Host
-from shimv2.containers import Containers
 from shimv2.daemon_config import DaemonConfig
 from shimv2.kernel import linux
 from shimv2.kernel.reaper import Reaper
@@ -18,6 +16,8 @@ from shimv2.publisher import Publisher
 from shimv2.runtime.criu import CriuOption
 from shimv2.service import TaskService
 from shimv2.status import to_status
+from shimv2.task.container import Host
+from shimv2.task.containers import Containers
 from ttrpc import Registry, Server
 
 LAST_EVENTS_LIMIT_S: Final = 5.0  # for what a daemon has not yet acknowledged when the shim ends

@@ -11,11 +11,11 @@ from protos import runc_pb2, task_types_pb2
 from protos import task_v3_pb2 as pb
 from shimv2 import metrics, options
 from shimv2.aio.background import Verbs
-from shimv2.containers import Containers
 from shimv2.events import exited_at
 from shimv2.gocompat.anyurl import pack
-from shimv2.init import InitProcess
 from shimv2.publisher import Publisher
+from shimv2.task.containers import Containers
+from shimv2.task.init_process import InitProcess
 from shimv2.values.errors import Refused
 from shimv2.values.lifecycle import Step
 from shimv2.values.model import Exit

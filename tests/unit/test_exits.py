@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shimv2.exits import ExitRecord, ExitRecords, recorded_exit, start_time_of
+from shimv2.task.exits import ExitRecord, ExitRecords, recorded_exit, start_time_of
 from shimv2.values.model import Exit
 
 AT_NS = 1_795_475_259_000_000_007

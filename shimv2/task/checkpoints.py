@@ -10,8 +10,8 @@ from shimv2.gocompat.gotext import os_error
 from shimv2.io.stdio import ProcessIO
 from shimv2.mounts import rootfs as rootfs_mounts
 from shimv2.mounts.umount import left_by_criu
-from shimv2.process import Scope
 from shimv2.runtime.interface import read_pid_file
+from shimv2.task.process import Scope
 from shimv2.values import paths
 from shimv2.values.errors import Refused, RuntimeFailed
 from shimv2.values.model import CheckpointSpec, CreateSpec, Exit

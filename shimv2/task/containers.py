@@ -5,7 +5,7 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any
 
-from shimv2.container import Container, Host
+from shimv2.task.container import Container, Host
 from shimv2.values.errors import FailedPrecondition, NotFound, Refused
 from shimv2.values.model import CreateSpec, Exit
 

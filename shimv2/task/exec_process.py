@@ -5,8 +5,8 @@ import os
 import signal as signals
 from contextlib import AsyncExitStack, suppress
 
-from shimv2.process import Process, Scope, time_to_open
 from shimv2.runtime.interface import read_pid_file
+from shimv2.task.process import Process, Scope, time_to_open
 from shimv2.values import paths
 from shimv2.values.errors import FailedPrecondition, NotFound, Refused
 from shimv2.values.lifecycle import EXEC, Step

@@ -10,15 +10,15 @@ from typing import Any, Final
 from shimv2.aio.background import Background
 from shimv2.cgroups import v1, v2
 from shimv2.cgroups.oom import OomWatch
-from shimv2.exec import ExecProcess
-from shimv2.exits import ExitRecords
-from shimv2.init import InitProcess
 from shimv2.io.stdio import IoPolicy
 from shimv2.kernel.reaper import Reaper
 from shimv2.mounts import rootfs as rootfs_mounts
-from shimv2.process import Process, Scope
 from shimv2.runtime.criu import CriuOption
 from shimv2.runtime.runc import Runc
+from shimv2.task.exec_process import ExecProcess
+from shimv2.task.exits import ExitRecords
+from shimv2.task.init_process import InitProcess
+from shimv2.task.process import Process, Scope
 from shimv2.values import paths
 from shimv2.values.errors import AlreadyExists, FailedPrecondition, NotFound, Refused
 from shimv2.values.lifecycle import State, Step

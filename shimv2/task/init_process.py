@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AsyncExitStack
 from typing import Final
 
-from shimv2 import checkpoints
 from shimv2.cgroups.tree import Cgroup
 from shimv2.kernel import linux
 from shimv2.mounts import rootfs as rootfs_mounts
-from shimv2.process import Process, Scope, log, time_to_open
 from shimv2.runtime.interface import read_pid_file
+from shimv2.task import checkpoints
+from shimv2.task.process import Process, Scope, log, time_to_open
 from shimv2.values import paths
 from shimv2.values.errors import Refused, RuntimeFailed, ShimError
 from shimv2.values.lifecycle import INIT, State, Step
