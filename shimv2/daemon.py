@@ -9,13 +9,13 @@ from typing import Any, Final
 from shimv2 import log
 from shimv2.aio import loop
 from shimv2.aio.background import Background, Verbs
+from shimv2.api.publisher import Publisher
+from shimv2.api.status import to_status
+from shimv2.api.task_service import TaskService
 from shimv2.daemon_config import DaemonConfig
 from shimv2.kernel import linux
 from shimv2.kernel.reaper import Reaper
-from shimv2.publisher import Publisher
 from shimv2.runtime.criu import CriuOption
-from shimv2.service import TaskService
-from shimv2.status import to_status
 from shimv2.task.container import Host
 from shimv2.task.containers import Containers
 from ttrpc import Registry, Server

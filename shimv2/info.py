@@ -10,9 +10,9 @@ from google.protobuf.message import DecodeError
 
 from protos.types_pb2 import RuntimeInfo, RuntimeVersion
 from shimv2 import VERSION
+from shimv2.api.requests import RUNC_OPTIONS, RUNTIME_OPTIONS, require_known, runtime_options
 from shimv2.gocompat.anyurl import type_name
 from shimv2.gocompat.gotext import os_error, quote
-from shimv2.options import RUNC_OPTIONS, RUNTIME_OPTIONS, require_known, runtime_options
 from shimv2.runtime.command import DEFAULT_BINARY, CommandFailed, look_up
 from shimv2.runtime.once import features_now
 from shimv2.values.errors import Refused, ShimError

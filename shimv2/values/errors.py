@@ -1,6 +1,6 @@
 """What can be wrong with a request, in the shim's own words.
 
-Each class says what is wrong; only `status.py` knows the code a client sees.  The texts are those
+Each class says what is wrong; only `api.status` knows the code a client sees.  The texts are those
 of the reference shim (containerd's `containerd-shim-runc-v2`), because clients match them; the
 class word that containerd strips and wraps again (`: not found`) is added here, exactly once.
 """

@@ -9,11 +9,11 @@ from google.protobuf.empty_pb2 import Empty
 
 from protos import runc_pb2, task_types_pb2
 from protos import task_v3_pb2 as pb
-from shimv2 import metrics, options
 from shimv2.aio.background import Verbs
-from shimv2.events import exited_at
+from shimv2.api import metrics, requests
+from shimv2.api.events import exited_at
+from shimv2.api.publisher import Publisher
 from shimv2.gocompat.anyurl import pack
-from shimv2.publisher import Publisher
 from shimv2.task.containers import Containers
 from shimv2.task.init_process import InitProcess
 from shimv2.values.errors import Refused
@@ -101,7 +101,7 @@ class TaskService:
     def exec(self, request: pb.ExecProcessRequest, _: Call) -> Empty:
         container = self._containers.get(request.id)
         self._publisher.check_room()
-        container.add_exec(options.exec_spec(request))
+        container.add_exec(requests.exec_spec(request))
         return Empty()
 
     def resize_pty(self, request: pb.ResizePtyRequest, _: Call) -> Empty:
@@ -122,7 +122,7 @@ class TaskService:
         self._publisher.check_room()
         self._verbs.forget(_delete_key(request.id))
         container = await self._containers.create(
-            options.create_spec(request), deadline=call.deadline
+            requests.create_spec(request), deadline=call.deadline
         )
         return pb.CreateTaskResponse(pid=container.init.pid)
 
@@ -175,14 +175,14 @@ class TaskService:
     async def update(self, request: pb.UpdateTaskRequest, _: Call) -> Empty:
         init = self._containers.get(request.id).init
         init.check(Step.UPDATE)  # before the resources are looked at, as in the reference
-        resources = options.resources(request)
+        resources = requests.resources(request)
         key = ("update", request.id, request.resources.value)  # joined only for the same resources
         await self._verbs.run(key, lambda: init.update(resources))
         return Empty()
 
     async def checkpoint(self, request: pb.CheckpointTaskRequest, _: Call) -> Empty:
         init = self._containers.get(request.id).init
-        spec = options.checkpoint_spec(request)
+        spec = requests.checkpoint_spec(request)
         await self._verbs.run(("checkpoint", request.id, spec), lambda: init.checkpoint(spec))
         return Empty()
 

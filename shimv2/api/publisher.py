@@ -9,7 +9,7 @@ from google.protobuf.empty_pb2 import Empty
 
 from protos.ttrpc_events_pb2 import ForwardRequest
 from protos.types_pb2 import Envelope
-from shimv2.events import OOM_TOPIC, envelope
+from shimv2.api.events import OOM_TOPIC, envelope
 from shimv2.values.errors import ResourceExhausted
 from shimv2.values.model import Event, Oom
 from ttrpc import Client, Code, ConnectionClosed, StatusError
