@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final, NoReturn
 
 if TYPE_CHECKING:
-    from shimv2.bootstrap import Caller
+    from shimv2.actions.start import Caller
     from shimv2.values.model import Identity
 
 STDIN_LIMIT_BYTES: Final = 10 << 20  # containerd's own
@@ -169,14 +169,14 @@ def _act(flags: Flags, program: str, name: str, caller: "Caller | None") -> int:
     if caller is None:
         _quiet()  # the zygote of who was forked is so already
     if flags.switches["info"]:
-        from shimv2.info import runtime_info
+        from shimv2.actions.info import runtime_info
 
         _write(1, runtime_info(name, _stdin()))
     elif flags.action == "start":
         _start(_identity(flags, name), caller)
     elif flags.action == "delete":
         _ignore_stop_signals()
-        from shimv2.cleanup import delete
+        from shimv2.actions.delete import delete
 
         _write(1, delete(_identity(flags, name)))
     else:
@@ -214,7 +214,7 @@ def _identity(flags: Flags, name: str) -> "Identity":
 
 
 def _start(identity: "Identity", caller: "Caller | None") -> None:
-    from shimv2.bootstrap import start
+    from shimv2.actions.start import start
     from shimv2.settings import load
 
     start(identity, _stdin(), load(), lambda reply: _write(1, reply), caller)
@@ -238,10 +238,10 @@ def _leave_zygote(birth_fd: int) -> None:
 def _serve(flags: Flags, name: str) -> int:
     """Serve on an inherited socket, or on `-socket`: the server as a program of its own."""
     from shimv2 import log
+    from shimv2.actions.sockets import listener_of_server
     from shimv2.daemon import serve
     from shimv2.daemon_config import DaemonConfig
     from shimv2.settings import load
-    from shimv2.sockets import listener_of_server
 
     log.check_fifo()
     settings = load()

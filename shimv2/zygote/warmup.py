@@ -22,7 +22,7 @@ from google.protobuf.message import Message
 
 from protos import runc_pb2
 from protos import task_v2_pb2 as pb
-from shimv2 import bootstrap, cleanup, detach, info, parameters, running
+from shimv2.actions import bootstrap_params, daemonize, delete, info, running_shim, start
 from shimv2.daemon import serve
 from shimv2.daemon_config import DaemonConfig
 from shimv2.kernel import linux
@@ -36,7 +36,7 @@ __all__ = ["up"]
 _ROUNDS: Final = 3  # below that some caches are still empty
 _LIMIT_S: Final = 20  # then the zygote ends: there will be another one
 _SERVICE: Final = "containerd.task.v2.Task"
-_USED: Final = (bootstrap, cleanup, detach, info, parameters, running)  # by a spare
+_USED: Final = (start, delete, daemonize, info, bootstrap_params, running_shim)  # by a spare
 
 _RUNTIME: Final = """#!/bin/sh
 # Stands in for an OCI runtime: makes a process that does nothing, and ends it.

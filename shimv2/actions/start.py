@@ -10,12 +10,12 @@ import socket
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Final, Protocol
 
+from shimv2.actions.sockets import BoundSocket, bind_or_join
+from shimv2.actions.start_request import Request
 from shimv2.daemon_config import DaemonConfig
 from shimv2.gocompat import gojson
 from shimv2.gocompat.gotext import os_error
-from shimv2.handover import Request
 from shimv2.kernel import linux
-from shimv2.sockets import BoundSocket, bind_or_join
 from shimv2.values import paths
 from shimv2.values.errors import Refused
 from shimv2.values.model import Identity, RuncOptions
@@ -100,10 +100,10 @@ def start(
             undo.callback(_withdraw, listener, bound)
             undo.callback(_forget, paths.address_file(""))
             _write_address(path)  # before there is a server, which may die at once (CLI 1.8)
-            from shimv2 import detach  # noqa: PLC0415 - a `start` that joins needs no server
+            from shimv2.actions import daemonize  # noqa: PLC0415 - a `start` that joins needs no server
 
-            score = caller.daemon_oom_score if caller else detach.oom_score_of(os.getppid())
-            place = detach.Place(detach.oom_score_above(score), request.options.shim_cgroup)
+            score = caller.daemon_oom_score if caller else daemonize.oom_score_of(os.getppid())
+            place = daemonize.Place(daemonize.oom_score_above(score), request.options.shim_cgroup)
             _isolate_cores()
             idle_hook = caller.idle_hook if caller else None
             config = DaemonConfig(request.identity, listener, bound, settings, idle_hook)
@@ -112,9 +112,9 @@ def start(
                 answer(_reply(request, path, settings, joined=False))
 
             if caller is None:
-                detach.leave(config, place, reply)
+                daemonize.leave(config, place, reply)
             else:
-                detach.stay(config, place, reply, told=caller.let_go, kept=caller.kept)
+                daemonize.stay(config, place, reply, told=caller.let_go, kept=caller.kept)
         undo.pop_all()
 
 
@@ -140,9 +140,9 @@ def read_request(identity: Identity, stdin: bytes) -> Request:
     """Understand what the daemon sends, which is nothing when an old one has no options."""
     if not stdin:
         return Request(identity, RuncOptions(), "", new=False)
-    from shimv2 import parameters  # noqa: PLC0415 - protobuf takes longer than all the rest
+    from shimv2.actions import bootstrap_params  # noqa: PLC0415 - protobuf takes longer than all the rest
 
-    return parameters.read(identity, stdin)
+    return bootstrap_params.read(identity, stdin)
 
 
 def _annotations() -> Mapping[str, str]:
@@ -177,9 +177,9 @@ def _reply(request: Request, path: str, settings: Settings, *, joined: bool) -> 
     """
     address = paths.address_of(path)
     if request.new:
-        from shimv2 import parameters  # noqa: PLC0415 - which has read the request
+        from shimv2.actions import bootstrap_params  # noqa: PLC0415 - which has read the request
 
-        return parameters.result(2 if joined and not _serves(path, 3) else 3, address)
+        return bootstrap_params.result(2 if joined and not _serves(path, 3) else 3, address)
     newer = settings.json_v3_reply
     if joined:
         newer = _serves(path, 3) if newer else not _serves(path, 2)
@@ -190,7 +190,7 @@ def _reply(request: Request, path: str, settings: Settings, *, joined: bool) -> 
 
 
 def _serves(path: str, version: int) -> bool:
-    from shimv2.running import serves  # noqa: PLC0415 - it calls the shim, for which it needs ttrpc
+    from shimv2.actions.running_shim import serves  # noqa: PLC0415 - it calls the shim, for which it needs ttrpc
 
     return serves(path, version)
 

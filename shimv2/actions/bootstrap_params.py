@@ -7,9 +7,9 @@ from google.protobuf.any_pb2 import Any
 from google.protobuf.message import DecodeError, Message
 
 from protos.bootstrap_pb2 import BootstrapParams, BootstrapResult
+from shimv2.actions.start_request import Request
 from shimv2.api.requests import RUNC_OPTIONS, RUNTIME_OPTIONS, runtime_options
 from shimv2.gocompat.anyurl import type_name
-from shimv2.handover import Request
 from shimv2.values.errors import ShimError
 from shimv2.values.model import Identity, RuncOptions
 

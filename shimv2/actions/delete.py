@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from shimv2 import log
+from shimv2.actions.sockets import unlink_if_dead
 from shimv2.gocompat import gojson
 from shimv2.gocompat.gotext import os_error, quote
 from shimv2.mounts.umount import (
@@ -27,7 +28,6 @@ from shimv2.mounts.umount import (
 )
 from shimv2.runtime.command import CommandFailed
 from shimv2.runtime.once import delete_force_now, run_now
-from shimv2.sockets import unlink_if_dead
 from shimv2.task.exits import recorded_exit
 from shimv2.values import paths
 from shimv2.values.errors import Refused
