@@ -15,7 +15,7 @@ from bench.measures import BARS, GO_1_6, GO_1_7, GO_2_1, GUARD, Bar
 from bench.peers import ROOT, NoPeer, Peer, given, go_peer
 from bench.place import Place
 from bench.results import Results
-from shimv2.ctl.reply import Generation
+from shimv2.shimctl.reply import Generation
 
 _LAST: Final = ROOT / ".cache" / "bench" / "last.json"
 _PEERS: Final = (GO_2_1, GO_1_7, GO_1_6)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from bench import measures
-from shimv2.ctl.reply import Generation
+from shimv2.shimctl.reply import Generation
 from tests.support import launched
 from tests.support.releases import ReleaseMissing, find_release
 

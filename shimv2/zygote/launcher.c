@@ -19,7 +19,7 @@
  * the daemon, which reads to their end, waiting.
  *
  * Beside the program lies a file of its name and `.conf`, written at install: a line with the
- * interpreter and a line with the Python entry point, launched.py.
+ * interpreter and a line with the Python entry point, cold_start.py.
  */
 
 #define _GNU_SOURCE

@@ -49,7 +49,14 @@ TTRPC: Final = (
     "server blocking",
 )
 # Values and texts: no I/O, no asyncio, no clock, no environment.
-PURE: Final = ("shimv2.values", "shimv2.gocompat", "ttrpc.codes", "ttrpc.wire", "ttrpc.codec")
+PURE: Final = (
+    "shimv2.values",
+    "shimv2.gocompat",
+    "ttrpc.codes",
+    "ttrpc.wire",
+    "ttrpc.codec",
+    "ttrpc.connection",
+)
 PURE_BUT: Final = {
     "shimv2.values.paths": {"os.path"},  # joins names
     "shimv2.gocompat.gotext": {"os", "time"},  # the kernel's words for an errno, gmtime
@@ -71,56 +78,6 @@ WORLD: Final = frozenset(
         "time",
     ]
 )
-MOVING: Final = {
-    "errors": "values",
-    "model": "values",
-    "lifecycle": "values",
-    "oci": "values",
-    "paths": "values",
-    "gotext": "gocompat",
-    "gojson": "gocompat",
-    "anyurl": "gocompat",
-    "linux": "kernel",
-    "spawn": "kernel",
-    "reaper": "kernel",
-    "title": "kernel",
-    "loop": "aio",
-    "poller": "aio",
-    "readiness": "aio",
-    "background": "aio",
-    "oom": "cgroups",
-    "unmounts": "mounts",
-    "console": "io",
-    "containers": "task",
-    "container": "task",
-    "process": "task",
-    "init": "task",
-    "exec": "task",
-    "checkpoints": "task",
-    "exits": "task",
-    "service": "api",
-    "options": "api",
-    "metrics": "api",
-    "status": "api",
-    "events": "api",
-    "publisher": "api",
-    "bootstrap": "actions",
-    "cleanup": "actions",
-    "info": "actions",
-    "sockets": "actions",
-    "detach": "actions",
-    "handover": "actions",
-    "parameters": "actions",
-    "running": "actions",
-    "spare": "zygote",
-    "request": "zygote",
-    "likeness": "zygote",
-    "warm": "zygote",
-    "launched": "cold_start",
-    "memory": "pagesharing",
-    "immortal": "pagesharing",
-    "specialized": "pagesharing",
-}
 
 
 def modules(package: str) -> dict[str, Path]:
@@ -149,20 +106,19 @@ def imported(path: Path) -> Iterator[str]:
 
 def owner(module: str) -> str:
     """Return the row of the table that a module of shimv2 belongs to."""
-    top = module.split(".", maxsplit=1)[0]
-    return MOVING.get(top, top)
+    return module.split(".", maxsplit=1)[0]
 
 
 def package_imports() -> Iterator[tuple[str, str]]:
     """Yield (module below shimv2, full name of what it imports) for the shim without the tool."""
     for name, path in modules("shimv2").items():
-        if name and name.split(".")[0] != "ctl":
+        if name and name.split(".")[0] != "shimctl":
             yield from ((name, other) for other in imported(path))
 
 
 def test_every_package_has_its_row() -> None:
     """A new package is drawn into the table; one that goes takes its row along."""
-    found = {owner(name) for name in modules("shimv2") if name and name.split(".")[0] != "ctl"}
+    found = {owner(name) for name in modules("shimv2") if name and name.split(".")[0] != "shimctl"}
     assert found == set(SHIM)
 
 
@@ -233,25 +189,25 @@ def test_ttrpc_and_protos_know_nothing_of_containers() -> None:
 def test_shim_never_imports_the_tool() -> None:
     """`shimctl` may use threads and asyncio's own children: the shim must not get them."""
     for name, other in package_imports():
-        assert not other.startswith("shimv2.ctl"), name
+        assert not other.startswith("shimv2.shimctl"), name
 
 
 def test_tool_knows_the_protocol_and_the_values_only() -> None:
     """The harness stands in for a daemon: it cannot check code that it shares with the shim."""
     for name, path in modules("shimv2").items():
-        if name.split(".")[0] == "ctl":
+        if name.split(".")[0] == "shimctl":
             of_shim = {
                 owner(inner)
                 for other in imported(path)
                 if (inner := other.removeprefix("shimv2.")) != other
-                and inner.split(".")[0] != "ctl"
+                and inner.split(".")[0] != "shimctl"
             }
             assert of_shim <= {"values"}, name
 
 
 def test_pure_modules_touch_nothing_of_the_world() -> None:
     """Values and texts need no clock, no file and no loop: they are tested with values alone."""
-    found = {f"shimv2.{owner(n)}.{n.split('.')[-1]}": p for n, p in modules("shimv2").items() if n}
+    found = {f"shimv2.{name}": path for name, path in modules("shimv2").items()}
     found |= {f"ttrpc.{name}": path for name, path in modules("ttrpc").items()}
     for name, path in found.items():
         if name.startswith(PURE):

@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 
-from shimv2.ctl.rootfs import make_rootfs
-from shimv2.ctl.spec import Wanted, config, process
 from shimv2.kernel import linux
 from shimv2.kernel.reaper import Reaper
 from shimv2.runtime.interface import read_pid_file
 from shimv2.runtime.once import delete_force_now
 from shimv2.runtime.runc import Runc
+from shimv2.shimctl.rootfs import make_rootfs
+from shimv2.shimctl.spec import Wanted, config, process
 from shimv2.values import paths
 from shimv2.values.errors import NotFound, RuntimeFailed
 from tests.support.aio import run

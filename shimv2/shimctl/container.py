@@ -9,11 +9,11 @@ from dataclasses import dataclass
 
 from google.protobuf import any_pb2
 
-from shimv2.ctl.bundle import Bundle
-from shimv2.ctl.launch import Binary, Deleted
-from shimv2.ctl.reply import Reply
-from shimv2.ctl.streams import Output
-from shimv2.ctl.task import TaskClient
+from shimv2.shimctl.bundle import Bundle
+from shimv2.shimctl.launch import Binary, Deleted
+from shimv2.shimctl.reply import Reply
+from shimv2.shimctl.streams import Output
+from shimv2.shimctl.task import TaskClient
 from shimv2.values.model import Exit, Mount, Stdio
 from ttrpc import ConnectionClosed, StatusError
 

@@ -17,8 +17,8 @@ import time
 from collections.abc import Sequence
 from typing import IO, Final
 
-from shimv2.ctl.bundle import mounts_below
-from shimv2.ctl.cli import default_shim
+from shimv2.shimctl.bundle import mounts_below
+from shimv2.shimctl.cli import default_shim
 
 _NAMESPACE: Final = "story"
 _RUNTIME_STATE: Final = "/run/containerd/runc"
@@ -121,7 +121,7 @@ class Story:
         return subprocess.Popen(self._shimctl(*args), stdout=subprocess.PIPE, text=True)
 
     def _shimctl(self, *args: str) -> list[str]:
-        mine = [sys.executable, "-m", "shimv2.ctl", "--state", self._state]
+        mine = [sys.executable, "-m", "shimv2.shimctl", "--state", self._state]
         return [*mine, "--namespace", _NAMESPACE, *args]
 
     def _title(self, text: str) -> None:
@@ -179,7 +179,7 @@ def _clean(state: str) -> None:
     with contextlib.suppress(FileNotFoundError):
         for name in os.listdir(folder):
             if not name.startswith("."):
-                mine = [sys.executable, "-m", "shimv2.ctl", "--state", state]
+                mine = [sys.executable, "-m", "shimv2.shimctl", "--state", state]
                 end = [*mine, "--namespace", _NAMESPACE, "delete", "--force", name]
                 subprocess.run(end, check=False, timeout=30, stdout=subprocess.DEVNULL)
     shutil.rmtree(state, ignore_errors=True)

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from shimv2.ctl.reply import Reply
+from shimv2.shimctl.reply import Reply
 from shimv2.values.model import Mount
 
 STREAMS: Final = ("stdin", "stdout", "stderr")

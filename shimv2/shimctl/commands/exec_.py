@@ -5,11 +5,11 @@ import asyncio
 import contextlib
 import secrets
 
-from shimv2.ctl import spec
-from shimv2.ctl.commands.common import setup_of
-from shimv2.ctl.container import Container
-from shimv2.ctl.foreground import relayed, start_and_wait
-from shimv2.ctl.harness import Harness
+from shimv2.shimctl import spec
+from shimv2.shimctl.commands.common import setup_of
+from shimv2.shimctl.container import Container
+from shimv2.shimctl.foreground import relayed, start_and_wait
+from shimv2.shimctl.harness import Harness
 from shimv2.values.model import Stdio
 
 

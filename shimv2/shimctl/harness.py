@@ -10,14 +10,14 @@ from typing import Self
 
 from google.protobuf import any_pb2
 
-from shimv2.ctl import spec
-from shimv2.ctl.bundle import Bundle
-from shimv2.ctl.container import Container, clean
-from shimv2.ctl.launch import Binary, Deleted
-from shimv2.ctl.reply import Generation, runc_options
-from shimv2.ctl.rootfs import make_rootfs
-from shimv2.ctl.sink import EventsSink
-from shimv2.ctl.streams import Capture, Output
+from shimv2.shimctl import spec
+from shimv2.shimctl.bundle import Bundle
+from shimv2.shimctl.container import Container, clean
+from shimv2.shimctl.launch import Binary, Deleted
+from shimv2.shimctl.reply import Generation, runc_options
+from shimv2.shimctl.rootfs import make_rootfs
+from shimv2.shimctl.sink import EventsSink
+from shimv2.shimctl.streams import Capture, Output
 from shimv2.values.model import Mount, Stdio
 
 MakeOutput = Callable[[str, str], Output]  # stream's name, its FIFO

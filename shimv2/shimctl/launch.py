@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from google.protobuf import any_pb2
 
 from protos import bootstrap_pb2, task_v2_pb2
-from shimv2.ctl.bundle import Bundle
-from shimv2.ctl.reply import Generation, Reply
+from shimv2.shimctl.bundle import Bundle
+from shimv2.shimctl.reply import Generation, Reply
 from shimv2.values.model import Exit
 
 _START_LIMIT_S = 30.0  # containerd has none; a tool must not hang

@@ -11,7 +11,7 @@ from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from protos import runc_pb2, task_types_pb2, task_v2_pb2, types_pb2
-from shimv2.ctl.reply import pack
+from shimv2.shimctl.reply import pack
 from shimv2.values.model import Exit, Mount, ProcessState, Stdio
 from ttrpc import Client
 

@@ -3,8 +3,8 @@
 import argparse
 import os
 
-from shimv2.ctl.foreground import sink_name
-from shimv2.ctl.harness import Setup
+from shimv2.shimctl.foreground import sink_name
+from shimv2.shimctl.harness import Setup
 
 
 def setup_of(options: argparse.Namespace) -> Setup:

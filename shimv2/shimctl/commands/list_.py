@@ -6,10 +6,10 @@ import os
 
 import psutil
 
-from shimv2.ctl.bundle import NoSuchContainer
-from shimv2.ctl.commands.common import setup_of
-from shimv2.ctl.container import Container, ShimGone
-from shimv2.ctl.harness import Harness
+from shimv2.shimctl.bundle import NoSuchContainer
+from shimv2.shimctl.commands.common import setup_of
+from shimv2.shimctl.container import Container, ShimGone
+from shimv2.shimctl.harness import Harness
 from ttrpc import ConnectionClosed, StatusError
 
 _LIMIT_S = 2.0  # containerd's io.containerd.timeout.task.state

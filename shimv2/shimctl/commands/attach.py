@@ -3,9 +3,9 @@
 import argparse
 import asyncio
 
-from shimv2.ctl.commands.common import setup_of
-from shimv2.ctl.foreground import follow, relayed
-from shimv2.ctl.harness import Harness
+from shimv2.shimctl.commands.common import setup_of
+from shimv2.shimctl.foreground import follow, relayed
+from shimv2.shimctl.harness import Harness
 
 
 def add(parser: argparse.ArgumentParser) -> None:

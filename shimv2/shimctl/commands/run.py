@@ -5,11 +5,11 @@ import asyncio
 import os
 import secrets
 
-from shimv2.ctl import spec
-from shimv2.ctl.container import Container
-from shimv2.ctl.foreground import relayed, sink_name, start_and_follow
-from shimv2.ctl.harness import Harness, Setup
-from shimv2.ctl.reply import Generation
+from shimv2.shimctl import spec
+from shimv2.shimctl.container import Container
+from shimv2.shimctl.foreground import relayed, sink_name, start_and_follow
+from shimv2.shimctl.harness import Harness, Setup
+from shimv2.shimctl.reply import Generation
 
 
 def add(parser: argparse.ArgumentParser) -> None:

@@ -3,9 +3,9 @@
 import argparse
 import asyncio
 
-from shimv2.ctl.commands.common import setup_of
-from shimv2.ctl.container import ShimGone
-from shimv2.ctl.harness import Harness
+from shimv2.shimctl.commands.common import setup_of
+from shimv2.shimctl.container import ShimGone
+from shimv2.shimctl.harness import Harness
 from shimv2.values.model import Exit
 
 

@@ -11,11 +11,11 @@ import sys
 from collections.abc import Sequence
 from typing import Final
 
-from shimv2.ctl.bundle import NoSuchContainer
-from shimv2.ctl.commands import attach, delete, exec_, kill, list_, run
-from shimv2.ctl.container import ShimGone
-from shimv2.ctl.launch import ShimFailed
-from shimv2.ctl.reply import BadReply
+from shimv2.shimctl.bundle import NoSuchContainer
+from shimv2.shimctl.commands import attach, delete, exec_, kill, list_, run
+from shimv2.shimctl.container import ShimGone
+from shimv2.shimctl.launch import ShimFailed
+from shimv2.shimctl.reply import BadReply
 from ttrpc import ConnectionClosed, StatusError
 
 FAILED: Final = 125  # our own failure, told apart from the container's exit status

@@ -5,8 +5,8 @@ import asyncio
 import contextlib
 import signal
 
-from shimv2.ctl.commands.common import setup_of
-from shimv2.ctl.harness import Harness
+from shimv2.shimctl.commands.common import setup_of
+from shimv2.shimctl.harness import Harness
 
 
 def add(parser: argparse.ArgumentParser) -> None:

@@ -9,8 +9,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
 from typing import Final
 
-from shimv2.ctl.container import Container
-from shimv2.ctl.streams import Output, Relay, feed
+from shimv2.shimctl.container import Container
+from shimv2.shimctl.streams import Output, Relay, feed
 from ttrpc import ConnectionClosed, StatusError
 
 _FORWARDED: Final = (

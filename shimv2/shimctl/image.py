@@ -10,7 +10,7 @@ import tarfile
 from collections.abc import Sequence
 from typing import Final
 
-from shimv2.ctl.rootfs import make_rootfs
+from shimv2.shimctl.rootfs import make_rootfs
 
 IMAGE: Final = "localhost/pyrunc/busybox:latest"
 _ARCHITECTURES: Final = {"x86_64": "amd64", "aarch64": "arm64", "i686": "386", "armv7l": "arm"}
