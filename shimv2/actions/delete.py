@@ -22,7 +22,7 @@ from shimv2.gocompat.gotext import os_error, quote
 from shimv2.mounts.umount import (
     CRIU_ROOT,
     FUSERMOUNTS,
-    NotOurs,
+    NeedsFusermount,
     left_by_criu,
     unmount_recursive_now,
 )
@@ -140,7 +140,7 @@ def _unmount(folder: str) -> None:
     while True:
         try:
             unmount_recursive_now(folder)
-        except NotOurs as error:
+        except NeedsFusermount as error:
             _fusermount(error.path)
         else:
             return
