@@ -52,7 +52,7 @@ class InitProcess(Process):
             return
         with scope.reaper.launching():
             # What another shim made under this id is not ours to remove.
-            if not scope.runtime.knows(spec.id):
+            if not scope.runtime.has_container(spec.id):
                 undo.push_async_callback(self._remove)
             await scope.runtime.create(
                 spec.id,
@@ -117,7 +117,7 @@ class InitProcess(Process):
             )
         else:
             undo.push_async_callback(io.close)
-        undo.push_async_callback(self._unmake, known=scope.runtime.knows(self.id))
+        undo.push_async_callback(self._unmake, known=scope.runtime.has_container(self.id))
         pid, exited = await checkpoints.restore(scope, self._spec, io)
         await io.connect()
         self._attach(io)
@@ -263,7 +263,7 @@ class InitProcess(Process):
             return False
         if not linux.is_namespace_init(self.pid):
             return False
-        if not self._scope.runtime.runs_as_init(self.id, self.pid):
+        if not self._scope.runtime.has_init(self.id, self.pid):
             return False
         try:
             os.kill(self.pid, signal)
