@@ -16,7 +16,7 @@ endif
 PYTEST = $(PY) -X dev -bb -m pytest --randomly-seed=$(SEED) --hypothesis-seed=$(SEED) $(ARGS)
 PIP = $(PY) -m pip -q --disable-pip-version-check install --root-user-action=ignore
 
-NATIVE := $(wildcard shimv2/native/*.c)
+NATIVE := $(wildcard shimv2/*/*.[ch])
 SCRIPTS := $(VENV)/bin/containerd-shim-pyrunc-v2 $(VENV)/bin/shimctl
 
 .PHONY: help setup venv run test vm unit criu lint fmt type check cover protos soak e2e-matrix critest differential conformance conformance-page bench bench-guard density performance install uninstall clean clean-room
@@ -63,13 +63,13 @@ $(NATIVE_STAMP): $(NATIVE) setup.py $(RUN_STAMP)
 $(VENV)/bin/containerd-shim-pyrunc-v2: $(RUN_STAMP) tools/script.sh
 	@PY="$(CURDIR)/$(PY)" tools/script.sh $@ shimv2.cli
 $(VENV)/bin/shimctl: $(RUN_STAMP) tools/script.sh
-	@PY="$(CURDIR)/$(PY)" tools/script.sh $@ shimv2.ctl.cli
+	@PY="$(CURDIR)/$(PY)" tools/script.sh $@ shimv2.shimctl.cli
 
 venv: $(DEV_STAMP) $(NATIVE_STAMP) $(SCRIPTS) ## the virtual environment .venv with everything in it
 
 # --- run and test -----------------------------------------------------------------------------------
 run: setup $(NATIVE_STAMP) $(SCRIPTS) ## a real container: output, exit status, and a second daemon taking over
-	@$(PY) -m shimv2.ctl.story $(if $(SHIM),--shim $(SHIM))
+	@$(PY) -m shimv2.shimctl.story $(if $(SHIM),--shim $(SHIM))
 
 test: setup venv ## all tests: unit, wire, and end to end with runc, crun and containerd (root)
 	@echo "SEED=$(SEED)"

@@ -16,7 +16,6 @@ from typing import Any, Final
 from setuptools import Command, Distribution, setup
 from setuptools.command.build_py import build_py
 
-SOURCES: Final = "shimv2/native"
 FLAGS: Final = ("-std=gnu11", "-O2", "-Wall", "-Wextra")
 # What is built, from what, and how.
 # Flags, each tuple tried until one works: a static program has nothing to link at each start of a
@@ -24,10 +23,10 @@ FLAGS: Final = ("-std=gnu11", "-O2", "-Wall", "-Wextra")
 LIBRARY: Final = (("-shared", "-fPIC", "-fvisibility=hidden"),)
 PROGRAM: Final = (("-static",), ())
 PRODUCTS: Final = (
-    ("libspawn.so", ("_spawn.c",), LIBRARY),
-    ("libmemory.so", ("_memory.c", "_holes.c", "_ahead.c"), LIBRARY),
-    ("libstate.so", ("_state.c", "description.c", "text.c"), LIBRARY),
-    ("launcher", ("launcher.c", "description.c", "text.c"), PROGRAM),
+    ("libspawn.so", "shimv2/kernel", ("_spawn.c",), LIBRARY),
+    ("libmemory.so", "shimv2/pagesharing", ("_memory.c", "_holes.c", "_ahead.c"), LIBRARY),
+    ("libstate.so", "shimv2/zygote", ("_state.c", "description.c", "text.c"), LIBRARY),
+    ("launcher", "shimv2/zygote", ("launcher.c", "description.c", "text.c"), PROGRAM),
 )
 
 
@@ -45,10 +44,10 @@ def build(folder: str) -> None:
         return
     os.makedirs(folder, exist_ok=True)
     extra = shlex.split(os.environ.get("CFLAGS", "")) + shlex.split(os.environ.get("LDFLAGS", ""))
-    for product, sources, tries in PRODUCTS:
+    for product, source_dir, sources, tries in PRODUCTS:
         path = os.path.join(folder, product)
+        files = [os.path.join(source_dir, source) for source in sources]
         # Renamed into place: a shim that runs has the old file mapped.
-        files = [os.path.join(SOURCES, source) for source in sources]
         for flags in tries:
             argv = [*cc, *FLAGS, *flags, *files, "-o", f"{path}.new", *extra]
             if subprocess.run(argv, check=False).returncode == 0:

@@ -16,7 +16,7 @@ from bench.peers import PEERS, ROOT, NoPeer, Peer, find_peer, given
 from bench.place import Place
 from bench.results import Results
 from bench.suite import show
-from shimv2.ctl.reply import Generation
+from shimv2.shimctl.reply import Generation
 
 _LAST: Final = ROOT / ".cache" / "bench" / "last.json"
 _PYTHONS: Final = ("python3.13", "python3.14")  # whose memory the bars are about, too

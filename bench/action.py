@@ -11,9 +11,9 @@ import time
 from dataclasses import dataclass
 from typing import Final
 
-from shimv2.ctl.bundle import Bundle
-from shimv2.ctl.launch import Binary, ShimFailed
-from shimv2.ctl.reply import Reply
+from shimv2.shimctl.bundle import Bundle
+from shimv2.shimctl.launch import Binary, ShimFailed
+from shimv2.shimctl.reply import Reply
 
 _LIMIT_S: Final = 30.0
 _READ_BYTES: Final = 64 * 1024

@@ -12,8 +12,8 @@ from bench.report import figure
 from bench.running import Running
 from bench.suite import show
 from protos import task_types_pb2
-from shimv2.ctl.launch import ShimFailed
-from shimv2.ctl.reply import BadReply
+from shimv2.shimctl.launch import ShimFailed
+from shimv2.shimctl.reply import BadReply
 from ttrpc import TtrpcError
 
 _FAILURES: Final = (ShimFailed, BadReply, TtrpcError, OSError)  # TimeoutError is an OSError

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from bench import measures
-from shimv2.ctl.reply import Generation
+from shimv2.shimctl.reply import Generation
 from tests.support import launched
 from tests.support.releases import CACHE, GO_SHIM, ReleaseMissing, find_release, tool
 

@@ -18,10 +18,10 @@ from bench.measures import OURS
 from bench.peers import Peer, for_python, given, install_ours, unshared
 from bench.running import Folders, Running
 from bench.sink import Sink
-from shimv2.ctl import spec
-from shimv2.ctl.launch import Binary
-from shimv2.ctl.reply import Generation
-from shimv2.ctl.rootfs import make_rootfs
+from shimv2.shimctl import spec
+from shimv2.shimctl.launch import Binary
+from shimv2.shimctl.reply import Generation
+from shimv2.shimctl.rootfs import make_rootfs
 from tests.support.host import RUNTIMES
 from tests.support.leaks import HostLeaks
 

@@ -12,12 +12,12 @@ from typing import Final, Self
 
 from bench import action, proc
 from bench.task import TaskCalls
-from shimv2 import paths
-from shimv2.ctl import spec
-from shimv2.ctl.bundle import Bundle
-from shimv2.ctl.launch import Binary, ShimFailed
-from shimv2.ctl.reply import Generation, Reply, runc_options
-from shimv2.model import Stdio
+from shimv2.shimctl import spec
+from shimv2.shimctl.bundle import Bundle
+from shimv2.shimctl.launch import Binary, ShimFailed
+from shimv2.shimctl.reply import Generation, Reply, runc_options
+from shimv2.values import paths
+from shimv2.values.model import Stdio
 from ttrpc import ConnectionClosed, StatusError
 
 _EXIT_LIMIT_S: Final = 15.0

@@ -16,10 +16,10 @@ from google.protobuf.empty_pb2 import Empty
 from google.protobuf.message import Message
 
 from protos import task_v2_pb2, types_pb2
-from shimv2.ctl import spec
-from shimv2.ctl.reply import Reply, pack
-from shimv2.ctl.task import PROCESS_URL
-from shimv2.model import Mount, Stdio
+from shimv2.shimctl import spec
+from shimv2.shimctl.reply import Reply, pack
+from shimv2.shimctl.task import PROCESS_URL
+from shimv2.values.model import Mount, Stdio
 from ttrpc import BlockingClient, StatusError
 from ttrpc.client import result
 from ttrpc.connection import ClientConnection

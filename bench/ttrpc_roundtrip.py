@@ -24,7 +24,7 @@ if ROOT not in sys.path:
 
 from google.protobuf.wrappers_pb2 import StringValue  # noqa: E402 - after the path is set
 
-from shimv2.loop import new_loop  # noqa: E402 - the same
+from shimv2.aio.loop import new_loop  # noqa: E402 - the same
 from ttrpc import BlockingClient, Call, Client, Registry, Server  # noqa: E402 - the same
 from ttrpc.connection import ClientConnection  # noqa: E402 - the same
 

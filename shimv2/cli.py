@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final, NoReturn
 
 if TYPE_CHECKING:
-    from shimv2.bootstrap import Caller
-    from shimv2.model import Identity
+    from shimv2.actions.start import Caller
+    from shimv2.values.model import Identity
 
 STDIN_LIMIT_BYTES: Final = 10 << 20  # containerd's own
 _READ_BYTES: Final = 64 * 1024
@@ -96,7 +96,7 @@ def parse(args: Sequence[str]) -> Flags:
 
 def _boolean(name: str, value: str) -> bool:
     if value not in _TRUE + _FALSE:
-        from shimv2.gotext import quote
+        from shimv2.gocompat.gotext import quote
 
         raise BadUsage(f"invalid boolean value {quote(value)} for -{name}: parse error")
     return value in _TRUE
@@ -169,14 +169,14 @@ def _act(flags: Flags, program: str, name: str, caller: "Caller | None") -> int:
     if caller is None:
         _quiet()  # the zygote of who was forked is so already
     if flags.switches["info"]:
-        from shimv2.info import runtime_info
+        from shimv2.actions.info import runtime_info
 
         _write(1, runtime_info(name, _stdin()))
     elif flags.action == "start":
         _start(_identity(flags, name), caller)
     elif flags.action == "delete":
         _ignore_stop_signals()
-        from shimv2.cleanup import delete
+        from shimv2.actions.delete import delete
 
         _write(1, delete(_identity(flags, name)))
     else:
@@ -190,7 +190,7 @@ def _check_namespace(name: str) -> None:
         raise Fatal("shim namespace cannot be empty")
     import re
 
-    from shimv2.gotext import quote
+    from shimv2.gocompat.gotext import quote
 
     if len(os.fsencode(name)) > _NAMESPACE_LIMIT_BYTES:
         limit = f"greater than maximum length ({_NAMESPACE_LIMIT_BYTES} characters)"
@@ -201,7 +201,7 @@ def _check_namespace(name: str) -> None:
 
 
 def _identity(flags: Flags, name: str) -> "Identity":
-    from shimv2.model import Identity
+    from shimv2.values.model import Identity
 
     return Identity(
         name=name,
@@ -214,7 +214,7 @@ def _identity(flags: Flags, name: str) -> "Identity":
 
 
 def _start(identity: "Identity", caller: "Caller | None") -> None:
-    from shimv2.bootstrap import start
+    from shimv2.actions.start import start
     from shimv2.settings import load
 
     start(identity, _stdin(), load(), lambda reply: _write(1, reply), caller)
@@ -225,9 +225,9 @@ def _leave_zygote(birth_fd: int) -> None:
 
     What goes wrong with it is no fault of this `start`, which has answered.
     """
-    from shimv2.request import Birth
     from shimv2.settings import load
-    from shimv2.zygote import leave_behind
+    from shimv2.zygote.parent import leave_behind
+    from shimv2.zygote.protocol import Birth
 
     with contextlib.suppress(OSError):
         settings = load()
@@ -238,10 +238,10 @@ def _leave_zygote(birth_fd: int) -> None:
 def _serve(flags: Flags, name: str) -> int:
     """Serve on an inherited socket, or on `-socket`: the server as a program of its own."""
     from shimv2 import log
+    from shimv2.actions.sockets import listener_of_server
     from shimv2.daemon import serve
-    from shimv2.handover import DaemonConfig
+    from shimv2.daemon_config import DaemonConfig
     from shimv2.settings import load
-    from shimv2.sockets import listener_of_server
 
     log.check_fifo()
     settings = load()
@@ -258,10 +258,10 @@ def _print_version(program: str) -> None:
 
 def _said(error: Exception) -> str:
     """Say an error as the reference does, and a bug of ours so that it can be found."""
-    from shimv2.errors import ShimError
-    from shimv2.gotext import os_error
+    from shimv2.gocompat.gotext import os_error
     from shimv2.log import NoLog
     from shimv2.settings import SettingsError
+    from shimv2.values.errors import ShimError
 
     if isinstance(error, OSError):
         return os_error(error)

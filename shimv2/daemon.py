@@ -1,39 +1,40 @@
-"""The shim's server: builds the parts, runs them, and stops them in order."""
+"""The shim's server: builds its parts, runs them, and stops them in order."""
 
 import asyncio
-import contextlib
 import logging
 import os
 import signal
 from typing import Any, Final
 
-from shimv2 import linux, log, loop, memory
-from shimv2.background import Background, Verbs
-from shimv2.container import Host
-from shimv2.containers import Containers
-from shimv2.handover import DaemonConfig
-from shimv2.publisher import Publisher
-from shimv2.reaper import Reaper
+from shimv2 import log
+from shimv2.aio import loop
+from shimv2.aio.background import Background, Verbs
+from shimv2.api.publisher import Publisher
+from shimv2.api.status import to_status
+from shimv2.api.task_service import TaskService
+from shimv2.daemon_config import DaemonConfig
+from shimv2.kernel import linux
+from shimv2.kernel.reaper import Reaper
 from shimv2.runtime.criu import CriuOption
-from shimv2.service import TaskService
-from shimv2.status import to_status
+from shimv2.task.container import Host
+from shimv2.task.containers import Containers
 from ttrpc import Registry, Server
 
-LAST_EVENTS_LIMIT_S: Final = 5.0  # for what a daemon has not yet acknowledged when the shim ends
+LAST_EVENTS_LIMIT_S: Final = 5.0  # how long a stopping shim waits until its events are acknowledged
 LAST_REPLIES_LIMIT_S: Final = 1.0
 
 _log = logging.getLogger(__name__)
 
 
 def serve(config: DaemonConfig) -> int:
-    """Serve until Shutdown, SIGTERM or SIGINT; the exit status.
+    """Serve until Shutdown, SIGTERM or SIGINT; return the exit status.
 
     Raises:
-        OSError: the `log` FIFO of the bundle is missing.
+        NoLog: the bundle has no FIFO `log`.
     """
     linux.set_child_subreaper()
     log.setup(config.identity.name, debug=config.identity.debug)
-    # Caught and dropped, not ignored: what is ignored would stay so in runc and the containers.
+    # A handler that does nothing, not SIG_IGN: runc and the containers would inherit SIG_IGN.
     for number in (signal.SIGPIPE, signal.SIGXFSZ):
         signal.signal(number, _drop)
     return loop.run(_Daemon(config).main())
@@ -81,10 +82,11 @@ class _Daemon:
         self._server.listen(config.listener)
         if config.settings.self_exit_s:
             background.start(self._exit_when_idle(publisher), "self-exit")
-        if memory.is_published() and isinstance(running, loop.LeanLoop):
-            running.before_sleep = memory.Reclaimer(running).before_sleep
+        idle_hook = None if config.idle_hook is None else config.idle_hook(running)
+        if idle_hook is not None and isinstance(running, loop.LeanLoop):
+            running.before_sleep = idle_hook.before_sleep
         if os.geteuid() == 0:
-            linux.set_dumpable(False)  # last: it hides /proc/self from all but root
+            linux.set_dumpable(False)  # last: it makes /proc/self root's
         await self._stop.wait()
 
         self._unlist()
@@ -92,43 +94,42 @@ class _Daemon:
         await self._server.shutdown(LAST_REPLIES_LIMIT_S)
         await background.stop()
         reaper.stop()
-        memory.say_touched()  # one that lived too short to come to rest
+        if idle_hook is not None:
+            idle_hook.at_exit()
         return 0
 
     async def _shut_down(self) -> None:
-        # Before the reply: a `start` that follows it must not find the socket of a dying shim.
+        # Before the reply: a following `start` must not find the socket of a stopping shim.
         self._unlist()
         self._begin_to_stop()
 
     def _terminate(self, number: int) -> None:
-        """Stop, whatever runs: containers are left alone and outlive the shim."""
+        """Stop the shim.  Its containers keep running."""
         _log.info("stopping: %s", signal.Signals(number).name)
         self._begin_to_stop()
 
     def _begin_to_stop(self) -> None:
-        """From now on only what is there already is answered, for as long as `main` takes."""
+        """Refuse new containers, and let `main` go on to its end."""
         self._containers.close()
         self._stop.set()
 
     async def _exit_when_idle(self, publisher: Publisher) -> None:
-        """Stop once nobody has needed the shim at two looks, `self_exit_s` apart."""
-        looks = 0
-        while looks < 2:
+        """Stop once two checks in a row, `self_exit_s` seconds apart, find the shim unused."""
+        idle_checks = 0
+        while idle_checks < 2:
             await asyncio.sleep(self._config.settings.self_exit_s)
             busy = self._containers or self._server.connections or publisher.pending
-            looks = 0 if busy else looks + 1
+            idle_checks = 0 if busy else idle_checks + 1
         _log.info("stopping: no container and no connection")
         self._begin_to_stop()
 
     def _unlist(self) -> None:
-        """Take no more connections and remove the socket's name, once."""
+        """Stop listening and remove the socket's name.  Idempotent."""
         if self._unlisted:
             return
         self._unlisted = True
         self._server.stop_listening()
-        if self._config.bound is not None:
-            with contextlib.suppress(OSError):
-                self._config.bound.unlink()
+        self._config.unlink_socket()
 
 
 def _report(_loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:

@@ -9,8 +9,8 @@ from typing import Final
 import pytest
 from _pytest.terminal import TerminalReporter
 
-from shimv2.ctl.image import make_image
-from shimv2.ctl.rootfs import make_rootfs
+from shimv2.shimctl.image import make_image
+from shimv2.shimctl.rootfs import make_rootfs
 from tests.support import results
 from tests.support.cgroups import unified
 from tests.support.host import Host, runs_as_root

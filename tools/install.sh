@@ -31,7 +31,7 @@ shim() {
 	package=$("$lib/$build/bin/python" -Ic 'import shimv2; print(*shimv2.__path__)')
 	if [ -x "$package/_bin/launcher" ]; then
 		cp "$package/_bin/launcher" "$lib/$program"
-		printf '%s\n' "$python" "${package/#$DESTDIR/}/launched.py" >"$lib/$program.conf"
+		printf '%s\n' "$python" "${package/#$DESTDIR/}/cold_start.py" >"$lib/$program.conf"
 	else
 		PY=$python tools/script.sh "$lib/$program" shimv2.cli
 	fi
@@ -51,7 +51,7 @@ install() {
 	pip --python "$lib/$build/bin/python" install --root-user-action=ignore "$wheels"/*.whl
 	rm -f "$lib/$build"/bin/[Aa]ctivate*
 	shim
-	PY=$final/$build/bin/python tools/script.sh "$lib/$build/bin/shimctl" shimv2.ctl.cli
+	PY=$final/$build/bin/python tools/script.sh "$lib/$build/bin/shimctl" shimv2.shimctl.cli
 	link "$build" "$lib/current"
 	for program in "${programs[@]}"; do
 		link "../lib/$name/current/bin/$program" "$bin/$program"

@@ -15,7 +15,7 @@ from bench.experiments import Experiment, Options
 from bench.measures import MS, OURS, Measure, Round
 from bench.peers import Peer
 from bench.place import Place
-from shimv2.ctl.image import IMAGE, make_image
+from shimv2.shimctl.image import IMAGE, make_image
 from tests.support.containerd import Containerd
 from tests.support.until import until
 

@@ -17,7 +17,7 @@ from bench.place import Place
 from bench.running import Running
 from bench.task import Burst, Reading, exec_request
 from protos import task_v2_pb2
-from shimv2.model import Stdio
+from shimv2.values.model import Stdio
 
 _PER_ROUND: Final = 24
 _RESTS: Final = 12  # a round

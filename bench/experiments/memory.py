@@ -14,7 +14,7 @@ from bench.measures import Measure, Round, Samples
 from bench.peers import Peer
 from bench.place import Place
 from bench.running import Running
-from shimv2.model import Stdio
+from shimv2.values.model import Stdio
 
 _ONE_ROUND: Final = 1 << 30  # a count over a minute is no sample of a distribution
 _FEWEST: Final = 5  # samples of a shim that lives alone, in a round

@@ -1,1 +1,4 @@
-"""Control groups: where a container's are, and what their files say."""
+"""Control groups v1 and v2: finds a container's cgroups, reads their files, watches for OOM kills.
+
+This package reads the kernel's files only.  It never runs the OCI runtime.
+"""

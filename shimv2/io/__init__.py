@@ -1,1 +1,4 @@
-"""stdio: pipes to the container, FIFOs, files and logging binaries on the client's side."""
+"""The standard streams of a container's processes: FIFOs, relays, terminals, logging binaries.
+
+Above `io` no module handles a descriptor of a stream.
+"""

@@ -15,9 +15,9 @@ import select
 import stat
 from typing import Final, Self
 
-from shimv2.errors import Refused
-from shimv2.gotext import strerror
-from shimv2.linux import set_pipe_capacity
+from shimv2.gocompat.gotext import strerror
+from shimv2.kernel.linux import set_pipe_capacity
+from shimv2.values.errors import Refused
 
 # The shim leads a session: a terminal it writes to must not become its controlling terminal.
 NO_SURPRISES: Final = os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC

@@ -14,15 +14,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from shimv2.errors import Refused
-from shimv2.gotext import quote
+from shimv2.aio.readiness import readable
+from shimv2.gocompat.gotext import quote
 from shimv2.io.fifo import Fd, reason
 from shimv2.io.process_io import ProcessIO
 from shimv2.io.uri import StdioUri
-from shimv2.model import Exit
-from shimv2.readiness import readable
-from shimv2.reaper import Reaper
-from shimv2.spawn import spawn
+from shimv2.kernel.reaper import Reaper
+from shimv2.kernel.spawn import spawn
+from shimv2.values.errors import Refused
+from shimv2.values.model import Exit
 
 _STDOUT, _STDERR, _READY = 3, 4, 5  # the program's fds
 _EOF_GRACE_S: Final = 0.5  # to read what is left, before the signal

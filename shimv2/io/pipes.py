@@ -5,7 +5,6 @@ import os
 from collections.abc import Mapping
 from typing import Final
 
-from shimv2.errors import Refused
 from shimv2.io.copy import Relay
 from shimv2.io.fifo import Fd, reason
 from shimv2.io.process_io import IoPolicy
@@ -13,7 +12,8 @@ from shimv2.io.relayed import RelayedIO
 from shimv2.io.sinks import FileSink, NoReader, PipeSink, Sink, open_output
 from shimv2.io.stdin import StdinRelay
 from shimv2.io.uri import fifo_path
-from shimv2.model import Stdio
+from shimv2.values.errors import Refused
+from shimv2.values.model import Stdio
 
 _NAMES: Final = ("stdin", "stdout", "stderr")
 _COPY_FAILED: Final = "failed to start io pipe copy: unable to copy pipes: "

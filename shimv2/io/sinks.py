@@ -5,11 +5,11 @@ import errno
 import os
 from typing import Final
 
-from shimv2.errors import Refused
-from shimv2.gotext import quote
+from shimv2.gocompat.gotext import quote
 from shimv2.io.fifo import NO_SURPRISES, Fd, Pinned, has_reader, reason
 from shimv2.io.unread import Unread
-from shimv2.linux import bytes_waiting
+from shimv2.kernel.linux import bytes_waiting
+from shimv2.values.errors import Refused
 
 PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
 _FILE_CHUNK_BYTES: Final = 64 * 1024

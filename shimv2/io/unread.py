@@ -14,7 +14,7 @@ import os
 from typing import Final
 
 from shimv2.io.fifo import Fd, has_reader
-from shimv2.linux import bytes_waiting
+from shimv2.kernel.linux import bytes_waiting
 
 _IN_OPEN: Final = 0x20
 _EVENTS_BYTES: Final = 4096

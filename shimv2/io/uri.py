@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Final
 from urllib.parse import unquote_plus, unquote_to_bytes
 
-from shimv2.errors import Refused
-from shimv2.gotext import quote
+from shimv2.gocompat.gotext import quote
+from shimv2.values.errors import Refused
 
 _SCHEME: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from shimv2.ctl.image import IMAGE, make_image
+from shimv2.shimctl.image import IMAGE, make_image
 from tests.daemons.cri import (
     BROKEN,
     HANDLER,

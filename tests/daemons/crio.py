@@ -18,12 +18,12 @@ from typing import Final
 from google.protobuf import any_pb2
 
 from protos import runtimeoptions_pb2
-from shimv2.ctl import spec
-from shimv2.ctl.launch import Binary, ShimFailed
-from shimv2.ctl.reply import Generation, Reply
-from shimv2.ctl.streams import Capture
-from shimv2.ctl.task import TaskClient
-from shimv2.model import Exit, Stdio
+from shimv2.shimctl import spec
+from shimv2.shimctl.launch import Binary, ShimFailed
+from shimv2.shimctl.reply import Generation, Reply
+from shimv2.shimctl.streams import Capture
+from shimv2.shimctl.task import TaskClient
+from shimv2.values.model import Exit, Stdio
 from tests.support.host import Host
 from ttrpc import ConnectionClosed, StatusError
 

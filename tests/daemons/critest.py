@@ -16,8 +16,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
 
-from shimv2.ctl.image import make_image
-from shimv2.ctl.rootfs import make_rootfs
+from shimv2.shimctl.image import make_image
+from shimv2.shimctl.rootfs import make_rootfs
 from tests.daemons import critest_page
 from tests.daemons.cri import (
     PAUSE,

@@ -8,8 +8,8 @@ import tarfile
 from collections.abc import Mapping
 from typing import Final
 
-from shimv2.ctl.image import make_image
-from shimv2.ctl.rootfs import make_rootfs
+from shimv2.shimctl.image import make_image
+from shimv2.shimctl.rootfs import make_rootfs
 
 _E2E: Final = "e2e-test-images"
 _TOOLS: Final = "k8s-staging-cri-tools"

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from shimv2.ctl.image import IMAGE
+from shimv2.shimctl.image import IMAGE
 from tests.daemons.cri import CriContainerd
 from tests.support.cgroups import folder_of, unified
 from tests.support.until import until

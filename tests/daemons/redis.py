@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from shimv2.ctl.image import make_image
-from shimv2.ctl.rootfs import make_rootfs
+from shimv2.shimctl.image import make_image
+from shimv2.shimctl.rootfs import make_rootfs
 from tests.daemons.prompt import Prompt
 from tests.support.releases import CACHE, tool
 from tests.support.until import until

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from shimv2.ctl.image import IMAGE
+from shimv2.shimctl.image import IMAGE
 from tests.daemons.pairs import every_containerd, unfit_pairs
 from tests.support.containerd import Containerd, parse_events
 from tests.support.host import Host

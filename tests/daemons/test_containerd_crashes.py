@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from shimv2.ctl.image import IMAGE
+from shimv2.shimctl.image import IMAGE
 from tests.daemons.pairs import every_containerd
 from tests.support.containerd import Containerd
 from tests.support.leaks import alive

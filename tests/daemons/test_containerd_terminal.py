@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from shimv2.ctl.image import IMAGE
+from shimv2.shimctl.image import IMAGE
 from tests.daemons.pairs import every_containerd
 from tests.support.containerd import Containerd
 from tests.support.terminal import PROMPT, Terminal, interrupt, resized

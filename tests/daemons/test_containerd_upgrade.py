@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from shimv2.ctl.image import IMAGE
+from shimv2.shimctl.image import IMAGE
 from tests.daemons.pairs import pairs
 from tests.support.containerd import Containerd, parse_events
 from tests.support.releases import find_release

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from shimv2.ctl.streams import write_fifo
+from shimv2.shimctl.streams import write_fifo
 from tests.daemons.crio import Crio
 from tests.daemons.page import box
 from tests.daemons.pairs import Pair, pairs

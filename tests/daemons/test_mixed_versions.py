@@ -12,7 +12,7 @@ from typing import Final
 
 import pytest
 
-from shimv2.ctl.image import IMAGE
+from shimv2.shimctl.image import IMAGE
 from tests.daemons.pairs import Pair, pairs
 from tests.support.containerd import Containerd
 from tests.support.history import BEFORE, NoHistory, install_older

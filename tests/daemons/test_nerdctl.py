@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from shimv2.ctl.image import IMAGE
+from shimv2.shimctl.image import IMAGE
 from tests.daemons.nerdctl import Nerdctl
 from tests.daemons.page import box
 from tests.daemons.pairs import pairs

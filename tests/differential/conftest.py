@@ -6,7 +6,7 @@ from typing import Final
 import pytest
 from _pytest.terminal import TerminalReporter
 
-from shimv2.ctl.rootfs import make_rootfs
+from shimv2.shimctl.rootfs import make_rootfs
 from tests.differential.peers import Peer, find_peers
 from tests.differential.report import Report
 from tests.differential.scenarios import scenarios

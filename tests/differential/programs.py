@@ -6,7 +6,7 @@ from typing import Final
 from google.protobuf import any_pb2
 
 from protos import runc_pb2
-from shimv2.ctl.reply import OPTIONS_URL, pack
+from shimv2.shimctl.reply import OPTIONS_URL, pack
 
 # What is left of runc's command line once its global arguments are gone: $VERB; $LOG is its log.
 _RUNTIME: Final = """#!/bin/sh

@@ -5,8 +5,8 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Final
 
-from shimv2.ctl.harness import Harness
-from shimv2.ctl.reply import Generation
+from shimv2.shimctl.harness import Harness
+from shimv2.shimctl.reply import Generation
 from tests.differential.tour import Tour, settled
 from tests.differential.words import Words
 from tests.support.host import Host, install_shim

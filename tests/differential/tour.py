@@ -17,13 +17,13 @@ from google.protobuf.empty_pb2 import Empty
 from google.protobuf.message import Message
 
 from protos import task_v2_pb2, types_pb2
-from shimv2.ctl import spec
-from shimv2.ctl.container import Container
-from shimv2.ctl.harness import Harness
-from shimv2.ctl.reply import pack
-from shimv2.ctl.streams import Capture
-from shimv2.ctl.task import PROCESS_URL
-from shimv2.model import Stdio
+from shimv2.shimctl import spec
+from shimv2.shimctl.container import Container
+from shimv2.shimctl.harness import Harness
+from shimv2.shimctl.reply import pack
+from shimv2.shimctl.streams import Capture
+from shimv2.shimctl.task import PROCESS_URL
+from shimv2.values.model import Stdio
 from tests.differential.frames import one_call
 from tests.differential.words import Words
 from tests.support.host import Host

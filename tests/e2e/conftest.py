@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from shimv2.ctl.harness import Setup
+from shimv2.shimctl.harness import Setup
 from tests.support import containerd as daemon
 from tests.support.containerd import Containerd
 from tests.support.criu import working_criu

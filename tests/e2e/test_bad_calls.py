@@ -10,11 +10,11 @@ from google.protobuf import any_pb2
 from google.protobuf.empty_pb2 import Empty
 
 from protos import runc_pb2, task_v2_pb2
-from shimv2.ctl import spec
-from shimv2.ctl.container import Container
-from shimv2.ctl.harness import Harness, Setup
-from shimv2.ctl.reply import pack
-from shimv2.ctl.task import PROCESS_URL
+from shimv2.shimctl import spec
+from shimv2.shimctl.container import Container
+from shimv2.shimctl.harness import Harness, Setup
+from shimv2.shimctl.reply import pack
+from shimv2.shimctl.task import PROCESS_URL
 from tests.support.harnessed import add_exec, in_harness, refused
 from tests.support.host import OTHER_SHIM, words
 from tests.support.leaks import alive

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from shimv2.ctl import spec
-from shimv2.ctl.harness import Harness, Setup
-from shimv2.ctl.reply import runc_options
-from shimv2.model import Mount, Stdio
+from shimv2.shimctl import spec
+from shimv2.shimctl.harness import Harness, Setup
+from shimv2.shimctl.reply import runc_options
+from shimv2.values.model import Mount, Stdio
 from tests.support.harnessed import (
     assert_alive_and_empty,
     give_delete_its_files,

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from shimv2.ctl import spec
-from shimv2.ctl.harness import Harness, Setup
-from shimv2.ctl.launch import ShimFailed
-from shimv2.ctl.reply import Generation
+from shimv2.shimctl import spec
+from shimv2.shimctl.harness import Harness, Setup
+from shimv2.shimctl.launch import ShimFailed
+from shimv2.shimctl.reply import Generation
 from tests.support.harnessed import in_harness
 from tests.support.host import OTHER_SHIM
 

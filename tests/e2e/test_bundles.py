@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from protos import events_pb2
-from shimv2.ctl import spec
-from shimv2.ctl.harness import Harness, Setup
-from shimv2.model import Stdio
+from shimv2.shimctl import spec
+from shimv2.shimctl.harness import Harness, Setup
+from shimv2.values.model import Stdio
 from tests.support.faults import Faults
 from tests.support.harnessed import add_exec, assert_alive_and_empty, in_harness, refused
 from tests.support.host import Host

@@ -10,9 +10,9 @@ from google.protobuf import any_pb2
 from google.protobuf.empty_pb2 import Empty
 
 from protos import runc_pb2, task_v2_pb2
-from shimv2.ctl import spec
-from shimv2.ctl.container import Container
-from shimv2.ctl.harness import Harness, Setup
+from shimv2.shimctl import spec
+from shimv2.shimctl.container import Container
+from shimv2.shimctl.harness import Harness, Setup
 from tests.support.faults import Faults
 from tests.support.harnessed import add_exec, in_harness, refused, second_client
 from tests.support.until import eventually

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from protos import runc_pb2
-from shimv2.ctl import spec
-from shimv2.ctl.harness import Harness, Setup, captured
-from shimv2.ctl.reply import pack
-from shimv2.ctl.streams import write_fifo
-from shimv2.model import Stdio
+from shimv2.shimctl import spec
+from shimv2.shimctl.harness import Harness, Setup, captured
+from shimv2.shimctl.reply import pack
+from shimv2.shimctl.streams import write_fifo
+from shimv2.values.model import Stdio
 from tests.support.cgroups import folder_of, unified
 from tests.support.counting import COUNTER, EXIT, counted, end, output, restored
 from tests.support.harnessed import add_exec, in_harness

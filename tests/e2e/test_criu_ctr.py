@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from shimv2.ctl.image import IMAGE
+from shimv2.shimctl.image import IMAGE
 from tests.support.containerd import Containerd
 from tests.support.host import RUNTIME, Host
 from tests.support.until import until

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from shimv2.ctl.harness import Harness, Setup
+from shimv2.shimctl.harness import Harness, Setup
 from tests.support.counting import COUNTER, EXIT, counted, end
 from tests.support.harnessed import in_harness, refused, second_client
 from tests.support.host import Host

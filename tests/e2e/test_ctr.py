@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from shimv2.ctl.image import IMAGE
+from shimv2.shimctl.image import IMAGE
 from tests.support.containerd import Containerd, parse_events
 from tests.support.host import RUNTIME, Host, crun, words
 from tests.support.leaks import alive

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from shimv2.ctl.image import IMAGE
+from shimv2.shimctl.image import IMAGE
 from tests.support.containerd import Containerd
 from tests.support.host import RUNTIME
 from tests.support.leaks import alive

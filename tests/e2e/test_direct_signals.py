@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from shimv2.ctl import spec
-from shimv2.ctl.harness import Harness, Setup
+from shimv2.shimctl import spec
+from shimv2.shimctl.harness import Harness, Setup
 from tests.support.faults import Faults
 from tests.support.harnessed import in_harness, refused
 from tests.support.host import Host

@@ -5,8 +5,8 @@ import asyncio
 import pytest
 
 from protos import events_pb2, types_pb2
-from shimv2.ctl import spec
-from shimv2.ctl.harness import Harness, Setup
+from shimv2.shimctl import spec
+from shimv2.shimctl.harness import Harness, Setup
 from tests.support.harnessed import add_exec, in_harness
 
 pytestmark = pytest.mark.root

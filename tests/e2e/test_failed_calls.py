@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from shimv2.ctl import spec
-from shimv2.ctl.bundle import mounts_below
-from shimv2.ctl.harness import Harness, Setup
-from shimv2.model import Stdio
+from shimv2.shimctl import spec
+from shimv2.shimctl.bundle import mounts_below
+from shimv2.shimctl.harness import Harness, Setup
+from shimv2.values.model import Stdio
 from tests.support.faults import Faults
 from tests.support.harnessed import add_exec, in_harness, refused, second_client
 from tests.support.host import words

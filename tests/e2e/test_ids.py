@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from shimv2.ctl import spec
-from shimv2.ctl.harness import Harness, Setup
+from shimv2.shimctl import spec
+from shimv2.shimctl.harness import Harness, Setup
 from tests.support.harnessed import add_exec, in_harness, refused
 
 pytestmark = pytest.mark.root

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from shimv2.ctl import spec
-from shimv2.ctl.harness import Harness, Setup
-from shimv2.ctl.reply import runc_options
+from shimv2.shimctl import spec
+from shimv2.shimctl.harness import Harness, Setup
+from shimv2.shimctl.reply import runc_options
 from tests.support.cgroups import folder_of
 from tests.support.harnessed import add_exec, in_harness
 from tests.support.host import Host, crun

@@ -13,12 +13,12 @@ from pathlib import Path
 import pytest
 
 from protos import events_pb2
-from shimv2.ctl import spec
-from shimv2.ctl.container import Container
-from shimv2.ctl.harness import Harness, Setup
-from shimv2.ctl.reply import Generation
-from shimv2.ctl.streams import Capture, write_fifo
-from shimv2.model import Stdio
+from shimv2.shimctl import spec
+from shimv2.shimctl.container import Container
+from shimv2.shimctl.harness import Harness, Setup
+from shimv2.shimctl.reply import Generation
+from shimv2.shimctl.streams import Capture, write_fifo
+from shimv2.values.model import Stdio
 from tests.support.harnessed import in_harness, refused
 from tests.support.host import OTHER_SHIM, Host, crun
 from tests.support.leaks import alive

@@ -11,10 +11,10 @@ from urllib.parse import quote
 
 import pytest
 
-from shimv2.ctl import spec
-from shimv2.ctl.container import Container
-from shimv2.ctl.harness import Harness, Setup, captured
-from shimv2.model import Stdio
+from shimv2.shimctl import spec
+from shimv2.shimctl.container import Container
+from shimv2.shimctl.harness import Harness, Setup, captured
+from shimv2.values.model import Stdio
 from tests.support.harnessed import in_harness, refused
 from tests.support.until import eventually
 

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from protos import cgroups_v1_pb2, cgroups_v2_pb2
-from shimv2.ctl import spec
-from shimv2.ctl.container import Container
-from shimv2.ctl.harness import Harness, Setup
-from shimv2.ctl.reply import runc_options
+from shimv2.shimctl import spec
+from shimv2.shimctl.container import Container
+from shimv2.shimctl.harness import Harness, Setup
+from shimv2.shimctl.reply import runc_options
 from tests.support.cgroups import unified
 from tests.support.harnessed import in_harness
 from tests.support.host import Host, crun

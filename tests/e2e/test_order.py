@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from shimv2.ctl import spec
-from shimv2.ctl.container import Container
-from shimv2.ctl.harness import Harness, Setup
+from shimv2.shimctl import spec
+from shimv2.shimctl.container import Container
+from shimv2.shimctl.harness import Harness, Setup
 from tests.support.faults import Faults
 from tests.support.harnessed import add_exec, in_harness, refused, second_client
 from tests.support.leaks import alive

@@ -8,10 +8,10 @@ from google.protobuf import any_pb2
 from google.protobuf.empty_pb2 import Empty
 
 from protos import task_v2_pb2
-from shimv2.ctl import spec
-from shimv2.ctl.container import Container
-from shimv2.ctl.harness import Harness, Setup
-from shimv2.ctl.task import TaskClient
+from shimv2.shimctl import spec
+from shimv2.shimctl.container import Container
+from shimv2.shimctl.harness import Harness, Setup
+from shimv2.shimctl.task import TaskClient
 from tests.support.cgroups import folder_of, unified
 from tests.support.faults import Faults
 from tests.support.harnessed import end_paused, in_harness, refused

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from shimv2.ctl import spec
-from shimv2.ctl.container import Container
-from shimv2.ctl.harness import Harness, Setup
-from shimv2.ctl.streams import Capture
-from shimv2.ctl.task import TaskClient
-from shimv2.model import Stdio
+from shimv2.shimctl import spec
+from shimv2.shimctl.container import Container
+from shimv2.shimctl.harness import Harness, Setup
+from shimv2.shimctl.streams import Capture
+from shimv2.shimctl.task import TaskClient
+from shimv2.values.model import Stdio
 from tests.support.boot import fds, threads
 from tests.support.faults import Faults
 from tests.support.harnessed import add_exec, in_harness, refused, second_client

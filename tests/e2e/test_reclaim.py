@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from shimv2.ctl import spec
-from shimv2.ctl.container import Container
-from shimv2.ctl.harness import Harness, Setup
-from shimv2.ctl.streams import Capture
-from shimv2.model import Stdio
+from shimv2.shimctl import spec
+from shimv2.shimctl.container import Container
+from shimv2.shimctl.harness import Harness, Setup
+from shimv2.shimctl.streams import Capture
+from shimv2.values.model import Stdio
 from tests.support import launched
 from tests.support.children import status_of
 from tests.support.harnessed import in_harness

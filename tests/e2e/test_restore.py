@@ -11,11 +11,11 @@ import pytest
 from google.protobuf import any_pb2
 
 from protos import runc_pb2
-from shimv2.ctl import spec
-from shimv2.ctl.container import Container
-from shimv2.ctl.harness import Harness, Setup, captured
-from shimv2.ctl.streams import Capture
-from shimv2.model import Stdio
+from shimv2.shimctl import spec
+from shimv2.shimctl.container import Container
+from shimv2.shimctl.harness import Harness, Setup, captured
+from shimv2.shimctl.streams import Capture
+from shimv2.values.model import Stdio
 from tests.support.faults import Faults
 from tests.support.harnessed import add_exec, in_harness, refused, second_client
 from tests.support.host import words

@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from shimv2 import linux
-from shimv2.ctl import spec
-from shimv2.ctl.bundle import Bundle, mounts_below
-from shimv2.ctl.container import Container
-from shimv2.ctl.harness import Harness, Setup
-from shimv2.ctl.streams import Capture
-from shimv2.model import Mount
+from shimv2.kernel import linux
+from shimv2.shimctl import spec
+from shimv2.shimctl.bundle import Bundle, mounts_below
+from shimv2.shimctl.container import Container
+from shimv2.shimctl.harness import Harness, Setup
+from shimv2.shimctl.streams import Capture
+from shimv2.values.model import Mount
 from tests.support.harnessed import assert_alive_and_empty, created_on, in_harness, outcome, refused
 
 pytestmark = pytest.mark.root

@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from shimv2.ctl.bundle import Bundle, mounts_below
-from shimv2.ctl.harness import Harness, Setup
-from shimv2.ctl.reply import Generation
-from shimv2.model import Mount
+from shimv2.shimctl.bundle import Bundle, mounts_below
+from shimv2.shimctl.harness import Harness, Setup
+from shimv2.shimctl.reply import Generation
+from shimv2.values.model import Mount
 from tests.support.containerd import Containerd
 from tests.support.harnessed import (
     add_exec,

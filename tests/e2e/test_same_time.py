@@ -5,10 +5,10 @@ import asyncio
 import pytest
 
 from protos import task_v2_pb2
-from shimv2.ctl import spec
-from shimv2.ctl.harness import Harness, Setup
-from shimv2.ctl.streams import Capture, write_fifo
-from shimv2.model import Exit, Stdio
+from shimv2.shimctl import spec
+from shimv2.shimctl.harness import Harness, Setup
+from shimv2.shimctl.streams import Capture, write_fifo
+from shimv2.values.model import Exit, Stdio
 from tests.support.faults import Faults
 from tests.support.harnessed import add_exec, in_harness, refused
 from tests.support.host import OTHER_SHIM

@@ -17,7 +17,7 @@ Shimctl = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 def command(host: Host, *args: str) -> list[str]:
-    mine = [sys.executable, "-m", "shimv2.ctl", "--state", f"{host.folder}/s"]
+    mine = [sys.executable, "-m", "shimv2.shimctl", "--state", f"{host.folder}/s"]
     return [*mine, "--namespace", host.mark, *args]
 
 
@@ -136,7 +136,7 @@ def test_container_of_a_dead_shim_is_deleted_by_force(host: Host, shimctl: Shimc
 def test_story_of_make_run_is_true(host: Host) -> None:
     """`make run`: output, status, a killed client and the one that takes over, nothing left."""
     told = subprocess.run(
-        [sys.executable, "-m", "shimv2.ctl.story", "--shim", host.shim],
+        [sys.executable, "-m", "shimv2.shimctl.story", "--shim", host.shim],
         check=False,
         capture_output=True,
         text=True,

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from protos import cgroups_v1_pb2, cgroups_v2_pb2
-from shimv2.ctl import spec
-from shimv2.ctl.harness import Harness, Setup
-from shimv2.ctl.task import TaskClient
+from shimv2.shimctl import spec
+from shimv2.shimctl.harness import Harness, Setup
+from shimv2.shimctl.task import TaskClient
 from tests.support.cgroups import folder_of, unified
 from tests.support.harnessed import end_paused, in_harness, refused
 

@@ -11,10 +11,10 @@ from google.protobuf.message import Message
 from protos import cgroups_v2_pb2
 from shimv2.cgroups.files import huge_page_sizes
 from shimv2.cgroups.parse import UNLIMITED
-from shimv2.ctl import spec
-from shimv2.ctl.container import Container
-from shimv2.ctl.harness import Harness, Setup
-from shimv2.ctl.reply import runc_options
+from shimv2.shimctl import spec
+from shimv2.shimctl.container import Container
+from shimv2.shimctl.harness import Harness, Setup
+from shimv2.shimctl.reply import runc_options
 from tests.support.cgroups import folder_of
 from tests.support.harnessed import in_harness
 from tests.support.host import Host, crun

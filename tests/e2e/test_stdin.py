@@ -6,12 +6,12 @@ from contextlib import contextmanager
 
 import pytest
 
-from shimv2.ctl import spec
-from shimv2.ctl.container import Container
-from shimv2.ctl.harness import Harness, Setup
-from shimv2.ctl.reply import runc_options
-from shimv2.ctl.streams import Capture
-from shimv2.model import Stdio
+from shimv2.shimctl import spec
+from shimv2.shimctl.container import Container
+from shimv2.shimctl.harness import Harness, Setup
+from shimv2.shimctl.reply import runc_options
+from shimv2.shimctl.streams import Capture
+from shimv2.values.model import Stdio
 from tests.support.boot import fds
 from tests.support.harnessed import in_harness
 from tests.support.host import RUNTIME_UNDER_TEST

@@ -4,9 +4,9 @@ import os
 
 import pytest
 
-from shimv2.ctl import spec
-from shimv2.ctl.harness import Harness, Setup
-from shimv2.ctl.streams import Capture
+from shimv2.shimctl import spec
+from shimv2.shimctl.harness import Harness, Setup
+from shimv2.shimctl.streams import Capture
 from tests.support.harnessed import in_harness
 from ttrpc import StatusError
 

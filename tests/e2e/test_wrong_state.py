@@ -8,10 +8,10 @@ from typing import Final
 
 import pytest
 
-from shimv2.ctl import spec
-from shimv2.ctl.container import Container
-from shimv2.ctl.harness import Harness, Setup
-from shimv2.ctl.task import TaskClient
+from shimv2.shimctl import spec
+from shimv2.shimctl.container import Container
+from shimv2.shimctl.harness import Harness, Setup
+from shimv2.shimctl.task import TaskClient
 from tests.support.harnessed import add_exec, end_paused, in_harness, refused
 
 pytestmark = pytest.mark.root

@@ -15,7 +15,7 @@ import logging
 from collections.abc import Coroutine
 from typing import Any, Final, Literal, TypeVar
 
-from shimv2.loop import new_loop
+from shimv2.aio.loop import new_loop
 
 T = TypeVar("T")
 LoopName = Literal["lean", "stock"]
@@ -44,7 +44,7 @@ def run(
     """Run `main` on a new loop, the lean one or the stock one, and return its result."""
     errors: list[dict[str, Any]] = []
     slow = _SlowCallbacks()
-    logger = logging.getLogger("shimv2.loop")
+    logger = logging.getLogger("shimv2.aio.loop")
     logger.addHandler(slow)
     factory = new_loop if loop == "lean" else asyncio.new_event_loop
     # What earlier tests left on the heap is not looked through while a callback's time is taken.

@@ -6,7 +6,7 @@ import signal
 from collections.abc import Iterator
 from typing import Any
 
-from shimv2.spawn import spawn
+from shimv2.kernel.spawn import spawn
 from tests.support.until import until
 
 

@@ -9,7 +9,7 @@ from typing import Final
 
 from shimv2.io.fifo import Fd
 from shimv2.io.stdio import IoPolicy, ProcessIO, open_io
-from shimv2.model import Stdio
+from shimv2.values.model import Stdio
 from tests.support.streams import eventually
 
 NAME: Final = b"/dev/pts/0"

@@ -1,10 +1,10 @@
 """Containers that count, checkpointed and restored: what the tests with the real CRIU share."""
 
 from protos import runc_pb2
-from shimv2.ctl import spec
-from shimv2.ctl.container import Container
-from shimv2.ctl.harness import Harness
-from shimv2.ctl.streams import Capture
+from shimv2.shimctl import spec
+from shimv2.shimctl.container import Container
+from shimv2.shimctl.harness import Harness
+from shimv2.shimctl.streams import Capture
 from tests.support.until import eventually
 
 COUNT = "i=0; while :; do i=$((i+1)); echo $i; sleep 0.05; done"

@@ -8,10 +8,10 @@ from typing import Any, Final, TypeVar
 
 import pytest
 
-from shimv2.errors import RuntimeFailed
-from shimv2.model import CheckpointSpec
-from shimv2.reaper import Reaper
+from shimv2.kernel.reaper import Reaper
 from shimv2.runtime.runc import Runc
+from shimv2.values.errors import RuntimeFailed
+from shimv2.values.model import CheckpointSpec
 from tests.support.aio import LoopName, run
 
 T = TypeVar("T")

@@ -7,13 +7,13 @@ from typing import Any, Final
 
 import pytest
 
-from shimv2.ctl import spec
-from shimv2.ctl.bundle import Bundle
-from shimv2.ctl.container import Container
-from shimv2.ctl.harness import Harness, Setup, captured
-from shimv2.ctl.streams import Capture
-from shimv2.ctl.task import TaskClient
-from shimv2.model import Exit, Mount, Stdio
+from shimv2.shimctl import spec
+from shimv2.shimctl.bundle import Bundle
+from shimv2.shimctl.container import Container
+from shimv2.shimctl.harness import Harness, Setup, captured
+from shimv2.shimctl.streams import Capture
+from shimv2.shimctl.task import TaskClient
+from shimv2.values.model import Exit, Mount, Stdio
 from tests.support.aio import run
 from tests.support.cgroups import unified
 from tests.support.host import OTHER_SHIM, RUNTIME_UNDER_TEST

@@ -8,8 +8,8 @@ import sys
 from dataclasses import dataclass
 from typing import Final
 
-from shimv2.ctl.harness import Setup
-from shimv2.ctl.reply import Generation
+from shimv2.shimctl.harness import Setup
+from shimv2.shimctl.reply import Generation
 from tests.support import launched
 from tests.support.leaks import HostLeaks
 

@@ -18,7 +18,7 @@ from tests.support.until import until
 _ROOT: Final = Path(__file__).resolve().parents[2]
 RECLAIMS: Final = os.environ.get("SHIM_TEST_RECLAIM") == "1"
 LAUNCHER: Final = _ROOT / "shimv2" / "_bin" / "launcher"
-# As shimv2/launched.py, of this tree: it may be installed nowhere.
+# As shimv2/cold_start.py, of this tree: it may be installed nowhere.
 _ENTRY: Final = """import sys
 
 sys.path.insert(0, {root!r})
@@ -27,7 +27,7 @@ from shimv2.cli import launched
 
 launched(sys.argv[1], sys.argv[2:])
 """
-_AT_EVERY_REST: Final = """from shimv2 import memory
+_AT_EVERY_REST: Final = """from shimv2.pagesharing import memory
 
 memory._REST_S = 0.0
 memory._WORTH_TURNS = 2  # to give up memory is one turn of the loop

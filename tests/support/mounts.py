@@ -6,32 +6,33 @@ import os
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
 
-from shimv2 import linux, mounts
-from shimv2.model import Mount
-from shimv2.reaper import Reaper
-from shimv2.unmounts import mount_points_below, unmount_fully
+from shimv2.kernel import linux
+from shimv2.kernel.reaper import Reaper
+from shimv2.mounts import rootfs as rootfs_mounts
+from shimv2.mounts.umount import mount_points_below, unmount_fully
+from shimv2.values.model import Mount
 from tests.support.aio import run
 from tests.support.leaks import children_of
 from tests.support.until import eventually
 
 
 async def mount_all(batch: Sequence[Mount], target: str) -> None:
-    """`mounts.mount_all` with a reaper of its own, which the holder of an id mapping needs."""
+    """`rootfs.mount_all` with a reaper of its own, which the holder of an id mapping needs."""
     reaper = Reaper(asyncio.get_running_loop())
     if any("uidmap=" in word for mount in batch for word in mount.options):
         reaper.start()
     try:
-        await mounts.mount_all(batch, target, reaper)
+        await rootfs_mounts.mount_all(batch, target, reaper)
     finally:
         reaper.stop()
 
 
 async def unmount_all(batch: Sequence[Mount], target: str) -> None:
-    await mounts.unmount_all(batch, target, Reaper(asyncio.get_running_loop()))
+    await rootfs_mounts.unmount_all(batch, target, Reaper(asyncio.get_running_loop()))
 
 
 async def unmount_recursive(target: str) -> None:
-    await mounts.unmount_recursive(target, Reaper(asyncio.get_running_loop()))
+    await rootfs_mounts.unmount_recursive(target, Reaper(asyncio.get_running_loop()))
 
 
 def reaping(scenario: Callable[[Reaper], Awaitable[None]]) -> None:

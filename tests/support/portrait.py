@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 from typing import Any, Final
 
-from shimv2 import linux
+from shimv2.kernel import linux
 from tests.support.boot import arguments, fds
 
 _IDS: Final = ("Name", "PPid", "Uid", "Gid", "Groups", "NoNewPrivs", "Seccomp", "THP_enabled")

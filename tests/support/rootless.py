@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from shimv2 import linux
-from shimv2.ctl.rootfs import make_rootfs
+from shimv2.kernel import linux
+from shimv2.shimctl.rootfs import make_rootfs
 from tests.support.host import NAME, Host, write_shim
 from tests.support.users import USER, as_user
 

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequen
 from typing import Any, ClassVar, Final, TypeVar
 
 from shimv2.io.stdio import IoPolicy, ProcessIO, open_io
-from shimv2.model import Stdio
+from shimv2.values.model import Stdio
 from tests.support.aio import LoopName, run
 
 T = TypeVar("T")

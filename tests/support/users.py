@@ -5,7 +5,7 @@ import traceback
 from collections.abc import Callable
 from typing import Final
 
-from shimv2 import linux
+from shimv2.kernel import linux
 from tests.support.children import wait_for
 
 USER: Final = 1000  # nobody needs to have that number

@@ -3,7 +3,7 @@
 import pytest
 
 from protos import runc_pb2
-from shimv2.anyurl import pack, type_name
+from shimv2.gocompat.anyurl import pack, type_name
 
 
 def test_packed_url_is_the_bare_full_name() -> None:

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from shimv2.background import Background, Verbs
+from shimv2.aio.background import Background, Verbs
 from tests.support.aio import run
 from tests.support.until import eventually
 

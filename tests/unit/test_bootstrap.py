@@ -13,11 +13,12 @@ from google.protobuf.any_pb2 import Any as Packed
 
 from protos.bootstrap_pb2 import BootstrapParams
 from protos.runc_pb2 import CheckpointOptions, Options
-from shimv2 import detach, running, title
-from shimv2.bootstrap import read_request
-from shimv2.errors import Refused
-from shimv2.model import Identity, RuncOptions
-from shimv2.running import serves
+from shimv2.actions import daemonize, running_shim
+from shimv2.actions.running_shim import serves
+from shimv2.actions.start import read_request
+from shimv2.kernel import title
+from shimv2.values.errors import Refused
+from shimv2.values.model import Identity, RuncOptions
 from tests.support.cgroups import no_cgroup, unified
 from tests.support.until import until
 
@@ -200,7 +201,7 @@ def test_only_a_clear_no_counts_as_one(reply: bytes, served: bool) -> None:
 
 def test_silent_shim_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     """house rule 8: a shim that hangs must not hang the `start` that joins it."""
-    monkeypatch.setattr(running, "_LIMIT_S", 0.05)
+    monkeypatch.setattr(running_shim, "_LIMIT_S", 0.05)
     with shim(None) as (path, _):
         assert serves(path, 2)
 
@@ -224,17 +225,17 @@ def test_cgroup_that_is_no_absolute_path_is_refused(path: str) -> None:
     """In the words of each generation's library."""
     why = "invalid group path" if unified() else "cgroup deleted"
     with pytest.raises(Refused, match=f"^failed to load cgroup {path}: cgroups: {why}$"):
-        detach.join_cgroup(path)
+        daemonize.join_cgroup(path)
 
 
 @pytest.mark.vm
 def test_missing_cgroup_is_refused() -> None:
     """O-501."""
     with pytest.raises(Refused, match=f"^{no_cgroup('/b-none')}$"):
-        detach.join_cgroup("/b-none")
+        daemonize.join_cgroup("/b-none")
 
 
 def test_oom_score_of_nobody_is_an_error() -> None:
     text = "failed to adjust OOM score for shim: get parent OOM score: open /proc/0/oom_score_adj"
     with pytest.raises(Refused, match=text):
-        detach.oom_score_of(0)
+        daemonize.oom_score_of(0)

@@ -6,9 +6,9 @@ import pytest
 from google.protobuf import any_pb2
 
 from protos import runc_pb2, task_v2_pb2, task_v3_pb2
-from shimv2 import options
-from shimv2.errors import Refused
-from shimv2.model import CheckpointSpec
+from shimv2.api import requests
+from shimv2.values.errors import Refused
+from shimv2.values.model import CheckpointSpec
 
 NAME = "containerd.runc.v1.CheckpointOptions"
 
@@ -40,7 +40,7 @@ def test_checkpoint_is_read_whole(api: Any) -> None:
         parent_path="/p",
     )
 
-    spec = options.checkpoint_spec(request(NAME, message.SerializeToString(), api))
+    spec = requests.checkpoint_spec(request(NAME, message.SerializeToString(), api))
 
     assert spec == CheckpointSpec(
         path="/i",
@@ -58,8 +58,8 @@ def test_checkpoint_is_read_whole(api: Any) -> None:
 def test_checkpoint_without_options_has_the_defaults() -> None:
     bare = task_v2_pb2.CheckpointTaskRequest(id="c1", path="/i")
 
-    assert options.checkpoint_spec(bare) == CheckpointSpec(path="/i")
-    assert options.checkpoint_spec(request(NAME)) == CheckpointSpec(path="/i")
+    assert requests.checkpoint_spec(bare) == CheckpointSpec(path="/i")
+    assert requests.checkpoint_spec(request(NAME)) == CheckpointSpec(path="/i")
 
 
 @pytest.mark.parametrize(
@@ -85,6 +85,6 @@ def test_other_options_are_refused_in_the_reference_words(
 ) -> None:
     """O-74, O-75: unlike with Create, a prefix is another type, and an empty value is looked at."""
     with pytest.raises(Refused) as refusal:
-        options.checkpoint_spec(request(url, value))
+        requests.checkpoint_spec(request(url, value))
 
     assert str(refusal.value) == error

@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from protos.task_v2_pb2 import DeleteResponse
-from shimv2.cleanup import delete_response
-from shimv2.exits import ExitRecords
-from shimv2.model import Exit
-from shimv2.paths import SOCKET_DIR, socket_path
+from shimv2.actions.delete import delete_response
+from shimv2.task.exits import ExitRecords
+from shimv2.values.model import Exit
+from shimv2.values.paths import SOCKET_DIR, socket_path
 from tests.support.boot import RUNTIME, Boot, Done, dead_socket, listening
 
 AT_NS = 1_700_000_000_123_456_789

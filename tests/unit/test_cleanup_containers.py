@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from protos.task_v2_pb2 import DeleteResponse
-from shimv2.exits import ExitRecords, start_time_of
-from shimv2.model import Exit
+from shimv2.task.exits import ExitRecords, start_time_of
+from shimv2.values.model import Exit
 from tests.support.boot import Boot, Done
 
 pytestmark = [pytest.mark.root, pytest.mark.vm]

@@ -9,7 +9,7 @@ import pytest
 
 from shimv2 import VERSION, cli
 from shimv2.cli import BadUsage, Flags, Help, parse, runtime_name
-from shimv2.gotext import quote
+from shimv2.gocompat.gotext import quote
 from tests.support.boot import NAME, RUNTIME, Boot, install
 
 

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from shimv2.ctl import spec
-from shimv2.ctl.bundle import Bundle, NoSuchContainer, mounts_below
-from shimv2.ctl.image import IMAGE, make_image
-from shimv2.ctl.reply import Reply
-from shimv2.ctl.rootfs import BUSYBOX, make_rootfs
+from shimv2.shimctl import spec
+from shimv2.shimctl.bundle import Bundle, NoSuchContainer, mounts_below
+from shimv2.shimctl.image import IMAGE, make_image
+from shimv2.shimctl.reply import Reply
+from shimv2.shimctl.rootfs import BUSYBOX, make_rootfs
 
 needs_busybox = pytest.mark.skipif(not os.path.exists(BUSYBOX), reason="busybox-static is missing")
 

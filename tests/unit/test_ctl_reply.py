@@ -5,8 +5,8 @@ import json
 import pytest
 
 from protos import bootstrap_pb2, runc_pb2
-from shimv2.ctl.launch import Binary
-from shimv2.ctl.reply import BadReply, Generation, Reply, runc_options
+from shimv2.shimctl.launch import Binary
+from shimv2.shimctl.reply import BadReply, Generation, Reply, runc_options
 
 ADDRESS = "unix:///run/containerd/s/0123"
 PLAIN = ADDRESS.encode()

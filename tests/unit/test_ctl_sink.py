@@ -10,7 +10,7 @@ from google.protobuf.any_pb2 import Any
 from google.protobuf.empty_pb2 import Empty
 
 from protos import events_pb2, ttrpc_events_pb2, types_pb2
-from shimv2.ctl.sink import SERVICE, EventsSink
+from shimv2.shimctl.sink import SERVICE, EventsSink
 from tests.support.aio import run
 from ttrpc import Client, ConnectionClosed, StatusError
 

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from shimv2.ctl.streams import Capture, Relay, feed, write_fifo
+from shimv2.shimctl.streams import Capture, Relay, feed, write_fifo
 from tests.support.aio import run
 from tests.support.until import until
 
 RELAY = """
 import asyncio, sys
-from shimv2.ctl.streams import Relay
+from shimv2.shimctl.streams import Relay
 
 async def main():
     await Relay(sys.argv[1], 1).ended()

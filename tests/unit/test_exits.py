@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shimv2.exits import ExitRecord, ExitRecords, recorded_exit, start_time_of
-from shimv2.model import Exit
+from shimv2.task.exits import ExitRecord, ExitRecords, recorded_exit, start_time_of
+from shimv2.values.model import Exit
 
 AT_NS = 1_795_475_259_000_000_007
 ENDED = Exit(pid=4_000_000, status=3, at_ns=AT_NS)  # beyond the highest pid: nobody has it

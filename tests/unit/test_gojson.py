@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shimv2 import gojson, oci
-from shimv2.gojson import JsonError, Slice, StringMap, Struct
+from shimv2.gocompat import gojson
+from shimv2.gocompat.gojson import JsonError, Slice, StringMap, Struct
+from shimv2.values import oci
 
 json_values = st.recursive(
     st.none()

@@ -4,7 +4,7 @@ import errno
 
 import pytest
 
-from shimv2.gotext import os_error, quote, strerror
+from shimv2.gocompat.gotext import os_error, quote, strerror
 
 
 @pytest.mark.parametrize(

@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from shimv2 import immortal, memory
+from shimv2 import COMPILED_DIR
+from shimv2.pagesharing import immortal, memory
 from tests.support.forks import in_fork
 
-LIBRARY = Path(memory.__file__).parent / "_bin" / "libmemory.so"
+LIBRARY = Path(COMPILED_DIR, "libmemory.so")
 needs_library = pytest.mark.skipif(not LIBRARY.exists(), reason="no C compiler")
 needs_layout = pytest.mark.skipif(
     not immortal.IS_CPYTHON_3_11 and not immortal.HAS_IMMORTALS, reason="not looked at"
@@ -204,7 +205,9 @@ def test_unknown_interpreter_is_left_alone(
     """No count is where it is expected to be: nothing is written."""
     thing = object()
     for name, value in known.items():
-        monkeypatch.setattr(name.replace("immortal", "shimv2.immortal"), value, raising=False)
+        monkeypatch.setattr(
+            name.replace("immortal", "shimv2.pagesharing.immortal"), value, raising=False
+        )
 
     assert not immortal.make()
     assert sys.getrefcount(thing) == 2

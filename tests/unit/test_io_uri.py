@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shimv2.errors import Refused
 from shimv2.io.uri import StdioUri, fifo_path, parse
+from shimv2.values.errors import Refused
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,8 @@ import itertools
 
 import pytest
 
-from shimv2.errors import NotFound, WrongState
-from shimv2.lifecycle import EXEC, INIT, Lifecycle, State, Step, Table
+from shimv2.values.errors import NotFound, WrongState
+from shimv2.values.lifecycle import EXEC, INIT, Lifecycle, State, Step, Table
 
 # The reference's table (spec/task-api 3.2): a state is where the step leads, a text is a refusal.
 INIT_RULES: dict[State, dict[Step, State | str]] = {

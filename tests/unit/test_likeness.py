@@ -6,15 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from shimv2 import likeness, linux
+from shimv2.kernel import linux
+from shimv2.zygote import attributes
 from tests.support.forks import in_fork
 
-LIBRARY = Path(likeness._LIBRARY)
+LIBRARY = Path(attributes._LIBRARY)
 needs_library = pytest.mark.skipif(not LIBRARY.exists(), reason="no C compiler made the library")
 
 
 def state() -> bytes:
-    """What native/description.c writes of this process, in Python."""
+    """What zygote/description.c writes of this process, in Python."""
     soft = [resource.getrlimit(number)[0] for number in range(16)]
     policy, priority = os.sched_getscheduler(0), os.sched_getparam(0).sched_priority
     umask = os.umask(0o022)
@@ -36,21 +37,21 @@ def test_who_is_like_the_launcher_already_changes_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Not even a line is read: the library has written the same ones."""
-    monkeypatch.setattr(likeness.Likeness, "parse", lambda _state: 1 / 0)
-    likeness.become_like(state())
+    monkeypatch.setattr(attributes.Likeness, "parse", lambda _state: 1 / 0)
+    attributes.become_like(state())
 
 
 @pytest.mark.parametrize("library", [pytest.param(True, marks=needs_library), False])
 def test_what_differs_is_made_the_same(monkeypatch: pytest.MonkeyPatch, library: bool) -> None:
     """With the library and without: the umask and the priority stand for all."""
     if not library:
-        monkeypatch.setattr(likeness, "_is_like", None)
+        monkeypatch.setattr(attributes, "_is_like", None)
 
     def changed() -> bool:
         os.umask(0o022)
         nice = os.getpriority(os.PRIO_PROCESS, 0)
         wanted = state().replace(b"umask 22\n", b"umask 27\n")
-        likeness.become_like(wanted.replace(b"nice %d\n" % nice, b"nice %d\n" % (nice + 1)))
+        attributes.become_like(wanted.replace(b"nice %d\n" % nice, b"nice %d\n" % (nice + 1)))
         return os.umask(0) == 0o027 and os.getpriority(os.PRIO_PROCESS, 0) == nice + 1
 
     assert in_fork(changed) == 0
@@ -59,4 +60,4 @@ def test_what_differs_is_made_the_same(monkeypatch: pytest.MonkeyPatch, library:
 def test_a_line_that_is_not_understood_is_refused() -> None:
     """A launcher of another build: nothing may be done in its name."""
     with pytest.raises(ValueError, match="cannot be understood: colour blue"):
-        likeness.become_like(state() + b"colour blue\n")
+        attributes.become_like(state() + b"colour blue\n")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from shimv2 import linux
+from shimv2.kernel import linux
 from tests.support.children import status_of
 
 

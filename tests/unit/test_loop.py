@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from shimv2 import loop as lean
+from shimv2.aio import loop as lean
 from tests.support.aio import LOOPS, LoopName, run
 
 both_loops = pytest.mark.parametrize("loop", LOOPS)

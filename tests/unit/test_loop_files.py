@@ -11,7 +11,7 @@ from typing import BinaryIO
 
 import pytest
 
-from shimv2.loop import LeanLoop
+from shimv2.aio.loop import LeanLoop
 from tests.support.aio import LOOPS, LoopName, run
 
 both_loops = pytest.mark.parametrize("loop", LOOPS)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from shimv2 import loop as lean
+from shimv2.aio import loop as lean
 from tests.support.aio import LOOPS, LoopName, run
 
 

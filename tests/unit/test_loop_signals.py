@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from shimv2.loop import LeanLoop, new_loop
+from shimv2.aio.loop import LeanLoop, new_loop
 from tests.support.aio import LOOPS, LoopName, run
 
 both_loops = pytest.mark.parametrize("loop", LOOPS)

@@ -14,12 +14,13 @@ from pathlib import Path
 
 import pytest
 
-from shimv2 import memory
+from shimv2 import COMPILED_DIR
+from shimv2.pagesharing import memory
 from tests.support.aio import run
 from tests.support.forks import in_fork
 from tests.support.host import linux_version
 
-LIBRARY = Path(memory.__file__).parent / "_bin" / "libmemory.so"
+LIBRARY = Path(COMPILED_DIR, "libmemory.so")
 ROOT = Path(memory.__file__).parents[1]
 needs_library = pytest.mark.skipif(not LIBRARY.exists(), reason="no C compiler")
 TEXT = b"12345678" * 8
@@ -251,7 +252,7 @@ def test_classes_can_change_between_reclaims() -> None:
 
 _HOLES = """
 import sys
-from shimv2 import memory
+from shimv2.pagesharing import memory
 
 size = int(sys.argv[1])
 kept = [bytes(size) for _ in range(20_000)]

@@ -8,10 +8,10 @@ from typing import Final
 import pytest
 
 from protos import cgroups_v1_pb2, cgroups_v2_pb2
-from shimv2 import metrics
-from shimv2.anyurl import pack
+from shimv2.api import metrics
 from shimv2.cgroups import v1, v2
 from shimv2.cgroups.files import huge_page_sizes
+from shimv2.gocompat.anyurl import pack
 
 DATA: Final = Path(__file__).parents[1] / "data" / "cgroups"
 V1_CONTROLLERS: Final = ("cpu", "cpuacct", "memory", "blkio", "pids")

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from shimv2.errors import Refused
-from shimv2.model import Mount
-from shimv2.spawn import spawn
-from shimv2.unmounts import mount_points_below
+from shimv2.kernel.spawn import spawn
+from shimv2.mounts.umount import mount_points_below
+from shimv2.values.errors import Refused
+from shimv2.values.model import Mount
 from tests.support.aio import LOOPS, LoopName, run
 from tests.support.children import wait_for
 from tests.support.mounts import (
@@ -288,10 +288,10 @@ def test_loop_device_of_a_failed_mount_is_given_back(tmp_path: Path, rootfs: str
 
 IN_A_NAMESPACE = """
 import asyncio, os, sys
-from shimv2 import loop
-from shimv2.model import Mount
-from shimv2.mounts import mount_all, unmount_recursive
-from shimv2.reaper import Reaper
+from shimv2.aio import loop
+from shimv2.values.model import Mount
+from shimv2.mounts.rootfs import mount_all, unmount_recursive
+from shimv2.kernel.reaper import Reaper
 target = sys.argv[1]
 
 async def main():

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from shimv2 import linux, unmounts
-from shimv2.errors import Refused
-from shimv2.model import Mount
-from shimv2.unmounts import mount_points_below
+from shimv2.kernel import linux
+from shimv2.mounts import umount
+from shimv2.mounts.umount import mount_points_below
+from shimv2.values.errors import Refused
+from shimv2.values.model import Mount
 from tests.support.aio import LOOPS, LoopName, run
 from tests.support.mounts import a_rootfs, layers, mount_all, overlay, unmount_all
 
@@ -117,7 +118,7 @@ def test_unmount_that_fails_is_logged(
     rootfs: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The error of the Create is the one to tell; an undo can only say what it could not do."""
-    monkeypatch.setattr(unmounts, "BUSY_TRIES", 1)
+    monkeypatch.setattr(umount, "BUSY_TRIES", 1)
     real: Callable[..., None] = linux.mount
     held = list[int]()
 

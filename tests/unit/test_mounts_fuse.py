@@ -9,12 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from shimv2 import linux, mounts
-from shimv2.errors import Refused
-from shimv2.model import Mount
+from shimv2.kernel import linux
+from shimv2.kernel.reaper import Reaper
 from shimv2.mounts import fuse
-from shimv2.reaper import Reaper
-from shimv2.unmounts import mount_points_below, mounts_on, unmount_fully
+from shimv2.mounts import rootfs as rootfs_mounts
+from shimv2.mounts.umount import mount_points_below, mounts_on, unmount_fully
+from shimv2.values.errors import Refused
+from shimv2.values.model import Mount
 from tests.support.aio import run
 from tests.support.leaks import children_of
 from tests.support.mounts import a_rootfs, flags_of, layers, overlay, reaping
@@ -59,10 +60,10 @@ def test_filesystem_is_served_until_it_is_unmounted(source: str, rootfs: str, ki
 
     async def scenario(reaper: Reaper) -> None:
         mount = Mount(f"{kind}.bindfs", source, "", ("ro", "allow_other"))
-        await mounts.mount_all([mount], rootfs, reaper)
+        await rootfs_mounts.mount_all([mount], rootfs, reaper)
         assert os.listdir(rootfs) == ["file-0"]
         assert "ro" in flags_of(rootfs)
-        await mounts.unmount_all([mount], rootfs, reaper)
+        await rootfs_mounts.unmount_all([mount], rootfs, reaper)
         assert os.listdir(rootfs) == []
 
     reaping(scenario)
@@ -80,9 +81,9 @@ def test_batch_of_both_kinds_is_mounted_in_order(tmp_path: Path, rootfs: str) ->
             Mount("fuse3.bindfs", lower[1], "/in"),
             Mount("tmpfs", "tmpfs", "in/deep", ("size=64k",)),
         ]
-        await mounts.mount_all(batch, rootfs, reaper)
+        await rootfs_mounts.mount_all(batch, rootfs, reaper)
         assert mount_points_below(rootfs) == [f"{rootfs}/in/deep", f"{rootfs}/in", rootfs]
-        await mounts.unmount_recursive(rootfs, reaper)
+        await rootfs_mounts.unmount_recursive(rootfs, reaper)
         assert mount_points_below(rootfs) == []
 
     reaping(scenario)
@@ -94,7 +95,7 @@ def test_later_mount_that_fails_takes_the_filesystem_with_it(source: str, rootfs
     async def scenario(reaper: Reaper) -> None:
         batch = [Mount("fuse3.bindfs", source, ""), Mount("nofs", "x", "")]
         with pytest.raises(Refused, match="no such device"):
-            await mounts.mount_all(batch, rootfs, reaper)
+            await rootfs_mounts.mount_all(batch, rootfs, reaper)
         assert mount_points_below(rootfs) == []
 
     reaping(scenario)
@@ -107,7 +108,7 @@ def test_missing_helper_is_told(source: str, rootfs: str, monkeypatch: pytest.Mo
 
     async def scenario(reaper: Reaper) -> None:
         with pytest.raises(Refused) as caught:
-            await mounts.mount_all([Mount("fuse.x", source, "")], rootfs, reaper)
+            await rootfs_mounts.mount_all([Mount("fuse.x", source, "")], rootfs, reaper)
         assert str(caught.value) == (
             f"{PREFIX}mount helper [mount.fuse [{source} {rootfs} -t x]] failed: "
             '"": exec: "mount.fuse": executable file not found in $PATH'
@@ -122,7 +123,7 @@ def test_missing_program_is_told_in_the_helpers_words(source: str, rootfs: str) 
     async def scenario(reaper: Reaper) -> None:
         mount = Mount("fuse3.nosuchfs", source, "", ("a", "b=c"))
         with pytest.raises(Refused) as caught:
-            await mounts.mount_all([mount], rootfs, reaper)
+            await rootfs_mounts.mount_all([mount], rootfs, reaper)
         args = f"{source} {rootfs} -o a -o b=c -t nosuchfs"
         assert str(caught.value) == (
             f"{PREFIX}mount helper [mount.fuse3 [{args}]] failed: "
@@ -141,15 +142,15 @@ def test_helper_that_mounts_and_then_fails_leaves_no_mount(
 
     async def scenario(reaper: Reaper) -> None:
         before = Mount("tmpfs", "tmpfs", "")
-        await mounts.mount_all([before], rootfs, reaper)
+        await rootfs_mounts.mount_all([before], rootfs, reaper)
         with pytest.raises(Refused) as caught:
-            await mounts.mount_all([Mount("fuse3.x", "s", "", ("a", "b=c"))], rootfs, reaper)
+            await rootfs_mounts.mount_all([Mount("fuse3.x", "s", "", ("a", "b=c"))], rootfs, reaper)
         assert str(caught.value) == (
             f"{PREFIX}mount helper [mount.fuse3 [s {rootfs} -o a -o b=c -t x]] failed: "
             f'"went wrong: s {rootfs} -o a -o b=c -t x\\n": exit status 3'
         )
         assert mounts_on(rootfs) == 1
-        await mounts.unmount_all([before], rootfs, reaper)
+        await rootfs_mounts.unmount_all([before], rootfs, reaper)
 
     reaping(scenario)
 
@@ -162,7 +163,7 @@ def test_helper_that_mounts_nothing_is_no_success(
 
     async def scenario(reaper: Reaper) -> None:
         with pytest.raises(Refused, match=f"mount.fuse3 has mounted nothing at {rootfs}"):
-            await mounts.mount_all([Mount("fuse3.x", "s", "")], rootfs, reaper)
+            await rootfs_mounts.mount_all([Mount("fuse3.x", "s", "")], rootfs, reaper)
 
     reaping(scenario)
 
@@ -177,7 +178,7 @@ def test_helper_that_hangs_is_killed_with_its_children(
 
     async def scenario(reaper: Reaper) -> None:
         with pytest.raises(Refused, match=r'failed: "waiting\\n": signal: killed$'):
-            await mounts.mount_all([Mount("fuse3.x", "s", "")], rootfs, reaper)
+            await rootfs_mounts.mount_all([Mount("fuse3.x", "s", "")], rootfs, reaper)
         assert mount_points_below(rootfs) == []
 
     reaping(scenario)
@@ -190,7 +191,7 @@ def test_cancelled_mount_kills_the_helper(
     helper(f'mount -t tmpfs tmpfs "$2"; touch {tmp_path}/begun; sleep 1000; true')
 
     async def scenario(reaper: Reaper) -> None:
-        call = mounts.mount_all([Mount("fuse3.x", "s", "")], rootfs, reaper)
+        call = rootfs_mounts.mount_all([Mount("fuse3.x", "s", "")], rootfs, reaper)
         task = asyncio.get_running_loop().create_task(call)
         while not (tmp_path / "begun").exists():  # noqa: ASYNC110 - a condition, not an event
             await asyncio.sleep(0.005)
@@ -207,14 +208,14 @@ def test_filesystem_whose_program_was_killed_is_unmounted(source: str, rootfs: s
     """ENOTCONN from everything but umount(2)."""
 
     async def scenario(reaper: Reaper) -> None:
-        await mounts.mount_all([Mount("fuse3.bindfs", source, "")], rootfs, reaper)
+        await rootfs_mounts.mount_all([Mount("fuse3.bindfs", source, "")], rootfs, reaper)
         (server,) = children_of(os.getpid())
         os.kill(server, signal.SIGKILL)
         while children_of(os.getpid()):  # noqa: ASYNC110 - a condition, not an event
             await asyncio.sleep(0.005)
         with pytest.raises(OSError, match="not connected"):
             os.listdir(rootfs)
-        await mounts.unmount_recursive(rootfs, reaper)
+        await rootfs_mounts.unmount_recursive(rootfs, reaper)
         assert mount_points_below(rootfs) == []
 
     reaping(scenario)
@@ -238,7 +239,7 @@ def unmount_as_user(path: str) -> int:
     async def main() -> None:
         reaper = Reaper(asyncio.get_running_loop())
         reaper.start()
-        await mounts.unmount_recursive(path, reaper)
+        await rootfs_mounts.unmount_recursive(path, reaper)
         reaper.stop()
 
     return as_user(lambda: run(main()))

@@ -10,11 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from shimv2 import linux, mounts, paths, spawn
-from shimv2.errors import Refused
-from shimv2.model import Mount
-from shimv2.reaper import Reaper
-from shimv2.unmounts import mount_points_below, mounts_on
+from shimv2.kernel import linux, spawn
+from shimv2.kernel.reaper import Reaper
+from shimv2.mounts import rootfs as rootfs_mounts
+from shimv2.mounts.umount import mount_points_below, mounts_on
+from shimv2.values import paths
+from shimv2.values.errors import Refused
+from shimv2.values.model import Mount
 from tests.support.aio import run
 from tests.support.children import status_of, wait_for
 from tests.support.mounts import (
@@ -252,7 +254,7 @@ def test_cancelled_mount_leaves_no_holder(source: Path, rootfs: str, turns: int)
 
     async def scenario(reaper: Reaper) -> None:
         mount = Mount("bind", str(source), "", ("bind", *MAPS))
-        call = mounts.mount_all([mount], rootfs, reaper)
+        call = rootfs_mounts.mount_all([mount], rootfs, reaper)
         task = asyncio.get_running_loop().create_task(call)
         for _ in range(turns):
             await asyncio.sleep(0)

@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shimv2 import linux
-from shimv2.errors import Refused
+from shimv2.kernel import linux
 from shimv2.mounts.idmap import escaped, parse_map
 from shimv2.mounts.options import Options, parse_options
 from shimv2.mounts.overlay import compact_lowerdirs, with_layers
+from shimv2.values.errors import Refused
 
 SETTERS = {
     "ro": 1, "nosuid": 2, "nodev": 4, "noexec": 8, "sync": 16, "remount": 32, "mand": 64,

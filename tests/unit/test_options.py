@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from protos import runc_pb2, runtimeoptions_pb2, task_v2_pb2, task_v3_pb2, types_pb2
-from shimv2 import options
-from shimv2.errors import InvalidArgument, Refused, ShimError
-from shimv2.model import Mount, RuncOptions, Stdio
+from shimv2.api import requests
+from shimv2.values.errors import InvalidArgument, Refused, ShimError
+from shimv2.values.model import Mount, RuncOptions, Stdio
 
 APIS = [task_v2_pb2, task_v3_pb2]
 PROCESS_URL = "types.containerd.io/opencontainers/runtime-spec/1/Process"
@@ -46,7 +46,7 @@ def test_create_is_read_whole(api: Any) -> None:
         options=packed(runc_pb2.Options(binary_name="crun", systemd_cgroup=True)),
     )
 
-    spec = options.create_spec(request)
+    spec = requests.create_spec(request)
 
     assert (spec.id, spec.bundle, spec.checkpoint, spec.parent_checkpoint) == (
         "c1",
@@ -60,7 +60,7 @@ def test_create_is_read_whole(api: Any) -> None:
 
 
 def test_create_without_options_has_the_defaults() -> None:
-    assert options.create_spec(task_v2_pb2.CreateTaskRequest(id="c1")).options == RuncOptions()
+    assert requests.create_spec(task_v2_pb2.CreateTaskRequest(id="c1")).options == RuncOptions()
 
 
 # --- runtime options ---------------------------------------------------------------------------
@@ -84,7 +84,7 @@ def test_every_option_arrives() -> None:
         task_api_version=3,
     )
 
-    assert options.runtime_options(packed(message)) == RuncOptions(
+    assert requests.runtime_options(packed(message)) == RuncOptions(
         no_pivot_root=True,
         no_new_keyring=True,
         shim_cgroup="/cg",
@@ -105,7 +105,7 @@ def test_options_with_a_prefixed_url_are_read() -> None:
     """O-208, protos 7.12."""
     url = "type.googleapis.com/containerd.runc.v1.Options"
 
-    assert options.runtime_options(packed(runc_pb2.Options(root="/r"), url)).root == "/r"
+    assert requests.runtime_options(packed(runc_pb2.Options(root="/r"), url)).root == "/r"
 
 
 @pytest.mark.rule("options.runc.5")
@@ -113,14 +113,14 @@ def test_criu_path_of_an_old_daemon_is_read() -> None:
     """options 6.1: field 8 is reserved since 2.0; accepted from 1.x daemons."""
     any_ = any_pb2.Any(type_url="containerd.runc.v1.Options", value=b"\x42\x04/cri\x3a\x02/r")
 
-    assert options.runtime_options(any_) == RuncOptions(root="/r", criu_path="/cri")
+    assert requests.runtime_options(any_) == RuncOptions(root="/r", criu_path="/cri")
 
 
 @pytest.mark.rule("task.create.2")
 @pytest.mark.parametrize("url", ["foo.Bar", "", "containerd.runc.v1.CheckpointOptions"])
 def test_options_without_a_value_are_the_defaults(url: str) -> None:
     """O-207: the URL of an empty value is not looked at."""
-    assert options.runtime_options(any_pb2.Any(type_url=url)) == RuncOptions()
+    assert requests.runtime_options(any_pb2.Any(type_url=url)) == RuncOptions()
 
 
 @pytest.mark.rule("task.create.2")
@@ -128,7 +128,7 @@ def test_options_without_a_value_are_the_defaults(url: str) -> None:
 def test_options_of_an_unknown_type_are_refused(url: str) -> None:
     """O-206: code 2, without a second class word."""
     with pytest.raises(Refused) as caught:
-        options.runtime_options(any_pb2.Any(type_url=url, value=b"x"))
+        requests.runtime_options(any_pb2.Any(type_url=url, value=b"x"))
 
     assert str(caught.value) == f"type with url {url}: not found"
 
@@ -137,33 +137,33 @@ def test_options_of_an_unknown_type_are_refused(url: str) -> None:
 def test_options_of_a_known_but_other_type_are_an_invalid_argument() -> None:
     """O-211: the reference dies of it; ours answers code 3."""
     with pytest.raises(InvalidArgument, match=r"CheckpointOptions.*: invalid argument$"):
-        options.runtime_options(packed(runc_pb2.CheckpointOptions(exit=True)))
+        requests.runtime_options(packed(runc_pb2.CheckpointOptions(exit=True)))
 
 
 @pytest.mark.rule("task.create.3")
 @pytest.mark.parametrize(
     ("url", "value"),
     [
-        (options.RUNC_OPTIONS, b"\xff"),
-        (options.RUNC_OPTIONS, b"\x32\x02x"),
-        (options.RUNC_OPTIONS, b"\x32\x01\xff"),  # a name that is no UTF-8
-        (options.RUNTIME_OPTIONS, b"\x0a\xff"),
-        (options.RUNTIME_OPTIONS, b"\x0a\x02\xff\xfe"),
+        (requests.RUNC_OPTIONS, b"\xff"),
+        (requests.RUNC_OPTIONS, b"\x32\x02x"),
+        (requests.RUNC_OPTIONS, b"\x32\x01\xff"),  # a name that is no UTF-8
+        (requests.RUNTIME_OPTIONS, b"\x0a\xff"),
+        (requests.RUNTIME_OPTIONS, b"\x0a\x02\xff\xfe"),
     ],
 )
 def test_garbage_is_refused_in_the_reference_words(url: str, value: bytes) -> None:
     """O-210."""
     with pytest.raises(Refused) as caught:
-        options.runtime_options(any_pb2.Any(type_url=url, value=value))
+        requests.runtime_options(any_pb2.Any(type_url=url, value=value))
 
     assert str(caught.value) == "proto: cannot parse invalid wire-format data"
 
 
-@given(st.binary(max_size=40), st.sampled_from([options.RUNC_OPTIONS, options.RUNTIME_OPTIONS]))
+@given(st.binary(max_size=40), st.sampled_from([requests.RUNC_OPTIONS, requests.RUNTIME_OPTIONS]))
 def test_any_value_is_read_or_refused(value: bytes, url: str) -> None:
     """Options come from a client: nothing else than a refusal may happen."""
     try:
-        options.runtime_options(any_pb2.Any(type_url=url, value=value))
+        requests.runtime_options(any_pb2.Any(type_url=url, value=value))
     except ShimError as error:
         text = str(error)
     else:
@@ -190,7 +190,7 @@ def test_generic_options_in_a_toml_body_are_read() -> None:
         CriuWorkPath = "/w"
     """
 
-    assert options.runtime_options(generic(body)) == RuncOptions(
+    assert requests.runtime_options(generic(body)) == RuncOptions(
         binary_name="crun",
         root="/r",
         systemd_cgroup=True,
@@ -211,7 +211,7 @@ def test_generic_options_in_a_file_are_read(tmp_path: Path) -> None:
     config = tmp_path / "config.toml"
     config.write_text('BinaryName = "crun"\n')
 
-    assert options.runtime_options(generic(path=str(config))).binary_name == "crun"
+    assert requests.runtime_options(generic(path=str(config))).binary_name == "crun"
 
 
 @pytest.mark.rule("options.generic.2")
@@ -222,16 +222,16 @@ def test_unknown_generic_option_is_told_and_ignored(
     config = tmp_path / "config.toml"
     config.write_text('BinaryNmae = "crun"\nRoot = "/r"\n[Other]\nkey = 1\n')
 
-    assert options.runtime_options(generic(path=str(config))) == RuncOptions(root="/r")
+    assert requests.runtime_options(generic(path=str(config))) == RuncOptions(root="/r")
     assert [record.getMessage() for record in caplog.records] == [
-        f'runtime options in {config}: "{name}" is not known, and ignored'
+        f'runtime options in {config}: unknown key "{name}" is ignored'
         for name in ("BinaryNmae", "Other")
     ]
 
 
 @pytest.mark.rule("options.generic.1")
 def test_generic_options_body_wins_over_the_file() -> None:
-    assert options.runtime_options(generic(b'Root = "/r"', "/no/such")).root == "/r"
+    assert requests.runtime_options(generic(b'Root = "/r"', "/no/such")).root == "/r"
 
 
 @pytest.mark.rule("options.generic.2")
@@ -250,16 +250,16 @@ def test_generic_options_body_wins_over_the_file() -> None:
 def test_wrong_generic_options_are_an_invalid_argument(body: bytes, reason: str) -> None:
     """A configuration that is not what was meant must not start a container."""
     with pytest.raises(InvalidArgument, match=reason):
-        options.runtime_options(generic(body))
+        requests.runtime_options(generic(body))
 
 
 @pytest.mark.rule("options.generic.1")
 def test_missing_file_of_generic_options_is_an_invalid_argument(tmp_path: Path) -> None:
     with pytest.raises(InvalidArgument, match=f"open {tmp_path}/no: no such file or directory"):
-        options.runtime_options(generic(path=f"{tmp_path}/no"))
+        requests.runtime_options(generic(path=f"{tmp_path}/no"))
 
 
-# --- options.json ------------------------------------------------------------------------------
+# --- requests.json ------------------------------------------------------------------------------
 
 
 @pytest.mark.rule("cli.files.3")
@@ -280,32 +280,4 @@ def test_missing_file_of_generic_options_is_an_invalid_argument(tmp_path: Path) 
 )
 def test_options_file_is_that_of_the_reference(given_options: RuncOptions, text: str) -> None:
     """O-582, O-600, options 6.1: snake case, field order, zero values left out."""
-    assert options.options_json(given_options) == text
-    assert options.options_from_json(text) == given_options
-
-
-def test_options_file_of_another_shim_is_read() -> None:
-    """A drop-in's `delete` may find a bundle the Go shim made."""
-    text = b'{"root":"/rr", "new_field": [1], "criu_path":"/my/criu", "io_uid": null}\n'
-
-    assert options.options_from_json(text) == RuncOptions(root="/rr", criu_path="/my/criu")
-    assert options.options_from_json("null") == RuncOptions()
-
-
-@pytest.mark.parametrize(
-    ("text", "error"),
-    [
-        ("{bad", "invalid character 'b' looking for beginning of object key string"),
-        ("[]", "json: cannot unmarshal array into Go value of type options.Options"),
-        (
-            '{"root":1}',
-            "json: cannot unmarshal number into Go struct field Options.root of type string",
-        ),
-    ],
-)
-def test_malformed_options_file_is_told_in_go_words(text: str, error: str) -> None:
-    """O-459."""
-    with pytest.raises(Refused) as caught:
-        options.options_from_json(text)
-
-    assert str(caught.value) == error
+    assert given_options.to_json() == text

@@ -7,9 +7,9 @@ import pytest
 from google.protobuf import any_pb2
 
 from protos import task_v2_pb2, task_v3_pb2
-from shimv2 import options
-from shimv2.errors import InvalidArgument, Refused
-from shimv2.model import Stdio
+from shimv2.api import requests
+from shimv2.values.errors import InvalidArgument, Refused
+from shimv2.values.model import Stdio
 
 APIS = [task_v2_pb2, task_v3_pb2]
 PROCESS_URL = "types.containerd.io/opencontainers/runtime-spec/1/Process"
@@ -30,7 +30,7 @@ def exec_request(value: bytes, *, terminal: bool = False) -> task_v2_pb2.ExecPro
 def test_exec_is_read_whole() -> None:
     value = {"args": ["sh", "-c", "true"], "cwd": "/", "futureField": {"x": 1}}
 
-    spec = options.exec_spec(exec_request(json.dumps(value).encode()))
+    spec = requests.exec_spec(exec_request(json.dumps(value).encode()))
 
     assert (spec.id, spec.stdio) == ("e1", Stdio("/in", "/out", "/err", False))
     assert spec.process == {**value, "terminal": False}
@@ -43,7 +43,7 @@ def test_exec_with_any_type_url_is_read(api: Any) -> None:
     spec = any_pb2.Any(type_url="odd", value=b'{"args":["a"]}')
     request = api.ExecProcessRequest(exec_id="e1", spec=spec)
 
-    assert options.exec_spec(request).process["args"] == ["a"]
+    assert requests.exec_spec(request).process["args"] == ["a"]
 
 
 @pytest.mark.rule("task.exec.6")
@@ -51,7 +51,7 @@ def test_exec_with_any_type_url_is_read(api: Any) -> None:
 @pytest.mark.parametrize("value", [b'{"terminal":true}', b'{"TERMINAL":true,"Terminal":false}'])
 def test_terminal_of_the_request_overrides_that_of_the_spec(terminal: bool, value: bytes) -> None:
     """task-api 3.5, Exec; Go would read any spelling, so none but ours may be left."""
-    assert options.exec_spec(exec_request(value, terminal=terminal)).process == {
+    assert requests.exec_spec(exec_request(value, terminal=terminal)).process == {
         "terminal": terminal
     }
 
@@ -71,20 +71,20 @@ def test_terminal_of_the_request_overrides_that_of_the_spec(terminal: bool, valu
 def test_exec_of_no_process_is_refused_in_go_words(value: bytes, error: str) -> None:
     """O-164, O-166."""
     with pytest.raises(Refused) as caught:
-        options.exec_spec(exec_request(value))
+        requests.exec_spec(exec_request(value))
 
     assert str(caught.value) == error
 
 
 def test_exec_of_null_is_an_empty_process() -> None:
     """As in Go; the runtime then says what is missing."""
-    assert options.exec_spec(exec_request(b"null")).process == {"terminal": False}
+    assert requests.exec_spec(exec_request(b"null")).process == {"terminal": False}
 
 
 def test_exec_without_a_spec_is_an_invalid_argument() -> None:
     """O-183: the reference dies of it."""
     with pytest.raises(InvalidArgument):
-        options.exec_spec(task_v2_pb2.ExecProcessRequest(id="c1", exec_id="e1"))
+        requests.exec_spec(task_v2_pb2.ExecProcessRequest(id="c1", exec_id="e1"))
 
 
 @pytest.mark.parametrize("api", APIS, ids=["v2", "v3"])
@@ -95,7 +95,7 @@ def test_update_is_passed_through(api: Any) -> None:
         id="c1", resources=any_pb2.Any(type_url="odd", value=json.dumps(value).encode())
     )
 
-    assert options.resources(request) == value
+    assert requests.resources(request) == value
 
 
 LIMIT_FIELD = "Go struct field LinuxMemory.memory.limit of type int64"
@@ -115,7 +115,7 @@ def test_update_with_no_resources_in_it_is_refused_in_go_words(value: bytes, err
     """O-68, O-72."""
     request = task_v2_pb2.UpdateTaskRequest(resources=any_pb2.Any(value=value))
     with pytest.raises(Refused) as caught:
-        options.resources(request)
+        requests.resources(request)
 
     assert str(caught.value) == error
 
@@ -123,4 +123,4 @@ def test_update_with_no_resources_in_it_is_refused_in_go_words(value: bytes, err
 def test_update_without_resources_is_an_invalid_argument() -> None:
     """O-116: the reference dies of it."""
     with pytest.raises(InvalidArgument):
-        options.resources(task_v2_pb2.UpdateTaskRequest(id="c1"))
+        requests.resources(task_v2_pb2.UpdateTaskRequest(id="c1"))

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shimv2 import paths
+from shimv2.values import paths
 
 ids = st.text(st.characters(blacklist_characters="\0"), max_size=20)
 

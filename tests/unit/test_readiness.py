@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from shimv2.readiness import readable
+from shimv2.aio.readiness import readable
 from tests.support.aio import LOOPS, LoopName, run
 
 

@@ -10,10 +10,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from shimv2 import linux, reaper
-from shimv2.model import Exit
-from shimv2.reaper import Reaper
-from shimv2.spawn import spawn
+from shimv2.kernel import linux, reaper
+from shimv2.kernel.reaper import Reaper
+from shimv2.kernel.spawn import spawn
+from shimv2.values.model import Exit
 from tests.support.aio import LOOPS, LoopName, run
 from tests.support.children import status_of
 from tests.support.until import until
@@ -109,8 +109,9 @@ def test_burst_of_exits_is_told_once_each_while_waiters_are_stalled(loop: LoopNa
 
 STOPPED_SHIM = """
 import asyncio, os
-from shimv2 import loop, spawn
-from shimv2.reaper import Reaper
+from shimv2.aio import loop
+from shimv2.kernel import spawn
+from shimv2.kernel.reaper import Reaper
 
 async def main():
     reaper = Reaper(asyncio.get_running_loop())

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from shimv2 import linux
-from shimv2.errors import RuntimeFailed
+from shimv2.kernel import linux
 from shimv2.runtime.runc import Runc
+from shimv2.values.errors import RuntimeFailed
 from tests.support.aio import LOOPS, LoopName
 from tests.support.fake_runtime import (
     PREFIXES,

@@ -11,14 +11,15 @@ from typing import Any
 
 import pytest
 
-from shimv2 import linux, paths
-from shimv2.ctl.rootfs import make_rootfs
-from shimv2.ctl.spec import Wanted, config, process
-from shimv2.errors import NotFound, RuntimeFailed
-from shimv2.reaper import Reaper
-from shimv2.runtime import read_pid_file
+from shimv2.kernel import linux
+from shimv2.kernel.reaper import Reaper
+from shimv2.runtime.interface import read_pid_file
 from shimv2.runtime.once import delete_force_now
 from shimv2.runtime.runc import Runc
+from shimv2.shimctl.rootfs import make_rootfs
+from shimv2.shimctl.spec import Wanted, config, process
+from shimv2.values import paths
+from shimv2.values.errors import NotFound, RuntimeFailed
 from tests.support.aio import run
 from tests.support.host import crun, runs_as_root
 
@@ -121,7 +122,7 @@ def test_container_lives_its_whole_life(machine: Machine) -> None:
 
     async def story(runc: Runc, reaper: Reaper) -> None:
         exited = await machine.create(runc, reaper)
-        assert runc.knows(machine.id)
+        assert runc.has_container(machine.id)
         await runc.start(machine.id, timeout_s=LIMIT_S)
         ended = await (await machine.exec(runc, reaper, "sh", "-c", "exit 7"))
         assert ended.status == 7
@@ -133,7 +134,7 @@ def test_container_lives_its_whole_life(machine: Machine) -> None:
         await runc.kill(machine.id, 9, timeout_s=LIMIT_S)
         assert (await exited).status == 137
         await runc.delete(machine.id, timeout_s=LIMIT_S)
-        assert not runc.knows(machine.id)
+        assert not runc.has_container(machine.id)
 
     machine.run(story)
 
@@ -149,7 +150,7 @@ def test_missing_binary_is_told_with_its_name(machine: Machine) -> None:
         assert text.startswith("OCI runtime create failed: ")
         assert "/bin/nosuch" in text
         assert "no such file or directory" in text.lower()
-        assert not runc.knows(machine.id)
+        assert not runc.has_container(machine.id)
 
     machine.run(story)
 
@@ -244,7 +245,7 @@ def test_create_cancelled_at_any_moment_can_be_undone(machine: Machine, delay_ms
         call.cancel()
         await asyncio.wait([call])
         await runc.delete(machine.id, force=True, timeout_s=LIMIT_S)
-        assert not runc.knows(machine.id)
+        assert not runc.has_container(machine.id)
 
     machine.run(story)
 
@@ -264,7 +265,7 @@ def test_forced_delete_ends_a_running_container(machine: Machine) -> None:
             container_id=machine.id,
             timeout_s=LIMIT_S,
         )
-        assert not runc.knows(machine.id)
+        assert not runc.has_container(machine.id)
         reaper.start()
         assert (await exited).status == 137
 

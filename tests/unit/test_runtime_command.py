@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from shimv2.errors import Refused
-from shimv2.runtime import command, read_pid_file
+from shimv2.runtime import command
+from shimv2.runtime.interface import read_pid_file
+from shimv2.values.errors import Refused
 
 # --- the pid file ------------------------------------------------------------------------------
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from shimv2 import linux
+from shimv2.kernel import linux
+from shimv2.kernel.spawn import spawn
 from shimv2.runtime.tree import kill_leaves, kill_tree
-from shimv2.spawn import spawn
 from tests.support.fake_runtime import is_alive
 from tests.support.until import until
 

@@ -7,8 +7,17 @@ from pathlib import Path
 import pytest
 
 from shimv2 import settings
-from shimv2.errors import InvalidArgument
-from shimv2.settings import ContainerPolicy, Settings, SettingsError
+from shimv2.settings import SettingsError
+from shimv2.values.errors import InvalidArgument
+from shimv2.values.settings import (
+    BLOCK,
+    GRACE_ANNOTATION,
+    HANGUP_ANNOTATION,
+    POLICY_ANNOTATION,
+    ContainerPolicy,
+    Settings,
+    container_policy,
+)
 
 
 def write(folder: Path, text: str | bytes) -> str:
@@ -158,9 +167,9 @@ def test_settings_are_plain_values() -> None:
 
 def test_container_without_annotations_is_as_the_settings_say() -> None:
     """design 5: `block` is the default, as in the reference."""
-    policy = settings.container_policy({"other": "x"}, Settings(drain_grace_s=0.25))
+    policy = container_policy({"other": "x"}, Settings(drain_grace_s=0.25))
 
-    assert policy == ContainerPolicy(settings.BLOCK, 0, 0.25)
+    assert policy == ContainerPolicy(BLOCK, 0, 0.25)
 
 
 @pytest.mark.parametrize(
@@ -173,7 +182,7 @@ def test_container_without_annotations_is_as_the_settings_say() -> None:
     ],
 )
 def test_policy_of_a_stalled_reader_is_read(text: str, stdio_policy: str, limit_bytes: int) -> None:
-    policy = settings.container_policy({settings.POLICY_ANNOTATION: text}, Settings())
+    policy = container_policy({POLICY_ANNOTATION: text}, Settings())
 
     assert (policy.stdio_policy, policy.limit_bytes) == (stdio_policy, limit_bytes)
 
@@ -185,17 +194,17 @@ def test_policy_of_a_stalled_reader_is_read(text: str, stdio_policy: str, limit_
 def test_bad_limit_of_a_policy_is_an_invalid_argument(name: str, size: str) -> None:
     """What is kept is the shim's memory, so it is bounded."""
     with pytest.raises(InvalidArgument, match="at most 67108864: invalid argument"):
-        settings.container_policy({settings.POLICY_ANNOTATION: name + size}, Settings())
+        container_policy({POLICY_ANNOTATION: name + size}, Settings())
 
 
 @pytest.mark.parametrize("text", ["", "drop", "block:1", "BLOCK", "Buffer:1"])
 def test_bad_policy_is_an_invalid_argument(text: str) -> None:
     with pytest.raises(InvalidArgument, match="expected block, buffer:BYTES or drop-oldest:BYTES"):
-        settings.container_policy({settings.POLICY_ANNOTATION: text}, Settings())
+        container_policy({POLICY_ANNOTATION: text}, Settings())
 
 
 def test_grace_time_is_read() -> None:
-    policy = settings.container_policy({settings.GRACE_ANNOTATION: "1500"}, Settings())
+    policy = container_policy({GRACE_ANNOTATION: "1500"}, Settings())
 
     assert policy.drain_grace_s == 1.5
 
@@ -203,14 +212,14 @@ def test_grace_time_is_read() -> None:
 @pytest.mark.parametrize(("text", "hangup_s"), [("0", 0.0), ("30", 30.0), ("86400", 86400.0)])
 def test_hangup_time_is_read(text: str, hangup_s: float) -> None:
     """Without the annotation input never ends by itself, as with the reference."""
-    policy = settings.container_policy({settings.HANGUP_ANNOTATION: text}, Settings())
+    policy = container_policy({HANGUP_ANNOTATION: text}, Settings())
 
     assert policy.stdin_hangup_s == hangup_s
-    assert settings.container_policy({}, Settings()).stdin_hangup_s is None
+    assert container_policy({}, Settings()).stdin_hangup_s is None
 
 
-@pytest.mark.parametrize("name", [settings.GRACE_ANNOTATION, settings.HANGUP_ANNOTATION])
+@pytest.mark.parametrize("name", [GRACE_ANNOTATION, HANGUP_ANNOTATION])
 @pytest.mark.parametrize("text", ["", "-1", "1.5", "x", "100000", "1" * 5000])
 def test_bad_time_is_an_invalid_argument(name: str, text: str) -> None:
     with pytest.raises(InvalidArgument, match=f"annotation {name}="):
-        settings.container_policy({name: text}, Settings())
+        container_policy({name: text}, Settings())

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from shimv2.spawn import spawn
+from shimv2.kernel.spawn import spawn
 from tests.support.children import wait_for
 
 PROJECT = Path(__file__).parents[2]
@@ -22,7 +22,10 @@ PRODUCTS = ["launcher", "libmemory.so", "libspawn.so", "libstate.so"]
 def tree(tmp_path: Path) -> Path:
     """Just what the build needs."""
     shutil.copy(PROJECT / "setup.py", tmp_path)
-    shutil.copytree(PROJECT / "shimv2" / "native", tmp_path / "shimv2" / "native")
+    for source in PROJECT.glob("shimv2/*/*.[ch]"):
+        target = tmp_path / source.relative_to(PROJECT)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(source, target)
     return tmp_path
 
 

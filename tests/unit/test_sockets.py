@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from shimv2 import sockets
-from shimv2.errors import Refused
-from shimv2.sockets import BoundSocket, bind_or_join, listener_of_server, unlink_if_dead
+from shimv2.actions import sockets
+from shimv2.actions.sockets import BoundSocket, bind_or_join, listener_of_server, unlink_if_dead
+from shimv2.values.errors import Refused
 from tests.support.boot import dead_socket, listening
 
 

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from shimv2 import linux, spawn
+from shimv2.kernel import linux, spawn
 from tests.support.children import a_child, fds_of, status_of, wait_for
 
 SLEEP = ("/bin/sleep", "600")
@@ -129,7 +129,7 @@ def test_child_gets_the_death_signal_that_was_asked_for(number: int | None) -> N
 def test_child_dies_with_its_parent() -> None:
     """SIGKILL of a shim takes its running runc along; what is told to outlive it does."""
     script = (
-        "import os, sys; from shimv2 import spawn\n"
+        "import os, sys; from shimv2.kernel import spawn\n"
         f"spawn.method = spawn.{spawn.method.__name__}\n"
         "fds = {1: 1}\n"
         "dies = spawn.spawn(['/bin/sleep', '600'], fds=fds)\n"

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from shimv2 import spawn
+from shimv2.kernel import spawn
 from tests.support.children import wait_for
 
 SLEEP = ("/bin/sleep", "600")

@@ -7,7 +7,7 @@ from types import FunctionType
 
 import pytest
 
-from shimv2 import specialized
+from shimv2.pagesharing import specialized
 from tests.support.forks import in_fork
 
 pytestmark = pytest.mark.skipif(sys.version_info[:2] != (3, 11), reason="only 3.11 is known")

@@ -6,8 +6,8 @@ import os
 
 import pytest
 
-from shimv2 import errors
-from shimv2.status import to_status
+from shimv2.api.status import to_status
+from shimv2.values import errors
 from ttrpc.errors import StatusError
 
 

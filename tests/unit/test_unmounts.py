@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from shimv2 import linux, unmounts
-from shimv2.unmounts import left_by_criu, mount_points_below, unmount_recursive_now
+from shimv2.kernel import linux
+from shimv2.mounts import umount
+from shimv2.mounts.umount import left_by_criu, mount_points_below, unmount_recursive_now
 from tests.support.aio import run
 from tests.support.mounts import a_rootfs, unmount_recursive
 
@@ -24,7 +25,7 @@ def rootfs(tmp_path: Path) -> Iterator[str]:
 
 @pytest.fixture(autouse=True)
 def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(unmounts, "BUSY_PAUSE_S", 0.002)
+    monkeypatch.setattr(umount, "BUSY_PAUSE_S", 0.002)
 
 
 def mount_tmpfs(path: str) -> None:

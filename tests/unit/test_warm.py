@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from shimv2 import warm
+from shimv2.zygote import warmup
 from tests.support.forks import in_fork
 
 
@@ -12,15 +12,15 @@ def test_calls_of_the_warming_lives_are_served(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """All but Stats: what stands in for a container has no cgroup of its own."""
-    call, told = warm._call, tmp_path / "told"
+    call, told = warmup._call, tmp_path / "told"
     place = tmp_path / "place"
     place.mkdir()
-    monkeypatch.setattr(warm, "_call", lambda *args: told.write_text("\n".join(call(*args))))
+    monkeypatch.setattr(warmup, "_call", lambda *args: told.write_text("\n".join(call(*args))))
 
     def work() -> bool:
-        warm._serve_once(str(place))
+        warmup._serve_once(str(place))
         return True
 
     assert in_fork(work) == 0
     stats = "Stats: cgroup does not exist: not found"
-    assert told.read_text().splitlines() == [stats] * warm._ROUNDS
+    assert told.read_text().splitlines() == [stats] * warmup._ROUNDS

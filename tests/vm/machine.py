@@ -23,7 +23,7 @@ from typing import Final, Self
 
 import psutil
 
-from shimv2 import linux
+from shimv2.kernel import linux
 from tests.vm.image import Image, loaded
 from tests.vm.tree import pack
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from shimv2.console import ConsoleSocket
-from shimv2.errors import Refused
 from shimv2.io.fifo import Fd
+from shimv2.io.pty import ConsoleSocket
+from shimv2.values.errors import Refused
 from tests.support.consoles import NAME, console, hand_over, open_console, slave
 from tests.support.streams import FifoReader, fifos, run_clean
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from shimv2.errors import Refused
 from shimv2.io.fifo import Pinned
 from shimv2.io.stdio import IoPolicy, NoReader, open_io
-from shimv2.model import Stdio
+from shimv2.values.errors import Refused
+from shimv2.values.model import Stdio
 from tests.support.aio import LOOPS, LoopName
 from tests.support.streams import (
     Container,

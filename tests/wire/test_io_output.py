@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from shimv2.io.stdio import ProcessIO
-from shimv2.linux import bytes_waiting, pipe_capacity_bytes
+from shimv2.kernel.linux import bytes_waiting, pipe_capacity_bytes
 from tests.support.aio import LOOPS, LoopName
 from tests.support.streams import (
     REST_WAKEUPS,

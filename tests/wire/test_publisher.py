@@ -11,10 +11,10 @@ from google.protobuf.empty_pb2 import Empty
 
 from protos import events_pb2
 from protos.ttrpc_events_pb2 import ForwardRequest
-from shimv2 import publisher as module
-from shimv2.errors import ResourceExhausted
-from shimv2.model import Deleted, Exit, Exited, Oom, Paused, Resumed, Started
-from shimv2.publisher import Publisher
+from shimv2.api import publisher as module
+from shimv2.api.publisher import Publisher
+from shimv2.values.errors import ResourceExhausted
+from shimv2.values.model import Deleted, Exit, Exited, Oom, Paused, Resumed, Started
 from tests.support.aio import run
 from tests.support.until import eventually
 from ttrpc import Call, Code, Registry, Server, StatusError

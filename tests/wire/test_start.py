@@ -12,7 +12,7 @@ from google.protobuf.any_pb2 import Any as Packed
 
 from protos.bootstrap_pb2 import BootstrapResult
 from protos.runc_pb2 import Options
-from shimv2.paths import socket_path
+from shimv2.values.paths import socket_path
 from tests.support.boot import (
     SOCKETS,
     Boot,

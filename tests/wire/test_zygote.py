@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 from protos.task_v2_pb2 import DeleteResponse
-from shimv2 import linux
-from shimv2.paths import SOCKET_DIR
+from shimv2.kernel import linux
+from shimv2.values.paths import SOCKET_DIR
 from tests.support import cgroups, launched
 from tests.support.boot import NAME, RUNTIME, Boot, answers, arguments, fds, path_of
 from tests.support.children import status_of

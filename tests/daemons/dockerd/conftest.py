@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from shimv2.ctl.rootfs import make_rootfs
+from shimv2.shimctl.rootfs import make_rootfs
 from tests.daemons.docker import daemon_json, engine
 from tests.daemons.pairs import Pair
 from tests.daemons.runtimes import find_runtime

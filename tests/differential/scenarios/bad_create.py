@@ -3,9 +3,9 @@
 import os
 
 from protos import runc_pb2, runtimeoptions_pb2, types_pb2
-from shimv2.ctl.bundle import mounts_below
-from shimv2.ctl.reply import OPTIONS_URL, pack
-from shimv2.model import Stdio
+from shimv2.shimctl.bundle import mounts_below
+from shimv2.shimctl.reply import OPTIONS_URL, pack
+from shimv2.values.model import Stdio
 from tests.differential.tour import Tour
 
 _COMMANDS = {

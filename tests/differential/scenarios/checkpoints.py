@@ -1,7 +1,7 @@
 """Checkpoint and restore as far as they go without CRIU: refusals, and how runc is called."""
 
 from protos import runc_pb2
-from shimv2.ctl.reply import OPTIONS_URL, pack
+from shimv2.shimctl.reply import OPTIONS_URL, pack
 from tests.differential.programs import runtime
 from tests.differential.tour import Tour
 

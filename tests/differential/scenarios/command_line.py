@@ -8,7 +8,7 @@ from asyncio.subprocess import PIPE
 from typing import Final
 
 from protos import runc_pb2, task_v2_pb2, types_pb2
-from shimv2.ctl.reply import OPTIONS_URL, BadReply, Reply, pack
+from shimv2.shimctl.reply import OPTIONS_URL, BadReply, Reply, pack
 from tests.differential.tour import Tour
 
 _LIMIT_S: Final = 15.0

@@ -1,9 +1,9 @@
 """Further processes: their states, what is refused, what fails."""
 
 from protos import task_v2_pb2
-from shimv2.ctl import spec
-from shimv2.ctl.reply import pack
-from shimv2.ctl.task import PROCESS_URL
+from shimv2.shimctl import spec
+from shimv2.shimctl.reply import pack
+from shimv2.shimctl.task import PROCESS_URL
 from tests.differential.tour import Tour, settled
 
 

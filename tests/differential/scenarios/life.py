@@ -6,7 +6,7 @@ import signal
 from dataclasses import replace
 
 from protos import runc_pb2
-from shimv2.ctl.reply import OPTIONS_URL, pack
+from shimv2.shimctl.reply import OPTIONS_URL, pack
 from tests.differential.programs import runtime
 from tests.differential.tour import Tour, settled
 from tests.support.leaks import alive

@@ -4,8 +4,8 @@ import asyncio
 import os
 
 from protos import runc_pb2
-from shimv2.ctl.reply import OPTIONS_URL, pack
-from shimv2.ctl.task import RESOURCES_URL
+from shimv2.shimctl.reply import OPTIONS_URL, pack
+from shimv2.shimctl.task import RESOURCES_URL
 from tests.differential.programs import runtime
 from tests.differential.tour import Tour, settled
 

@@ -4,8 +4,8 @@ import signal
 from typing import Any
 
 from protos import runc_pb2
-from shimv2.ctl.reply import pack
-from shimv2.ctl.task import RESOURCES_URL
+from shimv2.shimctl.reply import pack
+from shimv2.shimctl.task import RESOURCES_URL
 from tests.differential.tour import Tour
 
 _EACH = (

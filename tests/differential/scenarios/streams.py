@@ -2,9 +2,9 @@
 
 import os
 
-from shimv2.ctl import spec
-from shimv2.ctl.streams import write_fifo
-from shimv2.model import Stdio
+from shimv2.shimctl import spec
+from shimv2.shimctl.streams import write_fifo
+from shimv2.values.model import Stdio
 from tests.differential.programs import program
 from tests.differential.tour import Tour, settled
 

@@ -1,0 +1,137 @@
+"""Tells the daemon above what happened: in order, and until it has been acknowledged."""
+
+import asyncio
+import logging
+from collections import deque
+from typing import Final
+
+from google.protobuf.empty_pb2 import Empty
+
+from protos.ttrpc_events_pb2 import ForwardRequest
+from protos.types_pb2 import Envelope
+from shimv2.api.events import OOM_TOPIC, envelope
+from shimv2.values.errors import ResourceExhausted
+from shimv2.values.model import Event, Oom
+from ttrpc import Client, Code, ConnectionClosed, StatusError
+
+log = logging.getLogger(__name__)
+
+SERVICE: Final = "containerd.services.events.ttrpc.v1.Events"
+FORWARD_LIMIT_S: Final = 5.0  # containerd's own time limit for one Forward
+DIAL_LIMIT_S: Final = 5.0
+BACKOFF_FIRST_S: Final = 0.1
+BACKOFF_LAST_S: Final = 5.0
+MAX_PENDING: Final = 65_536
+"""Events kept for a daemon that is away.  Beyond it no process may be added: nothing is dropped."""
+
+_TRY_AGAIN: Final = (Code.DEADLINE_EXCEEDED, Code.RESOURCE_EXHAUSTED, Code.UNAVAILABLE)
+
+
+class Publisher:
+    """An ordered outbox with one sender.
+
+    An event is acknowledged by any answer, OK or error, but for the codes that say "not now" and
+    a lost connection: then the same event is sent again, on a fresh connection, before any later
+    one.  So an event may arrive twice (when only the answer was lost), never out of order.
+    """
+
+    def __init__(self, address: str, namespace: str) -> None:
+        self._path = address.removeprefix("unix://")
+        self._namespace = namespace
+        self._pending: deque[Envelope] = deque()
+        self._waiting_ooms: set[bytes] = set()  # containers of which one is pending, not under way
+        self._more = asyncio.Event()
+        self._empty = asyncio.Event()
+        self._empty.set()
+        self._client: Client | None = None
+
+    def emit(self, event: Event) -> None:
+        """Append `event`; never waits, never fails.  Without an address it is dropped.
+
+        An OOM of a container of which one waits already says nothing new: a container that is
+        killed over and over while the daemon is away must not fill the outbox.
+        """
+        if not self._path:
+            return
+        message = envelope(event, self._namespace)
+        if isinstance(event, Oom):
+            if message.event.value in self._waiting_ooms:
+                return
+            self._waiting_ooms.add(message.event.value)
+        self._pending.append(message)
+        self._more.set()
+        self._empty.clear()
+
+    @property
+    def pending(self) -> int:
+        return len(self._pending)
+
+    def check_room(self) -> None:
+        """Refuse what would make more events while the outbox is at its bound.
+
+        Raises:
+            ResourceExhausted: the daemon has acknowledged nothing for 65,536 events.
+        """
+        if len(self._pending) >= MAX_PENDING:
+            raise ResourceExhausted(f"{MAX_PENDING} events wait to be taken by {self._path}")
+
+    async def run(self) -> None:
+        """Send what is emitted until cancelled."""
+        try:
+            while True:
+                while self._pending:
+                    if self._pending[0].topic == OOM_TOPIC:
+                        self._waiting_ooms.discard(self._pending[0].event.value)
+                    await self._deliver(self._pending[0])
+                    self._pending.popleft()
+                self._empty.set()
+                self._more.clear()
+                await self._more.wait()
+        finally:
+            await self._hang_up()
+
+    async def drain(self, limit_s: float) -> None:
+        """Wait until everything is acknowledged, at most `limit_s`; what is left is logged."""
+        try:
+            async with asyncio.timeout(limit_s):
+                await self._empty.wait()
+        except TimeoutError:
+            for left in self._pending:
+                log.error("event %s was not taken by %s", left.topic, self._path)
+
+    async def _deliver(self, message: Envelope) -> None:
+        pause_s, told = BACKOFF_FIRST_S, False
+        while True:
+            try:
+                await self._forward(message)
+            except (OSError, TimeoutError, ConnectionClosed, StatusError) as error:
+                if isinstance(error, StatusError) and error.code not in _TRY_AGAIN:
+                    log.error("event %s was refused: %s", message.topic, error)
+                    return
+                if not told:
+                    log.warning("event %s waits: %s: %s", message.topic, self._path, error)
+                    told = True
+                await self._hang_up()
+                await asyncio.sleep(pause_s)
+                pause_s = min(2 * pause_s, BACKOFF_LAST_S)
+            else:
+                return
+
+    async def _forward(self, message: Envelope) -> None:
+        if self._client is None or self._client.closed:
+            # The first attempt of an event that follows a restart of the daemon starts here, on a
+            # fresh connection, without a pause.
+            self._client = await Client.connect(self._path, timeout_s=DIAL_LIMIT_S)
+        await self._client.call(
+            SERVICE,
+            "Forward",
+            ForwardRequest(envelope=message),
+            Empty,
+            timeout_s=FORWARD_LIMIT_S,
+            metadata=(("containerd-namespace-ttrpc", self._namespace),),
+        )
+
+    async def _hang_up(self) -> None:
+        client, self._client = self._client, None
+        if client is not None:
+            await client.close()

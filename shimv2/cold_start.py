@@ -1,0 +1,7 @@
+"""Where the launcher takes the cold way: `python -I cold_start.py BIRTH ARGV0 ARGS...`."""
+
+import sys
+
+from shimv2.cli import launched
+
+launched(sys.argv[1], sys.argv[2:])

@@ -1,7 +1,0 @@
-"""Where the launcher takes the cold way: `python -I launched.py BIRTH ARGV0 ARGS...`."""
-
-import sys
-
-from shimv2.cli import launched
-
-launched(sys.argv[1], sys.argv[2:])

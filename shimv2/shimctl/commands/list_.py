@@ -1,0 +1,53 @@
+"""List the containers of a namespace: id, pid, state, exit status, the shim's pid and memory."""
+
+import argparse
+import asyncio
+import os
+
+import psutil
+
+from shimv2.shimctl.bundle import NoSuchContainer
+from shimv2.shimctl.commands.common import setup_of
+from shimv2.shimctl.container import Container, ShimGone
+from shimv2.shimctl.harness import Harness
+from ttrpc import ConnectionClosed, StatusError
+
+_LIMIT_S = 2.0  # containerd's io.containerd.timeout.task.state
+
+
+def add(_parser: argparse.ArgumentParser) -> None:
+    """Nothing to add: the state folder and the namespace say what is listed."""
+
+
+def main(options: argparse.Namespace) -> int:
+    folder = os.path.join(options.state, options.namespace)
+    names = sorted(os.listdir(folder)) if os.path.isdir(folder) else []
+    print(f"{'ID':24} {'PID':>8} {'STATE':10} {'EXIT':>4} {'SHIM':>8} {'PSS':>9}")
+    for name in names:
+        if not name.startswith("."):
+            options.id = name
+            print(asyncio.run(_line(options)))
+    return 0
+
+
+async def _line(options: argparse.Namespace) -> str:
+    name = options.id
+    try:
+        container = await Harness(setup_of(options)).found(name)
+    except (NoSuchContainer, ShimGone):
+        return f"{name:24} {'-':>8} {'NO SHIM':10} {'-':>4} {'-':>8} {'-':>9}"
+    try:
+        return await _described(container)
+    except (StatusError, ConnectionClosed, TimeoutError, psutil.Error) as error:
+        return f"{name:24} {error}"
+    finally:
+        await container.disconnect()
+
+
+async def _described(container: Container) -> str:
+    shim = (await container.task.connected(container.id, timeout_s=_LIMIT_S)).shim_pid
+    memory = psutil.Process(shim).memory_full_info().pss / 2**20
+    state = await container.task.state(container.id, timeout_s=_LIMIT_S)
+    status = "-" if state.exit is None else str(state.exit.status)
+    row = f"{container.id:24} {state.pid:>8} {state.status:10} {status:>4}"
+    return f"{row} {shim:>8} {memory:>5.1f} MiB"

@@ -1,0 +1,338 @@
+"""One container: its rootfs, its init, its execs, and the order in which their exits are told."""
+
+import asyncio
+import json
+import os
+from contextlib import AsyncExitStack, suppress
+from dataclasses import dataclass
+from typing import Any, Final
+
+from shimv2.aio.background import Background
+from shimv2.cgroups import v1, v2
+from shimv2.cgroups.oom import OomWatch
+from shimv2.io.stdio import IoPolicy
+from shimv2.kernel.reaper import Reaper
+from shimv2.mounts import rootfs as rootfs_mounts
+from shimv2.runtime.criu import CriuOption
+from shimv2.runtime.runc import Runc
+from shimv2.task.exec_process import ExecProcess
+from shimv2.task.exits import ExitRecords
+from shimv2.task.init_process import InitProcess
+from shimv2.task.process import Process, Scope
+from shimv2.values import paths
+from shimv2.values.errors import AlreadyExists, FailedPrecondition, NotFound, Refused
+from shimv2.values.lifecycle import State, Step
+from shimv2.values.model import (
+    Created,
+    CreateSpec,
+    Deleted,
+    EventSink,
+    ExecAdded,
+    ExecSpec,
+    Exit,
+    Oom,
+    ProcessState,
+)
+from shimv2.values.settings import Settings, container_policy
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """What every container needs of the daemon."""
+
+    namespace: str
+    reaper: Reaper
+    events: EventSink
+    background: Background
+    settings: Settings
+    criu_option: CriuOption
+
+
+_TOLD_AS: Final = {State.DELETED: "STOPPED", State.CREATED_CHECKPOINT: "CREATED"}
+
+
+class Container:
+    """A container that exists in the runtime: from Create's success to Delete's."""
+
+    def __init__(self, spec: CreateSpec, scope: Scope) -> None:
+        self.spec = spec
+        self.init = InitProcess(scope, spec)
+        self.execs: dict[str, ExecProcess] = {}
+        self._scope = scope
+        self._oom: OomWatch | None = None
+        self._running_execs = 0  # being started, or started and their exit not yet told
+        self._execs_idle = asyncio.Event()
+        self._execs_idle.set()
+
+    @classmethod
+    async def create(
+        cls, spec: CreateSpec, host: Host, undo: AsyncExitStack, *, deadline: float | None
+    ) -> "Container":
+        """Make the container; what was done is pushed on `undo`, which the caller runs on errors.
+
+        Raises:
+            RuntimeFailed, Refused, OSError: with the reference's texts.
+        """
+        rootfs = _prepare_bundle(spec)
+        if rootfs:
+            await rootfs_mounts.mount_all(spec.rootfs, rootfs, host.reaper)
+            undo.push_async_callback(rootfs_mounts.unmount_all, spec.rootfs, rootfs, host.reaper)
+        policy = _io_policy(spec.bundle, host.settings)
+        records = ExitRecords(spec.bundle, spec.id)
+        undo.callback(records.close)
+        self = cls(spec, _scope(spec, host, records, rootfs, policy))
+        await self.init.create(undo, deadline=deadline)
+        return self
+
+    def announce(self) -> None:
+        """Tell that the container was made, and wait for the end of its init from now on."""
+        spec, scope = self.spec, self._scope
+        scope.events.emit(
+            Created(spec.id, spec.bundle, spec.rootfs, spec.stdio, spec.checkpoint, self.init.pid)
+        )
+        self._watch_cgroup()
+        scope.background.start(self._watch_init(), what=f"watch of {spec.id}")
+
+    def _watch_cgroup(self) -> None:
+        """Have the cgroup count and tell OOM kills, as soon as there is one: made or restored."""
+        cgroup, scope, id_ = self.init.cgroup, self._scope, self.spec.id
+        if cgroup is None or self._oom is not None:
+            return
+        cgroup.enable_controllers()
+        self._oom = OomWatch(cgroup, lambda: scope.events.emit(Oom(id_)), container_id=id_)
+        self.init.saw_oom_kill = self._oom.has_killed
+
+    # --- the order of exits --------------------------------------------------------------------
+
+    async def _watch_init(self) -> None:
+        if await self.init.recorded() is None:
+            return  # deleted before it ran
+        if self.init.state is not State.DELETED and not _has_own_pid_namespace(self.spec.bundle):
+            await self.init.kill_leftovers()
+        await self._execs_idle.wait()
+        await self.init.tell_exit(self._look_for_oom)
+        self._end_oom_watch()
+
+    async def _watch_exec(self, process: ExecProcess) -> None:
+        if await process.recorded() is not None:  # None: the container was deleted under it
+            await process.tell_exit(self._look_for_oom)
+        self._exec_done()
+
+    def _look_for_oom(self) -> None:
+        if self._oom:
+            self._oom.check()
+
+    def _end_oom_watch(self) -> None:
+        if self._oom:
+            self._oom.close()
+
+    def _exec_done(self) -> None:
+        self._running_execs -= 1
+        if not self._running_execs:
+            self._execs_idle.set()
+
+    # --- verbs ---------------------------------------------------------------------------------
+
+    def process(self, exec_id: str) -> Process:
+        """The exec of that id, or the init when the id is empty.
+
+        Raises:
+            NotFound: there is no such exec.
+        """
+        return self.exec(exec_id) if exec_id else self.init
+
+    def exec(self, exec_id: str) -> ExecProcess:
+        try:
+            return self.execs[exec_id]
+        except KeyError:
+            raise NotFound(f"process does not exist {exec_id}") from None
+
+    def add_exec(self, spec: ExecSpec) -> None:
+        """Record an additional process; nothing runs yet.
+
+        Raises:
+            AlreadyExists: the id is in use.  WrongState: the container is paused or stopped.
+        """
+        if spec.id in self.execs:
+            raise AlreadyExists(f"id {spec.id}")
+        self.init.check(Step.EXEC)
+        self.execs[spec.id] = ExecProcess(self._scope, spec)
+        self._scope.events.emit(ExecAdded(self.spec.id, spec.id))
+
+    async def start(self) -> int:
+        """Run the init, restoring the container if that is how it was created; its pid."""
+        pid = await self.init.start()
+        self._watch_cgroup()
+        return pid
+
+    async def start_exec(self, exec_id: str, *, deadline: float | None = None) -> int:
+        """Run a recorded exec; its pid.
+
+        Raises:
+            FailedPrecondition: the init has ended: nothing may be started beside it any more.
+        """
+        process = self.exec(exec_id)
+        if self.init.exit is not None:
+            raise FailedPrecondition(f"container {self.spec.id} init process is not running")
+        self._running_execs += 1  # before the runtime runs: the init's exit waits for this one
+        self._execs_idle.clear()
+        try:
+            pid = await process.start(deadline=deadline)
+        except BaseException:
+            self._exec_done()
+            raise
+        self._scope.background.start(self._watch_exec(process), what=f"watch of exec {exec_id}")
+        return pid
+
+    async def delete_exec(self, exec_id: str) -> tuple[int, Exit | None]:
+        process = self.exec(exec_id)
+        ended = await process.delete()
+        if self.execs.get(exec_id) is process:
+            del self.execs[exec_id]
+        return process.pid, ended
+
+    async def delete(self) -> tuple[int, Exit | None]:
+        """Remove the container; the init's pid and how it ended (None: it never ran)."""
+        ended = await self.init.delete()
+        self._end_oom_watch()
+        for process in list(self.execs.values()):
+            await process.abandon()
+        self.execs.clear()
+        self._scope.records.close()
+        self._scope.events.emit(Deleted(self.spec.id, self.init.pid, ended))
+        return self.init.pid, ended
+
+    # --- answers from memory -------------------------------------------------------------------
+
+    def state(self, exec_id: str) -> ProcessState:
+        """What State answers; a paused container's execs are paused too."""
+        process = self.process(exec_id)
+        state = process.state
+        if exec_id and self.init.state in (State.PAUSED, State.PAUSING):
+            state = self.init.state
+        return ProcessState(
+            id=process.id,
+            bundle=self.spec.bundle,
+            pid=process.pid,
+            status=_TOLD_AS.get(state, state.name),
+            stdio=process.stdio,
+            exit=process.exit,
+        )
+
+    def pids(self) -> list[tuple[int, str]]:
+        """List (pid, exec id or "") of the container's processes, from its cgroup.
+
+        Without one, which is so rootless, those that we started.  Never empty: daemons take a shim
+        that answers an empty list for leaked and reap it.
+
+        Raises:
+            Refused: the container is still to be restored; in the words of runc.
+        """
+        if not self.init.pid:
+            raise Refused("container does not exist")
+        execs = {process.pid: exec_id for exec_id, process in self.execs.items() if process.pid}
+        if self.init.cgroup:
+            found = self.init.cgroup.pids() or [self.init.pid]
+        else:
+            running = [each.pid for each in self.execs.values() if each.pid and not each.exit]
+            found = [self.init.pid, *running]
+        return [(pid, execs.get(pid, "")) for pid in found]
+
+    def stats(self) -> v1.Stats | v2.Stats:
+        """What the container's cgroup counts, in whatever state the container is.
+
+        Raises:
+            NotFound: the container has no cgroup of its own.
+        """
+        if self.init.cgroup is None:
+            raise NotFound("cgroup does not exist")
+        return self.init.cgroup.stats()
+
+
+def _scope(
+    spec: CreateSpec, host: Host, records: ExitRecords, rootfs: str, policy: IoPolicy
+) -> Scope:
+    options = spec.options
+    return Scope(
+        container_id=spec.id,
+        namespace=host.namespace,
+        bundle=spec.bundle,
+        rootfs=rootfs,
+        runtime=Runc(
+            reaper=host.reaper,
+            binary=options.binary_name,
+            root=paths.runtime_root(options.root, host.namespace),
+            log_path=paths.runtime_log(spec.bundle),
+            systemd_cgroup=options.systemd_cgroup,
+            criu_path=options.criu_path,
+            criu_option=host.criu_option,
+        ),
+        reaper=host.reaper,
+        background=host.background,
+        events=host.events,
+        records=records,
+        settings=host.settings,
+        io_uid=options.io_uid,
+        io_gid=options.io_gid,
+        io_policy=policy,
+    )
+
+
+def _prepare_bundle(spec: CreateSpec) -> str:
+    """Write what `delete` reads, make the mount point; its path, "" when nothing is mounted."""
+    rootfs = ""
+    if spec.rootfs:
+        rootfs = paths.rootfs(spec.bundle)
+        with suppress(FileExistsError):
+            os.mkdir(rootfs, 0o711)
+    _write_private(paths.options_file(spec.bundle), spec.options.to_json())
+    _write_private(paths.runtime_file(spec.bundle), spec.options.binary_name)
+    return rootfs
+
+
+def _write_private(path: str, text: str) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    with open(fd, "w", encoding="utf-8") as file:
+        file.write(text)
+
+
+def _io_policy(bundle: str, settings: Settings) -> IoPolicy:
+    """What the administrator and the container's annotations say about its streams.
+
+    Raises:
+        InvalidArgument: an annotation of ours cannot be used.
+    """
+    try:
+        annotations = {
+            key: value
+            for key, value in _config(bundle)["annotations"].items()
+            if isinstance(value, str)
+        }
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        annotations = {}  # none, or a configuration that the runtime will refuse in its own words
+    wanted = container_policy(annotations, settings)
+    return IoPolicy(
+        stdio_policy=wanted.stdio_policy,
+        limit_bytes=wanted.limit_bytes,
+        drain_grace_s=wanted.drain_grace_s,
+        drain_limit_s=settings.drain_limit_s,
+        exit_output_s=settings.exit_output_s,
+        stdin_hangup_s=wanted.stdin_hangup_s,
+    )
+
+
+def _config(bundle: str) -> Any:
+    with open(paths.config_file(bundle), "rb") as file:
+        return json.load(file)
+
+
+def _has_own_pid_namespace(bundle: str) -> bool:
+    """Whether the kernel ends the container's processes with its init.
+
+    False when the configuration cannot be read: then all of them are killed, as the reference does.
+    """
+    try:
+        namespaces = _config(bundle)["linux"]["namespaces"]
+        return any(each["type"] == "pid" and not each.get("path") for each in namespaces)
+    except (OSError, ValueError, KeyError, TypeError):
+        return False

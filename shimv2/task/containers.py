@@ -1,0 +1,118 @@
+"""The containers of this shim: one, or those of a pod."""
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from typing import Any
+
+from shimv2.task.container import Container, Host
+from shimv2.values.errors import FailedPrecondition, NotFound, Refused
+from shimv2.values.model import CreateSpec, Exit
+
+
+@dataclass(slots=True)
+class _Making:
+    """A Create under way.  Its task has an end of its own: the caller may be answered before."""
+
+    task: "asyncio.Task[Container] | None" = None
+    given_up: bool = False  # its caller has been answered, or has left; it is being undone
+
+
+class Containers:
+    """The table of containers.  An id is taken from the first moment of Create to Delete's end."""
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+        self._table: dict[str, Container] = {}
+        self._being_made: dict[str, _Making] = {}
+        self._closed = False
+        self._end: Callable[[], Coroutine[Any, Any, None]] | None = None
+
+    def __bool__(self) -> bool:
+        """Whether there is a reason for the shim to stay."""
+        return bool(self._table or self._being_made)
+
+    def get(self, container_id: str) -> Container:
+        """The container of that id.
+
+        Raises:
+            NotFound: it was not created, or was deleted.
+        """
+        try:
+            return self._table[container_id]
+        except KeyError:
+            raise NotFound("container not created") from None
+
+    def pid_of(self, container_id: str) -> int:
+        """The pid of a container's init, 0 when there is no such container."""
+        container = self._table.get(container_id)
+        return container.init.pid if container else 0
+
+    def close(self) -> None:
+        """Make no more containers: the shim is about to end, and could not watch over them."""
+        self._closed = True
+
+    async def create(self, spec: CreateSpec, *, deadline: float | None = None) -> Container:
+        """Make a container: all or nothing.  `deadline` is the caller's, in loop time.
+
+        Raises:
+            Refused: the id is taken; the container that has it is not touched.
+            FailedPrecondition: the shim is about to end.
+        """
+        while (other := self._being_made.get(spec.id)) is not None and other.given_up:
+            assert other.task is not None
+            await asyncio.wait([other.task])
+        if spec.id in self._table or spec.id in self._being_made:
+            # What runc would say; it is not asked, because asking overwrites the bundle's files.
+            what = "container with given ID already exists"
+            raise Refused(f"OCI runtime create failed: runc create failed: {what}")
+        if self._closed:
+            raise FailedPrecondition("the shim is stopping")
+        self._end = None  # who wanted the end did not know of this one
+        making = self._being_made[spec.id] = _Making()
+        making.task = self._host.background.start(
+            self._make(spec, deadline), f"create of {spec.id}", for_a_request=True
+        )
+        try:
+            return await asyncio.shield(making.task)
+        except asyncio.CancelledError:
+            if not making.task.done():
+                # The caller is answered now; what was begun is undone in the daemon's own time.
+                making.given_up = True
+                making.task.cancel()
+            raise
+
+    async def _make(self, spec: CreateSpec, deadline: float | None) -> Container:
+        try:
+            async with self._host.background.all_or_nothing(f"create of {spec.id}") as undo:
+                container = await Container.create(spec, self._host, undo, deadline=deadline)
+        finally:
+            making = self._being_made.pop(spec.id)
+            if making.given_up and self._end is not None and not self:
+                self._host.background.start(self._end(), "shutdown after a create was given up")
+        self._table[spec.id] = container
+        container.announce()
+        return container
+
+    async def settled(self) -> None:
+        """Wait until every create whose caller left is undone.
+
+        A daemon whose Create ran out of time asks for Shutdown at once: it must find the shim as
+        empty as the roll-back is going to leave it.
+        """
+        while given_up := [each.task for each in self._being_made.values() if each.given_up]:
+            await asyncio.wait([task for task in given_up if task is not None])
+
+    def end_if_given_up(self, end: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Call `end` if all that is being made now will be undone, because its caller leaves.
+
+        That caller may see its time over, and ask for the end, before we see the same.
+        """
+        self._end = end
+
+    async def delete(self, container_id: str) -> tuple[int, Exit | None]:
+        """Remove a container: its init's pid and how that ended."""
+        container = self.get(container_id)
+        outcome = await container.delete()
+        self._table.pop(container_id, None)
+        return outcome

@@ -1,0 +1,245 @@
+"""Exit statuses on disk, so that they outlive the shim: `<bundle>/exits/`.
+
+A record is written the moment an exit is reaped, before anybody is told.  After a crash of the shim
+the `delete` action reports it; without one it has to say 137, and people look for an OOM kill that
+never was.
+
+A record says how the process of that pid, begun at that time, ended.  It is believed for the
+process that `init.pid` names:
+
+* Its pid is that pid.  A bundle used a second time gets a new `init.pid`; that the new init has the
+  pid of the old one is excluded by `ExitRecords` removing the old record before the runtime writes
+  the new `init.pid`.
+* No living process has that pid and that start time: then the record is not true, whoever wrote
+  it.  A living process with the pid and another start time is a stranger that got the number.
+
+Nothing is synced: a record has to outlive a process, not the machine; /run does not either.
+"""
+
+import contextlib
+import json
+import logging
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Final
+
+from shimv2.gocompat.gotext import os_error, rfc3339
+from shimv2.values import paths
+from shimv2.values.model import Exit
+
+log = logging.getLogger(__name__)
+
+_RECORD_LIMIT_BYTES: Final = 8192
+_FOLDER_FLAGS: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_START_TIME_FIELD: Final = 22  # of /proc/<pid>/stat, counted from 1
+
+
+@dataclass(frozen=True, slots=True)
+class ExitRecord:
+    """What one file holds.  `signal` is derived: an exit with status 137 looks like a SIGKILL."""
+
+    id: str  # of the container for its init, else of the exec
+    pid: int
+    start_time: int | None  # clock ticks after boot; None: it had ended before anyone looked
+    code: int  # as clients are told: 0..255, 128 + signal
+    time_ns: int  # CLOCK_REALTIME
+    oom: bool = False
+
+    @property
+    def exit(self) -> Exit:
+        return Exit(self.pid, self.code, self.time_ns)
+
+    def to_json(self) -> bytes:
+        text = {
+            "id": self.id,
+            "pid": self.pid,
+            "start_time": self.start_time,
+            "code": self.code,
+            "signal": max(0, self.code - 128),
+            "time": rfc3339(self.time_ns),
+            "oom": self.oom,
+        }
+        return json.dumps(text).encode() + b"\n"
+
+    @classmethod
+    def from_json(cls, data: bytes) -> "ExitRecord":
+        """Read a record.
+
+        Raises:
+            ValueError: it is none.
+        """
+        text = json.loads(data)
+        match text:
+            case {
+                "id": str(id_),
+                "pid": int(pid),
+                "start_time": int() | None as start_time,
+                "code": int(code),
+                "time": str(when),
+                "oom": bool(oom),
+            } if pid > 0 and 0 <= code <= 255:
+                return cls(id_, pid, start_time, code, _nanoseconds(when), oom)
+        raise ValueError("not an exit record")
+
+
+class ExitRecords:
+    """The records of one container; owns an fd of its bundle, so that only `close` lets go of it.
+
+    Writing never fails: what cannot be written (a full disk) is logged, and the status is lost only
+    if the shim dies as well.
+    """
+
+    def __init__(self, bundle: str, container_id: str) -> None:
+        """Take hold of a bundle that a container is about to be made from.
+
+        Raises:
+            OSError: there is no such folder.
+        """
+        self._id = container_id
+        self._bundle_fd = os.open(bundle, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        self._remove(paths.INIT_RECORD)  # of a container made from this bundle before
+
+    def close(self) -> None:
+        fd, self._bundle_fd = self._bundle_fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+    def write_init(self, ended: Exit, *, start_time: int | None = None, oom: bool = False) -> None:
+        self._write(paths.INIT_RECORD, self._id, ended, start_time, oom)
+
+    def write_exec(
+        self, exec_id: str, ended: Exit, *, start_time: int | None = None, oom: bool = False
+    ) -> None:
+        self._write(paths.exec_record(exec_id), exec_id, ended, start_time, oom)
+
+    def remove_exec(self, exec_id: str) -> None:
+        """Remove the record of an exec that was deleted; there may be none."""
+        self._remove(paths.exec_record(exec_id))
+
+    def _write(self, name: str, id_: str, ended: Exit, start_time: int | None, oom: bool) -> None:
+        if self._bundle_fd < 0:  # deleted while created: nobody asks any more
+            return
+        record = ExitRecord(id_, ended.pid, start_time, ended.status, ended.at_ns, oom)
+        try:
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(paths.EXITS_DIR, 0o700, dir_fd=self._bundle_fd)
+            with _folder(self._bundle_fd) as folder_fd:
+                _replace(folder_fd, name, record.to_json())
+        except OSError as error:
+            log.warning(
+                "the exit status %d of %s could not be recorded: %s",
+                ended.status,
+                id_,
+                os_error(error),
+                extra={"container": self._id, "pid": ended.pid},
+            )
+
+    def _remove(self, name: str) -> None:
+        if self._bundle_fd < 0:
+            return
+        try:
+            with _folder(self._bundle_fd) as folder_fd:
+                os.unlink(name, dir_fd=folder_fd)
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            log.warning(
+                "the exit record %s could not be removed: %s",
+                name,
+                os_error(error, op="unlink"),
+                extra={"container": self._id},
+            )
+
+
+@contextlib.contextmanager
+def _folder(bundle_fd: int) -> Iterator[int]:
+    fd = os.open(paths.EXITS_DIR, _FOLDER_FLAGS, dir_fd=bundle_fd)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def _replace(folder_fd: int, name: str, content: bytes) -> None:
+    """Put a file in its place, whole or not at all."""
+    temporary = f".{name}.new"
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        fd = os.open(temporary, flags, 0o600, dir_fd=folder_fd)
+    except FileExistsError:  # of a shim that died right here
+        os.unlink(temporary, dir_fd=folder_fd)
+        fd = os.open(temporary, flags, 0o600, dir_fd=folder_fd)
+    try:
+        with open(fd, "wb") as file:
+            file.write(content)
+        os.rename(temporary, name, src_dir_fd=folder_fd, dst_dir_fd=folder_fd)
+    except OSError:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary, dir_fd=folder_fd)
+        raise
+
+
+# --- for `delete` ------------------------------------------------------------------------------
+
+
+def recorded_exit(bundle: str, *, container_id: str, init_pid: int) -> Exit | None:
+    """Return how the init of a container whose shim is gone ended; None when that is not known.
+
+    Call it before the runtime's `delete --force`: a running init is then seen to be running.
+    """
+    record = _read_init(bundle)
+    if record is None:
+        return None
+    if record.id != container_id or record.pid != init_pid:
+        log.warning("the exit record in %s is of another process: it is not used", bundle)
+        return None
+    if record.start_time is not None and start_time_of(init_pid) == record.start_time:
+        log.warning("the exit record in %s is of a process that runs: it is not used", bundle)
+        return None
+    return record.exit
+
+
+def _read_init(bundle: str) -> ExitRecord | None:
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    try:
+        bundle_fd = os.open(bundle, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            with _folder(bundle_fd) as folder_fd:
+                fd = os.open(paths.INIT_RECORD, flags, dir_fd=folder_fd)
+        finally:
+            os.close(bundle_fd)
+        with open(fd, "rb") as file:
+            return ExitRecord.from_json(file.read(_RECORD_LIMIT_BYTES))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, RecursionError) as error:
+        log.warning("the exit record in %s cannot be read: %s", bundle, error)
+        return None
+
+
+def start_time_of(pid: int) -> int | None:
+    """When a process began, in clock ticks after boot: with its pid it names one process for ever.
+
+    A process that has ended still has one until it is reaped; after that it is None.
+    """
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            text = file.read()
+    except OSError:
+        return None
+    fields = text.rpartition(b")")[2].split()  # the name may hold blanks and parentheses
+    return int(fields[_START_TIME_FIELD - 3])
+
+
+_TIME: Final = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)\.(\d{9})Z")
+
+
+def _nanoseconds(text: str) -> int:
+    found = _TIME.fullmatch(text)
+    if found is None:
+        raise ValueError(f"not a time: {text}")
+    seconds = datetime.fromisoformat(found[1]).replace(tzinfo=UTC).timestamp()
+    return int(seconds) * 1_000_000_000 + int(found[2])

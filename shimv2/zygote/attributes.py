@@ -1,0 +1,129 @@
+"""What a process can change of itself to be like another: the state in a launcher's request.
+
+The lines are those of description.c, one attribute each.  In the ordinary case nothing
+differs, and the library that writes such lines sees it at once; else only what differs is touched.
+"""
+
+import ctypes
+import os
+import resource
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from shimv2 import COMPILED_DIR
+from shimv2.cgroups import parse, tree
+from shimv2.kernel import linux
+
+_UNKNOWN: Final = "a line of the state cannot be understood: "
+_LIBRARY: Final = os.path.join(COMPILED_DIR, "libstate.so")
+
+
+def _load() -> "ctypes._NamedFuncPointer | None":
+    try:
+        function = ctypes.PyDLL(_LIBRARY).pyrunc_is_like_1
+    except (OSError, AttributeError):
+        return None  # there was no compiler, or it is a file of another build
+    function.argtypes = [ctypes.c_char_p, ctypes.c_long]
+    return function
+
+
+_is_like: Final = _load()
+
+
+def become_like(state: bytes) -> None:
+    """Become as the launcher's lines say.
+
+    Raises:
+        ValueError: one is not understood.  OSError: the kernel refuses.
+    """
+    if _is_like is None or not _is_like(state, len(state)):
+        Likeness.parse(state).apply()
+
+
+@dataclass(slots=True)
+class Likeness:
+    """The attributes of a process, as they are inherited through an exec."""
+
+    umask: int = 0o022
+    nice: int = 0
+    io_priority: int = 0
+    scheduler: tuple[int, int] = (os.SCHED_OTHER, 0)  # policy, priority
+    affinity: frozenset[int] = frozenset()
+    soft_limits: dict[int, int] = field(default_factory=dict)  # by the kernel's number
+    cgroups: list[str] = field(default_factory=list)  # lines of /proc/self/cgroup
+
+    @classmethod
+    def parse(cls, state: bytes) -> "Likeness":
+        """Read the launcher's lines.
+
+        Raises:
+            ValueError: one is not understood: then nothing may be done in its name.
+        """
+        self = cls()
+        for line in os.fsdecode(state).splitlines():
+            word, _, rest = line.partition(" ")
+            if word == "cgroup":
+                self.cgroups.append(rest)
+                continue
+            try:
+                self._take(word, rest.split())
+            except (ValueError, IndexError):
+                raise ValueError(f"{_UNKNOWN}{line}") from None
+        return self
+
+    def _take(self, word: str, values: Sequence[str]) -> None:
+        if word == "umask":
+            self.umask = int(values[0], 8)
+        elif word == "nice":
+            self.nice = int(values[0])
+        elif word == "ioprio":
+            self.io_priority = int(values[0])
+        elif word == "scheduler":
+            self.scheduler = int(values[0]), int(values[1])
+        elif word == "affinity":
+            self.affinity = frozenset(map(int, values))
+        elif word == "soft":
+            self.soft_limits[int(values[0])] = int(values[1])
+        else:
+            raise ValueError(word)
+
+    def apply(self) -> None:
+        """Become so.
+
+        Raises:
+            OSError, ValueError: the kernel refuses.
+        """
+        os.umask(self.umask)
+        self._join_cgroups()
+        for number, soft in self.soft_limits.items():
+            now, hard = resource.getrlimit(number)
+            if soft != _unsigned(now):
+                resource.setrlimit(number, (_signed(soft), hard))
+        if os.sched_getaffinity(0) != self.affinity:
+            os.sched_setaffinity(0, self.affinity)
+        if (os.sched_getscheduler(0), os.sched_getparam(0).sched_priority) != self.scheduler:
+            policy, priority = self.scheduler
+            os.sched_setscheduler(0, policy, os.sched_param(priority))
+        if os.getpriority(os.PRIO_PROCESS, 0) != self.nice:
+            os.setpriority(os.PRIO_PROCESS, 0, self.nice)
+        if linux.io_priority() != self.io_priority:
+            linux.set_io_priority(self.io_priority)
+
+    def _join_cgroups(self) -> None:
+        with open("/proc/self/cgroup", encoding="utf-8") as file:
+            now = file.read()
+        if now.splitlines() == self.cgroups:
+            return
+        current, wanted = parse.memberships(now), parse.memberships("\n".join(self.cgroups))
+        for folder in tree.directories({c: p for c, p in wanted.items() if current.get(c) != p}):
+            with open(f"{folder}/cgroup.procs", "w", encoding="ascii") as procs:
+                procs.write(str(os.getpid()))
+
+
+def _unsigned(limit: int) -> int:
+    return limit % 2**64
+
+
+def _signed(limit: int) -> int:
+    return resource.RLIM_INFINITY if limit == 2**64 - 1 else limit

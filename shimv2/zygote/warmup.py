@@ -1,0 +1,178 @@
+"""What a zygote goes through before it forks: the whole life of some containers that are none.
+
+A module that is imported is not yet warm.  The interpreter rewrites the code it runs, classes and
+regular expressions are completed when they are first used, and protobuf makes its messages then: in
+a fork all of that would be written to memory of its own, again in each.  So the zygote once serves
+as a shim, with a runtime that only makes a process, and a child of it is the client.
+
+Afterwards nothing of that is left, on disk or in the process: no fd, no handler, no child.
+"""
+
+import os
+import shutil
+import signal
+import socket
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import Final
+
+from google.protobuf.any_pb2 import Any
+from google.protobuf.empty_pb2 import Empty
+from google.protobuf.message import Message
+
+from protos import runc_pb2
+from protos import task_v2_pb2 as pb
+from shimv2.actions import bootstrap_params, daemonize, delete, info, running_shim, start
+from shimv2.daemon import serve
+from shimv2.daemon_config import DaemonConfig
+from shimv2.kernel import linux
+from shimv2.pagesharing import memory
+from shimv2.values.model import Identity
+from shimv2.values.settings import Settings
+from ttrpc import BlockingClient, StatusError
+
+__all__ = ["up"]
+
+_ROUNDS: Final = 3  # below that some caches are still empty
+_LIMIT_S: Final = 20  # then the zygote ends: there will be another one
+_SERVICE: Final = "containerd.task.v2.Task"
+_USED: Final = (start, delete, daemonize, info, bootstrap_params, running_shim)  # by a spare
+
+_RUNTIME: Final = """#!/bin/sh
+# Stands in for an OCI runtime: makes a process that does nothing, and ends it.
+while [ $# -gt 0 ]; do
+	case $1 in
+	--log) bundle=${2%/*} ;;
+	--pid-file) pid=$2 ;;
+	create | exec | kill) verb=$1 ;;
+	esac
+	shift
+done
+case ${verb-} in
+create) sleep 20 & printf %s $! >"$pid" ;;
+exec) sleep 20 & printf %s $! >"$pid" ;;
+kill) kill -9 "$(cat "$bundle/init.pid")" ;;
+esac
+"""
+_CONFIG: Final = '{"annotations":{},"linux":{"namespaces":[{"type":"pid"}]}}'
+
+
+def up(folder: str) -> None:
+    """Live some lives in a folder below `folder`, and leave memory ready to be shared.
+
+    Raises:
+        OSError: it cannot be done here.
+    """
+    signal.alarm(_LIMIT_S)
+    memory.prepare()
+    place = os.path.join(folder, f"warm-{os.getpid()}")  # the next zygote removes a dead one's
+    os.mkdir(place, 0o700)
+    try:
+        _serve_once(place)
+    finally:
+        os.chdir("/")
+        shutil.rmtree(place, ignore_errors=True)
+    signal.alarm(0)
+    memory.publish(memory.settle())
+
+
+def _serve_once(place: str) -> None:
+    """Be the shim of a client that is a child of ours."""
+    os.chdir(place)
+    os.mkfifo("log", 0o700)
+    _write("config.json", _CONFIG, 0o600)
+    _write("program", _RUNTIME, 0o700)
+    path = os.path.join(place, "socket")
+    with _as_before(), socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
+        listener.bind(path)
+        listener.listen()
+        if os.fork() == 0:  # noqa: TID251 - there is no loop yet
+            status = 1
+            try:
+                listener.close()
+                _call(place, path)
+                status = 0
+            finally:
+                os._exit(status)
+        identity = Identity("io.containerd.pyrunc.v2", "warm", "warm", "", "", debug=False)
+        serve(DaemonConfig(identity, listener, None, Settings()))
+
+
+def _write(path: str, text: str, mode: int) -> None:
+    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "w") as file:
+        file.write(text)
+
+
+@contextmanager
+def _as_before() -> Iterator[None]:
+    """Take back what a shim does to its process."""
+    handlers = {number: signal.getsignal(number) for number in signal.valid_signals()}
+    stderr = os.dup(2)
+    try:
+        yield
+    finally:
+        linux.set_child_subreaper(False)
+        linux.set_dumpable(True)
+        os.dup2(stderr, 2)
+        os.close(stderr)
+        for number, handler in handlers.items():
+            if signal.getsignal(number) is not handler:
+                signal.signal(number, handler)
+        with suppress(ChildProcessError):
+            while True:
+                os.waitpid(-1, 0)  # noqa: TID251 - the client, and what the last round left
+
+
+# --- the client ----------------------------------------------------------------------------------
+
+
+def _call(place: str, path: str) -> list[str]:
+    """Call all there is to call; what was refused, which is no reason to do without the rest."""
+    refused = []
+    with BlockingClient.connect(path, timeout_s=_LIMIT_S) as client:
+        options = runc_pb2.Options(
+            binary_name=os.path.join(place, "program"), root=os.path.join(place, "state")
+        )
+        packed = Any(type_url="containerd.runc.v1.Options", value=options.SerializeToString())
+        stdin, stdout, stderr = (os.path.join(place, name) for name in ("in", "out", "err"))
+        for fifo in (stdin, stdout, stderr):
+            os.mkfifo(fifo)
+        readers = [os.open(fifo, os.O_RDONLY | os.O_NONBLOCK) for fifo in (stdout, stderr)]
+        create = pb.CreateTaskRequest(
+            id="warm", bundle=place, options=packed, stdin=stdin, stdout=stdout, stderr=stderr
+        )
+        spec = Any(type_url="process", value=_PROCESS)
+        exec_ = pb.ExecProcessRequest(
+            id="warm", exec_id="x", spec=spec, stdin=stdin, stdout=stdout, stderr=stderr
+        )
+        for _ in range(_ROUNDS):
+            for method, request, response in [("Create", create, pb.CreateTaskResponse), *_LIFE]:
+                sent = exec_ if method == "Exec" else request
+                try:
+                    client.call(_SERVICE, method, sent, response, timeout_s=_LIMIT_S)
+                except StatusError as error:
+                    refused.append(f"{method}: {error}")
+        client.call(_SERVICE, "Shutdown", pb.ShutdownRequest(id="warm"), Empty)
+        for fd in readers:
+            os.close(fd)
+    return refused
+
+
+_PROCESS: Final = b'{"args":["true"],"cwd":"/"}'
+_LIFE: Final[Sequence[tuple[str, Message, type[Message]]]] = (
+    ("Connect", pb.ConnectRequest(id="warm"), pb.ConnectResponse),
+    ("Start", pb.StartRequest(id="warm"), pb.StartResponse),
+    ("State", pb.StateRequest(id="warm"), pb.StateResponse),
+    ("Exec", pb.ExecProcessRequest(), Empty),  # the client's own
+    ("Start", pb.StartRequest(id="warm", exec_id="x"), pb.StartResponse),
+    ("State", pb.StateRequest(id="warm", exec_id="x"), pb.StateResponse),
+    ("Kill", pb.KillRequest(id="warm", exec_id="x", signal=9), Empty),
+    ("Wait", pb.WaitRequest(id="warm", exec_id="x"), pb.WaitResponse),
+    ("Delete", pb.DeleteRequest(id="warm", exec_id="x"), pb.DeleteResponse),
+    ("Pids", pb.PidsRequest(id="warm"), pb.PidsResponse),
+    ("Stats", pb.StatsRequest(id="warm"), pb.StatsResponse),
+    ("CloseIO", pb.CloseIORequest(id="warm", stdin=True), Empty),
+    ("Kill", pb.KillRequest(id="warm", signal=9), Empty),
+    ("Wait", pb.WaitRequest(id="warm"), pb.WaitResponse),
+    ("Delete", pb.DeleteRequest(id="warm"), pb.DeleteResponse),
+)
