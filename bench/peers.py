@@ -13,8 +13,8 @@ from typing import Final
 
 from bench import measures
 from shimv2.shimctl.reply import Generation
-from tests.support import launched
-from tests.support.releases import CACHE, GO_SHIM, ReleaseMissing, find_release, tool
+from shimv2.shimctl.testbed import zygotes
+from shimv2.shimctl.testbed.releases import CACHE, GO_SHIM, ReleaseMissing, find_release, tool
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 NAME: Final = "containerd-shim-pyrunc-v2"
@@ -101,7 +101,7 @@ class Peer:
     def end_zygotes(self) -> None:
         """Have the next `start` be the first on a node."""
         if self.launcher:
-            launched.end_zygotes(self.launcher)
+            zygotes.end_zygotes(self.launcher)
 
     def settle(self) -> None:
         """Wait until a zygote has its spare; from then on it does nothing of its own accord.
@@ -115,7 +115,7 @@ class Peer:
 
     def helpers(self) -> list[int]:
         """Return the processes that all shims of this kind share: zygotes and spares."""
-        return launched.zygotes(self.launcher) if self.launcher else []
+        return zygotes.zygotes(self.launcher) if self.launcher else []
 
 
 def install_ours(prefix: Path, python: str = "") -> Peer:

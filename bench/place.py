@@ -22,8 +22,8 @@ from shimv2.shimctl import spec
 from shimv2.shimctl.launch import Binary
 from shimv2.shimctl.reply import Generation
 from shimv2.shimctl.rootfs import make_rootfs
-from tests.support.host import RUNTIMES
-from tests.support.leaks import HostLeaks
+from shimv2.shimctl.testbed.leaks import HostLeaks
+from shimv2.shimctl.testbed.runtimes import RUNTIMES
 
 _STOPS: Final = (signal.SIGTERM, signal.SIGHUP)
 _GRACE_S: Final = 10.0

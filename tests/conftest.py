@@ -11,10 +11,10 @@ from _pytest.terminal import TerminalReporter
 
 from shimv2.shimctl.image import make_image
 from shimv2.shimctl.rootfs import make_rootfs
+from shimv2.shimctl.testbed.leaks import OwnState, own_leaks
 from tests.support import results
 from tests.support.cgroups import unified
 from tests.support.host import Host, runs_as_root
-from tests.support.leaks import OwnState, own_leaks
 from tests.support.outcome import FAILED, allowed_skips
 
 STRICT: Final = os.environ.get("SHIM_TEST_STRICT") == "1"

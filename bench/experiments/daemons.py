@@ -16,8 +16,8 @@ from bench.measures import MS, OURS, Measure, Round
 from bench.peers import Peer
 from bench.place import Place
 from shimv2.shimctl.image import IMAGE, make_image
-from tests.support.containerd import Containerd
-from tests.support.until import until
+from shimv2.shimctl.testbed.containerd import Containerd
+from shimv2.shimctl.testbed.until import until
 
 _PAIRS_A_ROUND: Final = 5
 _CLEAR_LIMIT_S: Final = 30.0

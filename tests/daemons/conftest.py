@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from shimv2.shimctl.image import IMAGE, make_image
+from shimv2.shimctl.testbed.containerd import Containerd
+from shimv2.shimctl.testbed.releases import GO_SHIM, ReleaseMissing, find_release
 from tests.daemons.cri import (
     BROKEN,
     HANDLER,
@@ -27,9 +29,7 @@ from tests.daemons.prompt import Prompt
 from tests.daemons.redis import Redis, make_redis
 from tests.daemons.runtimes import describe, find_runtime
 from tests.daemons.table import Recorder
-from tests.support.containerd import Containerd
 from tests.support.host import OTHER_SHIM, ROOT, RUNTIME, Host
-from tests.support.releases import GO_SHIM, ReleaseMissing, find_release
 
 _RECORDER = pytest.StashKey[Recorder]()
 _FETCHING_LIMIT_S = 600

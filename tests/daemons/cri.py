@@ -7,11 +7,11 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+from shimv2.shimctl.testbed.containerd import UNNEEDED, Containerd
+from shimv2.shimctl.testbed.programs import ended
+from shimv2.shimctl.testbed.releases import CACHE, Release, tool
+from shimv2.shimctl.testbed.until import until
 from tests.daemons.page import box
-from tests.support.containerd import UNNEEDED, Containerd
-from tests.support.programs import ended
-from tests.support.releases import CACHE, Release, tool
-from tests.support.until import until
 
 NAMESPACE: Final = "k8s.io"  # the CRI plugin's
 PAUSE: Final = "localhost/pyrunc/pause:latest"

@@ -18,6 +18,7 @@ from typing import Final
 
 from shimv2.shimctl.image import make_image
 from shimv2.shimctl.rootfs import make_rootfs
+from shimv2.shimctl.testbed.releases import Release, find_release
 from tests.daemons import critest_page
 from tests.daemons.cri import (
     PAUSE,
@@ -32,7 +33,6 @@ from tests.daemons.critest_page import Outcomes
 from tests.daemons.page import box
 from tests.daemons.registry import READY
 from tests.support.host import ROOT, Host
-from tests.support.releases import Release, find_release
 
 RELEASES: Final = ("1.7", "2.1")
 _GO: Final = "go"  # the handlers of containerd's own shim and of this one

@@ -11,9 +11,9 @@ from typing import Final
 
 import pytest
 
+from shimv2.shimctl.testbed.releases import CACHE, ReleaseMissing, tool
 from tests.daemons.pairs import pairs
 from tests.support.host import OTHER_SHIM, RUNTIME
-from tests.support.releases import CACHE, ReleaseMissing, tool
 
 PAIRS: Final = (*pairs("dockerd 20.10", quick=("runc",)), *pairs("dockerd 28"))
 every_pair: Final = pytest.mark.parametrize("pair", PAIRS, indirect=True)
@@ -31,7 +31,7 @@ _PROGRAMS: Final = ("usr/sbin/dockerd", "usr/bin/docker", "usr/bin/docker-init")
 class Engine:
     release: str
     path: str  # the folders of dockerd, docker and what comes with them
-    containerd: str  # its release, as tests.support.releases names them
+    containerd: str  # its release, as shimv2.shimctl.testbed.releases names them
 
 
 @functools.cache

@@ -7,10 +7,10 @@ import subprocess
 from collections.abc import Mapping
 from typing import Final
 
+from shimv2.shimctl.testbed.containerd import Containerd
+from shimv2.shimctl.testbed.releases import CACHE, tool
+from shimv2.shimctl.testbed.until import until
 from tests.daemons.prompt import Prompt
-from tests.support.containerd import Containerd
-from tests.support.releases import CACHE, tool
-from tests.support.until import until
 
 _FOLDER: Final = os.path.join(CACHE, "nerdctl-1.7.7")
 

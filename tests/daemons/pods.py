@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from shimv2.shimctl.image import IMAGE
+from shimv2.shimctl.testbed.until import until
 from tests.daemons.cri import CriContainerd
 from tests.support.cgroups import folder_of, unified
-from tests.support.until import until
 
 _RUNTIME_STATE: Final = "/run/containerd/runc/k8s.io"
 # Of namespace_options: whose namespace a container gets.

@@ -5,7 +5,7 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from tests.support.programs import ended
+from shimv2.shimctl.testbed.programs import ended
 from tests.support.terminal import Terminal
 
 _LIMIT_S: Final = 60.0

@@ -11,9 +11,9 @@ from typing import Final
 
 from shimv2.shimctl.image import make_image
 from shimv2.shimctl.rootfs import make_rootfs
+from shimv2.shimctl.testbed.releases import CACHE, tool
+from shimv2.shimctl.testbed.until import until
 from tests.daemons.prompt import Prompt
-from tests.support.releases import CACHE, tool
-from tests.support.until import until
 
 IMAGE: Final = "docker.io/library/redis:7"
 _PROGRAMS: Final = ("/usr/bin/redis-server", "/usr/bin/redis-cli")

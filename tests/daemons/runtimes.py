@@ -7,8 +7,8 @@ import shutil
 import subprocess
 from typing import Final
 
-from tests.support.host import around_hybrid
-from tests.support.releases import CACHE, ReleaseMissing, tool
+from shimv2.shimctl.testbed.releases import CACHE, ReleaseMissing, tool
+from shimv2.shimctl.testbed.runtimes import around_hybrid
 
 # The name of a runtime, and where its program lies in the package of that name; "" = installed.
 _PROGRAMS: Final = {

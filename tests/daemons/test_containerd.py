@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from shimv2.shimctl.image import IMAGE
+from shimv2.shimctl.testbed.containerd import Containerd, parse_events
+from shimv2.shimctl.testbed.until import until
 from tests.daemons.pairs import every_containerd, unfit_pairs
-from tests.support.containerd import Containerd, parse_events
 from tests.support.host import Host
-from tests.support.until import until
 from tests.support.writers import Writers
 
 UNFIT = unfit_pairs("containerd 1.6", "containerd 1.7", "containerd 2.1")

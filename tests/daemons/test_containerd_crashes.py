@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from shimv2.shimctl.image import IMAGE
+from shimv2.shimctl.testbed.containerd import Containerd
+from shimv2.shimctl.testbed.leaks import alive
+from shimv2.shimctl.testbed.until import until
 from tests.daemons.pairs import every_containerd
-from tests.support.containerd import Containerd
-from tests.support.leaks import alive
-from tests.support.until import until
 
 pytestmark = [pytest.mark.root, every_containerd]
 LIMIT = 32 << 20

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import pytest
 
 from shimv2.shimctl.image import IMAGE
+from shimv2.shimctl.testbed.containerd import Containerd
 from tests.daemons.pairs import every_containerd
-from tests.support.containerd import Containerd
 from tests.support.terminal import PROMPT, Terminal, interrupt, resized
 
 pytestmark = [pytest.mark.root, every_containerd]

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from shimv2.shimctl.image import IMAGE
+from shimv2.shimctl.testbed.containerd import Containerd, parse_events
+from shimv2.shimctl.testbed.releases import find_release
+from shimv2.shimctl.testbed.until import until
 from tests.daemons.pairs import pairs
-from tests.support.containerd import Containerd, parse_events
-from tests.support.releases import find_release
-from tests.support.until import until
 from tests.support.writers import NAMES, Writers
 
 pytestmark = [pytest.mark.root, pytest.mark.matrix]

@@ -5,11 +5,11 @@ import signal
 
 import pytest
 
+from shimv2.shimctl.testbed.leaks import alive
+from shimv2.shimctl.testbed.until import until
 from tests.daemons.cri import SUBNET
 from tests.daemons.pairs import pairs
 from tests.daemons.pods import NODE, POD, Pods
-from tests.support.leaks import alive
-from tests.support.until import until
 
 PAIRS = [*pairs("CRI 1.6"), *pairs("CRI 1.7"), *pairs("CRI 2.1")]
 pytestmark = [pytest.mark.root, pytest.mark.parametrize("pair", PAIRS, indirect=True)]

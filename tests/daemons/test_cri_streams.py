@@ -5,10 +5,10 @@ import subprocess
 
 import pytest
 
+from shimv2.shimctl.testbed.until import until
 from tests.daemons.pairs import pairs
 from tests.daemons.pods import Pods
 from tests.support.terminal import Terminal
-from tests.support.until import until
 
 PAIRS = [*pairs("CRI 1.6"), *pairs("CRI 1.7"), *pairs("CRI 2.1")]
 pytestmark = [pytest.mark.root, pytest.mark.parametrize("pair", PAIRS, indirect=True)]

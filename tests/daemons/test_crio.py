@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from shimv2.shimctl.streams import write_fifo
+from shimv2.shimctl.testbed.leaks import alive
+from shimv2.shimctl.testbed.until import eventually
 from tests.daemons.crio import Crio
 from tests.daemons.page import box
 from tests.daemons.pairs import Pair, pairs
@@ -17,8 +19,6 @@ from tests.support.aio import run
 from tests.support.cgroups import folder_of, unified
 from tests.support.harnessed import refused
 from tests.support.host import Host
-from tests.support.leaks import alive
-from tests.support.until import eventually
 
 pytestmark = [
     pytest.mark.root,

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 
+from shimv2.shimctl.testbed.containerd import Containerd
+from shimv2.shimctl.testbed.until import until
+from shimv2.shimctl.testbed.zygotes import end_zygotes
 from tests.daemons.page import box
 from tests.daemons.pairs import pairs
 from tests.daemons.prompt import Prompt
 from tests.daemons.redis import Redis
-from tests.support.containerd import Containerd
 from tests.support.host import NAME, ROOT, Host
-from tests.support.launched import end_zygotes
-from tests.support.until import until
 
 pytestmark = [pytest.mark.root, pytest.mark.matrix]
 README = "README.md"

@@ -13,13 +13,13 @@ from typing import Final
 import pytest
 
 from shimv2.shimctl.image import IMAGE
+from shimv2.shimctl.testbed.containerd import Containerd
+from shimv2.shimctl.testbed.leaks import alive
+from shimv2.shimctl.testbed.releases import GO_SHIM, RELEASES, find_release
+from shimv2.shimctl.testbed.until import until
 from tests.daemons.pairs import Pair, pairs
-from tests.support.containerd import Containerd
 from tests.support.history import BEFORE, NoHistory, install_older
 from tests.support.host import Host
-from tests.support.leaks import alive
-from tests.support.releases import GO_SHIM, RELEASES, find_release
-from tests.support.until import until
 
 pytestmark = [
     pytest.mark.root,

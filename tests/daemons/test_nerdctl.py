@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 
 from shimv2.shimctl.image import IMAGE
+from shimv2.shimctl.testbed.containerd import Containerd
+from shimv2.shimctl.testbed.until import until
 from tests.daemons.nerdctl import Nerdctl
 from tests.daemons.page import box
 from tests.daemons.pairs import pairs
 from tests.support.cgroups import folder_of, unified
-from tests.support.containerd import Containerd
 from tests.support.host import Host
 from tests.support.terminal import Terminal
-from tests.support.until import until
 
 pytestmark = pytest.mark.root
 DAEMONS = ("nerdctl 1.6", "nerdctl 1.7", "nerdctl 2.1")

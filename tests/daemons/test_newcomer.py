@@ -4,15 +4,15 @@ from pathlib import Path
 
 import pytest
 
+from shimv2.shimctl.testbed.containerd import Containerd
+from shimv2.shimctl.testbed.until import until
 from tests.daemons.cri import CriContainerd, cri_tools
 from tests.daemons.nerdctl import Nerdctl
 from tests.daemons.page import box
 from tests.daemons.pairs import pairs
 from tests.daemons.prompt import Prompt
 from tests.daemons.redis import IMAGE, Redis, try_redis
-from tests.support.containerd import Containerd
 from tests.support.host import RUNTIME, Host
-from tests.support.until import until
 
 pytestmark = pytest.mark.root
 README = "README.md"

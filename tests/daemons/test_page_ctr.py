@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 
+from shimv2.shimctl.testbed.containerd import Containerd
+from shimv2.shimctl.testbed.releases import GO_SHIM
+from shimv2.shimctl.testbed.until import until
 from tests.daemons.page import box
 from tests.daemons.pairs import pairs
 from tests.daemons.prompt import Prompt
-from tests.support.containerd import Containerd
 from tests.support.host import Host
-from tests.support.releases import GO_SHIM
-from tests.support.until import until
 
 pytestmark = pytest.mark.root
 OPTIONS = "/etc/containerd/crun.toml"

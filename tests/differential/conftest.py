@@ -7,12 +7,12 @@ import pytest
 from _pytest.terminal import TerminalReporter
 
 from shimv2.shimctl.rootfs import make_rootfs
+from shimv2.shimctl.testbed.releases import ReleaseMissing
 from tests.differential.peers import Peer, find_peers
 from tests.differential.report import Report
 from tests.differential.scenarios import scenarios
 from tests.differential.verdict import Rule, idle, load_rules, without_row
 from tests.support.host import ROOT, runs_as_root
-from tests.support.releases import ReleaseMissing
 
 _RULES: Final = pytest.StashKey[list[Rule]]()
 _REPORT: Final = pytest.StashKey[Report]()

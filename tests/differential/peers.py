@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from tests.support.releases import RELEASES, find_release
+from shimv2.shimctl.testbed.releases import RELEASES, find_release
 
 
 @dataclass(frozen=True, slots=True)

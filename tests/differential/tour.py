@@ -23,12 +23,12 @@ from shimv2.shimctl.harness import Harness
 from shimv2.shimctl.reply import pack
 from shimv2.shimctl.streams import Capture
 from shimv2.shimctl.task import PROCESS_URL
+from shimv2.shimctl.testbed.leaks import alive
+from shimv2.shimctl.testbed.until import eventually
 from shimv2.values.model import Stdio
 from tests.differential.frames import one_call
 from tests.differential.words import Words
 from tests.support.host import Host
-from tests.support.leaks import alive
-from tests.support.until import eventually
 from ttrpc import ConnectionClosed, RemoteProtocolError, StatusError
 
 _REQUESTS: Final = {

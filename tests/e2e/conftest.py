@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from shimv2.shimctl.harness import Setup
-from tests.support import containerd as daemon
-from tests.support.containerd import Containerd
+from shimv2.shimctl.testbed import containerd as daemon
+from shimv2.shimctl.testbed.containerd import Containerd
 from tests.support.criu import working_criu
 from tests.support.faults import Faults
 from tests.support.host import OTHER_SHIM, RUNTIME_UNDER_TEST, Host

@@ -16,12 +16,12 @@ from shimv2.shimctl import spec
 from shimv2.shimctl.bundle import mounts_below
 from shimv2.shimctl.container import Container
 from shimv2.shimctl.harness import Harness, Setup
+from shimv2.shimctl.testbed.leaks import alive
+from shimv2.shimctl.testbed.until import eventually
 from tests.support.cgroups import folder_of
 from tests.support.faults import Faults
 from tests.support.harnessed import add_exec, in_harness, refused, second_client
-from tests.support.leaks import alive
 from tests.support.ttrpc_peer import Peer
-from tests.support.until import eventually
 from ttrpc import ConnectionClosed
 
 pytestmark = pytest.mark.root

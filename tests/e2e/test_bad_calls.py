@@ -15,9 +15,9 @@ from shimv2.shimctl.container import Container
 from shimv2.shimctl.harness import Harness, Setup
 from shimv2.shimctl.reply import pack
 from shimv2.shimctl.task import PROCESS_URL
+from shimv2.shimctl.testbed.leaks import alive
 from tests.support.harnessed import add_exec, in_harness, refused
 from tests.support.host import OTHER_SHIM, words
-from tests.support.leaks import alive
 from tests.support.ttrpc_peer import Peer
 from ttrpc import codec, wire
 

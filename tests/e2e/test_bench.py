@@ -11,8 +11,8 @@ from typing import Final
 
 import pytest
 
+from shimv2.shimctl.testbed.leaks import HostLeaks
 from tests.support.host import Host
-from tests.support.leaks import HostLeaks
 
 pytestmark = [
     pytest.mark.root,

@@ -10,12 +10,12 @@ import pytest
 from protos import events_pb2
 from shimv2.shimctl import spec
 from shimv2.shimctl.harness import Harness, Setup
+from shimv2.shimctl.testbed.leaks import alive
+from shimv2.shimctl.testbed.until import eventually
 from shimv2.values.model import Stdio
 from tests.support.faults import Faults
 from tests.support.harnessed import add_exec, assert_alive_and_empty, in_harness, refused
 from tests.support.host import Host
-from tests.support.leaks import alive
-from tests.support.until import eventually
 
 pytestmark = pytest.mark.root
 

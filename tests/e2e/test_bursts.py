@@ -11,11 +11,11 @@ from shimv2.shimctl import spec
 from shimv2.shimctl.container import Container
 from shimv2.shimctl.harness import Harness, Setup
 from shimv2.shimctl.streams import Capture
+from shimv2.shimctl.testbed.until import eventually
 from shimv2.values.model import Stdio
 from tests.support.boot import fds, threads
 from tests.support.harnessed import in_harness
 from tests.support.host import OTHER_SHIM
-from tests.support.until import eventually
 
 pytestmark = pytest.mark.root
 

@@ -13,9 +13,9 @@ from protos import runc_pb2, task_v2_pb2
 from shimv2.shimctl import spec
 from shimv2.shimctl.container import Container
 from shimv2.shimctl.harness import Harness, Setup
+from shimv2.shimctl.testbed.until import eventually
 from tests.support.faults import Faults
 from tests.support.harnessed import add_exec, in_harness, refused, second_client
-from tests.support.until import eventually
 
 pytestmark = pytest.mark.root
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from shimv2.shimctl.image import IMAGE
-from tests.support.containerd import Containerd
+from shimv2.shimctl.testbed.containerd import Containerd
+from shimv2.shimctl.testbed.until import until
 from tests.support.host import RUNTIME, Host
-from tests.support.until import until
 
 pytestmark = [
     pytest.mark.root,

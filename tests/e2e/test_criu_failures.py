@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 from shimv2.shimctl.harness import Harness, Setup
+from shimv2.shimctl.testbed.until import eventually
 from tests.support.counting import COUNTER, EXIT, counted, end
 from tests.support.harnessed import in_harness, refused, second_client
 from tests.support.host import Host
-from tests.support.until import eventually
 
 pytestmark = [
     pytest.mark.root,

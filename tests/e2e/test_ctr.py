@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 
 from shimv2.shimctl.image import IMAGE
-from tests.support.containerd import Containerd, parse_events
-from tests.support.host import RUNTIME, Host, crun, words
-from tests.support.leaks import alive
-from tests.support.until import until
+from shimv2.shimctl.testbed.containerd import Containerd, parse_events
+from shimv2.shimctl.testbed.leaks import alive
+from shimv2.shimctl.testbed.runtimes import crun
+from shimv2.shimctl.testbed.until import until
+from tests.support.host import RUNTIME, Host, words
 
 pytestmark = pytest.mark.root
 

@@ -5,10 +5,10 @@ import os
 import pytest
 
 from shimv2.shimctl.image import IMAGE
-from tests.support.containerd import Containerd
+from shimv2.shimctl.testbed.containerd import Containerd
+from shimv2.shimctl.testbed.leaks import alive
+from shimv2.shimctl.testbed.until import until
 from tests.support.host import RUNTIME
-from tests.support.leaks import alive
-from tests.support.until import until
 
 pytestmark = pytest.mark.root
 

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 import pytest
 
 from shimv2.shimctl.image import IMAGE
-from tests.support.containerd import Containerd
-from tests.support.host import RUNTIME, Host, crun
+from shimv2.shimctl.testbed.containerd import Containerd
+from shimv2.shimctl.testbed.runtimes import crun
+from tests.support.host import RUNTIME, Host
 from tests.support.terminal import PROMPT, Terminal, interrupt, resized
 
 pytestmark = pytest.mark.root

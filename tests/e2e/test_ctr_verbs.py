@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from shimv2.shimctl.image import IMAGE
+from shimv2.shimctl.testbed.containerd import Containerd, parse_events
+from shimv2.shimctl.testbed.until import until
 from tests.support.cgroups import folder_of, unified
-from tests.support.containerd import Containerd, parse_events
 from tests.support.host import RUNTIME, Host
-from tests.support.until import until
 
 pytestmark = [pytest.mark.root, pytest.mark.vm]
 

@@ -10,12 +10,12 @@ import pytest
 from shimv2.shimctl import spec
 from shimv2.shimctl.bundle import mounts_below
 from shimv2.shimctl.harness import Harness, Setup
+from shimv2.shimctl.testbed.leaks import alive
+from shimv2.shimctl.testbed.until import eventually
 from shimv2.values.model import Stdio
 from tests.support.faults import Faults
 from tests.support.harnessed import add_exec, in_harness, refused, second_client
 from tests.support.host import words
-from tests.support.leaks import alive
-from tests.support.until import eventually
 
 pytestmark = [pytest.mark.root, pytest.mark.ours("Go shims leave things behind")]
 

@@ -8,11 +8,12 @@ import pytest
 from shimv2.shimctl import spec
 from shimv2.shimctl.harness import Harness, Setup
 from shimv2.shimctl.reply import runc_options
+from shimv2.shimctl.testbed.leaks import alive
+from shimv2.shimctl.testbed.runtimes import crun
+from shimv2.shimctl.testbed.until import eventually
 from tests.support.cgroups import folder_of
 from tests.support.harnessed import add_exec, in_harness
-from tests.support.host import Host, crun
-from tests.support.leaks import alive
-from tests.support.until import eventually
+from tests.support.host import Host
 from tests.support.writes import Writes
 
 pytestmark = [pytest.mark.root, pytest.mark.unified]

@@ -18,11 +18,12 @@ from shimv2.shimctl.container import Container
 from shimv2.shimctl.harness import Harness, Setup
 from shimv2.shimctl.reply import Generation
 from shimv2.shimctl.streams import Capture, write_fifo
+from shimv2.shimctl.testbed.leaks import alive
+from shimv2.shimctl.testbed.runtimes import crun
+from shimv2.shimctl.testbed.until import eventually
 from shimv2.values.model import Stdio
 from tests.support.harnessed import in_harness, refused
-from tests.support.host import OTHER_SHIM, Host, crun
-from tests.support.leaks import alive
-from tests.support.until import eventually
+from tests.support.host import OTHER_SHIM, Host
 from ttrpc import ConnectionClosed
 
 pytestmark = pytest.mark.root

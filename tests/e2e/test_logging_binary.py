@@ -14,9 +14,9 @@ import pytest
 from shimv2.shimctl import spec
 from shimv2.shimctl.container import Container
 from shimv2.shimctl.harness import Harness, Setup, captured
+from shimv2.shimctl.testbed.until import eventually
 from shimv2.values.model import Stdio
 from tests.support.harnessed import in_harness, refused
-from tests.support.until import eventually
 
 pytestmark = pytest.mark.root
 

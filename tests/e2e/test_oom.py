@@ -15,10 +15,11 @@ from shimv2.shimctl import spec
 from shimv2.shimctl.container import Container
 from shimv2.shimctl.harness import Harness, Setup
 from shimv2.shimctl.reply import runc_options
+from shimv2.shimctl.testbed.runtimes import crun
+from shimv2.shimctl.testbed.until import eventually
 from tests.support.cgroups import unified
 from tests.support.harnessed import in_harness
-from tests.support.host import Host, crun
-from tests.support.until import eventually
+from tests.support.host import Host
 
 pytestmark = [pytest.mark.root, pytest.mark.vm]
 

@@ -12,10 +12,10 @@ import pytest
 from shimv2.shimctl import spec
 from shimv2.shimctl.container import Container
 from shimv2.shimctl.harness import Harness, Setup
+from shimv2.shimctl.testbed.leaks import alive
+from shimv2.shimctl.testbed.until import eventually
 from tests.support.faults import Faults
 from tests.support.harnessed import add_exec, in_harness, refused, second_client
-from tests.support.leaks import alive
-from tests.support.until import eventually
 
 pytestmark = [pytest.mark.root, pytest.mark.ours("Go shims block or lose order")]
 

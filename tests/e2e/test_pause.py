@@ -12,11 +12,11 @@ from shimv2.shimctl import spec
 from shimv2.shimctl.container import Container
 from shimv2.shimctl.harness import Harness, Setup
 from shimv2.shimctl.task import TaskClient
+from shimv2.shimctl.testbed.until import eventually
 from tests.support.cgroups import folder_of, unified
 from tests.support.faults import Faults
 from tests.support.harnessed import end_paused, in_harness, refused
 from tests.support.host import words
-from tests.support.until import eventually
 
 pytestmark = [pytest.mark.root, pytest.mark.vm]
 

@@ -15,13 +15,14 @@ from shimv2.shimctl.container import Container
 from shimv2.shimctl.harness import Harness, Setup
 from shimv2.shimctl.streams import Capture
 from shimv2.shimctl.task import TaskClient
+from shimv2.shimctl.testbed.leaks import alive, children_of
+from shimv2.shimctl.testbed.runtimes import crun
+from shimv2.shimctl.testbed.until import eventually
 from shimv2.values.model import Stdio
 from tests.support.boot import fds, threads
 from tests.support.faults import Faults
 from tests.support.harnessed import add_exec, in_harness, refused, second_client
-from tests.support.host import Host, crun
-from tests.support.leaks import alive, children_of
-from tests.support.until import eventually
+from tests.support.host import Host
 
 pytestmark = pytest.mark.root
 

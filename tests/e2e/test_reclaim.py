@@ -11,12 +11,13 @@ from shimv2.shimctl import spec
 from shimv2.shimctl.container import Container
 from shimv2.shimctl.harness import Harness, Setup
 from shimv2.shimctl.streams import Capture
+from shimv2.shimctl.testbed import zygotes
+from shimv2.shimctl.testbed.until import until
 from shimv2.values.model import Stdio
 from tests.support import launched
 from tests.support.children import status_of
 from tests.support.harnessed import in_harness
 from tests.support.host import NAME, Host, linux_version
-from tests.support.until import until
 
 pytestmark = [pytest.mark.root, pytest.mark.ours("shares memory among shims")]
 
@@ -31,7 +32,7 @@ def restless(setup: Setup, host: Host) -> Iterator[Setup]:
     folder.mkdir()
     program = launched.install(folder / NAME, reclaims=True)
     yield replace(setup, shim=str(program))
-    launched.end_zygotes(program)
+    zygotes.end_zygotes(program)
 
 
 async def verbs(container: Container) -> None:
@@ -79,7 +80,7 @@ def lives(setup: Setup, containers: int, execs: int) -> None:
                     await verbs(container)
             assert (await container.kill_and_wait()).status == 137
             await container.remove()
-            launched.zygote(Path(setup.shim))  # from now on there is one
+            zygotes.zygote(Path(setup.shim))  # from now on there is one
 
     in_harness(setup, scenario, limit_s=60 + containers * (5 + execs))
 
@@ -96,9 +97,9 @@ def test_spares_copy_in_advance_what_the_first_shim_had_copied(restless: Setup) 
 
     async def scenario(harness: Harness) -> None:
         containers = [await harness.run("c0", *SLEEP)]  # cold: it leaves the zygote
-        before = _own_kib(launched.spare(program))
+        before = _own_kib(zygotes.spare(program))
         containers += [await harness.run(f"c{number}", *SLEEP) for number in (1, 2)]
-        until(lambda: _own_kib(launched.spare(program)) > before + 512, "a spare with copies")
+        until(lambda: _own_kib(zygotes.spare(program)) > before + 512, "a spare with copies")
         for container in containers:
             await container.kill_and_wait()
             await container.remove()

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.support.containerd import Containerd
+from shimv2.shimctl.testbed.containerd import Containerd
 from tests.support.host import RUNTIME, Host
 from tests.support.writers import Writers
 

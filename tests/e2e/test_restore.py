@@ -15,11 +15,11 @@ from shimv2.shimctl import spec
 from shimv2.shimctl.container import Container
 from shimv2.shimctl.harness import Harness, Setup, captured
 from shimv2.shimctl.streams import Capture
+from shimv2.shimctl.testbed.leaks import alive
 from shimv2.values.model import Stdio
 from tests.support.faults import Faults
 from tests.support.harnessed import add_exec, in_harness, refused, second_client
 from tests.support.host import words
-from tests.support.leaks import alive
 
 pytestmark = pytest.mark.root
 

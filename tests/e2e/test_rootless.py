@@ -15,8 +15,9 @@ import pytest
 from shimv2.shimctl.bundle import Bundle, mounts_below
 from shimv2.shimctl.harness import Harness, Setup
 from shimv2.shimctl.reply import Generation
+from shimv2.shimctl.testbed.containerd import Containerd
+from shimv2.shimctl.testbed.leaks import alive
 from shimv2.values.model import Mount
-from tests.support.containerd import Containerd
 from tests.support.harnessed import (
     add_exec,
     assert_alive_and_empty,
@@ -26,7 +27,6 @@ from tests.support.harnessed import (
     refused,
 )
 from tests.support.host import RUNTIME, Host
-from tests.support.leaks import alive
 from tests.support.rootless import User, available
 from ttrpc import StatusError
 

@@ -8,12 +8,12 @@ from protos import task_v2_pb2
 from shimv2.shimctl import spec
 from shimv2.shimctl.harness import Harness, Setup
 from shimv2.shimctl.streams import Capture, write_fifo
+from shimv2.shimctl.testbed.leaks import alive
+from shimv2.shimctl.testbed.until import eventually
 from shimv2.values.model import Exit, Stdio
 from tests.support.faults import Faults
 from tests.support.harnessed import add_exec, in_harness, refused
 from tests.support.host import OTHER_SHIM
-from tests.support.leaks import alive
-from tests.support.until import eventually
 from ttrpc import StatusError
 
 pytestmark = pytest.mark.root

@@ -8,8 +8,8 @@ from collections.abc import Callable
 
 import pytest
 
+from shimv2.shimctl.testbed.until import until
 from tests.support.host import Host
-from tests.support.until import until
 
 pytestmark = pytest.mark.root
 

@@ -11,11 +11,11 @@ from shimv2.shimctl.container import Container
 from shimv2.shimctl.harness import Harness, Setup
 from shimv2.shimctl.reply import runc_options
 from shimv2.shimctl.streams import Capture
+from shimv2.shimctl.testbed.until import eventually
 from shimv2.values.model import Stdio
 from tests.support.boot import fds
 from tests.support.harnessed import in_harness
 from tests.support.host import RUNTIME_UNDER_TEST
-from tests.support.until import eventually
 
 pytestmark = pytest.mark.root
 

@@ -12,10 +12,10 @@ from shimv2.shimctl import spec
 from shimv2.shimctl.container import Container
 from shimv2.shimctl.harness import Harness, Setup
 from shimv2.shimctl.streams import Capture, write_fifo
+from shimv2.shimctl.testbed.until import eventually
 from shimv2.values.model import Stdio
 from tests.support.harnessed import in_harness, refused
 from tests.support.host import Host, words
-from tests.support.until import eventually
 
 pytestmark = pytest.mark.root
 

@@ -16,7 +16,7 @@ from typing import Any, Final, Self
 
 from protos.bootstrap_pb2 import BootstrapParams, BootstrapResult
 from protos.task_v2_pb2 import ConnectRequest, ConnectResponse
-from tests.support.until import until
+from shimv2.shimctl.testbed.until import until
 from ttrpc import BlockingClient, ConnectionClosed
 
 NAME: Final = "containerd-shim-pyrunc-v2"

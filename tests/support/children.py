@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from shimv2.kernel.spawn import spawn
-from tests.support.until import until
+from shimv2.shimctl.testbed.until import until
 
 
 @contextlib.contextmanager

@@ -5,7 +5,7 @@ from shimv2.shimctl import spec
 from shimv2.shimctl.container import Container
 from shimv2.shimctl.harness import Harness
 from shimv2.shimctl.streams import Capture
-from tests.support.until import eventually
+from shimv2.shimctl.testbed.until import eventually
 
 COUNT = "i=0; while :; do i=$((i+1)); echo $i; sleep 0.05; done"
 COUNTER = spec.Wanted(["sh", "-c", COUNT])

@@ -10,9 +10,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
 
-from tests.support.containerd import Containerd
-from tests.support.programs import Daemon, ended
-from tests.support.until import until
+from shimv2.shimctl.testbed.containerd import Containerd
+from shimv2.shimctl.testbed.programs import Daemon, ended
+from shimv2.shimctl.testbed.until import until
 
 IMAGE: Final = "busybox"
 _READY_LIMIT_S: Final = 60.0

@@ -10,8 +10,9 @@ from typing import Final
 
 from shimv2.shimctl.harness import Setup
 from shimv2.shimctl.reply import Generation
+from shimv2.shimctl.testbed.leaks import HostLeaks
+from shimv2.shimctl.testbed.runtimes import RUNTIMES
 from tests.support import launched
-from tests.support.leaks import HostLeaks
 
 NAME: Final = "containerd-shim-pyrunc-v2"
 RUNTIME: Final = "io.containerd.pyrunc.v2"
@@ -22,7 +23,6 @@ COLD: Final = os.environ.get("SHIM_TEST_COLD") == "1"
 # The runtime that containers of the end-to-end tests get where they ask for none by name.
 RUNTIME_UNDER_TEST: Final = os.environ.get("SHIM_TEST_RUNTIME", "runc")
 ROOT: Final = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-_UNIFIED: Final = "/sys/fs/cgroup/unified"
 _SCRIPT: Final = """#!{python} -I
 import sys
 
@@ -110,40 +110,6 @@ def write_shim(path: str, *, root: str, python: str) -> None:
     with open(path, "w", encoding="utf-8") as file:
         file.write(_SCRIPT.format(python=python, root=root))
     os.chmod(path, 0o755)
-
-
-def crun(folder: str) -> str:
-    """Return the installed crun, as it works here; a script for it may lie in `folder`."""
-    program = shutil.which("crun")
-    assert program, "crun is not installed"
-    return around_hybrid(program, folder)
-
-
-def around_hybrid(program: str, folder: str) -> str:
-    """Return a crun that works here: it refuses a cgroup v2 with controllers beside v1.
-
-    Then it gets a mount namespace of its own without that mount; new mounts of the host still
-    reach it, and the container has a namespace of its own anyway.
-    """
-    try:
-        with open(f"{_UNIFIED}/cgroup.controllers", encoding="ascii") as file:
-            hybrid = bool(file.read().split())
-    except FileNotFoundError:
-        hybrid = False
-    if not hybrid:
-        return program
-    path = os.path.join(folder, "crun")
-    with open(path, "w", encoding="utf-8") as script:
-        script.write(
-            "#!/bin/sh\nexec unshare --mount --propagation slave sh -c "
-            f'\'umount {_UNIFIED} && exec {program} "$@"\' crun "$@"\n'
-        )
-    os.chmod(path, 0o755)
-    return path
-
-
-RUNTIMES: Final = {"crun": crun}
-"""What else than runc the suite runs with, and what makes it work here."""
 
 
 def words(*, runc: str, crun: str) -> str:

@@ -10,10 +10,10 @@ from shimv2.kernel import linux
 from shimv2.kernel.reaper import Reaper
 from shimv2.mounts import rootfs as rootfs_mounts
 from shimv2.mounts.umount import mount_points_below, unmount_fully
+from shimv2.shimctl.testbed.leaks import children_of
+from shimv2.shimctl.testbed.until import eventually
 from shimv2.values.model import Mount
 from tests.support.aio import run
-from tests.support.leaks import children_of
-from tests.support.until import eventually
 
 
 async def mount_all(batch: Sequence[Mount], target: str) -> None:

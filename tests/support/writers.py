@@ -11,8 +11,8 @@ from types import TracebackType
 from typing import Final, Self
 
 from shimv2.shimctl.image import IMAGE
-from tests.support.containerd import Containerd
-from tests.support.until import until
+from shimv2.shimctl.testbed.containerd import Containerd
+from shimv2.shimctl.testbed.until import until
 
 LINES_PER_S: Final = 100
 # Ten lines each tenth of a second, once /go/go is there; /go/stop-NAME ends it with NAME's status.

@@ -5,8 +5,8 @@ import asyncio
 import pytest
 
 from shimv2.aio.background import Background, Verbs
+from shimv2.shimctl.testbed.until import eventually
 from tests.support.aio import run
-from tests.support.until import eventually
 
 
 async def _leave(call: "asyncio.Task[object]") -> None:

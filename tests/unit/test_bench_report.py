@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from bench import page, plots, report
-from bench.measures import BARS, GO_1_6, GO_2_1, GUARD, OURS, Bar, Measure
+from bench.measures import BARS, GO_1_6, GO_2_1, GUARD, OURS, UNSHARED, Bar, Measure
 from bench.results import Results
 
 START = Measure("start", "`start`", "ms")
@@ -60,6 +60,32 @@ def test_rows_compare_ours_with_each_peer_that_has_the_figure(results: Results) 
         ("wakeups", "", 0.0, True),
         ("pss_used_20", "Go 2.1.9", 0.4, None),
     ]
+
+
+def test_variant_of_ours_has_rows_and_bars_of_its_own(results: Results) -> None:
+    """It is compared with the peers, and is none itself."""
+    results.peers = {**results.peers, UNSHARED: "shares no memory"}
+    results.bars = [*results.bars, Bar("pss_used_20", GO_2_1, 1.0, ours=UNSHARED)]
+    results.samples["pss_used_20"][UNSHARED] = [6000.0] * 3
+
+    rows = [row for row in results.rows() if row.measure is MEMORY]
+
+    assert [(row.variant, row.peer, row.ratio.value, row.is_met) for row in rows] == [
+        ("", "Go 2.1.9", 0.4, None),
+        ("shares no memory", "Go 2.1.9", 1.2, False),
+    ]
+    assert "PSS, 20 shims, shares no memory" in report.table(rows)
+    assert report.summary(rows) == (
+        "0 of 1 bars are met; missed: pss_used_20, shares no memory, against Go 2.1.9"
+    )
+
+
+def test_goal_is_told_beside_the_bar() -> None:
+    """What is wanted is not what is judged."""
+    bar = Bar("exec", GO_2_1, 1.0, goal=0.95)
+
+    assert str(bar) == "≤ 1 (0.95)"
+    assert bar.is_met(0.9, 0.99)
 
 
 def test_table_says_what_is_met_and_what_is_missed(results: Results) -> None:
@@ -143,6 +169,6 @@ def test_plots_are_well_formed_and_show_each_judged_ratio(results: Results) -> N
 @pytest.mark.parametrize("bars", [BARS, GUARD])
 def test_no_figure_has_two_bars_against_the_same_shim(bars: tuple[Bar, ...]) -> None:
     """Two bounds on one thing would contradict each other sooner or later."""
-    keys = [(bar.measure, bar.peer) for bar in bars]
+    keys = [(bar.measure, bar.ours, bar.peer) for bar in bars]
 
     assert len(keys) == len(set(keys))

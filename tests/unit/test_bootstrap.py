@@ -17,10 +17,10 @@ from shimv2.actions import daemonize, running_shim
 from shimv2.actions.running_shim import serves
 from shimv2.actions.start import read_request
 from shimv2.kernel import title
+from shimv2.shimctl.testbed.until import until
 from shimv2.values.errors import Refused
 from shimv2.values.model import Identity, RuncOptions
 from tests.support.cgroups import no_cgroup, unified
-from tests.support.until import until
 
 ME = Identity("io.containerd.pyrunc.v2", "ns", "c1", "/flag.sock", "/env.ttrpc", debug=False)
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from shimv2.shimctl.streams import Capture, Relay, feed, write_fifo
+from shimv2.shimctl.testbed.until import until
 from tests.support.aio import run
-from tests.support.until import until
 
 RELAY = """
 import asyncio, sys

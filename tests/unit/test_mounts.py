@@ -13,6 +13,7 @@ import pytest
 
 from shimv2.kernel.spawn import spawn
 from shimv2.mounts.umount import mount_points_below
+from shimv2.shimctl.testbed.until import until
 from shimv2.values.errors import Refused
 from shimv2.values.model import Mount
 from tests.support.aio import LOOPS, LoopName, run
@@ -26,7 +27,6 @@ from tests.support.mounts import (
     unmount_all,
     unmount_recursive,
 )
-from tests.support.until import until
 
 pytestmark = pytest.mark.root
 

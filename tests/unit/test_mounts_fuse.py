@@ -14,10 +14,10 @@ from shimv2.kernel.reaper import Reaper
 from shimv2.mounts import fuse
 from shimv2.mounts import rootfs as rootfs_mounts
 from shimv2.mounts.umount import mount_points_below, mounts_on, unmount_fully
+from shimv2.shimctl.testbed.leaks import children_of
 from shimv2.values.errors import Refused
 from shimv2.values.model import Mount
 from tests.support.aio import run
-from tests.support.leaks import children_of
 from tests.support.mounts import a_rootfs, flags_of, layers, overlay, reaping
 from tests.support.users import USER, as_user
 

@@ -12,8 +12,8 @@ import pytest
 
 from shimv2.cgroups.oom import FileEvents, OomWatch
 from shimv2.cgroups.tree import Cgroup
+from shimv2.shimctl.testbed.until import eventually
 from tests.support.aio import run
-from tests.support.until import eventually
 
 UNIFIED: Final = next(
     (

@@ -13,10 +13,10 @@ import pytest
 from shimv2.kernel import linux, reaper
 from shimv2.kernel.reaper import Reaper
 from shimv2.kernel.spawn import spawn
+from shimv2.shimctl.testbed.until import until
 from shimv2.values.model import Exit
 from tests.support.aio import LOOPS, LoopName, run
 from tests.support.children import status_of
-from tests.support.until import until
 
 both_loops = pytest.mark.parametrize("loop", LOOPS)
 

@@ -10,6 +10,7 @@ import pytest
 
 from shimv2.kernel import linux
 from shimv2.runtime.runc import Runc
+from shimv2.shimctl.testbed.until import eventually, until
 from shimv2.values.errors import RuntimeFailed
 from tests.support.aio import LOOPS, LoopName
 from tests.support.fake_runtime import (
@@ -22,7 +23,6 @@ from tests.support.fake_runtime import (
     is_alive,
     restore,
 )
-from tests.support.until import eventually, until
 
 HANG = "trap '' TERM INT HUP; echo $$ >$HERE/pid.new; mv $HERE/pid.new $HERE/pid; "
 

@@ -18,10 +18,11 @@ from shimv2.runtime.once import delete_force_now
 from shimv2.runtime.runc import Runc
 from shimv2.shimctl.rootfs import make_rootfs
 from shimv2.shimctl.spec import Wanted, config, process
+from shimv2.shimctl.testbed.runtimes import crun
 from shimv2.values import paths
 from shimv2.values.errors import NotFound, RuntimeFailed
 from tests.support.aio import run
-from tests.support.host import crun, runs_as_root
+from tests.support.host import runs_as_root
 
 pytestmark = pytest.mark.root
 LIMIT_S = 30.0

@@ -10,8 +10,8 @@ import pytest
 from shimv2.kernel import linux
 from shimv2.kernel.spawn import spawn
 from shimv2.runtime.tree import kill_leaves, kill_tree
+from shimv2.shimctl.testbed.until import until
 from tests.support.fake_runtime import is_alive
-from tests.support.until import until
 
 DEPTH = 5
 NEST = """#!/bin/sh

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from shimv2.shimctl.testbed.leaks import OwnState, alive, ancestors, children_of, command, own_leaks
+from shimv2.shimctl.testbed.until import until
 from tests.support.host import Host
-from tests.support.leaks import OwnState, alive, ancestors, children_of, command, own_leaks
-from tests.support.until import until
 
 
 def test_open_fd_is_counted_until_it_is_closed() -> None:

@@ -13,10 +13,10 @@ from protos import events_pb2
 from protos.ttrpc_events_pb2 import ForwardRequest
 from shimv2.api import publisher as module
 from shimv2.api.publisher import Publisher
+from shimv2.shimctl.testbed.until import eventually
 from shimv2.values.errors import ResourceExhausted
 from shimv2.values.model import Deleted, Exit, Exited, Oom, Paused, Resumed, Started
 from tests.support.aio import run
-from tests.support.until import eventually
 from ttrpc import Call, Code, Registry, Server, StatusError
 
 

@@ -12,6 +12,7 @@ from google.protobuf.any_pb2 import Any as Packed
 
 from protos.bootstrap_pb2 import BootstrapResult
 from protos.runc_pb2 import Options
+from shimv2.shimctl.testbed.until import until
 from shimv2.values.paths import socket_path
 from tests.support.boot import (
     SOCKETS,
@@ -22,7 +23,6 @@ from tests.support.boot import (
     install,
     path_of,
 )
-from tests.support.until import until
 
 
 @pytest.fixture

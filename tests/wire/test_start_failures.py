@@ -15,9 +15,9 @@ from google.protobuf.any_pb2 import Any as Packed
 from protos.runc_pb2 import Options
 from protos.runtimeoptions_pb2 import Options as GenericOptions
 from shimv2.cgroups import tree
+from shimv2.shimctl.testbed.until import until
 from tests.support.boot import RUNTIME, Boot, answers, path_of
 from tests.support.cgroups import no_cgroup, unified
-from tests.support.until import until
 
 
 @pytest.fixture

@@ -15,9 +15,9 @@ from google.protobuf.empty_pb2 import Empty
 
 from protos.bootstrap_pb2 import BootstrapResult
 from protos.task_v2_pb2 import ShutdownRequest
+from shimv2.shimctl.testbed.until import until
 from shimv2.values.paths import socket_path
 from tests.support.boot import Boot, answers, path_of, shim_pid
-from tests.support.until import until
 from ttrpc import BlockingClient, ConnectionClosed
 
 GROUP = "io.containerd.runc.v2.group"

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from shimv2.shimctl.testbed.until import until
 from tests.support.boot import (
     Boot,
     answers,
@@ -18,7 +19,6 @@ from tests.support.boot import (
     listening,
     path_of,
 )
-from tests.support.until import until
 
 
 @pytest.fixture

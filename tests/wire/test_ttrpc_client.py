@@ -9,9 +9,9 @@ from collections.abc import AsyncIterator
 import pytest
 from google.protobuf.wrappers_pb2 import StringValue
 
+from shimv2.shimctl.testbed.until import eventually
 from tests.support.aio import LoopName, run
 from tests.support.ttrpc_peer import LIMIT_S, SERVICE, Peer, Things, connected, echo, serving
-from tests.support.until import eventually
 from ttrpc import (
     Client,
     Code,

@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 from google.protobuf.wrappers_pb2 import StringValue
 
+from shimv2.shimctl.testbed.until import eventually
 from tests.support.aio import LoopName, run
 from tests.support.ttrpc_peer import SERVICE, Peer, Things, connected, echo, serving
-from tests.support.until import eventually
 from ttrpc import Call, ConnectionClosed, Registry
 
 EXPIRED = (4, "context deadline exceeded")

@@ -6,9 +6,9 @@ import sys
 
 import pytest
 
+from shimv2.shimctl.testbed.until import eventually
 from tests.support.aio import LoopName, run
 from tests.support.ttrpc_peer import Peer, Things, connected, echo, request_frame, serving
-from tests.support.until import eventually
 from ttrpc import PeerCredentials
 
 STRANGER = """

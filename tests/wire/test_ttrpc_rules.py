@@ -6,9 +6,9 @@ import socket
 import pytest
 from google.protobuf.wrappers_pb2 import StringValue
 
+from shimv2.shimctl.testbed.until import eventually
 from tests.support.aio import LoopName, run
 from tests.support.ttrpc_peer import SERVICE, Peer, Things, request_frame, serving
-from tests.support.until import eventually
 from ttrpc import StatusError, codec, wire
 
 ODD = "StreamID must be odd for client initiated streams"

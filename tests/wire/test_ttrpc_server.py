@@ -12,6 +12,7 @@ from google.protobuf.wrappers_pb2 import StringValue
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from shimv2.shimctl.testbed.until import eventually
 from tests.support.aio import LoopName, run
 from tests.support.ttrpc_peer import (
     SERVICE,
@@ -22,7 +23,6 @@ from tests.support.ttrpc_peer import (
     request_frame,
     serving,
 )
-from tests.support.until import eventually
 from ttrpc import ConnectionClosed, Server, transport, wire
 
 BIG = 100_000  # characters of an answer

@@ -3,9 +3,9 @@
 import pytest
 from google.protobuf.wrappers_pb2 import StringValue
 
+from shimv2.shimctl.testbed.until import eventually
 from tests.support.aio import LoopName, run
 from tests.support.ttrpc_peer import Peer, Things, serving
-from tests.support.until import eventually
 from ttrpc import (
     wire,
 )

@@ -6,9 +6,9 @@ import pytest
 from google.protobuf.wrappers_pb2 import StringValue
 
 from protos.ttrpc_events_pb2 import ForwardRequest
+from shimv2.shimctl.testbed.until import eventually
 from tests.support.aio import LoopName, run
 from tests.support.ttrpc_peer import SERVICE, Things, connected, echo, serving
-from tests.support.until import eventually
 from ttrpc import (
     Client,
     ClientStream,

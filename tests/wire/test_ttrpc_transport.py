@@ -7,8 +7,8 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from shimv2.shimctl.testbed.until import eventually
 from tests.support.aio import LoopName, run
-from tests.support.until import eventually
 from ttrpc import ConnectionClosed
 from ttrpc.transport import EVENTS_PER_STEP, Transport
 

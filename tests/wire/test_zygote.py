@@ -16,13 +16,14 @@ import pytest
 
 from protos.task_v2_pb2 import DeleteResponse
 from shimv2.kernel import linux
+from shimv2.shimctl.testbed import zygotes
+from shimv2.shimctl.testbed.leaks import alive
+from shimv2.shimctl.testbed.until import until
 from shimv2.values.paths import SOCKET_DIR
 from tests.support import cgroups, launched
 from tests.support.boot import NAME, RUNTIME, Boot, answers, arguments, fds, path_of
 from tests.support.children import status_of
-from tests.support.leaks import alive
 from tests.support.portrait import portrait
-from tests.support.until import until
 
 _SYS_RT_SIGACTION = 13 if platform.machine() == "x86_64" else 134
 # What a cold start costs here, many times over: a zygote in the way may cost no more.
@@ -37,7 +38,7 @@ def boot() -> Iterator[Boot]:
         try:
             yield made
         finally:
-            launched.end_zygotes(made.shim)
+            zygotes.end_zygotes(made.shim)
 
 
 @pytest.fixture
@@ -55,7 +56,7 @@ def warmed(boot: Boot, **options: Any) -> int:
     """Leave a zygote, by a first start; its pid."""
     boot.bundle("first")
     path_of(boot.start("first", **options))
-    return launched.zygote(boot.shim)
+    return zygotes.zygote(boot.shim)
 
 
 def started(boot: Boot, id_: str, **options: Any) -> int:
@@ -74,19 +75,19 @@ def started(boot: Boot, id_: str, **options: Any) -> int:
 def test_start_after_the_first_is_forked_ahead_of_need(boot: Boot) -> None:
     """design 2: the process that waited is the shim; another one waits in its place."""
     warmed(boot)
-    waiting = launched.spare(boot.shim)
+    waiting = zygotes.spare(boot.shim)
 
     pid = started(boot, "second")
 
     assert pid == waiting
-    assert launched.spare(boot.shim) not in (pid, waiting)
+    assert zygotes.spare(boot.shim) not in (pid, waiting)
 
 
 def test_zygote_and_spare_hold_nothing(boot: Boot) -> None:
     """design 2: no fd but 0 to 2 and their sockets; what a shim inherits is its own caller's."""
     pid = warmed(boot)
 
-    for process in (pid, launched.spare(boot.shim)):
+    for process in (pid, zygotes.spare(boot.shim)):
         found = fds(process)
         assert [found.pop(n) for n in (0, 1, 2)] == ["/dev/null"] * 3
         assert {to.split(":")[0] for to in found.values()} == {"socket"}
@@ -118,7 +119,7 @@ def test_delete_is_done_by_a_warm_process_too(boot: Boot) -> None:
     warmed(boot)
     bundle = boot.bundle("c1")
     (bundle / "init.pid").write_text("4194999")
-    waiting = launched.spare(boot.shim)
+    waiting = zygotes.spare(boot.shim)
 
     done = boot.delete("c1")
 
@@ -174,10 +175,10 @@ def test_warm_server_is_like_a_cold_one(boot: Boot, caller: str) -> None:
     cold = portrait(
         started(boot, "cold-one", **given), "cold-one"
     )  # the first: there is no zygote yet
-    launched.zygote(boot.shim)
-    launched.end_zygotes(boot.shim)
+    zygotes.zygote(boot.shim)
+    zygotes.end_zygotes(boot.shim)
     zygote = warmed(boot)  # of a caller that is otherwise
-    waiting = launched.spare(boot.shim)
+    waiting = zygotes.spare(boot.shim)
 
     pid = started(boot, "warm-one", **given)
 
@@ -190,7 +191,7 @@ def test_warm_server_is_like_a_cold_one(boot: Boot, caller: str) -> None:
 def test_warm_server_is_in_the_cgroups_of_its_caller(boot: Boot, own_cgroup: str) -> None:
     """As every child of a daemon: systemd counts it there, and limits it there."""
     warmed(boot)
-    waiting = launched.spare(boot.shim)
+    waiting = zygotes.spare(boot.shim)
 
     def join() -> None:
         Path(own_cgroup, "cgroup.procs").write_text(str(os.getpid()))
@@ -239,12 +240,12 @@ def test_caller_that_a_fork_cannot_be_like_gets_a_zygote_of_its_own(
 ) -> None:
     """design 2, the key: what a process cannot get back is not pretended."""
     warmed(boot)
-    waiting = launched.spare(boot.shim)
+    waiting = zygotes.spare(boot.shim)
 
     pid = started(boot, "c1", **options)
 
     assert pid != waiting
-    until(lambda: len(launched.zygotes(boot.shim)) == 4, "a second zygote with its spare")
+    until(lambda: len(zygotes.zygotes(boot.shim)) == 4, "a second zygote with its spare")
 
 
 @pytest.mark.parametrize("action", [signal.SIG_DFL, signal.SIG_IGN], ids=["default", "ignored"])
@@ -256,7 +257,7 @@ def test_c_librarys_own_signals_tell_no_callers_apart(boot: Boot, action: signal
             linux.syscall(_SYS_RT_SIGACTION, number, struct.pack("QQQQ", action, 0, 0, 0), None, 8)
 
     warmed(boot, setup=treat)
-    waiting = launched.spare(boot.shim)
+    waiting = zygotes.spare(boot.shim)
     shims = [boot.server(), started(boot, "c1")]
 
     assert shims[1] == waiting
@@ -266,20 +267,20 @@ def test_c_librarys_own_signals_tell_no_callers_apart(boot: Boot, action: signal
 def test_new_code_gets_a_new_zygote(boot: Boot) -> None:
     """An upgrade under a zygote: its forks would be the old shim."""
     warmed(boot)
-    waiting = launched.spare(boot.shim)
+    waiting = zygotes.spare(boot.shim)
     os.unlink(boot.shim)
     launched.install(boot.shim)
 
     assert started(boot, "c1") != waiting
-    until(lambda: len(launched.zygotes(boot.shim)) == 4, "a second zygote with its spare")
+    until(lambda: len(zygotes.zygotes(boot.shim)) == 4, "a second zygote with its spare")
 
 
 @pytest.mark.parametrize("mode", [0o755, 0o707])
 def test_folder_that_others_can_enter_is_not_trusted(boot: Boot, mode: int) -> None:
     """Whoever can put a socket there could have a shim of theirs run as root."""
     warmed(boot)
-    waiting = launched.spare(boot.shim)
-    folder = launched.sockets_folder()
+    waiting = zygotes.spare(boot.shim)
+    folder = zygotes.sockets_folder()
     folder.chmod(mode)
     try:
         assert started(boot, "c1") != waiting
@@ -291,7 +292,7 @@ def test_folder_that_others_can_enter_is_not_trusted(boot: Boot, mode: int) -> N
 
 
 def _signal_both(boot: Boot, number: int) -> None:
-    for pid in launched.zygotes(boot.shim):
+    for pid in zygotes.zygotes(boot.shim):
         os.kill(pid, number)
 
 
@@ -299,11 +300,11 @@ def test_killed_zygote_costs_nothing(boot: Boot) -> None:
     """Its socket refuses connections: the cold way is taken, and leaves another zygote."""
     first = warmed(boot)
     _signal_both(boot, signal.SIGKILL)
-    until(lambda: not launched.zygotes(boot.shim), "both to be gone")
+    until(lambda: not zygotes.zygotes(boot.shim), "both to be gone")
 
     started(boot, "c1")
 
-    assert launched.zygote(boot.shim) != first
+    assert zygotes.zygote(boot.shim) != first
 
 
 def test_stopped_zygote_costs_a_moment_and_does_nothing_later(boot: Boot) -> None:
@@ -316,7 +317,7 @@ def test_stopped_zygote_costs_a_moment_and_does_nothing_later(boot: Boot) -> Non
 
     assert time.monotonic() - began < _PATIENCE_S
     _signal_both(boot, signal.SIGCONT)
-    waiting = launched.spare(boot.shim)
+    waiting = zygotes.spare(boot.shim)
     assert started(boot, "c2") == waiting  # it serves again
     assert sorted(arguments(p)[4] for p in boot.servers()) == ["c1", "c2", "first"]
     assert pid in boot.servers()
@@ -327,7 +328,7 @@ def test_zygote_that_dies_harms_no_shim(boot: Boot) -> None:
     pid = started(boot, "c1")
 
     _signal_both(boot, signal.SIGKILL)
-    until(lambda: not launched.zygotes(boot.shim), "both to be gone")
+    until(lambda: not zygotes.zygotes(boot.shim), "both to be gone")
 
     assert alive(pid)
     assert len(boot.servers()) == 2
@@ -339,7 +340,7 @@ def test_spare_ends_with_its_zygote(boot: Boot) -> None:
 
     os.kill(zygote, signal.SIGKILL)
 
-    until(lambda: not launched.zygotes(boot.shim), "the spare to be gone")
+    until(lambda: not zygotes.zygotes(boot.shim), "the spare to be gone")
 
 
 # --- a caller that leaves -----------------------------------------------------------------------
@@ -357,7 +358,7 @@ def test_delete_whose_launcher_is_killed_ends_with_its_runtime(boot: Boot) -> No
     bundle = boot.bundle("c1")
     (bundle / "runtime").write_text(str(runtime))
     (bundle / "options.json").write_text(f'{{"root":"{root}"}}')
-    waiting = launched.spare(boot.shim)
+    waiting = zygotes.spare(boot.shim)
     launcher = subprocess.Popen(boot.args("c1", "delete"), cwd=bundle)
     child = int(gate.read_text())
 
@@ -374,11 +375,11 @@ def test_start_whose_launcher_is_killed_leaves_no_shim(boot: Boot) -> None:
     """The answer is not read, so nobody would ever know of it."""
     warmed(boot)
     bundle = boot.bundle("c1")
-    waiting = launched.spare(boot.shim)
+    waiting = zygotes.spare(boot.shim)
     reader, stdin = os.pipe()  # `start` reads its input to the end, which does not come
     launcher = subprocess.Popen(boot.args("c1", "start"), cwd=bundle, stdin=reader)
     os.close(reader)
-    until(lambda: len(launched.zygotes(boot.shim)) == 3, "the work to begin, and another spare")
+    until(lambda: len(zygotes.zygotes(boot.shim)) == 3, "the work to begin, and another spare")
 
     launcher.kill()
     launcher.wait()
@@ -400,7 +401,7 @@ def _settings(boot: Boot, text: str) -> dict[str, str]:
 
 def test_zygote_lingers_and_ends_after_the_last_shim(boot: Boot) -> None:
     """Nothing of an idle node is left but for the time that was set."""
-    sockets = launched.sockets_folder()
+    sockets = zygotes.sockets_folder()
     before = set(sockets.iterdir()) if sockets.exists() else set()
     zygote = warmed(boot, env=_settings(boot, "zygote_linger_s = 0.2"))
     started(boot, "c1")  # forked by it: it stays as long as this one
@@ -409,22 +410,22 @@ def test_zygote_lingers_and_ends_after_the_last_shim(boot: Boot) -> None:
     assert alive(zygote)
     boot.stop_all()
 
-    until(lambda: not launched.zygotes(boot.shim), "the zygote to end")
+    until(lambda: not zygotes.zygotes(boot.shim), "the zygote to end")
     assert not mine.exists()
 
 
 def test_what_a_killed_zygote_left_is_removed_by_the_next(boot: Boot) -> None:
     """Killed while it warmed up, or with a key that nobody has any more."""
-    folder = launched.sockets_folder()
+    folder = zygotes.sockets_folder()
     warmed(boot)
     left = folder / "warm-4194999"  # no such process: pids end below
     left.mkdir()
     (left / "log").touch()
-    launched.end_zygotes(boot.shim)
+    zygotes.end_zygotes(boot.shim)
 
     boot.bundle("second")
     path_of(boot.start("second"))
-    launched.zygote(boot.shim)
+    zygotes.zygote(boot.shim)
 
     assert not left.exists()
 
@@ -434,7 +435,7 @@ def test_zygote_can_be_switched_off(boot: Boot) -> None:
     path = path_of(boot.start("c1", env=_settings(boot, "zygote = false")))
     until(lambda: answers(path), "the server to answer")
 
-    assert launched.zygotes(boot.shim) == []
+    assert zygotes.zygotes(boot.shim) == []
 
 
 def test_launcher_without_its_file_says_so(boot: Boot) -> None:

@@ -9,14 +9,14 @@ from contextlib import contextmanager
 import pytest
 
 from shimv2.shimctl.rootfs import make_rootfs
+from shimv2.shimctl.testbed.containerd import Containerd
+from shimv2.shimctl.testbed.releases import GO_SHIM, find_release
 from tests.daemons.docker import daemon_json, engine
 from tests.daemons.pairs import Pair
 from tests.daemons.runtimes import find_runtime
-from tests.support.containerd import Containerd
 from tests.support.dockerd import IMAGE, Dockerd
 from tests.support.host import Host, install_shim, runs_as_root
 from tests.support.outcome import FAILED
-from tests.support.releases import GO_SHIM, find_release
 
 
 @pytest.fixture(scope="session")

@@ -4,10 +4,10 @@ import os
 
 import pytest
 
+from shimv2.shimctl.testbed.until import until
 from tests.daemons.docker import docker_20
 from tests.support.criu import working_criu
 from tests.support.dockerd import IMAGE, Dockerd
-from tests.support.until import until
 
 pytestmark = [pytest.mark.root, pytest.mark.criu]
 

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from shimv2.shimctl.testbed.until import until
 from tests.daemons.docker import every_pair
 from tests.daemons.pairs import Pair
 from tests.support.cgroups import folder_of, unified
 from tests.support.dockerd import IMAGE, Dockerd
-from tests.support.until import until
 
 pytestmark = [pytest.mark.root, every_pair]
 

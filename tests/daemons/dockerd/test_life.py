@@ -5,10 +5,10 @@ import signal
 
 import pytest
 
+from shimv2.shimctl.testbed.leaks import alive
+from shimv2.shimctl.testbed.until import until
 from tests.daemons.docker import every_pair
 from tests.support.dockerd import IMAGE, Dockerd
-from tests.support.leaks import alive
-from tests.support.until import until
 
 pytestmark = [pytest.mark.root, every_pair]
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from shimv2.shimctl.testbed.leaks import alive
+from shimv2.shimctl.testbed.until import until
 from tests.daemons.docker import every_pair
 from tests.support.dockerd import IMAGE, Dockerd
-from tests.support.leaks import alive
-from tests.support.until import until
 
 pytestmark = [pytest.mark.root, every_pair]
 

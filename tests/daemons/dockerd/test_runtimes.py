@@ -7,13 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from shimv2.shimctl.testbed.releases import GO_SHIM
+from shimv2.shimctl.testbed.runtimes import crun
 from tests.daemons.docker import docker_20, docker_28, every_release
 from tests.daemons.page import box
 from tests.daemons.pairs import unfit_pairs
 from tests.daemons.runtimes import find_runtime
 from tests.support.dockerd import IMAGE, Dockerd
-from tests.support.host import NAME, OTHER_SHIM, RUNTIME, crun
-from tests.support.releases import GO_SHIM
+from tests.support.host import NAME, OTHER_SHIM, RUNTIME
 
 pytestmark = pytest.mark.root
 

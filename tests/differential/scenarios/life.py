@@ -7,9 +7,9 @@ from dataclasses import replace
 
 from protos import runc_pb2
 from shimv2.shimctl.reply import OPTIONS_URL, pack
+from shimv2.shimctl.testbed.leaks import alive
 from tests.differential.programs import runtime
 from tests.differential.tour import Tour, settled
-from tests.support.leaks import alive
 
 _GROUP = "io.containerd.runc.v2.group"
 _SANDBOX = "io.kubernetes.cri.sandbox-id"

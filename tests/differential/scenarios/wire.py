@@ -4,9 +4,9 @@ import asyncio
 import contextlib
 
 from protos import task_v2_pb2
+from shimv2.shimctl.testbed.leaks import alive
 from tests.differential.frames import Frames
 from tests.differential.tour import Tour, settled
-from tests.support.leaks import alive
 from ttrpc import codec, wire
 
 _PATIENCE_S = 2.0  # for an answer that may never come

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from tests.support.until import until
+from shimv2.shimctl.testbed.until import until
 
 _SAID: Final = 2000  # of what was printed is told of a failure
 _STOP_LIMIT_S: Final = 60.0

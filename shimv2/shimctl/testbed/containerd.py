@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from tests.support.programs import Daemon, ended
-from tests.support.until import until
+from shimv2.shimctl.testbed.programs import Daemon, ended
+from shimv2.shimctl.testbed.until import until
 
 CONTAINERD: Final = "containerd"
 _READY_LIMIT_S: Final = 20.0

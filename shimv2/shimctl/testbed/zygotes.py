@@ -1,0 +1,93 @@
+"""The zygotes that a launcher leaves, and their spares."""
+
+import contextlib
+import os
+import signal
+from pathlib import Path
+from typing import Final
+
+import psutil
+
+from shimv2.shimctl.testbed.until import until
+
+_TITLE: Final = "containerd-shim-pyrunc-zygote"
+
+
+def sockets_folder() -> Path:
+    """Return where this user's zygotes listen."""
+    if os.geteuid() == 0:
+        return Path("/run/containerd-shim-pyrunc/0")
+    return Path(os.environ["XDG_RUNTIME_DIR"], "containerd-shim-pyrunc")
+
+
+def zygotes(program: Path) -> list[int]:
+    """List the zygotes left by a launcher, and their spares; not who helps one to warm up."""
+    pids = _titled(program)
+    return [pid for pid in pids if _parent(pid) not in pids]
+
+
+def _titled(program: Path) -> set[int]:
+    pids = (int(name) for name in os.listdir("/proc") if name.isdecimal())
+    return {pid for pid in pids if _arguments(pid) == [_TITLE, str(program)]}
+
+
+def _arguments(pid: int) -> list[str]:
+    try:
+        with open(f"/proc/{pid}/cmdline", "rb") as file:
+            return file.read().rstrip(b"\0").decode(errors="replace").split("\0")
+    except OSError:
+        return []
+
+
+def _parent(pid: int) -> int:
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return int(file.read().rpartition(b")")[2].split()[1])
+    except OSError:
+        return 0
+
+
+def zygote(program: Path) -> int:
+    """Return the one zygote of a launcher, once its spare waits for a request."""
+    return _pair(program)[0]
+
+
+def spare(program: Path) -> int:
+    """Return the process that will take the next request."""
+    return _pair(program)[1]
+
+
+def _pair(program: Path) -> list[int]:
+    found: list[int] = []
+
+    def both() -> bool:
+        # A zygote leads its session; what it forks does not.
+        try:
+            found[:] = sorted(zygotes(program), key=lambda pid: os.getsid(pid) != pid)
+        except ProcessLookupError:  # the one between the two, just now
+            return False
+        return len(found) == 2
+
+    until(both, "a zygote with its spare", found=lambda: _told(program))
+    return found
+
+
+def _told(program: Path) -> str:
+    """List all processes that have to do with a launcher, as text for a failure."""
+    every = psutil.process_iter(["pid", "ppid", "status", "cmdline"])
+    mine = (each.info for each in every if str(program) in " ".join(each.info["cmdline"] or []))
+    return "".join(f"\n{info}" for info in mine)
+
+
+def end_zygotes(program: Path) -> None:
+    """Have them all end, as at a shutdown, and wait until they have."""
+
+    def ended() -> bool:
+        pids = _titled(program)  # another one may just have been left behind
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGTERM)
+                os.kill(pid, signal.SIGCONT)  # a test may have stopped it
+        return not pids
+
+    until(ended, "the zygotes to be gone")
