@@ -6,20 +6,31 @@
 # --closure: with everything they depend on.  FOLDER appears complete or not at all; when it is there,
 # nothing is done (it is named by who asks, so another list of packages means another folder).
 # FOLDER.debs lists the files it was made of, with their sha256.  Needs apt, no root; apt's own lists
-# and configuration are not touched.  DEBS_MIRROR and DEBS_SECURITY name other mirrors.
+# and configuration are not touched.  The mirrors are those that this machine's own apt takes Debian's
+# packages from; DEBS_MIRROR and DEBS_SECURITY name others.
 set -euo pipefail
 
 closure=
 [ "${1:-}" != --closure ] || { closure=yes && shift; }
-[ $# -ge 3 ] || { sed -n '2,9p' "$0" >&2 && exit 2; }
+[ $# -ge 3 ] || { sed -n '2,10p' "$0" >&2 && exit 2; }
 suite=$1 folder=$2
 shift 2
 [ ! -e "$folder" ] || exit 0
 for tool in apt-get dpkg-deb tar; do
 	command -v "$tool" >/dev/null || { echo "debs: there is no $tool here" >&2 && exit 1; }
 done
-mirror=${DEBS_MIRROR:-http://deb.debian.org/debian}
-security=${DEBS_SECURITY:-http://deb.debian.org/debian-security}
+# Origins first, for others name their releases as Debian does; without, where apt was never updated.
+configured() { # an expression over the names of releases; prints the first mirror
+	local option
+	for option in --release-info --no-release-info; do
+		apt-get indextargets "$option" --format '$(ORIGIN)|$(COMPONENT)|$(RELEASE)|$(REPO_URI)' 'Created-By: Packages'
+	done | awk -F '|' -v releases="^($1)\$" '
+		!found && ($1 == "Debian" || $1 ~ /ORIGIN/) && $2 == "main" && $3 ~ releases { print $4; found = 1 }'
+}
+codename=$(. /etc/os-release && echo "${VERSION_CODENAME:-sid}")
+mirror=${DEBS_MIRROR:-$(configured "$codename|oldstable|stable|testing|unstable|sid")}
+security=${DEBS_SECURITY:-$(configured "($codename|oldstable|stable|testing)-security")}
+[ "$mirror" ] || { echo "debs: apt takes no packages of Debian: name a mirror in DEBS_MIRROR" >&2 && exit 1; }
 keyring=/usr/share/keyrings/debian-archive-keyring.gpg
 
 mkdir -p "$(dirname "$folder")"
@@ -32,7 +43,7 @@ trap 'rm -rf "$work"' EXIT
 mkdir -p "$work"/{lists/partial,cache/archives/partial,debs,root}
 {
 	echo "deb [signed-by=$keyring] $mirror $suite main"
-	[ "$suite" = sid ] || echo "deb [signed-by=$keyring] $security $suite-security main"
+	[ "$suite" = sid ] || [ -z "$security" ] || echo "deb [signed-by=$keyring] $security $suite-security main"
 } >"$work/sources.list"
 
 # An empty status makes the closure the whole one, whatever this machine has.
