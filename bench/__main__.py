@@ -19,7 +19,7 @@ from bench.suite import show
 from shimv2.shimctl.reply import Generation
 
 _LAST: Final = ROOT / ".cache" / "bench" / "last.json"
-_PYTHONS: Final = ("python3.13", "python3.14")  # whose memory the bars are about, too
+_PYTHONS: Final = ("3.13", "3.14")  # whose memory the bars are about, too
 _GUARD_OPTIONS: Final = Options(shims=(10,), execs=0, idle_s=5.0)
 # A minute and a half for what has to be seen: experiment or figure, pairs.
 _GUARD_PAIRS: Final = {"start": 20, "delete": 6, "whole": 8, "stdout": 5, "pss_10": 10, "idle": 1}
@@ -50,11 +50,11 @@ def _parser() -> argparse.ArgumentParser:
     every = ",".join(PEERS)
     run.add_argument("--peers", metavar="NAME,...", help=f"instead of those there are of {every}")
     run.add_argument("--peer", action="append", default=[], metavar="NAME=PATH", help="any other")
-    run.add_argument("--python", default="", metavar="PATH", help="install ours for that one")
+    run.add_argument("--python", default="", metavar="VERSION", help="of ours (or a path)")
     run.add_argument(
         "--pythons",
-        metavar="PATH,...",
-        help=f"measure the memory of ours with these, too ({','.join(_PYTHONS)} where they are)",
+        metavar="VERSION,...",
+        help=f"measure the memory of ours with these, too ({','.join(_PYTHONS)} if to be had)",
     )
     run.add_argument("--shims", default="1,5,20", metavar="N,...", help="how many, for memory")
     run.add_argument("--execs", type=int, default=20, help="in each, before memory is measured")

@@ -138,18 +138,28 @@ def install_ours(prefix: Path, python: str = "") -> Peer:
     return given(measures.OURS, str(prefix / "bin" / NAME), Generation.V2_0, label="pyrunc")
 
 
-def for_python(prefix: Path, python: str) -> Peer:
-    """Install ours for another interpreter; its version is a part of the name.
+def for_python(prefix: Path, wanted: str) -> Peer:
+    """Install ours for another interpreter: a version, which is fetched if need be, or a path.
 
     Raises:
         NoPeer: there is no such interpreter, or ours cannot be installed for it.
     """
-    program = shutil.which(python)
-    if program is None:
-        raise NoPeer(f"there is no {python} here")
-    said = _said([program, "-c", "import platform; print(platform.python_version())"]).strip()
+    python = find_python(wanted)
+    said = _said([python, "-c", "import platform; print(platform.python_version())"]).strip()
     name = f"{measures.OURS}-{'.'.join(said.split('.')[:2])}"
-    return replace(install_ours(prefix, program), name=name, label=f"Python {said}")
+    return replace(install_ours(prefix, python), name=name, label=f"Python {said}")
+
+
+def find_python(wanted: str) -> str:
+    """Return the path of an interpreter, of which the version or the path is given.
+
+    Raises:
+        NoPeer: it is not to be had.
+    """
+    try:
+        return tool("python.sh", wanted).splitlines()[-1]
+    except ReleaseMissing as error:
+        raise NoPeer(str(error)) from None
 
 
 def unshared(ours: Peer, folder: Path) -> Peer:

@@ -15,7 +15,7 @@ from typing import Final, NoReturn, Self
 
 from bench.logs import Logs
 from bench.measures import OURS
-from bench.peers import Peer, for_python, given, install_ours, unshared
+from bench.peers import Peer, find_python, for_python, given, install_ours, unshared
 from bench.running import Folders, Running
 from bench.sink import Sink
 from shimv2.shimctl import spec
@@ -91,7 +91,9 @@ class Place:
         """Install our shim here, or take one that is installed."""
         if path:
             return self.admit(given(OURS, os.path.abspath(path), Generation.V2_0, label="pyrunc"))
-        return self.admit(install_ours(Path(self.folder, "ours"), python))
+        return self.admit(
+            install_ours(Path(self.folder, "ours"), find_python(python) if python else "")
+        )
 
     def for_python(self, python: str) -> Peer:
         """Install it for another interpreter, too."""

@@ -60,8 +60,10 @@ def find_release(name: str) -> Release:
     return release
 
 
-def tool(script: str, *args: str) -> None:
+def tool(script: str, *args: str) -> str:
     """Run a script of tools/ that fetches something; it does nothing if that is there.
+
+    Returns what it prints.
 
     Raises:
         ReleaseMissing: it failed; with what it said.
@@ -79,6 +81,7 @@ def tool(script: str, *args: str) -> None:
         raise ReleaseMissing(
             f"tools/{script} {' '.join(args)}: exit status {done.returncode}\n{done.stdout}"
         )
+    return done.stdout
 
 
 def _version(binaries: str) -> str:
