@@ -151,7 +151,7 @@ protos: $(DEV_STAMP) ## generate protos/*_pb2.py from the .proto texts
 # --- what it costs ----------------------------------------------------------------------------------
 BENCH = $(PY) -m bench
 N ?= 100
-bench: setup venv ## our shim beside the Go shims: make bench ARGS='--only start,delete --pairs 10'
+bench: setup venv ## our shim beside the Go and Rust shims: make bench ARGS='--only start,delete --pairs 10'
 	@$(BENCH) run $(ARGS)
 
 bench-guard: setup venv ## a minute of it, against Debian's Go shim: fails when a mechanism is lost

@@ -22,8 +22,8 @@ pytestmark = [
 GO: Final = "/usr/bin/containerd-shim-runc-v2"
 BENCH: Final = (sys.executable, "-m", "bench")
 _ROOT: Final = Path(__file__).resolve().parents[2]
-FIGURES: Final = "first_rpc,delete,whole,exec_wait,state_p50,exit_event"
-PER_ROUND: Final = {"exec_wait": 24}
+FIGURES: Final = "first_rpc,delete,whole,exec_wait,exec_read_wait,cat_8,state_p50,exit_event"
+PER_ROUND: Final = {"exec_wait": 24, "exec_read_wait": 24, "cat_8": 50}
 _LIMIT_S: Final = 100.0
 
 
