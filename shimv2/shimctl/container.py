@@ -53,7 +53,7 @@ class Container:
         self.stdout: Output | None = None
         self.stderr: Output | None = None
         self.log = bytearray()  # what the shim logged while connected
-        self.all_told: Callable[[str], Awaitable[None]] | None = None
+        self.wait_for_last_event: Callable[[str], Awaitable[None]] | None = None
         """Waits for a deleted container's last event, which its shim sends some time later."""
         self._log_fd = -1
         self._loop = asyncio.get_running_loop()
@@ -185,8 +185,8 @@ class Container:
             if "not found" not in error.message:
                 raise
             return None  # after a failed Create there is no task
-        if self.all_told is not None:
-            await self.all_told(self.id)
+        if self.wait_for_last_event is not None:
+            await self.wait_for_last_event(self.id)
         return ended
 
     async def _shutdown(self) -> None:

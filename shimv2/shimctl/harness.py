@@ -179,7 +179,7 @@ class Harness:
         return self._keep(container)
 
     def _keep(self, container: Container) -> Container:
-        container.all_told = self.sink.all_told
+        container.wait_for_last_event = self.sink.wait_for_last_event
         self.containers[container.id] = container
         return container
 

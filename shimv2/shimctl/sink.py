@@ -114,7 +114,7 @@ class EventsSink:
         assert found is not None  # the list only grows
         return found
 
-    async def all_told(self, container_id: str) -> None:
+    async def wait_for_last_event(self, container_id: str) -> None:
         """Wait, for a limited time, for the last event of a deleted container.
 
         The event may have gone to another client, or the shim may be gone.
@@ -122,9 +122,9 @@ class EventsSink:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_LAST_EVENT_LIMIT_S), self._arrived:
                 last = f"delete {container_id}"
-                await self._arrived.wait_for(lambda: last in self.told(container_id))
+                await self._arrived.wait_for(lambda: last in self.events_of(container_id))
 
-    def told(self, container_id: str) -> list[str]:
+    def events_of(self, container_id: str) -> list[str]:
         """Return the events of one container in order, each as short words: `exit e1`."""
         return [str(event) for event in self.events if event.container_id == container_id]
 
