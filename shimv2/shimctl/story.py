@@ -1,7 +1,6 @@
-"""`make run`: a container through the shim, and one that outlives its daemon, told as it happens.
+"""`make run`: shows a container, and one that survives its client, with comments.
 
-Each step is a `shimctl` of its own, as an operator would type it; a step that does not go as the
-story says ends it with exit status 1.
+Each step runs `shimctl` as an operator would.  If a step fails, the exit status is 1.
 """
 
 import argparse
@@ -25,7 +24,7 @@ _RUNTIME_STATE: Final = "/run/containerd/runc"
 _LINES: Final = 60
 _BEFORE: Final = 15  # lines that the first client shows before it is killed
 _HELLO: Final = 'echo "hello from pid $$ of $(uname -s) as $(id -un)"; echo "to stderr" >&2; exit 7'
-# Half way it waits for a signal: it lives for as long as the change of clients takes.
+# After half of its lines it waits for a signal, so that it outlasts the change of clients.
 _COUNT: Final = (
     f"trap go=1 USR1; i=0; while [ $i -lt {_LINES} ]; do i=$((i+1)); echo line $i; sleep 0.02; "
     f'while [ $i = {_LINES // 2} ] && [ -z "$go" ]; do sleep 0.02; done; done; exit 5'

@@ -31,7 +31,7 @@ def test_id_that_the_runtime_does_not_take_leaves_nothing(setup: Setup, id_: str
         assert not os.path.ismount(os.path.join(container.bundle.path, "rootfs"))
         assert not os.path.exists(f"/run/containerd/runc/{setup.namespace}/{id_}/state.json")
         assert await container.create(rootfs=root) > 0
-        assert harness.sink.told(id_) == []
+        assert harness.sink.events_of(id_) == []
         await container.remove()
 
     in_harness(setup, scenario)
@@ -48,7 +48,7 @@ def test_id_of_200_characters_is_one_like_any_other(setup: Setup) -> None:
         assert (await container.task.state(id_)).id == id_
         removed = await container.remove()
         assert removed.exit.status == 3
-        assert harness.sink.told(id_)[-1] == f"delete {id_}"
+        assert harness.sink.events_of(id_)[-1] == f"delete {id_}"
 
     in_harness(setup, scenario)
 
