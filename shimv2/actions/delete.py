@@ -119,6 +119,7 @@ def _end_restore(bundle: str) -> None:
 
 
 def _is_of_restore(pid: int, log_path: bytes, work: str) -> bool:
+    """Whether `log_path` is an argument of the process, or `work` its working directory."""
     with open(f"/proc/{pid}/cmdline", "rb") as file:
         if log_path in file.read().split(b"\0"):
             return True
