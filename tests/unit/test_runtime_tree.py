@@ -35,7 +35,7 @@ def _subreaper() -> Iterator[None]:
 
 
 def test_whole_tree_is_killed(tmp_path: Path) -> None:
-    """faults 10: sessions, ignored signals and depth make no difference."""
+    """Sessions, ignored signals and depth make no difference."""
     script = tmp_path / "nest"
     script.write_text(NEST)
     script.chmod(0o755)

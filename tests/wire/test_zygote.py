@@ -31,7 +31,7 @@ def boot() -> Iterator[Boot]:
 
 
 def test_start_after_the_first_is_forked_ahead_of_need(boot: Boot) -> None:
-    """design 2: the process that waited is the shim; another one waits in its place."""
+    """The process that waited is the shim; another one waits in its place."""
     warmed(boot)
     waiting = launched.spare(boot.shim)
 
@@ -42,7 +42,7 @@ def test_start_after_the_first_is_forked_ahead_of_need(boot: Boot) -> None:
 
 
 def test_zygote_and_spare_hold_nothing(boot: Boot) -> None:
-    """design 2: no fd but 0 to 2 and their sockets; what a shim inherits is its own caller's."""
+    """No fd but 0 to 2 and their sockets; what a shim inherits is its own caller's."""
     pid = warmed(boot)
 
     for process in (pid, launched.spare(boot.shim)):
