@@ -104,7 +104,7 @@ def _end_restore(bundle: str) -> None:
     work = os.path.realpath(paths.work_dir(bundle))
     for pid in map(int, filter(str.isdecimal, os.listdir("/proc"))):
         try:
-            if pid == os.getpid() or not _works_for(pid, log_path, work):
+            if pid == os.getpid() or not _is_of_restore(pid, log_path, work):
                 continue
             ended = os.pidfd_open(pid)
         except OSError:
@@ -118,7 +118,8 @@ def _end_restore(bundle: str) -> None:
             os.close(ended)
 
 
-def _works_for(pid: int, log_path: bytes, work: str) -> bool:
+def _is_of_restore(pid: int, log_path: bytes, work: str) -> bool:
+    """Whether `log_path` is an argument of the process, or `work` its working directory."""
     with open(f"/proc/{pid}/cmdline", "rb") as file:
         if log_path in file.read().split(b"\0"):
             return True

@@ -19,7 +19,7 @@ _LIMIT_S: Final = 0.5
 _LIMIT_BYTES: Final = 64 * 1024
 
 
-def serves(path: str, version: int) -> bool:
+def has_task_service(path: str, version: int) -> bool:
     """Whether the shim at `path` serves containerd.task.v<version>; True if it does not answer."""
     service = f"containerd.task.v{version}.Task".encode()
     call = _field(1, service) + _field(2, b"Connect")  # without a container id: changes nothing

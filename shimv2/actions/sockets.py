@@ -83,7 +83,7 @@ def bind_or_join(path: str) -> tuple[socket.socket, BoundSocket] | None:
             except OSError as error:
                 if error.errno != errno.EADDRINUSE:
                     raise
-            return None if _answers(path) else _take_over(path)
+            return None if _has_listener(path) else _take_over(path)
     except OSError as error:
         raise Refused(f"create new shim socket: {os_error(error)}") from None
 
@@ -98,7 +98,7 @@ def unlink_if_dead(path: str) -> None:
     """
     gone = contextlib.suppress(FileNotFoundError, NotADirectoryError)
     with gone, _locked(path, UNLINK_LOCK_LIMIT_S):
-        if stat.S_ISSOCK(os.lstat(path).st_mode) and not _answers(path):
+        if stat.S_ISSOCK(os.lstat(path).st_mode) and not _has_listener(path):
             os.unlink(path)
 
 
@@ -152,7 +152,7 @@ def _locked(path: str, limit_s: float) -> Iterator[None]:
     fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         end, pause_s = time.monotonic() + limit_s, _LOCK_FIRST_PAUSE_S
-        while not _take(fd):  # flock has no time limit of its own
+        while not _try_lock(fd):  # flock has no time limit of its own
             if time.monotonic() >= end:
                 raise _go_error(errno.ETIMEDOUT, f"another process holds it: {folder}", op="lock")
             time.sleep(pause_s)
@@ -162,7 +162,7 @@ def _locked(path: str, limit_s: float) -> Iterator[None]:
         os.close(fd)  # releases the lock
 
 
-def _take(fd: int) -> bool:
+def _try_lock(fd: int) -> bool:
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -170,7 +170,7 @@ def _take(fd: int) -> bool:
     return True
 
 
-def _answers(path: str) -> bool:
+def _has_listener(path: str) -> bool:
     """Whether a process listens at `path`; also true if its backlog is full (EAGAIN).
 
     Raises:

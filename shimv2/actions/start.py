@@ -182,20 +182,22 @@ def _reply(request: Request, path: str, settings: Settings, *, joined: bool) -> 
     if request.new:
         from shimv2.actions import bootstrap_params  # noqa: PLC0415 - which has read the request
 
-        return bootstrap_params.result(2 if joined and not _serves(path, 3) else 3, address)
+        return bootstrap_params.result(
+            2 if joined and not _has_task_service(path, 3) else 3, address
+        )
     newer = settings.json_v3_reply
     if joined:
-        newer = _serves(path, 3) if newer else not _serves(path, 2)
+        newer = _has_task_service(path, 3) if newer else not _has_task_service(path, 2)
     if newer:
         reply = {"version": 3, "address": address, "protocol": "ttrpc"}
         return json.dumps(reply, separators=(",", ":")).encode()
     return os.fsencode(address)
 
 
-def _serves(path: str, version: int) -> bool:
-    from shimv2.actions.running_shim import serves  # noqa: PLC0415 - it calls the shim, for which it needs ttrpc
+def _has_task_service(path: str, version: int) -> bool:
+    from shimv2.actions.running_shim import has_task_service  # noqa: PLC0415 - it calls the shim, for which it needs ttrpc
 
-    return serves(path, version)
+    return has_task_service(path, version)
 
 
 # --- files in the bundle -----------------------------------------------------------------------

@@ -147,14 +147,14 @@ class Container:
         The steps are Delete, Shutdown, close, the `delete` action, and the removal of the files.
         The last three are done even if an earlier one fails.
         """
-        told: Exit | None = None
+        reported: Exit | None = None
         try:
             with contextlib.suppress(ConnectionClosed):  # the shim is dead: `delete` cleans up
-                told = await self._delete_task()
+                reported = await self._delete_task()
                 await self._shutdown()
         finally:
             cleaned = await self._clean()
-        return Removed(told, cleaned)
+        return Removed(reported, cleaned)
 
     async def destroy(self) -> Removed:
         """Remove the container in any state: SIGKILL the shim, then clean up as after a crash."""

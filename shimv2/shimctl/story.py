@@ -32,7 +32,7 @@ _COUNT: Final = (
 
 
 class WentWrong(Exception):
-    """The shim did not do what the story promises."""
+    """A step of the demonstration failed."""
 
 
 class Story:
@@ -97,7 +97,7 @@ class Story:
         self._title("3. Nothing is left")
         folder = os.path.join(self._state, _NAMESPACE)
         left = os.listdir(folder) + mounts_below(self._state)
-        _check(not left, f"an empty state folder, but there is {left}")
+        _check(not left, f"an empty state directory, but it has {left}")
         self._say("no bundle, no FIFO, no mount, no shim")
 
     def _pids(self) -> tuple[int, int]:
@@ -173,7 +173,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _clean(state: str) -> None:
-    """Remove whatever a story that went wrong left: containers first, then the folder."""
+    """Remove what a failed demonstration left: containers first, then the directory."""
     folder = os.path.join(state, _NAMESPACE)
     with contextlib.suppress(FileNotFoundError):
         for name in os.listdir(folder):
@@ -182,7 +182,7 @@ def _clean(state: str) -> None:
                 end = [*mine, "--namespace", _NAMESPACE, "delete", "--force", name]
                 subprocess.run(end, check=False, timeout=30, stdout=subprocess.DEVNULL)
     shutil.rmtree(state, ignore_errors=True)
-    # The namespace's own cgroups and runtime folder, which no runtime removes.
+    # The namespace's own cgroups and runtime directory, which no runtime removes.
     for path in (*glob.glob(f"/sys/fs/cgroup/*/{_NAMESPACE}"), f"{_RUNTIME_STATE}/{_NAMESPACE}"):
         with contextlib.suppress(OSError):
             os.rmdir(path)

@@ -12,6 +12,7 @@ from shimv2.kernel import linux
 from shimv2.mounts import rootfs as rootfs_mounts
 from shimv2.runtime.interface import read_pid_file
 from shimv2.task import checkpoints
+from shimv2.task.exits import start_time_of
 from shimv2.task.process import Process, Scope, log, time_to_open
 from shimv2.values import paths
 from shimv2.values.errors import Refused, RuntimeFailed, ShimError
@@ -28,6 +29,7 @@ class InitProcess(Process):
         super().__init__(scope, spec.stdio, INIT, id=spec.id, state=first)
         self._spec = spec
         self.cgroup: Cgroup | None = None  # known once there is a pid
+        self._start_time: int | None = None  # in clock ticks after boot
         self.saw_oom_kill: Callable[[], bool] = bool  # False, until somebody watches for them
         self._kills = 0  # not answered yet
         self._kills_answered = asyncio.Event()
@@ -73,6 +75,7 @@ class InitProcess(Process):
 
     def _track(self, pid: int, exited: "asyncio.Future[Exit]") -> None:
         self.cgroup = Cgroup.of(pid)
+        self._start_time = start_time_of(pid)
         super()._track(pid, exited)
 
     async def _remove(self) -> None:

@@ -7,12 +7,12 @@ from typing import Final
 
 SOCKET_DIR: Final = "/run/containerd/s"
 MAX_SOCKET_DIR_BYTES: Final = 42
-"""sun_path holds 107 bytes and a NUL; a slash and 64 hex digits follow the folder (CLI-24)."""
+"""sun_path holds 107 bytes and a NUL; a slash and 64 hex digits follow the folder."""
 
 RUNTIME_ROOT: Final = "/run/containerd/runc"
 
 GROUP_ANNOTATIONS: Final = ("io.containerd.runc.v2.group", "io.kubernetes.cri.sandbox-id")
-"""Containers with the same value share a shim; the first that is present wins (CLI-31)."""
+"""Containers with the same value share a shim; the first that is present wins."""
 
 # --- files of a bundle; the daemon makes config.json, rootfs, work and log ---------------------
 
@@ -50,7 +50,7 @@ def address_file(bundle: str) -> str:
 
 
 def socket_dir_link(bundle: str) -> str:
-    """Name the link to a socket folder that is not the usual one (CLI-25)."""
+    """Name the link to a socket folder that is not the usual one."""
     return os.path.join(bundle, "s")
 
 
@@ -84,7 +84,8 @@ def exec_pid_file(bundle: str, exec_id: str) -> str:
     words clients know.
     """
     if exec_id == "init" or ".." in exec_id.split("/"):
-        return os.path.join(bundle, f"{exec_record(exec_id)}.pid-file")
+        digest = hashlib.sha256(exec_id.encode("utf-8", "surrogateescape")).hexdigest()
+        return os.path.join(bundle, f"exec-{digest[:32]}.pid-file")
     return f"{bundle}/{exec_id.lstrip('/')}.pid"
 
 
@@ -92,12 +93,6 @@ def exec_pid_file(bundle: str, exec_id: str) -> str:
 
 EXITS_DIR: Final = "exits"
 INIT_RECORD: Final = "init.json"
-
-
-def exec_record(exec_id: str) -> str:
-    """Name an exec's exit record: ids may hold anything and be long, so they are hashed."""
-    digest = hashlib.sha256(exec_id.encode("utf-8", "surrogateescape")).hexdigest()
-    return f"exec-{digest[:32]}.json"
 
 
 # --- the runtime -------------------------------------------------------------------------------
@@ -109,7 +104,7 @@ def runtime_root(root: str, namespace: str) -> str:
 
 
 def bundle_for_delete(cwd: str, container_id: str) -> str:
-    """Name the bundle that `delete` is about: a sibling of its folder, or that folder (CLI 1.9)."""
+    """Name the bundle that `delete` is about: a sibling of its folder, or that folder."""
     return go_join(os.path.dirname(cwd), container_id)
 
 
@@ -127,7 +122,7 @@ def group_id(annotations: Mapping[str, str], container_id: str) -> str:
 def socket_path(
     grpc_address: str, namespace: str, group: str, *, folder: str = SOCKET_DIR, debug: bool = False
 ) -> str:
-    """Name the socket of a group's shim, the same for everybody who computes it (CLI-21)."""
+    """Name the socket of a group's shim, the same for everybody who computes it."""
     joined = go_join(grpc_address, namespace, group, *(["debug"] if debug else []))
     digest = hashlib.sha256(joined.encode("utf-8", "surrogateescape")).hexdigest()
     return f"{folder}/{digest}"

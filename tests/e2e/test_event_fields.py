@@ -30,7 +30,7 @@ POD = {"io.containerd.runc.v2.group": "pod"}
     "task.pause.1",
 )
 def test_events_have_all_their_fields(setup: Setup) -> None:
-    """Each event of a whole life, message by message (events 5.2)."""
+    """Each event of a whole life, message by message."""
 
     async def scenario(harness: Harness) -> None:
         container = await harness.create("c1", SLEEP)
@@ -87,7 +87,7 @@ def test_events_have_all_their_fields(setup: Setup) -> None:
 
 @pytest.mark.rule("events.order.6", "task.exits.3", "task.exits.5")
 def test_every_start_of_many_short_processes_is_told_before_its_exit(setup: Setup) -> None:
-    """40 processes that end at once, eight at a time (events 5.3)."""
+    """40 processes that end at once, eight at a time."""
     names = [f"e{number}" for number in range(40)]
 
     async def scenario(harness: Harness) -> None:

@@ -69,7 +69,7 @@ async def created_without_start(
 def test_members_share_a_shim_until_the_last_one_is_gone(
     setup: Setup, annotations: Mapping[str, str]
 ) -> None:
-    """CLI-31 to CLI-34, O-465 to O-478: Shutdown counts; `delete` of one member harms no other."""
+    """Shutdown counts; `delete` of one member harms no other."""
 
     async def scenario(harness: Harness) -> None:
         first = await harness.run("c1", wanted=member(annotations=annotations))
@@ -160,7 +160,7 @@ def test_pod_goes_on_after_its_first_container_has_gone(
 
 
 def test_member_is_created_in_a_bundle_that_start_never_saw(setup: Setup) -> None:
-    """CLI-35: no `start`, no `log`, no `address` there; and its `delete` leaves the pod alone."""
+    """No `start`, no `log`, no `address` there; and its `delete` leaves the pod alone."""
 
     async def scenario(harness: Harness) -> None:
         pod = await harness.run("c1", wanted=member())

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from shimv2.shimctl.testbed.zygotes import end_zygotes
+from tests.support.boot import fds
 
 _ROOT: Final = Path(__file__).resolve().parents[2]
 RECLAIMS: Final = os.environ.get("SHIM_TEST_RECLAIM") == "1"
@@ -56,3 +57,11 @@ def shared() -> Path:
 def _forget(folder: Path) -> None:
     end_zygotes(_shared[0])
     shutil.rmtree(folder)
+
+
+def socket_of(zygote: int) -> Path:
+    """Return where a zygote listens."""
+    mine = {to[len("socket:[") : -1] for to in fds(zygote).values() if to.startswith("socket:[")}
+    rows = (row.split() for row in Path("/proc/net/unix").read_text().splitlines()[1:])
+    (path,) = (row[7] for row in rows if row[6] in mine and len(row) > 7)
+    return Path(path)

@@ -38,7 +38,7 @@ def recorded(bundle: Path, *, pid: int = ENDED.pid) -> Exit | None:
 
 
 def test_record_has_all_that_is_known(tmp_path: Path) -> None:
-    """design 4.1: id, pid, start time, code, signal, time, oom; for root only."""
+    """Id, pid, start time, code, signal, time, oom; for root only."""
     with records(tmp_path) as open_records:
         open_records.write_init(Exit(7, 137, AT_NS), start_time=99, oom=True)
 
@@ -56,7 +56,7 @@ def test_record_has_all_that_is_known(tmp_path: Path) -> None:
 
 
 def test_recorded_exit_is_the_one_that_was_told(tmp_path: Path) -> None:
-    """design 4.1: `delete` after a crash reports it, to the nanosecond."""
+    """`delete` after a crash reports it, to the nanosecond."""
     with records(tmp_path) as open_records:
         open_records.write_init(ENDED, start_time=12)
 
@@ -109,22 +109,8 @@ def test_record_of_an_earlier_container_is_removed_with_the_next_create(tmp_path
     assert recorded(tmp_path) is None
 
 
-def test_exec_records_are_kept_by_id_and_removed_with_it(tmp_path: Path) -> None:
-    """design 4.1: removed at exec Delete; a second removal is no error."""
-    with records(tmp_path) as open_records:
-        open_records.write_exec("e1", Exit(8, 1, AT_NS))
-        open_records.write_exec("../e2", Exit(9, 2, AT_NS))
-        files = sorted(path.name for path in (tmp_path / "exits").iterdir())
-        contents = [written(tmp_path, name) for name in files]
-        open_records.remove_exec("e1")
-        open_records.remove_exec("e1")
-
-    assert sorted(str(content["id"]) for content in contents) == ["../e2", "e1"]
-    assert len(list((tmp_path / "exits").iterdir())) == 1
-
-
 def test_record_is_replaced_whole(tmp_path: Path) -> None:
-    """An exec id may be used again; nobody sees half a file, and no temporary one is left."""
+    """No reader sees half a file, and no temporary file is left."""
     with records(tmp_path) as open_records:
         open_records.write_init(Exit(8, 1, AT_NS))
         (tmp_path / "exits" / ".init.json.new").write_text("of a shim that died while writing")
@@ -181,7 +167,7 @@ def test_bundle_moved_away_still_gets_its_records(tmp_path: Path) -> None:
 def test_full_disk_is_logged_and_costs_nothing_else(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """design 4.1: never fatal; no half-written file is left."""
+    """Never fatal; no half-written file is left."""
     disk = tmp_path / "disk"
     disk.mkdir()
     mounted = os.system(f"mount -t tmpfs -o size=16k,nr_inodes=8 tmpfs {disk}")
@@ -210,7 +196,6 @@ def test_bundle_removed_meanwhile_is_logged(
     with records(bundle) as open_records:
         bundle.rmdir()
         open_records.write_init(ENDED)
-        open_records.remove_exec("e1")
 
     assert "no such file or directory" in caplog.text
 
@@ -220,7 +205,6 @@ def test_closed_records_ignore_what_comes_late(tmp_path: Path) -> None:
     with records(tmp_path) as open_records:
         open_records.close()
         open_records.write_init(ENDED)
-        open_records.remove_exec("e1")
 
     assert os.listdir(tmp_path) == []
 
@@ -264,7 +248,7 @@ def test_record_that_is_a_fifo_does_not_hang_delete(tmp_path: Path) -> None:
 
 
 def test_missing_bundle_has_no_record() -> None:
-    """CLI 1.9: `delete` works without a bundle, too."""
+    """`delete` works without a bundle, too."""
     assert recorded_exit("/no/such/bundle", container_id="c1", init_pid=1) is None
 
 

@@ -60,7 +60,7 @@ json_values = st.recursive(
     ],
 )
 def test_broken_text_is_told_as_go_tells_it(text: bytes, error: str) -> None:
-    """O-68, O-164, O-217, O-421: clients see these texts."""
+    """Clients see these texts."""
     with pytest.raises(JsonError) as caught:
         gojson.loads(text)
 
@@ -172,7 +172,7 @@ def test_error_within_a_stream_is_told_like_any_other() -> None:
     ],
 )
 def test_value_of_a_wrong_type_is_told_as_go_tells_it(value: object, error: str) -> None:
-    """O-166; the path is the whole one, the struct the innermost."""
+    """The path is the whole one, the struct the innermost."""
     with pytest.raises(JsonError) as caught:
         gojson.check(value, oci.PROCESS)
 
@@ -180,7 +180,7 @@ def test_value_of_a_wrong_type_is_told_as_go_tells_it(value: object, error: str)
 
 
 def test_nested_value_of_a_wrong_type_names_the_inner_struct() -> None:
-    """O-72."""
+    """Go's text has the innermost struct and the whole path."""
     with pytest.raises(JsonError) as caught:
         gojson.check({"memory": {"limit": "x"}}, oci.RESOURCES)
 

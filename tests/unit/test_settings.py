@@ -27,7 +27,7 @@ def write(folder: Path, text: str | bytes) -> str:
 
 
 def test_defaults_are_the_caps_of_the_design() -> None:
-    """design 4.4: 5 min for create, restore, checkpoint; 10 s for kill; 30 s for the rest."""
+    """5 min for create, restore, checkpoint; 10 s for kill; 30 s for the rest."""
     caps = dataclasses.asdict(Settings())
 
     long = {name for name, value in caps.items() if value == 300.0}
@@ -91,7 +91,7 @@ def test_every_setting_is_read(tmp_path: Path) -> None:
 
 
 def test_environment_names_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """design 9: $PYRUNC_CONFIG."""
+    """$PYRUNC_CONFIG."""
     monkeypatch.setenv(settings.ENVIRONMENT, write(tmp_path, "kill_s = 3\n"))
 
     assert settings.load().kill_s == 3.0
@@ -134,7 +134,7 @@ def test_file_that_was_asked_for_must_exist(
 def test_wrong_file_is_told_with_its_line(
     tmp_path: Path, text: str, line: int, reason: str
 ) -> None:
-    """design 9: a bad file fails `start` with its line."""
+    """A bad file fails `start` with its line."""
     path = write(tmp_path, text)
     with pytest.raises(SettingsError) as caught:
         settings.load(path)
@@ -166,7 +166,7 @@ def test_settings_are_plain_values() -> None:
 
 
 def test_container_without_annotations_is_as_the_settings_say() -> None:
-    """design 5: `block` is the default, as in the reference."""
+    """`block` is the default, as in the reference."""
     policy = container_policy({"other": "x"}, Settings(drain_grace_s=0.25))
 
     assert policy == ContainerPolicy(BLOCK, 0, 0.25)
