@@ -26,7 +26,7 @@ UNREADABLE: Final = (DecodeError, UnicodeDecodeError)  # the second: protobuf wi
 def reason(exc: Exception) -> str:
     """Say in the Go implementation's words why bytes are not a message.
 
-    protobuf before 5 does not say which of the two it was; then it is the first.
+    Before 7.35 the C core of protobuf has one error for both; then it is the wire format.
     """
     if isinstance(exc, UnicodeDecodeError) or "UTF-8" in str(exc):
         return "string field contains invalid UTF-8"
