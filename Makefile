@@ -19,7 +19,7 @@ PIP = $(PY) -m pip -q --disable-pip-version-check install --root-user-action=ign
 NATIVE := $(wildcard shimv2/*/*.[ch])
 SCRIPTS := $(VENV)/bin/containerd-shim-pyrunc-v2 $(VENV)/bin/shimctl
 
-.PHONY: help setup venv run test vm unit criu lint fmt type check cover protos soak e2e-matrix critest differential conformance conformance-page bench bench-guard density performance install uninstall clean clean-room
+.PHONY: help setup venv run test test-pythons vm unit criu lint fmt type check cover protos soak e2e-matrix critest differential conformance conformance-page bench bench-guard density performance install uninstall clean clean-room
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -138,6 +138,11 @@ fmt: $(DEV_STAMP) ## rewrite in the house format
 
 type: $(DEV_STAMP) ## mypy --strict
 	@$(PY) -m mypy
+
+# PYTHONS="3.13 3.14t /path/to/python" names them, PARTS="unit memory e2e protobuf" what each of them runs.
+test-pythons: setup venv ## unit, wire and a core of e2e with each CPython from 3.11 that is here or in Debian
+	@echo "SEED=$(SEED)"
+	@PYTHONS="$(PYTHONS)" PARTS="$(PARTS)" $(PY) -m tests.pythons --randomly-seed=$(SEED) --hypothesis-seed=$(SEED) $(ARGS)
 
 cover: setup venv ## branch coverage of the unprivileged tests
 	@$(PIP) 'coverage>=7.4'
