@@ -22,9 +22,10 @@ FLAGS: Final = ("-std=gnu11", "-O2", "-Wall", "-Wextra")
 # container, but not everywhere is a libc.a.
 LIBRARY: Final = (("-shared", "-fPIC", "-fvisibility=hidden"),)
 PROGRAM: Final = (("-static",), ())
+PAGE_SHARING: Final = ("_publish.c", "_reclaim.c", "_prefault.c", "_maps.c", "_holes.c")
 PRODUCTS: Final = (
     ("libspawn.so", "shimv2/kernel", ("_spawn.c",), LIBRARY),
-    ("libmemory.so", "shimv2/pagesharing", ("_memory.c", "_holes.c", "_ahead.c"), LIBRARY),
+    ("libmemory.so", "shimv2/pagesharing", PAGE_SHARING, LIBRARY),
     ("libstate.so", "shimv2/zygote", ("_state.c", "description.c", "text.c"), LIBRARY),
     ("launcher", "shimv2/zygote", ("launcher.c", "description.c", "text.c"), PROGRAM),
 )

@@ -1,12 +1,12 @@
-"""Make the generated modules from the texts: `make protos`, or `python -m protos.generate`.
+"""Generates the protobuf modules from the .proto files: `make protos`, `python -m protos.generate`.
 
-With `--check` nothing is written, and the exit status says whether the modules fit the texts.
+`--check` writes nothing; its exit status is 1 if a module is stale.
 
-The compiler is pinned in pyproject.toml, extra `protoc`: an old one on purpose, because a module
-runs with the protobuf it was generated for and every newer one, never with an older one.  It wants
-an old protobuf beside it, so it lives in a folder of its own below `.cache`, outside the project's
-environment.  `GENERATED.lock` holds the sum of every text and module, in the form that
-`sha256sum -c` reads: a stale module is found without the compiler.
+The compiler is pinned in pyproject.toml, extra `protoc`.  It is an old one on purpose: a generated
+module runs with the protobuf release it was generated for and with newer ones, not with older ones.
+It is installed below `.cache`, outside the virtual environment, because it needs an old protobuf.
+`GENERATED.lock` has the checksum of every .proto file and module, in the form of `sha256sum -c`, so
+a stale module is found without the compiler.
 """
 
 import argparse
@@ -31,11 +31,11 @@ COMPILE_LIMIT_S: Final = 60
 
 
 class GeneratorUnavailableError(Exception):
-    """The compiler cannot be had here: no index to load it from, or a Python it does not know."""
+    """The compiler cannot be installed: no package index, or an unsupported Python version."""
 
 
 def sources(root: Path = ROOT) -> list[str]:
-    """The texts, as paths below the root; these paths end up in the descriptors."""
+    """List the .proto files, as paths below the root; the descriptors contain these paths."""
     return sorted(
         path.relative_to(root).as_posix()
         for folder in FOLDERS
@@ -44,7 +44,7 @@ def sources(root: Path = ROOT) -> list[str]:
 
 
 def outputs(root: Path = ROOT) -> list[str]:
-    """The generated files that are there, wanted or left over."""
+    """List the generated files that exist, stale ones included."""
     return sorted(
         path.relative_to(root).as_posix()
         for folder in FOLDERS
@@ -54,14 +54,14 @@ def outputs(root: Path = ROOT) -> list[str]:
 
 
 def pins(root: Path = ROOT) -> list[str]:
-    """What the compiler is made of, exactly: name==version each."""
+    """List the packages of the compiler, each as name==version."""
     project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
     wanted = project["optional-dependencies"]["protoc"]
     return [str(requirement) for requirement in wanted]
 
 
 def lock_text(root: Path = ROOT) -> str:
-    """The lock as it should be for the files as they are now."""
+    """Return the lock file's content for the current files."""
     lines = ["# " + " ".join(pins(root))]
     for name in [*sources(root), *outputs(root)]:
         digest = hashlib.sha256((root / name).read_bytes()).hexdigest()
@@ -70,7 +70,7 @@ def lock_text(root: Path = ROOT) -> str:
 
 
 def changed_since_lock(root: Path = ROOT) -> list[str]:
-    """Name what does not fit the lock; empty when nothing was touched since the last generation."""
+    """List the files that differ from the lock; empty if none changed since the generation."""
     try:
         locked = (root / LOCK).read_text().splitlines()
     except FileNotFoundError:
@@ -80,10 +80,10 @@ def changed_since_lock(root: Path = ROOT) -> list[str]:
 
 
 def changed_since_generation(root: Path = ROOT) -> list[str]:
-    """Name the modules that the compiler would write differently, leave out, or add.
+    """List the modules that the compiler would change, remove or add.
 
     Raises:
-        GeneratorUnavailableError: the compiler cannot be had.
+        GeneratorUnavailableError: the compiler cannot be installed.
     """
     wanted = compile_all(root)
     present = {name: (root / name).read_bytes() for name in outputs(root)}
@@ -96,8 +96,8 @@ def compile_all(root: Path = ROOT) -> dict[str, bytes]:
     """Run the compiler and return the content of every module by its path below the root.
 
     Raises:
-        GeneratorUnavailableError: the compiler cannot be had.
-        subprocess.CalledProcessError: a text is wrong; the compiler has said where.
+        GeneratorUnavailableError: the compiler cannot be installed.
+        subprocess.CalledProcessError: a .proto file is wrong; the compiler printed where.
     """
     compiler = _compiler(root)
     with tempfile.TemporaryDirectory() as folder:
@@ -115,7 +115,7 @@ def compile_all(root: Path = ROOT) -> dict[str, bytes]:
 
 
 def write(made: Mapping[str, bytes], root: Path = ROOT) -> None:
-    """Put the modules in place, drop those that nothing asks for any more, and renew the lock."""
+    """Write the modules, remove those without a .proto file, and write the lock."""
     for name in outputs(root):
         if name not in made:
             (root / name).unlink()
@@ -143,14 +143,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _strict(stub: bytes) -> bytes:
-    """Complete the one type that the compiler leaves half said, for strict type checkers."""
+    """Complete the one type annotation that the compiler leaves generic, for strict checkers."""
     return re.sub(rb"(?<!as )\b_Mapping\b(?!\[)", b"_Mapping[str, object]", stub)
 
 
 def _compiler(root: Path) -> Path:
-    """Return the folder that holds the compiler, after making it when it is not there.
+    """Return the directory that holds the compiler, after installing it if it is missing.
 
-    It is filled under another name and renamed, so one that exists is complete.
+    It is installed under another name and renamed, so an existing directory is complete.
     """
     if sys.version_info[:2] > NEWEST_PYTHON:
         newest = ".".join(map(str, NEWEST_PYTHON))
@@ -164,7 +164,7 @@ def _compiler(root: Path) -> Path:
     cache.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(dir=cache) as made:
         target = Path(made) / "packages"
-        # No dependencies: grpc and protobuf are for stubs, which nobody makes here.
+        # No dependencies: grpc and protobuf are needed for service stubs only.
         flags = ["--quiet", "--disable-pip-version-check", "--no-deps", "--only-binary", ":all:"]
         try:
             _run(
@@ -175,13 +175,13 @@ def _compiler(root: Path) -> Path:
             )
         except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as exc:
             raise GeneratorUnavailableError(f"cannot install {' '.join(wanted)}") from exc
-        with contextlib.suppress(OSError):  # somebody else was faster: theirs is as good
+        with contextlib.suppress(OSError):  # another process was faster: its result is the same
             target.rename(folder)
     return folder
 
 
 def _run(args: Sequence[str], *, cwd: Path, env: Mapping[str, str], timeout_s: float) -> None:
-    """Run this interpreter, without the warnings that old packages cause in it."""
+    """Run this interpreter, with the warnings of old packages off."""
     quiet = {
         key: value for key, value in env.items() if key not in ("PYTHONWARNINGS", "PYTHONDEVMODE")
     }

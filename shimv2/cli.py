@@ -1,8 +1,8 @@
-"""The command line of the shim binary, as containerd calls it (runtime v2).
+"""The command line of the shim binary, in containerd's form (runtime v2).
 
-Each action imports what it needs inside its function: containerd waits for every one of them, and
-for `delete` after every container.  Output goes to the fds directly and the process ends without
-tearing the interpreter down, which would take as long as starting it.
+Each action's imports are inside its function, because containerd waits for the action.  Output is
+written to the fds directly, and the process ends with `os._exit`: the interpreter's finalization
+would take as long as its start.
 """
 
 import contextlib
@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from shimv2.actions.start import Caller
     from shimv2.values.model import Identity
 
-STDIN_LIMIT_BYTES: Final = 10 << 20  # containerd's own
+STDIN_LIMIT_BYTES: Final = 10 << 20  # containerd's limit
 _READ_BYTES: Final = 64 * 1024
-_NAMESPACE: Final = "^[A-Za-z0-9]+(?:[._-](?:[A-Za-z0-9]+))*$"  # printed, too
+_NAMESPACE: Final = "^[A-Za-z0-9]+(?:[._-](?:[A-Za-z0-9]+))*$"  # part of the error text
 _NAMESPACE_LIMIT_BYTES: Final = 76
 
 _TRUE: Final = ("1", "t", "T", "true", "TRUE", "True")
@@ -25,36 +25,36 @@ _FALSE: Final = ("0", "f", "F", "false", "FALSE", "False")
 
 # The names are containerd's.
 _TEXTS: Final = {
-    "address": "where the daemon's gRPC API listens; a part of the socket's name",
-    "bundle": "the bundle of a container to delete; the working directory counts",
-    "debug-socket": "where to serve debugging; accepted and not served",
+    "address": "the address of containerd's gRPC API; hashed into the socket's name",
+    "bundle": "the bundle of a container to delete; ignored: the working directory names it",
+    "debug-socket": "the address of a debug service; accepted and ignored",
     "id": "the id of the container",
     "namespace": "the namespace of the container",
-    "publish-binary": "the daemon's program; accepted and not used",
-    "socket": "where a server listens, instead of an inherited fd 3",
+    "publish-binary": "containerd's binary; accepted and ignored",
+    "socket": "the socket to listen on, instead of the inherited fd 3",
 }
 _SWITCHES: Final = {
-    "debug": "log more",
-    "info": "read runtime options from stdin, print what this shim and its runtime can do",
+    "debug": "log debug lines",
+    "info": "read runtime options from stdin, print the features of the shim and its runtime",
     "v": "print the version",
     "version": "print the version",
 }
 
 
 class Fatal(Exception):
-    """The text that ends the program with status 1."""
+    """An error that ends the program with status 1."""
 
 
 class BadUsage(Exception):
-    """A command line that cannot be read: status 2, with the usage."""
+    """The command line cannot be parsed: status 2, with the usage."""
 
 
 class Help(Exception):
-    """Usage was asked for: status 0."""
+    """The command line asks for the usage: status 0."""
 
 
 class Flags:
-    """What a command line says; flags that were not given are empty or off."""
+    """A parsed command line; absent flags are empty or False."""
 
     def __init__(self) -> None:
         self.texts: dict[str, str] = dict.fromkeys(_TEXTS, "")
@@ -63,17 +63,18 @@ class Flags:
 
 
 def parse(args: Sequence[str]) -> Flags:
-    """Read a command line by the rules of Go's flag package.
+    """Parse a command line with the rules of Go's flag package.
 
     Raises:
-        BadUsage, Help.
+        BadUsage: the command line is wrong; Go's text.
+        Help: it has `-h` or `-help`.
     """
     flags = Flags()
     left = list(args)
     while left:
         word = left.pop(0)
         if len(word) < 2 or not word.startswith("-"):
-            flags.action = word  # what follows an action is not looked at
+            flags.action = word  # words after the action are ignored
             break
         if word == "--":
             flags.action = left[0] if left else ""
@@ -110,7 +111,7 @@ def usage(program: str) -> str:
 
 
 def runtime_name(program: str) -> str:
-    """Name the runtime after the binary: containerd-shim-X-vN is io.containerd.X.vN."""
+    """Derive the runtime's name from the binary's: containerd-shim-X-vN is io.containerd.X.vN."""
     prefix, _, rest = os.path.basename(program).partition("containerd-shim-")
     kind, _, version = rest.rpartition("-")
     if not prefix and kind and version[:1] == "v" and version[1:].isdecimal():
@@ -122,12 +123,15 @@ def runtime_name(program: str) -> str:
 
 
 def main() -> NoReturn:
-    """Run the shim binary; ends the process."""
+    """Run the shim binary and end the process."""
     os._exit(run(sys.argv))
 
 
 def launched(birth_fd: str, argv: Sequence[str]) -> NoReturn:
-    """Run the shim binary for the launcher, and leave a zygote behind after a `start`."""
+    """Run the shim binary for the launcher; after a successful `start`, fork a zygote.
+
+    `birth_fd` is the number of an fd that describes the zygote, or "-" for none.
+    """
     status = run(argv)
     if birth_fd.isdecimal() and status == 0 and argv[-1] == "start":
         _leave_zygote(int(birth_fd))
@@ -135,12 +139,12 @@ def launched(birth_fd: str, argv: Sequence[str]) -> NoReturn:
 
 
 def run(argv: Sequence[str], caller: "Caller | None" = None) -> int:
-    """Do what a command line says; the exit status.
+    """Run a command line and return the exit status.
 
-    With a `caller` this process was forked by a zygote, and a `start` may end as the shim.
+    With a `caller`, this process is a zygote's waiting child, and `start` may become the shim.
     """
     _open_standard_fds()
-    sys.argv[:] = argv  # who was forked, or launched, has another's
+    sys.argv[:] = argv  # a fork still has its parent's argv
     program = argv[0]
     try:
         flags = parse(argv[1:])
@@ -155,8 +159,8 @@ def run(argv: Sequence[str], caller: "Caller | None" = None) -> int:
         return _act(flags, program, name, caller)
     except Fatal as error:
         _write(2, f"{name}: {error}")
-    except Exception as error:  # noqa: BLE001 - its text is all that the daemon shows
-        _write(2, f"{name}: {_said(error)}")
+    except Exception as error:  # noqa: BLE001 - containerd shows the text
+        _write(2, f"{name}: {error_text(error)}")
     return 1
 
 
@@ -167,7 +171,7 @@ def _act(flags: Flags, program: str, name: str, caller: "Caller | None") -> int:
     if not flags.switches["info"]:
         _check_namespace(flags.texts["namespace"])
     if caller is None:
-        _quiet()  # the zygote of who was forked is so already
+        _quiet()  # a waiting child inherits this from its zygote
     if flags.switches["info"]:
         from shimv2.actions.info import runtime_info
 
@@ -185,7 +189,7 @@ def _act(flags: Flags, program: str, name: str, caller: "Caller | None") -> int:
 
 
 def _check_namespace(name: str) -> None:
-    """Refuse what is no identifier of containerd's: the name becomes a part of paths."""
+    """Refuse a name that is no identifier of containerd: it becomes a part of paths."""
     if not name:
         raise Fatal("shim namespace cannot be empty")
     import re
@@ -221,10 +225,7 @@ def _start(identity: "Identity", caller: "Caller | None") -> None:
 
 
 def _leave_zygote(birth_fd: int) -> None:
-    """Leave a process behind that makes the next `start` a matter of milliseconds.
-
-    What goes wrong with it is no fault of this `start`, which has answered.
-    """
+    """Fork a zygote for later starts.  Errors are ignored: this `start` has succeeded already."""
     from shimv2.settings import load
     from shimv2.zygote.parent import leave_behind
     from shimv2.zygote.protocol import Birth
@@ -236,7 +237,7 @@ def _leave_zygote(birth_fd: int) -> None:
 
 
 def _serve(flags: Flags, name: str) -> int:
-    """Serve on an inherited socket, or on `-socket`: the server as a program of its own."""
+    """Run only the server, on the inherited fd 3 or on `-socket`."""
     from shimv2 import log
     from shimv2.actions.sockets import listener_of_server
     from shimv2.daemon import serve
@@ -256,8 +257,8 @@ def _print_version(program: str) -> None:
     _write(1, f"{os.path.basename(program)}:\n  Version:  {VERSION}\n  Python:   {python}\n\n")
 
 
-def _said(error: Exception) -> str:
-    """Say an error as the reference does, and a bug of ours so that it can be found."""
+def error_text(error: Exception) -> str:
+    """Return the Go shim's text of an error; of an unexpected one, its type and place."""
     from shimv2.gocompat.gotext import os_error
     from shimv2.log import NoLog
     from shimv2.settings import SettingsError
@@ -278,7 +279,7 @@ def _said(error: Exception) -> str:
 
 
 def _open_standard_fds() -> None:
-    """Fill in fds 0 to 2 if the caller closed them: what is opened next must not become one."""
+    """Open fds 0 to 2 on /dev/null if they are closed: no other file must get these numbers."""
     for fd in range(3):
         try:
             os.fstat(fd)
@@ -288,18 +289,18 @@ def _open_standard_fds() -> None:
 
 
 def _quiet() -> None:
-    """Print nothing the daemon did not ask for: it takes stderr for a part of the reply."""
+    """Turn warnings and unconfigured logging off: containerd reads stderr as part of the reply."""
     import logging
     import signal
     import warnings
 
     warnings.simplefilter("ignore")
-    logging.lastResort = logging.NullHandler()  # until there is a log, if one is to be
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback
+    logging.lastResort = logging.NullHandler()  # until the log is set up
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # instead of KeyboardInterrupt's traceback
 
 
 def _ignore_stop_signals() -> None:
-    """Let `delete` finish what it began; the runtime it calls gets the defaults back."""
+    """Let `delete` finish.  The runtime that it runs gets the default handlers."""
     import signal
 
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -307,7 +308,7 @@ def _ignore_stop_signals() -> None:
 
 
 def _stdin() -> bytes:
-    """Read stdin to its end; what is over the limit is left, and what was read cannot be parsed."""
+    """Read stdin to its end, or to the limit; input that is cut cannot be parsed."""
     data = bytearray()
     while len(data) < STDIN_LIMIT_BYTES:
         chunk = os.read(0, min(_READ_BYTES, STDIN_LIMIT_BYTES - len(data)))
@@ -318,10 +319,10 @@ def _stdin() -> bytes:
 
 
 def _write(fd: int, text: str | bytes) -> None:
-    """Write all of it.
+    """Write the whole text.
 
     Raises:
-        OSError: nobody reads it; on stderr that is no error.
+        OSError: stdout cannot be written; errors on stderr are ignored.
     """
     left = os.fsencode(text) if isinstance(text, str) else text
     try:

@@ -1,4 +1,4 @@
-"""Where the launcher takes the cold way: `python -I cold_start.py BIRTH ARGV0 ARGS...`."""
+"""The launcher's cold start: `python -I cold_start.py BIRTH ARGV0 ARGS...`."""
 
 import sys
 

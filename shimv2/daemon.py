@@ -1,4 +1,4 @@
-"""The shim's server: builds the parts, runs them, and stops them in order."""
+"""The shim's server: builds its parts, runs them, and stops them in order."""
 
 import asyncio
 import logging
@@ -20,21 +20,21 @@ from shimv2.task.container import Host
 from shimv2.task.containers import Containers
 from ttrpc import Registry, Server
 
-LAST_EVENTS_LIMIT_S: Final = 5.0  # for what a daemon has not yet acknowledged when the shim ends
+LAST_EVENTS_LIMIT_S: Final = 5.0  # how long a stopping shim waits until its events are acknowledged
 LAST_REPLIES_LIMIT_S: Final = 1.0
 
 _log = logging.getLogger(__name__)
 
 
 def serve(config: DaemonConfig) -> int:
-    """Serve until Shutdown, SIGTERM or SIGINT; the exit status.
+    """Serve until Shutdown, SIGTERM or SIGINT; return the exit status.
 
     Raises:
-        OSError: the `log` FIFO of the bundle is missing.
+        NoLog: the bundle has no FIFO `log`.
     """
     linux.set_child_subreaper()
     log.setup(config.identity.name, debug=config.identity.debug)
-    # Caught and dropped, not ignored: what is ignored would stay so in runc and the containers.
+    # A handler that does nothing, not SIG_IGN: runc and the containers would inherit SIG_IGN.
     for number in (signal.SIGPIPE, signal.SIGXFSZ):
         signal.signal(number, _drop)
     return loop.run(_Daemon(config).main())
@@ -86,7 +86,7 @@ class _Daemon:
         if idle_hook is not None and isinstance(running, loop.LeanLoop):
             running.before_sleep = idle_hook.before_sleep
         if os.geteuid() == 0:
-            linux.set_dumpable(False)  # last: it hides /proc/self from all but root
+            linux.set_dumpable(False)  # last: it makes /proc/self root's
         await self._stop.wait()
 
         self._unlist()
@@ -99,32 +99,32 @@ class _Daemon:
         return 0
 
     async def _shut_down(self) -> None:
-        # Before the reply: a `start` that follows it must not find the socket of a dying shim.
+        # Before the reply: a following `start` must not find the socket of a stopping shim.
         self._unlist()
         self._begin_to_stop()
 
     def _terminate(self, number: int) -> None:
-        """Stop, whatever runs: containers are left alone and outlive the shim."""
+        """Stop the shim.  Its containers keep running."""
         _log.info("stopping: %s", signal.Signals(number).name)
         self._begin_to_stop()
 
     def _begin_to_stop(self) -> None:
-        """From now on only what is there already is answered, for as long as `main` takes."""
+        """Refuse new containers, and let `main` go on to its end."""
         self._containers.close()
         self._stop.set()
 
     async def _exit_when_idle(self, publisher: Publisher) -> None:
-        """Stop once nobody has needed the shim at two looks, `self_exit_s` apart."""
-        looks = 0
-        while looks < 2:
+        """Stop once two checks in a row, `self_exit_s` seconds apart, find the shim unused."""
+        idle_checks = 0
+        while idle_checks < 2:
             await asyncio.sleep(self._config.settings.self_exit_s)
             busy = self._containers or self._server.connections or publisher.pending
-            looks = 0 if busy else looks + 1
+            idle_checks = 0 if busy else idle_checks + 1
         _log.info("stopping: no container and no connection")
         self._begin_to_stop()
 
     def _unlist(self) -> None:
-        """Take no more connections and remove the socket's name, once."""
+        """Stop listening and remove the socket's name.  Idempotent."""
         if self._unlisted:
             return
         self._unlisted = True

@@ -1,7 +1,7 @@
-"""What the server is given when it begins.
+"""The arguments of the server.
 
-A module of its own, because a cold `start` needs it before its answer and the server's own modules
-only after it.
+A separate module, because a cold `start` needs it before its reply, but imports the server's own
+modules only afterwards.
 """
 
 import contextlib
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
 
 class IdleHook(Protocol):
-    """Runs whenever the shim has nothing to do, and once more before it ends."""
+    """A hook that runs before the event loop sleeps, and once before the shim exits."""
 
     def before_sleep(self, turns: int) -> None:
-        """`turns` callbacks have run since the last call; the loop is about to sleep."""
+        """The loop is about to sleep.  It ran `turns` callbacks since the last call."""
         ...
 
     def at_exit(self) -> None: ...
@@ -31,7 +31,7 @@ class SocketName(Protocol):
     """The name of the listening socket in the file system."""
 
     def unlink(self) -> None:
-        """Remove the name unless it is gone or belongs to another shim by now.
+        """Remove the name, unless it is gone or now belongs to another shim.
 
         Raises:
             OSError: the name cannot be removed.

@@ -1,12 +1,12 @@
-"""The shim's log: lines on the daemon's FIFO `log`, never waited for.
+"""The shim's log: lines on containerd's FIFO `log`, written without waiting.
 
-containerd makes the FIFO in the bundle and copies what it reads to its own log.  It may be away, or
-not reading: a line that does not fit is dropped and counted, and the count is told with the next
-line that fits.  The FIFO becomes fd 2, so that what the interpreter itself prints, a crash in C
-included, goes there too.
+containerd makes the FIFO in the bundle and copies its lines to its own log.  If containerd is not
+reading, a line that does not fit is dropped and counted; the next line that fits is preceded by the
+count.  The FIFO becomes fd 2, so that it also gets the interpreter's own messages and those of a
+crash in C.
 
-The form is that of containerd's own lines: time, level and message, then the fields by name.
-Fields are given as `extra={...}` and stand outside the sentence.
+The format is containerd's (logrus): time, level and message, then the fields by name.  A caller
+passes fields as `extra={...}`, not in the message.
 """
 
 import faulthandler
@@ -32,12 +32,12 @@ _LEVELS: Final = {
     logging.CRITICAL: "fatal",
 }
 _OWN_FIELDS: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
-_PLAIN: Final = re.compile(r"[A-Za-z0-9._/@^+-]*")  # what stands without quotes in logrus' lines
+_PLAIN: Final = re.compile(r"[A-Za-z0-9._/@^+-]*")  # values that logrus writes without quotes
 _AWAIT_DEPTH_LIMIT: Final = 100
 
 
 class NoLog(Exception):
-    """There is no FIFO to log to; the text is the reference's."""
+    """The bundle has no FIFO to log to; the text is the Go shim's."""
 
 
 class LineFormatter(logging.Formatter):
@@ -68,9 +68,9 @@ def _value(text: str) -> str:
 
 
 class DroppingHandler(logging.Handler):
-    """Writes whole lines to a non-blocking fd, or drops them; raises nothing, waits for nothing.
+    """Writes whole lines to a non-blocking fd, or drops them.  It neither raises nor waits.
 
-    `dropped` counts the lines that were lost and not yet told of.
+    `dropped` counts the lines that were lost and not reported yet.
     """
 
     def __init__(self, fd: int, name: str) -> None:
@@ -82,12 +82,12 @@ class DroppingHandler(logging.Handler):
         self.setFormatter(LineFormatter(name))
 
     def emit(self, record: logging.LogRecord) -> None:
-        if self._busy:  # writing a line made somebody log: that way lies no end
+        if self._busy:  # re-entrant logging would never end: drop it
             self.dropped += 1
             return
         self._busy = True
         try:
-            lost = self.dropped  # formatting may add to it
+            lost = self.dropped  # formatting may increase it
             if self._write(self._lines(record, lost)):
                 self.dropped -= lost
             else:
@@ -98,7 +98,7 @@ class DroppingHandler(logging.Handler):
     def _lines(self, record: logging.LogRecord, lost: int) -> bytes:
         lines = [self._line(record)]
         if lost:
-            text = "log lines were dropped: nobody read them"
+            text = "log lines were dropped: the log was not read"
             notice = {"levelno": logging.WARNING, "msg": text, "dropped": lost}
             lines.insert(0, self._line(logging.makeLogRecord(notice)))
         return "".join(f"{line}\n" for line in lines).encode("utf-8", "backslashreplace")
@@ -106,15 +106,15 @@ class DroppingHandler(logging.Handler):
     def _line(self, record: logging.LogRecord) -> str:
         try:
             return self.format(record)
-        except Exception as error:  # noqa: BLE001 - a bad argument must not harm who logs it
+        except Exception as error:  # noqa: BLE001 - a bad log call must not fail its caller
             where = f"{record.filename}:{record.lineno}"
             text = f"a line of {where} cannot be formatted: {type(error).__name__}"
             return self.format(logging.makeLogRecord({"levelno": logging.ERROR, "msg": text}))
 
     def _write(self, lines: bytes) -> bool:
-        """Write all of it; False when it was not taken, or not to the end.
+        """Write all lines; return False if nothing, or only a part, was written.
 
-        Up to PIPE_BUF bytes a pipe takes all or nothing; only a longer text can be cut.
+        A pipe takes up to PIPE_BUF bytes whole or not at all (pipe(7)); a longer text can be cut.
         """
         left = b"\n" + lines if self._cut else lines
         begun = False
@@ -130,10 +130,10 @@ class DroppingHandler(logging.Handler):
 
 
 def setup(name: str, *, debug: bool) -> DroppingHandler:
-    """Log to the FIFO `log` of the working directory from now on, and make it fd 2.
+    """Send the log to the FIFO `log` in the working directory, and make the FIFO fd 2.
 
     Raises:
-        NoLog: there is none.
+        NoLog: there is no such FIFO.
     """
     fd = _open_fifo(FIFO)
     os.dup2(fd, 2, inheritable=False)
@@ -145,7 +145,7 @@ def setup(name: str, *, debug: bool) -> DroppingHandler:
 
 
 def setup_stderr(name: str) -> None:
-    """Write the same lines to stderr: for `delete`, whose stderr the daemon logs as warnings."""
+    """Send the log to stderr: for `delete`, whose stderr containerd logs as warnings."""
     handler = logging.StreamHandler()
     handler.setFormatter(LineFormatter(name))
     _use(handler, debug=False)
@@ -155,27 +155,28 @@ def _use(handler: logging.Handler, *, debug: bool) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.DEBUG if debug else logging.INFO)
-    logging.raiseExceptions = False  # what goes wrong with a line must not be told on stderr
+    logging.raiseExceptions = False  # or `logging` would print its own errors to stderr
 
 
 def check_fifo() -> None:
-    """Raise NoLog, as `setup` would, before anything is begun."""
+    """Raise NoLog if `setup` would."""
     os.close(_open_fifo(FIFO))
 
 
 def _open_fifo(path: str) -> int:
     """Open the log FIFO without waiting for a reader.
 
-    Read and write: so there is always a reader, and a daemon that is away costs no SIGPIPE.
+    It is opened for reading too: the shim itself is then a reader, so there is no SIGPIPE while
+    containerd is not running.
 
     Raises:
-        NoLog: it is missing or no FIFO.
+        NoLog: the file is missing or is no FIFO.
     """
     try:
         found = os.lstat(path)
     except OSError as error:
         raise NoLog(f"fifo error: {os_error(error, op='stat')}") from None
-    if stat.S_ISFIFO(found.st_mode):  # opening something else may already do something
+    if stat.S_ISFIFO(found.st_mode):  # opening a device, for example, may have side effects
         try:
             return os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
         except OSError as error:
@@ -187,9 +188,9 @@ def _open_fifo(path: str) -> int:
 
 
 def dump_stacks() -> None:
-    """Write where every task of the running loop and every thread is to the log.
+    """Log the stacks of all tasks of the running loop and of all threads.
 
-    Files and lines only: the source text on disk may be another version's by now.
+    Files and line numbers only: the source on disk may be of another version.
     """
     import asyncio  # noqa: PLC0415 - loaded where this runs; `delete` logs without it
 
@@ -203,9 +204,9 @@ def dump_stacks() -> None:
 
 
 def _awaiting(awaited: Any) -> list[FrameType]:
-    """List the frames of a coroutine and of what it awaits, the outermost first.
+    """List the frames of a coroutine and of all it awaits, the outermost first.
 
-    asyncio's own `Task.get_stack` tells only the outermost one of a task that waits.
+    `asyncio.Task.get_stack` returns only the outermost frame of a suspended task.
     """
     frames: list[FrameType] = []
     for _ in range(_AWAIT_DEPTH_LIMIT):

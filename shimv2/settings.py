@@ -1,6 +1,6 @@
-"""Reads the file of settings.
+"""Reads the settings file.
 
-The file is read once, by `start`, and handed on: a running shim never looks at it again.
+`start` reads it once and passes the values to the server.  A running shim does not read it again.
 """
 
 import dataclasses
@@ -23,7 +23,7 @@ class SettingsError(Exception):
 
 
 class _Wrong(Exception):
-    """What is wrong with one setting; the file and line are added by who knows them."""
+    """One setting is wrong; the caller adds the file and the line."""
 
 
 _FIELDS: Final = {field.name: field for field in dataclasses.fields(Settings)}
@@ -33,10 +33,10 @@ _MAY_BE_ZERO: Final = frozenset(
 
 
 def load(path: str | None = None) -> Settings:
-    """Read `path`, else what $PYRUNC_CONFIG names, else the usual file, which may be missing.
+    """Read `path`, else $PYRUNC_CONFIG, else the default file, which may be missing.
 
     Raises:
-        SettingsError: a file that was asked for is missing, or the file is wrong.
+        SettingsError: a file named explicitly is missing, or the file is wrong.
     """
     named = path or os.environ.get(ENVIRONMENT, "")
     try:
@@ -75,13 +75,13 @@ def _parse(data: bytes, path: str) -> Settings:
 
 
 def _with_line(path: str, text: str) -> str:
-    """Bring tomllib's `what (at line 3, column 7)` into the form all our errors have."""
+    """Turn tomllib's `TEXT (at line 3, column 7)` into `PATH:3: TEXT`."""
     found = re.fullmatch(r"(.*) \(at line (\d+), column \d+\)", text, re.DOTALL)
     return f"{path}:{found[2]}: {found[1]}" if found else f"{path}: {text}"
 
 
 def _line_of(text: str, name: str) -> int:
-    """Find the line a top-level key or table stands on; tomllib does not tell.  1 if in doubt."""
+    """Find the line of a top-level key or table, which tomllib does not report; 1 if not found."""
     key = re.escape(name)
     found = re.search(rf"""^[ \t]*\[*[ \t]*["']?{key}["']?[ \t]*[=.\]]""", text, re.MULTILINE)
     return text.count("\n", 0, found.end()) + 1 if found else 1

@@ -1,6 +1,6 @@
-"""ttrpc for Python: the lean RPC protocol of containerd, as a sans-IO core, servers and clients.
+"""ttrpc for Python: containerd's RPC protocol, as a sans-IO core, a server and two clients.
 
-See docs/protocol.md for the protocol and for examples.
+docs/protocol.md describes the protocol and has examples.
 """
 
 from ttrpc.blocking import BlockingClient

@@ -19,7 +19,7 @@ class BlockingClient:
     """One connection to a server.  Not for use by several threads at once."""
 
     def __init__(self, sock: socket.socket) -> None:
-        """Take a connected Unix socket; the client owns it from here."""
+        """Take ownership of a connected Unix socket."""
         self._sock = sock
         self._connection = ClientConnection()
         self.peer = peer_credentials(sock)
@@ -29,14 +29,14 @@ class BlockingClient:
         """Connect to a server's socket.
 
         Raises:
-            OSError: nobody listens there, or `TimeoutError`: nobody accepts there.
+            OSError: no server listens there.  TimeoutError: its backlog stayed full.
         """
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             sock.settimeout(timeout_s)
             try:
                 sock.connect(socket_path(path))
-            except BlockingIOError:  # how Linux says it: the backlog stayed full
+            except BlockingIOError:  # Linux: the server's backlog stayed full
                 raise TimeoutError("timed out") from None
             return cls(sock)
         except BaseException:
@@ -67,7 +67,7 @@ class BlockingClient:
         Raises:
             StatusError: the server's answer; DEADLINE_EXCEEDED also when there was none in time.
             ConnectionClosed: the connection ended before the answer.
-            RemoteProtocolError: the server's answer is none.
+            RemoteProtocolError: the server's answer cannot be parsed.
         """
         if self._sock.fileno() < 0:
             raise ConnectionClosed
@@ -96,11 +96,11 @@ class BlockingClient:
                 left = left[self._sock.send(left) :]
         except TimeoutError:
             if len(left) < len(frame):
-                self.close()  # half a frame is out: nothing can follow it
+                self.close()  # part of a frame was written: no other frame can follow
             raise deadline_exceeded() from None
 
     def _read(self, stream_id: int, deadline: float | None) -> ResponseReceived:
-        """Read until this call's answer; what belongs to calls given up earlier is dropped."""
+        """Read until this call's answer; answers of earlier, timed-out calls are dropped."""
         while True:
             while (event := self._connection.next_event()) is not None:
                 if isinstance(event, ResponseReceived) and event.stream_id == stream_id:

@@ -28,10 +28,10 @@ R = TypeVar("R", bound=Message)
 
 
 def timeout_ns(timeout_s: float | None) -> int:
-    """Return a call's remaining time as it is sent; 0 is none.
+    """Convert a timeout to the request's field in nanoseconds; 0 = no timeout.
 
     Raises:
-        StatusError: DEADLINE_EXCEEDED, none is left: there is no point in sending.
+        StatusError: DEADLINE_EXCEEDED, the timeout has expired: the request need not be sent.
     """
     if timeout_s is None:
         return 0
@@ -45,7 +45,7 @@ def result(event: ResponseReceived, response_type: type[R]) -> R:
 
     Raises:
         StatusError: the server answered with one.
-        RemoteProtocolError: the server's answer is none.
+        RemoteProtocolError: the server's answer cannot be parsed.
     """
     try:
         response = response_type.FromString(event.payload)
@@ -57,14 +57,14 @@ def result(event: ResponseReceived, response_type: type[R]) -> R:
 
 
 class Client:
-    """One connection to a server.  Make it with `connect`; `close` it.
+    """One connection to a server.  Open it with `connect`; the caller must `close` it.
 
-    A call that is cancelled, or whose time is over, is forgotten here only: the protocol has no
-    cancel, so the server learns of it by the deadline it was sent.
+    The protocol has no cancel.  If a call is cancelled or times out, only the client forgets it;
+    the server ends it at the deadline in the request.
     """
 
     def __init__(self, sock: socket.socket) -> None:
-        """Take a connected Unix socket; the client owns it from here.  Needs a running loop."""
+        """Take ownership of a connected Unix socket.  Needs a running loop."""
         sock.setblocking(False)
         self._loop = asyncio.get_running_loop()
         self.peer = peer_credentials(sock)
@@ -87,7 +87,7 @@ class Client:
         """Connect to a server's socket.
 
         Raises:
-            OSError: nobody listens there, or `TimeoutError`: nobody accepts there.
+            OSError: no server listens there.  TimeoutError: its backlog stayed full.
         """
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         sock.setblocking(False)
@@ -109,7 +109,7 @@ class Client:
         return self._transport.closed
 
     async def close(self) -> None:
-        """End the connection at once; calls under way fail with `ConnectionClosed`."""
+        """Close the connection at once; unfinished calls fail with `ConnectionClosed`."""
         self._transport.close()
 
     async def wait_closed(self) -> None:
@@ -131,7 +131,7 @@ class Client:
         Raises:
             StatusError: the server's answer; DEADLINE_EXCEEDED also when there was none in time.
             ConnectionClosed: the connection ended before the answer.
-            RemoteProtocolError: the server's answer is none.
+            RemoteProtocolError: the server's answer cannot be parsed.
         """
         timeout_s = await self._turn(timeout_s)
         stream_id, frame = self._connection.request(
@@ -167,10 +167,10 @@ class Client:
         timeout_s: float | None = None,
         metadata: Sequence[tuple[str, str]] = (),
     ) -> ClientStream[R]:
-        """Begin a streaming call; which sides stream is what the service's definition says.
+        """Begin a streaming call.  `client_streams` and `server_streams` are as in the .proto file.
 
         `request` is the first message; a method whose client side does not stream needs it.
-        Raises like `call`.
+        Raises the same errors as `call`.
         """
         if request is None and not client_streams:
             raise LocalProtocolError("a client side that does not stream sends one request")
@@ -195,7 +195,7 @@ class Client:
         return ClientStream(self._connection, self._transport, stream_id, inbox, response_type, end)
 
     async def _turn(self, timeout_s: float | None) -> float | None:
-        """Wait while too much waits to be sent already; return what is left of the time."""
+        """Wait while the write buffer is full (back-pressure); return the remaining timeout."""
         if self._transport.closed:
             raise ConnectionClosed
         if not self._transport.congested:
@@ -217,7 +217,7 @@ class Client:
                     answer.set_result(event)
                 return
         if stream_id not in self._streams:
-            # Usual after a deadline of ours: the answer came late.
+            # Usual after a timed-out call: its answer came late.
             log.debug("ttrpc: received message on inactive stream", extra={"stream": stream_id})
             return
         inbox, timer = self._streams[stream_id]
@@ -236,7 +236,7 @@ class Client:
                 inbox.close()
 
     def _end_stream(self, stream_id: int, error: Exception) -> None:
-        """End a stream on this side only; if it has ended already, nothing happens."""
+        """End a stream at this end only.  Idempotent."""
         self._connection.forget(stream_id)
         if stream_id in self._streams:
             inbox, timer = self._streams.pop(stream_id)

@@ -1,4 +1,4 @@
-"""The envelopes inside frames: requests and responses, from and to bytes.  Pure."""
+"""Encodes and decodes the messages inside frames: requests and responses.  Pure."""
 
 from collections.abc import Iterable
 from typing import Final
@@ -11,8 +11,7 @@ from ttrpc.message import UNREADABLE, reason
 
 __all__ = ["Request", "decode_request", "decode_response", "encode_error", "encode_request"]
 
-# One error text: longer ones (a runtime's whole output) would not fit in a frame with their
-# envelope, and no client shows more.
+# The limit of one error text.  A longer one (a runtime's whole output) may not fit into a frame.
 MAX_TEXT_BYTES: Final = 1024 * 1024
 
 MAX_TIMEOUT_NS: Final = 2**63 - 1
@@ -36,7 +35,11 @@ def encode_request(
 
 
 def decode_request(data: bytes) -> Request:
-    """Raises RemoteProtocolError with the Go implementation's text."""
+    """Parse a request.
+
+    Raises:
+        RemoteProtocolError: the bytes are not a request; the Go implementation's text.
+    """
     try:
         return Request.FromString(data)
     except UNREADABLE as exc:
@@ -44,12 +47,12 @@ def decode_request(data: bytes) -> Request:
 
 
 def encode_response(payload: bytes) -> bytes:
-    """Success: no status at all, and for an empty message no bytes at all."""
+    """Build the response of a successful call.  It has no status; an empty payload gives b""."""
     return Response(payload=payload).SerializeToString() if payload else b""
 
 
 def encode_error(error: StatusError) -> bytes:
-    """Build the envelope of an error; never fails, whatever the text holds."""
+    """Build the response of a failed call.  Never fails: the text is made valid and cut."""
     status = Status(code=error.code, message=sendable(error.message))
     for detail in error.details:
         status.details.append(Any(type_url=detail.type_url, value=detail.value))
@@ -57,10 +60,10 @@ def encode_error(error: StatusError) -> bytes:
 
 
 def sendable(text: str) -> str:
-    """Return `text` as a protobuf string can hold it.
+    """Return `text` in a form that a protobuf string can hold.
 
-    Paths with bytes that are no UTF-8 come from the os module as lone surrogates, and protobuf
-    refuses those: they are shown as backslash escapes.
+    The os module turns bytes that are not UTF-8 into lone surrogates (PEP 383), which protobuf
+    refuses.  They become backslash escapes.
     """
     data = text[: MAX_TEXT_BYTES + 1].encode("utf-8", "backslashreplace")
     if len(data) > MAX_TEXT_BYTES:
@@ -69,10 +72,10 @@ def sendable(text: str) -> str:
 
 
 def decode_response(data: bytes) -> tuple[bytes, StatusError | None]:
-    """Return payload and error of a response; a status with code 0 is no error.
+    """Return the payload and error of a response; a status with code 0 is no error.
 
     Raises:
-        RemoteProtocolError: the bytes are no response.
+        RemoteProtocolError: the bytes are not a response.
     """
     try:
         response = Response.FromString(data)

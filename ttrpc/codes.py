@@ -1,4 +1,4 @@
-"""The status codes of ttrpc, which are those of gRPC."""
+"""The status codes of ttrpc.  They are gRPC's."""
 
 from enum import IntEnum
 

@@ -1,8 +1,13 @@
-"""Both ends of one connection as state machines: bytes in, events out; calls in, bytes out.  Pure.
+"""The server's and the client's end of a connection, as state machines without I/O.  Pure.
 
-Neither does I/O, keeps time or waits.  The driver feeds what it read, takes events until there is
-none, and writes the bytes the methods return, in the order they were returned.  Events are pulled
-one by one because the answer to one (is this method a stream?) decides how the next is read.
+The driver (`session`, `client`, `blocking`) does the I/O and keeps the deadlines:
+
+1. It passes the bytes it has read to `feed`.
+2. It calls `next_event` until that returns None, and acts on each event.
+3. It writes the bytes that the other methods return, in the order they were returned.
+
+Events are pulled one by one because the reaction to one (the method is a streaming one) decides how
+the next frame is read.
 
 The order of the checks, and the texts, are those of the Go implementation (v1.2.9).
 """
@@ -36,11 +41,11 @@ MAX_STREAM_ID: Final = 2**32 - 1
 
 
 class _Inbound(Enum):
-    """What may still come on a stream."""
+    """What the client may still send on a stream."""
 
     NOTHING = auto()  # a unary call: there is no stream
     OPEN = auto()
-    CLOSED = auto()  # the sender said so
+    CLOSED = auto()  # the client closed its side
 
 
 class ServerConnection:
@@ -50,9 +55,9 @@ class ServerConnection:
 
     def __init__(self) -> None:
         self._decoder = wire.FrameDecoder()
-        self._calls: dict[int, _Inbound] = {}  # those not answered yet
+        self._calls: dict[int, _Inbound] = {}  # stream id -> state, of calls without an answer
         self._last_id = 0
-        self._queue: deque[ServerEvent] = deque()  # one frame gives up to three events
+        self._queue: deque[ServerEvent] = deque()  # one frame may give three events
 
     @property
     def mid_frame(self) -> bool:
@@ -60,7 +65,7 @@ class ServerConnection:
 
     @property
     def calls(self) -> int:
-        """Calls that wait for their answer."""
+        """The number of calls without an answer."""
         return len(self._calls)
 
     def feed(self, chunk: bytes) -> None:
@@ -77,15 +82,15 @@ class ServerConnection:
         return None
 
     def open_stream(self, stream_id: int, *, half_closed: bool) -> None:
-        """Say that this request began a stream: from now on Data for it is delivered."""
+        """Mark the call as a streaming one: from now on its Data frames give events."""
         self._require(stream_id)
         self._calls[stream_id] = _Inbound.CLOSED if half_closed else _Inbound.OPEN
 
     def respond(self, stream_id: int, payload: bytes) -> bytes:
-        """End a call well: unary, or one whose server side does not stream.
+        """End a call with a result: a unary call, or one whose server side does not stream.
 
-        A result that no frame can hold becomes an error of this one call; the Go implementation
-        closes the connection, which the daemon above takes for the death of the shim.
+        A result that does not fit into a frame becomes an error of this call.  The Go
+        implementation closes the connection, which containerd takes for the death of the shim.
         """
         data = codec.encode_response(payload)
         if len(data) > wire.MAX_DATA_BYTES:
@@ -101,7 +106,7 @@ class ServerConnection:
         return frame
 
     def refuse(self, reply: ErrorReply) -> bytes:
-        """Build the frame of an `ErrorReply`; the calls are what they were before."""
+        """Build the frame of an `ErrorReply`; no call changes its state."""
         data = codec.encode_error(reply.error)
         if len(data) > wire.MAX_DATA_BYTES:  # its details: the text is cut already
             data = codec.encode_error(StatusError(reply.error.code, reply.error.message))
@@ -111,7 +116,7 @@ class ServerConnection:
         """Send one message of a stream.
 
         Raises:
-            StatusError: RESOURCE_EXHAUSTED, it is too long; the stream goes on.
+            StatusError: RESOURCE_EXHAUSTED, the message is too long; the stream stays open.
             StreamClosed: the stream has ended.
         """
         if self._calls.get(stream_id, _Inbound.NOTHING) is _Inbound.NOTHING:
@@ -119,7 +124,7 @@ class ServerConnection:
         return wire.encode_frame(stream_id, wire.DATA, 0, payload)
 
     def finish(self, stream_id: int, payload: bytes | None) -> bytes:
-        """End a stream well, with a last message or without."""
+        """End a stream without an error, with a last message or None."""
         flags = wire.REMOTE_CLOSED | (wire.NO_DATA if payload is None else 0)
         if payload is not None and len(payload) > wire.MAX_DATA_BYTES:
             return self.fail(stream_id, too_long(len(payload), wire.MAX_DATA_BYTES))
@@ -145,7 +150,7 @@ class ServerConnection:
             return self._read_request(frame)
         if frame.kind == wire.DATA:
             return self._read_data(frame)
-        return None  # kinds of the future
+        return None  # an unknown kind is ignored
 
     def _read_request(self, frame: wire.Frame) -> ServerEvent:
         stream_id = frame.stream_id
@@ -171,8 +176,8 @@ class ServerConnection:
         stream_id = frame.stream_id
         inbound = self._calls.get(stream_id, _Inbound.NOTHING)
         if inbound is _Inbound.NOTHING:
-            # For a unary call in flight too, where the Go implementation crashes; that call is
-            # left alone and gets its own answer.
+            # Also for a unary call without an answer yet, where the Go implementation crashes.
+            # That call goes on and gets its own answer.
             return _invalid(stream_id, "StreamID is no longer active")
         if not frame.flags & wire.NO_DATA:
             if inbound is _Inbound.CLOSED:
@@ -193,7 +198,7 @@ def _invalid(stream_id: int, text: str, *, on_stream: bool = False) -> ErrorRepl
 
 
 class _Call:
-    """What a client knows of one call."""
+    """A client's state of one call."""
 
     __slots__ = ("receives_data", "sends_data")
 
@@ -241,7 +246,9 @@ class ClientConnection:
         sends_data: bool = False,
         receives_data: bool = False,
     ) -> tuple[int, bytes]:
-        """Begin a call: its stream id and its frame, to be written before any later one's.
+        """Begin a call; return its stream id and its frame.
+
+        Frames of several calls must be written in the order of their stream ids.
 
         Raises:
             StatusError: RESOURCE_EXHAUSTED, the request is too long; its id is used up.
@@ -267,7 +274,7 @@ class ClientConnection:
         """Send one message of a stream.
 
         Raises:
-            StatusError: RESOURCE_EXHAUSTED, it is too long; the stream goes on.
+            StatusError: RESOURCE_EXHAUSTED, the message is too long; the stream stays open.
             StreamClosed: this side was closed, or the call has ended.
         """
         call = self._calls.get(stream_id)
@@ -276,7 +283,11 @@ class ClientConnection:
         return wire.encode_frame(stream_id, wire.DATA, 0, payload)
 
     def close_send(self, stream_id: int) -> bytes:
-        """Say that nothing more will be sent.  Raises StreamClosed like `send`."""
+        """Build the frame that closes this side of a stream.
+
+        Raises:
+            StreamClosed: this side was closed, or the call has ended.
+        """
         call = self._calls.get(stream_id)
         if call is None or not call.sends_data:
             raise StreamClosed
@@ -284,7 +295,7 @@ class ClientConnection:
         return wire.encode_frame(stream_id, wire.DATA, wire.REMOTE_CLOSED | wire.NO_DATA, b"")
 
     def forget(self, stream_id: int) -> None:
-        """Give up a call.  The protocol has no cancel: what still comes is a stray frame."""
+        """Forget a call.  The protocol has no cancel: frames that still come are stray frames."""
         self._calls.pop(stream_id, None)
 
     def _read(self, frame: wire.Frame | wire.Oversized) -> ClientEvent | None:

@@ -1,8 +1,8 @@
-"""What can go wrong on a connection, and how an exception is told to the other end.  Pure.
+"""The library's exceptions, and the conversion of any exception to a status.  Pure.
 
-Four things are kept apart, because callers act differently on them: the other end answered with a
-status (`StatusError`), the connection is gone (`ConnectionClosed`), the other end broke the
-protocol (`RemoteProtocolError`), we did (`LocalProtocolError`).
+There are four kinds, because callers react differently to each: the peer answered with a status
+(`StatusError`), the connection ended (`ConnectionClosed`), the peer violated the protocol
+(`RemoteProtocolError`), this end did (`LocalProtocolError`).
 """
 
 from collections.abc import Sequence
@@ -13,21 +13,21 @@ from ttrpc.codes import Code
 
 
 class TtrpcError(Exception):
-    """Everything this library raises by itself."""
+    """Base class of this library's exceptions."""
 
 
 @dataclass(frozen=True, slots=True)
 class Detail:
-    """One typed message that comes with a status (`google.protobuf.Any`)."""
+    """One typed message attached to a status (`google.protobuf.Any`)."""
 
     type_url: str
     value: bytes
 
 
 class StatusError(TtrpcError):
-    """A call ended with a status other than OK: raised by a client's call and by handlers.
+    """A status other than OK.  A client's call raises it; a handler raises it to answer with it.
 
-    `code` is a `Code`, or a plain int where the other end sent a number that is none.
+    `code` is a `Code`, or a plain int if the peer sent an unknown code.
     """
 
     def __init__(self, code: int, message: str, details: Sequence[Detail] = ()) -> None:
@@ -44,25 +44,25 @@ _KNOWN: Final = frozenset(int(code) for code in Code)
 
 
 class ConnectionClosed(TtrpcError):
-    """The connection ended, whichever side and whatever errno ended it."""
+    """The connection ended, closed by either side or by an I/O error."""
 
     def __init__(self) -> None:
         super().__init__("ttrpc: closed")
 
 
 class StreamClosed(TtrpcError):
-    """Something was to be sent on a stream whose sending side is over."""
+    """This end of the stream cannot send any more."""
 
     def __init__(self) -> None:
         super().__init__("ttrpc: stream closed")
 
 
 class LocalProtocolError(TtrpcError):
-    """The code that uses a connection asked for a step the protocol does not have."""
+    """The caller asked for a step that the protocol does not allow."""
 
 
 class RemoteProtocolError(TtrpcError):
-    """The other end sent what the protocol does not allow."""
+    """The peer sent something that the protocol does not allow."""
 
 
 def deadline_exceeded() -> StatusError:
@@ -88,7 +88,7 @@ CODES: Final[dict[type[BaseException], Code]] = {
 
 
 def to_status(exc: BaseException) -> StatusError:
-    """Say `exc` in the protocol's words; the nearest listed base class decides, else UNKNOWN."""
+    """Convert an exception to a status by its nearest base class in the table; else UNKNOWN."""
     if isinstance(exc, StatusError):
         return exc
     for cls in type(exc).__mro__:

@@ -1,4 +1,4 @@
-"""What a connection reports to the code that drives it.  Pure."""
+"""The events that `connection` returns to its driver.  Pure."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,13 +8,13 @@ from ttrpc.errors import RemoteProtocolError, StatusError
 
 @dataclass(frozen=True, slots=True)
 class RequestReceived:
-    """A call begins.  It is answered with `respond`, `fail` or - a stream - `finish`."""
+    """A call begins.  Answer it with `respond` or `fail`; a streaming one with `finish`."""
 
     stream_id: int
     service: str
     method: str
     payload: bytes
-    timeout_ns: int  # 0: none; negative: it was over when it was sent
+    timeout_ns: int  # 0: no timeout; negative: it had expired when the request was sent
     metadata: Sequence[tuple[str, str]]
     flags: int  # meaningful for streaming methods only
 
@@ -29,17 +29,17 @@ class DataReceived:
 
 @dataclass(frozen=True, slots=True)
 class HalfClosed:
-    """The other end sends no more on this stream; at a client: the call ended well."""
+    """The peer sends no more on this stream.  For a client: the call ended without an error."""
 
     stream_id: int
 
 
 @dataclass(frozen=True, slots=True)
 class ErrorReply:
-    """The client broke a rule: send this to it, with `refuse`.  The connection stays usable.
+    """The client violated a rule.  Send this error with `refuse`; the connection stays usable.
 
-    `on_stream`: it is about an open stream, and an error is the last a client looks at: send it
-    with `fail`, which ends the stream.
+    With `on_stream` the error concerns an open stream.  Send it with `fail`, which ends the stream:
+    a client reads nothing of a stream after an error.
     """
 
     stream_id: int
@@ -49,7 +49,7 @@ class ErrorReply:
 
 @dataclass(frozen=True, slots=True)
 class ResponseReceived:
-    """A call has ended, by an answer or by what cannot be one."""
+    """A call has ended, with a result, a status, or an answer that cannot be parsed."""
 
     stream_id: int
     payload: bytes
@@ -58,7 +58,7 @@ class ResponseReceived:
 
 @dataclass(frozen=True, slots=True)
 class StrayFrame:
-    """Something came for a call this client does not have (any more): usual after a timeout."""
+    """A frame of a call that the client does not know or has forgotten: usual after a timeout."""
 
     stream_id: int
     kind: int

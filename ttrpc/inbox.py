@@ -1,8 +1,8 @@
-"""The messages of one stream that have come and are not taken yet.
+"""The bounded queue of received messages of one stream.
 
-Bounded, because the protocol has no flow control: when it is full the whole connection is not read
-for a while; a consumer that does not come back in that time loses its stream, not the connection
-its other calls (this is what the Go implementation does since 1.2.8).
+The protocol has no flow control.  When a queue is full, the connection is not read for up to
+`PATIENCE_S`.  If the consumer takes no message in that time, its stream ends with an error; the
+connection and its other calls go on (as in the Go implementation since 1.2.8).
 """
 
 import asyncio
@@ -14,14 +14,14 @@ from ttrpc.errors import LocalProtocolError
 from ttrpc.transport import Transport
 
 DEPTH: Final = 64  # messages
-PATIENCE_S: Final = 1.0  # how long a full inbox may stop its connection
+PATIENCE_S: Final = 1.0  # how long a full inbox may stop the reading of its connection
 FULL: Final = "ttrpc: stream buffer full"
 
 
 class Inbox:
-    """The queue between a connection and the one consumer of a stream.
+    """The queue between a connection and a stream's only consumer.
 
-    `overflow` is called when a message could not be delivered in time; it must end the stream and
+    `overflow` is called when the queue stayed full for `PATIENCE_S`.  It must end the stream and
     call `fail`.
     """
 
@@ -37,7 +37,7 @@ class Inbox:
         self._transport = transport
         self._overflow = overflow
         self._items: deque[bytes] = deque()
-        self._late: bytes | None = None  # the message that holds the connection
+        self._late: bytes | None = None  # the message beyond the bound; reading stops for it
         self._timer: asyncio.TimerHandle | None = None
         self._end: Exception | None = None
         self._waiter: asyncio.Future[None] | None = None
@@ -52,12 +52,12 @@ class Inbox:
         self._transport.hold()
 
     def close(self) -> None:
-        """Nothing more will come.  What is here can still be taken."""
+        """End the queue: no more messages follow.  Queued ones can still be taken."""
         self._end = EOFError("EOF")
         self._wake()
 
     def fail(self, error: Exception) -> None:
-        """Nothing more will come, by an error.  What came before it can still be taken."""
+        """End the queue with an error, which `get` raises after the queued messages."""
         if self._late is not None:
             self._late = None
             self._release()
@@ -65,12 +65,12 @@ class Inbox:
         self._wake()
 
     async def get(self) -> bytes:
-        """Take the next message.
+        """Wait for the next message.
 
         Raises:
-            EOFError: the other end has closed its side.
-            Exception: what `fail` was given.
-            LocalProtocolError: somebody else waits here already.
+            EOFError: the peer has closed its side.
+            Exception: the error that was given to `fail`.
+            LocalProtocolError: another caller is waiting.
         """
         while not self._items:
             if self._end is not None:
@@ -96,5 +96,5 @@ class Inbox:
     def _release(self) -> None:
         assert self._timer is not None  # it came with the late message
         self._timer.cancel()
-        self._timer = None  # a timer knows its callback: no cycle
+        self._timer = None  # a TimerHandle refers to its callback: break the cycle
         self._transport.release()

@@ -1,6 +1,6 @@
-"""What the library asks of a service's messages, and what a peer is told of unreadable ones.  Pure.
+"""The interface of a service's messages, and the error text for invalid ones.  Pure.
 
-Any generated protobuf message fits; so does a hand-made class with these two methods.
+Every generated protobuf class fits, and any other class with these two methods.
 """
 
 from typing import Final, Protocol, Self, TypeVar
@@ -24,7 +24,7 @@ UNREADABLE: Final = (DecodeError, UnicodeDecodeError)  # the second: protobuf wi
 
 
 def reason(exc: Exception) -> str:
-    """Say in the Go implementation's words why bytes are not a message.
+    """Return the Go implementation's text for bytes that are not a message.
 
     Before 7.35 the C core of protobuf has one error for both; then it is the wire format.
     """
@@ -34,7 +34,7 @@ def reason(exc: Exception) -> str:
 
 
 def parse(message_type: type[M], payload: bytes) -> M:
-    """Parse a payload.  A known field with a wrong wire type is an unknown field, no error.
+    """Parse a payload.  A known field with a wrong wire type counts as an unknown field.
 
     Raises:
         StatusError: INTERNAL, with the text the Go implementation sends.

@@ -1,4 +1,4 @@
-"""Which handler answers which method."""
+"""Maps services and methods to handlers."""
 
 import inspect
 from collections.abc import Awaitable, Callable
@@ -18,7 +18,7 @@ Resp = TypeVar("Resp", bound=Message)
 @dataclass(frozen=True, slots=True)
 class Method:
     request_type: type[Message]
-    handler: Callable[..., Any]  # its types were checked where it was registered
+    handler: Callable[..., Any]  # its types are those of the method that registered it
     is_coroutine: bool
     streams: bool
     client_streams: bool = False
@@ -26,7 +26,7 @@ class Method:
 
 
 class Registry:
-    """Services by their full proto name, methods by their bare name; both case-sensitive."""
+    """Finds handlers by the service's full proto name and the method's bare name, with case."""
 
     def __init__(self) -> None:
         self._services: dict[str, dict[str, Method]] = {}
@@ -40,9 +40,9 @@ class Registry:
     ) -> None:
         """Register a method with one request and one response.
 
-        A plain function is answered in the step that read its request: it must not block.  A
-        coroutine function gets a task, which is cancelled at the call's deadline and when the
-        client goes away.
+        A plain function is called in the loop's turn that read its request: it must not block.  A
+        coroutine function runs in a task, which is cancelled at the call's deadline and when the
+        client disconnects.
         """
         is_coroutine = inspect.iscoroutinefunction(handler)
         self._add(service, method, Method(request_type, handler, is_coroutine, streams=False))
@@ -54,7 +54,7 @@ class Registry:
         request_type: type[Req],
         handler: Callable[[ServerStream[Req, Resp], Call], Awaitable[Resp]],
     ) -> None:
-        """Register a method that takes many requests and returns one response."""
+        """Register a method with many requests and one response."""
         self._add_stream(service, method, request_type, handler, client=True, server=False)
 
     def server_stream(
@@ -66,8 +66,8 @@ class Registry:
     ) -> None:
         """Register a method with one request and many responses.
 
-        The request is the first and only message to receive.  What the handler returns, if not
-        None, is the last response.
+        The stream's only request is received first.  The handler's return value, if not None, is
+        the last response.
         """
         self._add_stream(service, method, request_type, handler, client=False, server=True)
 
@@ -82,7 +82,11 @@ class Registry:
         self._add_stream(service, method, request_type, handler, client=True, server=True)
 
     def find(self, service: str, method: str) -> Method:
-        """Raises StatusError UNIMPLEMENTED, with the Go implementation's text."""
+        """Return the method.
+
+        Raises:
+            StatusError: UNIMPLEMENTED; the Go implementation's text.
+        """
         try:
             methods = self._services[service]
         except KeyError:

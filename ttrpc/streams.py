@@ -1,4 +1,4 @@
-"""A streaming call as its handler sees it, and as its caller does."""
+"""A streaming call at the server (`ServerStream`) and at the client (`ClientStream`)."""
 
 from collections.abc import Awaitable, Callable
 from typing import Any, Generic, Self, TypeVar
@@ -14,7 +14,7 @@ Resp = TypeVar("Resp", bound=Message)
 
 
 class ServerStream(Generic[Req, Resp]):
-    """Messages of one call in both directions.  It lives as long as its handler runs.
+    """The messages of one call in both directions.  Valid while its handler runs.
 
     `async for request in stream` ends when the client has closed its side.
     """
@@ -29,11 +29,11 @@ class ServerStream(Generic[Req, Resp]):
         self._send = send
 
     async def receive(self) -> Req:
-        """Take the client's next message; for one receiver at a time.
+        """Wait for the client's next message.  Only one caller may wait at a time.
 
         Raises:
             EOFError: the client has closed its side.
-            StatusError: INTERNAL, these bytes are no such message.
+            StatusError: INTERNAL, the message cannot be parsed.
         """
         return parse(self._request_type, await self._inbox.get())
 
@@ -47,20 +47,20 @@ class ServerStream(Generic[Req, Resp]):
             raise StopAsyncIteration from None
 
     async def send(self, message: Resp) -> None:
-        """Send a message; waits while the client has too much to read already.
+        """Send a message; waits while the connection's write buffer is full (back-pressure).
 
         Raises:
-            StatusError: RESOURCE_EXHAUSTED, the message is too long; the stream goes on.
-            StreamClosed: the call was ended because the client broke the rules of its stream.
-            ConnectionClosed: the client is gone.
+            StatusError: RESOURCE_EXHAUSTED, the message is too long; the stream stays open.
+            StreamClosed: the call was ended because the client violated a rule of streams.
+            ConnectionClosed: the client has disconnected.
         """
         await self._send(message.SerializeToString())
 
 
 class ClientStream(Generic[Resp]):
-    """A streaming call at the client: a context manager that gives the call up when it is left.
+    """A streaming call at the client: a context manager that abandons the call on exit.
 
-    `async for response in stream` ends when the server has ended the call well.
+    `async for response in stream` ends when the server has ended the call without an error.
     """
 
     __slots__ = ("_connection", "_end", "_inbox", "_response_type", "_transport", "stream_id")
@@ -88,29 +88,29 @@ class ClientStream(Generic[Resp]):
         self.close()
 
     async def send(self, message: Message) -> None:
-        """Send a message; waits while the server has too much to read already.
+        """Send a message; waits while the connection's write buffer is full (back-pressure).
 
         Raises:
-            StatusError: RESOURCE_EXHAUSTED, the message is too long; the stream goes on.
-            StreamClosed: this side is closed, or the call has ended; `receive` tells how.
-            ConnectionClosed: the server is gone.
+            StatusError: RESOURCE_EXHAUSTED, the message is too long; the stream stays open.
+            StreamClosed: this side is closed, or the call has ended; `receive` raises its error.
+            ConnectionClosed: the connection has ended.
         """
         await self._transport.drain()
         self._transport.write(self._connection.send(self.stream_id, message.SerializeToString()))
 
     def close_send(self) -> None:
-        """Say that no more will be sent.
+        """Close this side of the stream: no more messages follow.
 
         Raises:
-            StreamClosed: it was said before, or the call has ended.
+            StreamClosed: this side is closed already, or the call has ended.
         """
         self._transport.write(self._connection.close_send(self.stream_id))
 
     async def receive(self) -> Resp:
-        """Take the server's next message; for one receiver at a time.
+        """Wait for the server's next message.  Only one caller may wait at a time.
 
         Raises:
-            EOFError: the server has ended the call well.
+            EOFError: the server has ended the call without an error.
             StatusError, ConnectionClosed, RemoteProtocolError: as for a unary call.
         """
         payload = await self._inbox.get()
@@ -129,5 +129,5 @@ class ClientStream(Generic[Resp]):
             raise StopAsyncIteration from None
 
     def close(self) -> None:
-        """Give the call up, if it has not ended.  The server is not told: there is no way to."""
+        """Abandon the call if it has not ended.  The server does not learn of it."""
         self._end(StreamClosed())

@@ -28,14 +28,14 @@ _HEADER_BYTES: Final = HEADER.size
 @dataclass(frozen=True, slots=True)
 class Frame:
     stream_id: int
-    kind: int  # a plain int: peers may send kinds we do not know yet
+    kind: int  # a plain int: a peer may send a kind that is not known yet
     flags: int
     data: bytes
 
 
 @dataclass(frozen=True, slots=True)
 class Oversized:
-    """A frame beyond the limit: its data has been skipped, the connection is in step."""
+    """A frame longer than the limit.  Its data was skipped; the next frame can be read."""
 
     stream_id: int
     length_bytes: int
@@ -45,7 +45,7 @@ def encode_frame(stream_id: int, kind: int, flags: int, data: bytes) -> bytes:
     """Build a frame.
 
     Raises:
-        StatusError: RESOURCE_EXHAUSTED, `data` is longer than a peer would take.
+        StatusError: RESOURCE_EXHAUSTED, `data` is longer than `MAX_DATA_BYTES`.
     """
     if len(data) > MAX_DATA_BYTES:
         raise too_long(len(data), MAX_DATA_BYTES)
@@ -59,8 +59,8 @@ class FrameDecoder:
 
     def __init__(self, *, max_data_bytes: int = MAX_DATA_BYTES) -> None:
         self._max_data_bytes = max_data_bytes
-        # The usual chunk is whole frames: it is kept as it came and read in place.  Only a frame
-        # that comes in pieces is gathered in a bytearray.
+        # A chunk usually has whole frames: it is kept unchanged and parsed in place.  Only a frame
+        # that arrives in pieces is collected in a bytearray.
         self._buffer: bytes | bytearray = b""
         self._position = 0
         self._skip_bytes = 0  # what is left of an oversized frame
@@ -68,7 +68,7 @@ class FrameDecoder:
 
     @property
     def mid_frame(self) -> bool:
-        """Is part of a frame missing?  The peer should not end here."""
+        """Whether part of a frame is missing: the peer must not close the connection here."""
         return self._skip_bytes > 0 or self._position < len(self._buffer)
 
     def feed(self, chunk: bytes) -> None:
@@ -113,7 +113,10 @@ class FrameDecoder:
         return Frame(stream_id, kind, flags, data)
 
     def _end_of_oversized(self) -> Oversized | None:
-        """Report it when its last byte is gone: the peer may not read before it has written."""
+        """Return the oversized frame once its last byte was skipped, not before.
+
+        The peer may not read a reply before it has written the whole frame.
+        """
         if self._skip_bytes:
             return None
         oversized, self._oversized = self._oversized, None

@@ -1,4 +1,4 @@
-"""What containerd calls the binary for: start, delete and -info, and what a `start` needs.
+"""The actions that containerd runs the binary for: start, delete and -info.
 
-Each action is imported by `cli` only when it is asked for: containerd waits for every one of them.
+`cli` imports only the one that is asked for, because containerd waits for it.
 """

@@ -1,4 +1,4 @@
-"""What a daemon sends to `start`, and reads from it, as messages of protobuf."""
+"""The protobuf messages of `start`: containerd's request on stdin and the reply on stdout."""
 
 from dataclasses import replace
 from typing import Final, TypeVar
@@ -13,16 +13,16 @@ from shimv2.gocompat.anyurl import type_name
 from shimv2.values.errors import ShimError
 from shimv2.values.model import Identity, RuncOptions
 
-_DEBUG_LEVEL: Final = -4  # of BootstrapParams.log_level: this and below is debug
+_DEBUG_LEVEL: Final = -4  # BootstrapParams.log_level: -4 and below means debug
 
 M = TypeVar("M", bound=Message)
 
 
 def read(identity: Identity, stdin: bytes) -> Request:
-    """Tell the generations apart: old daemons send an Any of options, or nothing.
+    """Parse stdin: BootstrapParams of containerd >= 2.3, else an Any of options, or nothing.
 
-    An Any parses as BootstrapParams as well, both have a string and bytes in front; so what
-    decides is whether the parameters are those of the command line.
+    An Any also parses as BootstrapParams, because both begin with a string and bytes.  So stdin
+    counts as BootstrapParams only if its values equal those of the command line.
     """
     params = _parsed(BootstrapParams, stdin)
     named = (identity.id, identity.namespace)
@@ -34,13 +34,13 @@ def read(identity: Identity, stdin: bytes) -> Request:
 
 
 def result(version: int, address: str) -> bytes:
-    """Make the reply to a daemon of 2.3 and newer."""
+    """Serialize the reply to containerd 2.3 and newer."""
     reply = BootstrapResult(version=version, address=address, protocol="ttrpc")
     return reply.SerializeToString()
 
 
 def _new_request(identity: Identity, params: BootstrapParams) -> Request:
-    # The level counts, not the flag `-debug`: so does the reference.
+    # The level decides, not the flag `-debug`, as in the Go shim.
     known = replace(
         identity,
         grpc_address=params.containerd_grpc_address,
@@ -55,7 +55,7 @@ def _new_request(identity: Identity, params: BootstrapParams) -> Request:
 
 
 def _options(packed: Any) -> RuncOptions:
-    """Unpack the options; what is wrong with them is for Create to say, which gets them as well."""
+    """Unpack the options; errors are ignored, because Create gets the same options and reports."""
     try:
         return runtime_options(packed)
     except ShimError:

@@ -1,9 +1,8 @@
-"""`delete`: remove what a dead shim left of one container.  Works without a daemon or a loop.
+"""The `delete` action: removes what a dead shim left of one container.  It needs no event loop.
 
-containerd runs it after every container, also after an ordinary removal, and kills it after five
-seconds; so it does little, and nothing it does harms a shim that lives.  It waits for imports more
-than for anything else: the message it answers is written by hand, because protobuf and the modules
-with our messages would add half as much again to its time.
+containerd runs it after every container, also after an ordinary removal, and kills it after 5 s.
+So it does little, and nothing that could harm a live shim.  Most of its time is imports.  So the
+reply is encoded by hand: importing protobuf and the messages would take 50 % longer.
 """
 
 import contextlib
@@ -22,7 +21,7 @@ from shimv2.gocompat.gotext import os_error, quote
 from shimv2.mounts.umount import (
     CRIU_ROOT,
     FUSERMOUNTS,
-    NotOurs,
+    NeedsFusermount,
     left_by_criu,
     unmount_recursive_now,
 )
@@ -33,9 +32,9 @@ from shimv2.values import paths
 from shimv2.values.errors import Refused
 from shimv2.values.model import Exit, Identity
 
-RUNTIME_LIMIT_S: Final = 4.0  # containerd's five, less what comes after
+RUNTIME_LIMIT_S: Final = 4.0  # containerd's 5 s, less the time for the steps after it
 _DEATH_LIMIT_S: Final = 1.0
-KILLED: Final = 137  # 128 + SIGKILL: what is said when nothing is known
+KILLED: Final = 137  # 128 + SIGKILL: reported when no exit was recorded
 _PID_FILE_BYTES: Final = 32
 _OPTIONS: Final = gojson.Struct(
     "Options", {"root": "string", "binary_name": "string"}, package="options"
@@ -46,30 +45,30 @@ _log = logging.getLogger(__name__)
 
 
 def delete(identity: Identity) -> bytes:
-    """Clean up after container `identity.id`; a serialized DeleteResponse.
+    """Clean up after container `identity.id` and return a serialized DeleteResponse.
 
-    Each step is done even if one before it failed; what failed is a line on stderr.
+    Every step is tried, even if an earlier one failed; each failure is a line on stderr.
 
     Raises:
-        Refused, ValueError, OSError: the id is none, or the container's options cannot be read.
+        Refused, ValueError, OSError: the id is invalid, or the options file cannot be read.
     """
     log.setup_stderr(identity.name)
-    if "/" in identity.id or identity.id in (".", ".."):  # of a path that is unmounted below
+    if "/" in identity.id or identity.id in (".", ".."):  # it is part of a path that is unmounted
         raise Refused(f"invalid container id {quote(identity.id)}")
     bundle = paths.bundle_for_delete(os.getcwd(), identity.id)
     binary = _content(paths.runtime_file(bundle))
     options = _json(paths.options_file(bundle), _OPTIONS)
     pid, no_pid = _init_pid(paths.init_pid_file(bundle))
-    # Before it is killed: an init that runs is then seen to be running.
+    # Read before the kill, when a running init can still be seen to be running.
     ended = recorded_exit(bundle, container_id=identity.id, init_pid=pid) if pid else None
 
     root = paths.runtime_root(str(options.get("root") or ""), identity.namespace)
     state = os.path.join(root, identity.id)
     try:
         if any(os.path.isdir(os.path.join(folder, CRIU_ROOT)) for folder in (state, bundle)):
-            _end_restore(bundle)  # or it goes on with what is removed here
+            _end_restore(bundle)  # otherwise it would use what is removed here
         for path in left_by_criu(bundle, state):
-            unmount_recursive_now(path)  # or the runtime would remove what is mounted there
+            unmount_recursive_now(path)  # otherwise the runtime would remove the mounts' contents
         delete_force_now(
             binary=binary or str(options.get("binary_name") or ""),
             root=root,
@@ -88,7 +87,7 @@ def delete(identity: Identity) -> bytes:
     try:
         unlink_if_dead(_socket(bundle, identity))
     except PermissionError:
-        pass  # rootless, and nothing written down: root's folder holds no socket of ours
+        pass  # rootless, and no address file: the default directory is root's
     except OSError as error:
         _warn("failed to remove the socket", error, op="unlink")
     if no_pid is not None:
@@ -97,19 +96,19 @@ def delete(identity: Identity) -> bytes:
 
 
 def _end_restore(bundle: str) -> None:
-    """End what a dead shim has left of a restore: the runtime, and CRIU, which outlives that.
+    """Kill what a dead shim left of a restore: the runtime, and CRIU, which outlives the runtime.
 
-    The runtime is known by the log it was given, CRIU by the folder it works in.
+    The runtime is recognized by the log file in its command line, CRIU by its working directory.
     """
     log_path = os.fsencode(paths.runtime_log(bundle))
     work = os.path.realpath(paths.work_dir(bundle))
     for pid in map(int, filter(str.isdecimal, os.listdir("/proc"))):
         try:
-            if pid == os.getpid() or not _works_for(pid, log_path, work):
+            if pid == os.getpid() or not _is_of_restore(pid, log_path, work):
                 continue
             ended = os.pidfd_open(pid)
         except OSError:
-            continue  # it has ended by itself
+            continue  # the process has ended
         try:
             signal.pidfd_send_signal(ended, signal.SIGKILL)
             select.select([ended], [], [], _DEATH_LIMIT_S)
@@ -119,7 +118,8 @@ def _end_restore(bundle: str) -> None:
             os.close(ended)
 
 
-def _works_for(pid: int, log_path: bytes, work: str) -> bool:
+def _is_of_restore(pid: int, log_path: bytes, work: str) -> bool:
+    """Whether `log_path` is an argument of the process, or `work` its working directory."""
     with open(f"/proc/{pid}/cmdline", "rb") as file:
         if log_path in file.read().split(b"\0"):
             return True
@@ -127,9 +127,9 @@ def _works_for(pid: int, log_path: bytes, work: str) -> bool:
 
 
 def _remove_empty(state: str) -> None:
-    """Remove the empty folders of a restore that was killed before it wrote any state.
+    """Remove the empty directories of a restore that was killed before it wrote any state.
 
-    Of such a container runc knows nothing, and does not always remove them (seen: 1.1.5).
+    runc does not know such a container and does not always remove them (seen: 1.1.5).
     """
     for folder in (os.path.join(state, CRIU_ROOT), state):
         with contextlib.suppress(OSError):
@@ -140,7 +140,7 @@ def _unmount(folder: str) -> None:
     while True:
         try:
             unmount_recursive_now(folder)
-        except NotOurs as error:
+        except NeedsFusermount as error:
             _fusermount(error.path)
         else:
             return
@@ -158,12 +158,12 @@ def _fusermount(path: str) -> None:
 
 
 def _warn(what: str, error: Exception, *, op: str = "open") -> None:
-    said = os_error(error, op=op) if isinstance(error, OSError) else str(error)
-    _log.warning("%s", what, extra={"error": said})
+    text = os_error(error, op=op) if isinstance(error, OSError) else str(error)
+    _log.warning("%s", what, extra={"error": text})
 
 
 def _init_pid(path: str) -> tuple[int, Exception | None]:
-    """Read the pid that the runtime left; 0 and the reason when there is none."""
+    """Read the runtime's pid file; on failure return 0 and the error."""
     try:
         with open(path, "rb") as file:
             text = os.fsdecode(file.read(_PID_FILE_BYTES))
@@ -175,9 +175,9 @@ def _init_pid(path: str) -> tuple[int, Exception | None]:
 
 
 def _socket(bundle: str, identity: Identity) -> str:
-    """Name the socket of the dead shim: the one it wrote down, else the one it would have had.
+    """Return the socket path of the dead shim: from its address file, else computed.
 
-    Shims of the reference's 2.x write nothing down, and leave the file when they are killed.
+    Go shims of 2.x write no address file, and leave their socket when they are killed.
     """
     path = _content(paths.address_file(bundle)).strip().removeprefix("unix://")
     if os.path.isabs(path):
@@ -196,10 +196,11 @@ def _socket(bundle: str, identity: Identity) -> str:
 
 
 def _json(path: str, shape: gojson.Struct) -> Mapping[str, object]:
-    """Read a JSON object; empty when there is no such file.
+    """Read a JSON object; return an empty one when the file is missing.
 
     Raises:
-        OSError, ValueError: it is there and of no use, the latter in Go's words.
+        OSError: the file cannot be read.
+        ValueError: it is not such JSON; Go's text.
     """
     data = _data(path)
     if data is None:
@@ -214,7 +215,7 @@ def _content(path: str) -> str:
 
 
 def _data(path: str) -> bytes | None:
-    """Read a file of the bundle; None when it is missing, as after a Create that failed."""
+    """Read a file of the bundle; return None when it is missing, as after a failed Create."""
     try:
         with open(path, "rb") as file:
             return file.read()

@@ -1,4 +1,4 @@
-"""`-info`: what this shim and its runtime can do, for containerd 2.0 and newer."""
+"""The `-info` action: describes the shim and its runtime to containerd 2.0 and newer."""
 
 import json
 import os
@@ -23,17 +23,17 @@ FEATURES_LIMIT_S: Final = 3.0
 
 
 def runtime_info(name: str, stdin: bytes) -> bytes:
-    """Describe this shim; `stdin` is an Any of options, or empty.  A serialized RuntimeInfo.
+    """Return a serialized RuntimeInfo; `stdin` is an Any of runtime options, or empty.
 
     Raises:
-        Refused: the options are of another kind, or the runtime they name is not found.
+        Refused: the options have another type, or the runtime they name is not found.
     """
     info = RuntimeInfo(name=name, version=RuntimeVersion(version=VERSION))
     options = RuncOptions()
     if stdin:
         packed = _packed(stdin)
         options = _options(packed)
-        info.options.type_url = type_name(packed.type_url)  # bare, as the daemon compares it
+        info.options.type_url = type_name(packed.type_url)  # without prefix: containerd compares it
         info.options.value = packed.value
     binary = options.binary_name or DEFAULT_BINARY
     try:
@@ -48,10 +48,10 @@ def runtime_info(name: str, stdin: bytes) -> bytes:
 
 
 def _program(binary: str) -> str:
-    """Find the runtime; unlike a call of it, -info looks at a path as well.
+    """Return the runtime's path; a path with slashes is checked too, unlike in `look_up`.
 
     Raises:
-        CommandFailed: Go's text.
+        CommandFailed: there is no such program; Go's text.
     """
     path = look_up(binary)
     try:
@@ -78,7 +78,7 @@ def _options(packed: Any) -> RuncOptions:
         name = type_name(packed.type_url)
         if name not in (RUNC_OPTIONS, RUNTIME_OPTIONS):
             require_known(packed.type_url)
-            go_type = f"*options.{name.rpartition('.')[2]}"  # of the package of RUNC_OPTIONS
+            go_type = f"*options.{name.rpartition('.')[2]}"  # Go's package of RUNC_OPTIONS
             raise Refused(f"invalid type {go_type}: invalid argument")
         return runtime_options(packed)
     except ShimError as error:
@@ -86,7 +86,7 @@ def _options(packed: Any) -> RuncOptions:
 
 
 def _features(path: str) -> bytes:
-    """Return the runtime's features, JSON; empty when it does not know the question."""
+    """Return the runtime's features as JSON; empty if it has no verb `features`."""
     try:
         answer = features_now(path, timeout_s=FEATURES_LIMIT_S)
         known = json.loads(answer)

@@ -1,9 +1,9 @@
-"""Asks a running shim which Task services it has.
+"""Finds out which version of the Task API a running shim serves.
 
-A `start` that joins a shim has to answer with a version which that shim serves, and it may be
-another program: the reference's 1.x serves only containerd.task.v2, its 2.x only v3.  One call is
-made by hand; the client of `ttrpc` would bring asyncio along, which doubles the time of a `start`
-that has nothing else to do.
+A `start` that joins a running shim must reply with a version of the Task API that this shim serves.
+It may be another program: Go shims of 1.x serve only containerd.task.v2, those of 2.x only v3.  The
+one call is encoded by hand: the client of `ttrpc` imports asyncio, which would double the time of
+such a `start`.
 """
 
 import socket
@@ -11,7 +11,7 @@ import struct
 import time
 from typing import Final
 
-_HEADER: Final = struct.Struct(">IIBB")  # of a ttrpc frame: length, stream, kind, flags
+_HEADER: Final = struct.Struct(">IIBB")  # a ttrpc frame's header: length, stream, kind, flags
 _REQUEST: Final = 1
 _RESPONSE: Final = 2
 _UNIMPLEMENTED: Final = b"\x08\x0c"  # Status: field 1, code 12
@@ -19,10 +19,10 @@ _LIMIT_S: Final = 0.5
 _LIMIT_BYTES: Final = 64 * 1024
 
 
-def serves(path: str, version: int) -> bool:
-    """Whether the shim at `path` has containerd.task.v<version>; True when it does not say."""
+def has_task_service(path: str, version: int) -> bool:
+    """Whether the shim at `path` serves containerd.task.v<version>; True if it does not answer."""
     service = f"containerd.task.v{version}.Task".encode()
-    call = _field(1, service) + _field(2, b"Connect")  # of no container: changes nothing
+    call = _field(1, service) + _field(2, b"Connect")  # without a container id: changes nothing
     frame = _HEADER.pack(len(call), 1, _REQUEST, 0) + call
     end = time.monotonic() + _LIMIT_S
     try:
@@ -40,7 +40,7 @@ def serves(path: str, version: int) -> bool:
 
 
 def _status(response: bytes) -> bytes:
-    """Cut out field 1 of a Response, a message that begins with the code; empty = OK."""
+    """Return field 1 of a Response, the Status, which begins with the code; empty = OK."""
     if response[:1] != b"\x0a":
         return b""
     start = 1

@@ -1,8 +1,8 @@
-"""The shim's socket in the file system: who may bind it, join it, remove it.
+"""The shim's socket in the file system: bind it, join it, remove it.
 
-Everything here is done under a lock on the socket folder, so that a `start` cannot take a name
-for dead that another one is about to listen on, and nobody removes a name that has meanwhile
-become somebody else's.  The lock is held for a few system calls that do not wait.
+All steps hold a lock on the socket directory.  So a `start` cannot mistake a name for a dead shim's
+while another `start` is between bind and listen, and no process removes a name that another shim
+has bound meanwhile.  The lock is held for a few system calls that do not wait.
 """
 
 import contextlib
@@ -20,42 +20,42 @@ from shimv2.gocompat.gotext import os_error, quote, strerror
 from shimv2.values.errors import Refused
 
 MAX_PATH_BYTES: Final = 107
-"""What sun_path holds beside its NUL: 42 for the folder, a slash, and 64 hex digits (CLI-24)."""
+"""The limit of sun_path without its NUL (unix(7)): 42 for the directory, a slash, 64 hex digits."""
 
-MAX_SERVED_PATH_BYTES: Final = 106  # the reference's limit for `-socket`
-INHERITED_FD: Final = 3  # where a server that is executed finds its listening socket
-BACKLOG: Final = 4096  # as Go: the kernel caps it at net.core.somaxconn
+MAX_SERVED_PATH_BYTES: Final = 106  # the Go shim's limit for `-socket`
+INHERITED_FD: Final = 3  # the listening socket of a server that was executed
+BACKLOG: Final = 4096  # as in Go; the kernel caps it at net.core.somaxconn
 
 LOCK_LIMIT_S: Final = 5.0
-UNLINK_LOCK_LIMIT_S: Final = 1.0  # the server's loop stands still for it, `delete` has 5 s in all
+UNLINK_LOCK_LIMIT_S: Final = 1.0  # it blocks the server's loop, and `delete` has 5 s in all
 _LOCK_FIRST_PAUSE_S: Final = 0.0005
 _LOCK_LAST_PAUSE_S: Final = 0.02
 
 
 @dataclass(frozen=True, slots=True)
 class BoundSocket:
-    """A name in the file system that a shim bound; only that very file is ever removed."""
+    """A socket file that a shim bound.  `unlink` removes only this file, never a later one."""
 
     path: str
     device: int
     inode: int
-    made_at_ns: int  # the inode's number may be used again once the socket is closed
+    made_at_ns: int  # the kernel may reuse the inode number of a removed socket
 
     @classmethod
     def at(cls, path: str) -> "BoundSocket":
-        """Remember the socket that is there now.
+        """Return the identity of the socket file at `path`.
 
         Raises:
-            OSError: there is nothing.
+            OSError: there is no such file.
         """
         found = os.lstat(path)
         return cls(path, found.st_dev, found.st_ino, found.st_mtime_ns)
 
     def unlink(self) -> None:
-        """Remove the name unless it is gone or another's by now.
+        """Remove the file, unless it is gone or another file has its name.
 
         Raises:
-            OSError: it cannot be removed, or the folder stays locked.
+            OSError: it cannot be removed, or the directory stays locked.
         """
         with contextlib.suppress(FileNotFoundError), _locked(self.path, UNLINK_LOCK_LIMIT_S):
             if self.at(self.path) == self:
@@ -63,13 +63,13 @@ class BoundSocket:
 
 
 def bind_or_join(path: str) -> tuple[socket.socket, BoundSocket] | None:
-    """Listen at `path`; None when a shim listens there already, which is then to be joined.
+    """Listen at `path`; return None if a shim listens there already, which the caller joins.
 
-    A name that refuses connections is a dead shim's and is taken over.  The folder is made when
-    it is missing, for its owner only; the socket is its owner's only, whatever the umask.
+    A socket that refuses connections is a dead shim's and is replaced.  A missing directory is made
+    with mode 0700; the socket gets mode 0600, whatever the umask.
 
     Raises:
-        Refused: with the reference's text.
+        Refused: with the Go shim's text.
     """
     length = len(os.fsencode(path))
     if length > MAX_PATH_BYTES:
@@ -83,27 +83,27 @@ def bind_or_join(path: str) -> tuple[socket.socket, BoundSocket] | None:
             except OSError as error:
                 if error.errno != errno.EADDRINUSE:
                     raise
-            return None if _answers(path) else _take_over(path)
+            return None if _has_listener(path) else _take_over(path)
     except OSError as error:
         raise Refused(f"create new shim socket: {os_error(error)}") from None
 
 
 def unlink_if_dead(path: str) -> None:
-    """Remove the socket that a dead shim left at `path`; a live one's is not touched.
+    """Remove a dead shim's socket at `path`; keep it if a shim listens there.
 
-    Nothing but a socket is removed, and nothing there is fine.
+    A file of another type is kept; a missing one is no error.
 
     Raises:
-        OSError: it cannot be removed, or the folder stays locked.
+        OSError: it cannot be removed, or the directory stays locked.
     """
     gone = contextlib.suppress(FileNotFoundError, NotADirectoryError)
     with gone, _locked(path, UNLINK_LOCK_LIMIT_S):
-        if stat.S_ISSOCK(os.lstat(path).st_mode) and not _answers(path):
+        if stat.S_ISSOCK(os.lstat(path).st_mode) and not _has_listener(path):
             os.unlink(path)
 
 
 def listener_of_server(path: str) -> tuple[socket.socket, BoundSocket | None]:
-    """The socket of a server that was executed: `path` (`-socket`), else the inherited fd 3.
+    """Return the listening socket of an executed server: at `path` (`-socket`), else fd 3.
 
     Raises:
         Refused: the path is too long or taken, or fd 3 is no listening socket.
@@ -130,7 +130,7 @@ def _inherited(fd: int) -> tuple[socket.socket, BoundSocket | None]:
         raise Refused(f"listen on fd {fd}: not a listening unix socket")
     sock.set_inheritable(False)
     name = sock.getsockname()
-    if not isinstance(name, str) or not os.path.isabs(name):  # nothing in the file system to remove
+    if not isinstance(name, str) or not os.path.isabs(name):  # unnamed or abstract: no file
         return sock, None
     try:
         return sock, BoundSocket.at(name)
@@ -143,26 +143,26 @@ def _inherited(fd: int) -> tuple[socket.socket, BoundSocket | None]:
 
 @contextlib.contextmanager
 def _locked(path: str, limit_s: float) -> Iterator[None]:
-    """Hold the lock on the folder `path` is in.
+    """Hold the lock on the directory of `path`.
 
     Raises:
-        OSError: there is no such folder, or somebody held the lock for `limit_s`.
+        OSError: there is no such directory, or another process held the lock for `limit_s`.
     """
     folder = os.path.dirname(path) or "."
     fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         end, pause_s = time.monotonic() + limit_s, _LOCK_FIRST_PAUSE_S
-        while not _take(fd):  # flock has no time limit of its own
+        while not _try_lock(fd):  # flock has no time limit of its own
             if time.monotonic() >= end:
-                raise _said(errno.ETIMEDOUT, f"another process holds it: {folder}", op="lock")
+                raise _go_error(errno.ETIMEDOUT, f"another process holds it: {folder}", op="lock")
             time.sleep(pause_s)
             pause_s = min(2 * pause_s, _LOCK_LAST_PAUSE_S)
         yield
     finally:
-        os.close(fd)  # gives the lock back
+        os.close(fd)  # releases the lock
 
 
-def _take(fd: int) -> bool:
+def _try_lock(fd: int) -> bool:
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -170,13 +170,11 @@ def _take(fd: int) -> bool:
     return True
 
 
-def _answers(path: str) -> bool:
-    """Whether somebody listens at `path`.
-
-    One that does not take connections fast enough is alive, too: its backlog is full (EAGAIN).
+def _has_listener(path: str) -> bool:
+    """Whether a process listens at `path`; also true if its backlog is full (EAGAIN).
 
     Raises:
-        OSError: it cannot be told.
+        OSError: connect(2) failed in another way.
     """
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as probe:
         try:
@@ -186,7 +184,7 @@ def _answers(path: str) -> bool:
         except (ConnectionRefusedError, FileNotFoundError):
             return False
         except OSError as error:
-            raise _said(error.errno or 0, path, op="connect") from None
+            raise _go_error(error.errno or 0, path, op="connect") from None
     return True
 
 
@@ -204,13 +202,13 @@ def _take_over(path: str) -> tuple[socket.socket, BoundSocket]:
 def _listen(path: str) -> tuple[socket.socket, BoundSocket]:
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        os.fchmod(sock.fileno(), 0o600)  # what bind gives the file, less the umask
+        os.fchmod(sock.fileno(), 0o600)  # bind(2) gives the file this mode, less the umask
         try:
             sock.bind(path)
         except OSError as error:
-            raise _said(error.errno or 0, f"unix {path}: bind", op="listen") from None
+            raise _go_error(error.errno or 0, f"unix {path}: bind", op="listen") from None
         try:
-            os.chmod(path, 0o600)  # the umask, or a default ACL, may have left less
+            os.chmod(path, 0o600)  # the umask or a default ACL may have removed bits
             bound = BoundSocket.at(path)
             sock.listen(BACKLOG)
         except BaseException:
@@ -223,22 +221,22 @@ def _listen(path: str) -> tuple[socket.socket, BoundSocket]:
 
 
 def _make_folder(folder: str) -> None:
-    """Make a folder and those above it that are missing; what is there keeps its mode."""
+    """Make a directory and its missing parents; existing ones keep their mode."""
     if not folder or os.path.isdir(folder):
         return
     _make_folder(os.path.dirname(folder))
     try:
         os.mkdir(folder, 0o700)
-        os.chmod(folder, 0o700)  # a umask may have left less, which is of no use to its owner
+        os.chmod(folder, 0o700)  # the umask may have removed the owner's bits
     except FileExistsError:
         if not os.path.isdir(folder):
-            raise _said(errno.ENOTDIR, folder, op="mkdir") from None
+            raise _go_error(errno.ENOTDIR, folder, op="mkdir") from None
     except OSError as error:
-        raise _said(error.errno or 0, folder, op="mkdir") from None
+        raise _go_error(error.errno or 0, folder, op="mkdir") from None
 
 
-def _said(number: int, what: str, *, op: str) -> OSError:
-    """Make an error that reads `<op> <what>: <reason>` in Go's words."""
+def _go_error(number: int, what: str, *, op: str) -> OSError:
+    """Make an error whose text in Go's form is `<op> <what>: <reason>`."""
     error = OSError(number, os.strerror(number), what)
-    error.op = op  # type: ignore[attr-defined] # what `gotext.os_error` looks for
+    error.op = op  # type: ignore[attr-defined] # `gotext.os_error` reads it
     return error

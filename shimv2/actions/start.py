@@ -1,6 +1,7 @@
-"""`start`: find or make the shim of a container's group, and say where it listens.
+"""The `start` action: finds or starts the shim of a container's group, and prints its address.
 
-Works in the bundle, which is the working directory, and for three generations of daemons (CLI 1.5).
+The working directory is the bundle.  Three generations of containerd's bootstrap protocol are
+served: up to 1.7, 2.0 to 2.2, and from 2.3.
 """
 
 import contextlib
@@ -33,11 +34,11 @@ _CONFIG: Final = gojson.Struct(
 
 
 class Caller(Protocol):
-    """Whom a process works for that was forked ahead of need: see zygote/parent.py."""
+    """The launcher that a pre-forked process serves (zygote/child.py)."""
 
     @property
     def kept(self) -> Sequence[socket.socket]:
-        """What is to stay open in the shim."""
+        """The sockets that stay open in the shim."""
         ...
 
     @property
@@ -47,7 +48,7 @@ class Caller(Protocol):
 
     @property
     def daemon_oom_score(self) -> int:
-        """Of the process that asked for `start`.
+        """The `oom_score_adj` of the process that ran `start`.
 
         Raises:
             Refused: it could not be read.
@@ -55,10 +56,10 @@ class Caller(Protocol):
         ...
 
     def let_go(self) -> None:
-        """Tell that all went well.
+        """Report success to the launcher and end the connection.
 
         Raises:
-            OSError: nobody is there any more.
+            OSError: the launcher is gone.
         """
         ...
 
@@ -70,14 +71,13 @@ def start(
     answer: Callable[[bytes], None],
     caller: Caller | None = None,
 ) -> None:
-    """Leave a shim for the container behind, or find the one of its group; `answer` the reply.
+    """Start a shim for the container, or join the one of its group; pass the reply to `answer`.
 
-    With a `caller`, whom a zygote's spare works for, this process itself becomes the shim and ends
-    as it: then there is no return.  On failure, one of `answer` included, nothing is left: no
-    process, no socket, no file.
+    With a `caller`, this process is the zygote's waiting child.  It becomes the shim itself and
+    does not return.  On failure, also of `answer`, no process, socket or file is left.
 
     Raises:
-        Refused, OSError, ValueError: the text that the daemon shows.
+        Refused, OSError, ValueError: containerd shows the text.
     """
     request = read_request(identity, stdin)
     group = paths.group_id(_annotations(), identity.id)
@@ -99,7 +99,7 @@ def start(
             listener, bound = made
             undo.callback(_withdraw, listener, bound)
             undo.callback(_forget, paths.address_file(""))
-            _write_address(path)  # before there is a server, which may die at once (CLI 1.8)
+            _write_address(path)  # before the server exists: it may die at once
             from shimv2.actions import daemonize  # noqa: PLC0415 - a `start` that joins needs no server
 
             score = caller.daemon_oom_score if caller else daemonize.oom_score_of(os.getppid())
@@ -120,12 +120,15 @@ def start(
 
 def _withdraw(listener: socket.socket, bound: BoundSocket) -> None:
     listener.close()
-    with contextlib.suppress(OSError):  # why `start` fails is the error to tell
+    with contextlib.suppress(OSError):  # the error that made `start` fail is reported
         bound.unlink()
 
 
 def _isolate_cores() -> None:
-    """Give this process group a core scheduling cookie, for the server to inherit, if asked to."""
+    """If $SCHED_CORE is set, give this process group a core scheduling cookie (prctl(2)).
+
+    The server inherits it.
+    """
     if os.environ.get("SCHED_CORE"):
         try:
             linux.create_core_scheduling_group()
@@ -133,11 +136,11 @@ def _isolate_cores() -> None:
             raise Refused(f"enable sched core support: {os_error(error)}") from None
 
 
-# --- what the daemon says ----------------------------------------------------------------------
+# --- the request -------------------------------------------------------------------------------
 
 
 def read_request(identity: Identity, stdin: bytes) -> Request:
-    """Understand what the daemon sends, which is nothing when an old one has no options."""
+    """Parse containerd's request; stdin is empty if containerd < 2.3 has no options."""
     if not stdin:
         return Request(identity, RuncOptions(), "", new=False)
     from shimv2.actions import bootstrap_params  # noqa: PLC0415 - protobuf takes longer than all the rest
@@ -146,71 +149,73 @@ def read_request(identity: Identity, stdin: bytes) -> Request:
 
 
 def _annotations() -> Mapping[str, str]:
-    """Read the annotations of the container: they say which group it belongs to.
+    """Read the container's annotations, which name its group.
 
     Raises:
-        OSError, ValueError: the configuration is missing or wrong; the latter in Go's words.
+        OSError: `config.json` cannot be read.
+        ValueError: it is not such JSON; Go's text.
     """
     with open(paths.config_file(""), "rb") as file:
         text = file.read()
     try:
         config = gojson.loads(text)
     except gojson.JsonError:
-        found = gojson.decode_next(text, 0)  # like the reference: what follows is not looked at
+        found = gojson.decode_next(text, 0)  # as in the Go shim, later values are ignored
         if found is None:
             raise ValueError("EOF") from None
         config = found[0]
     gojson.check(config, _CONFIG)
     annotations = (config.get("annotations") if isinstance(config, dict) else None) or {}
-    return {name: value or "" for name, value in annotations.items()}  # null is "" to Go
+    return {name: value or "" for name, value in annotations.items()}  # Go reads null as ""
 
 
-# --- what it is told ---------------------------------------------------------------------------
+# --- the reply ---------------------------------------------------------------------------------
 
 
 def _reply(request: Request, path: str, settings: Settings, *, joined: bool) -> bytes:
-    """Answer in the form the daemon understands, with a version the shim at `path` serves.
+    """Build the reply in a form containerd understands, with a version the shim at `path` serves.
 
-    The plain address, which means version 2, is what all daemons before 2.3 understand.  Only a
-    shim of the reference's 2.x, met by a new binary, does not serve that version; its daemon does
-    understand JSON.
+    All releases before 2.3 understand the plain address, which means version 2.  Only a Go shim of
+    2.x, joined by this binary, does not serve version 2; its containerd understands JSON.
     """
     address = paths.address_of(path)
     if request.new:
         from shimv2.actions import bootstrap_params  # noqa: PLC0415 - which has read the request
 
-        return bootstrap_params.result(2 if joined and not _serves(path, 3) else 3, address)
+        return bootstrap_params.result(
+            2 if joined and not _has_task_service(path, 3) else 3, address
+        )
     newer = settings.json_v3_reply
     if joined:
-        newer = _serves(path, 3) if newer else not _serves(path, 2)
+        newer = _has_task_service(path, 3) if newer else not _has_task_service(path, 2)
     if newer:
         reply = {"version": 3, "address": address, "protocol": "ttrpc"}
         return json.dumps(reply, separators=(",", ":")).encode()
     return os.fsencode(address)
 
 
-def _serves(path: str, version: int) -> bool:
-    from shimv2.actions.running_shim import serves  # noqa: PLC0415 - it calls the shim, for which it needs ttrpc
+def _has_task_service(path: str, version: int) -> bool:
+    from shimv2.actions.running_shim import has_task_service  # noqa: PLC0415 - it calls the shim, for which it needs ttrpc
 
-    return serves(path, version)
+    return has_task_service(path, version)
 
 
-# --- what is left in the bundle ----------------------------------------------------------------
+# --- files in the bundle -----------------------------------------------------------------------
 
 
 def _write_address(path: str) -> None:
-    """Tell containerd up to 1.7 where to find the shim after its own restart.
+    """Write the file `address`, where containerd up to 1.7 finds the shim after its restart.
 
-    In the bundle of a container that joins a shim, too.  Put in its place whole, but not synced:
-    it has to outlive a process, not the machine.
+    A container that joins a shim gets one too.  The file is written under another name and renamed,
+    but not synced: it must survive a process, not the machine.
     """
     target = paths.address_file("")
     temporary = f".{target}.{os.getpid()}"
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    _forget(temporary)  # of a `start` that was killed right here
+    _forget(temporary)  # left by a `start` that was killed at this point
     try:
         with open(os.open(temporary, flags, _ADDRESS_MODE), "wb") as file:
-            os.fchmod(file.fileno(), _ADDRESS_MODE)  # whatever the umask
+            os.fchmod(file.fileno(), _ADDRESS_MODE)  # independent of the umask
             file.write(os.fsencode(paths.address_of(path)))
         os.rename(temporary, target)
     except OSError:
@@ -219,7 +224,7 @@ def _write_address(path: str) -> None:
 
 
 def _link_socket_dir(folder: str) -> None:
-    """Let `delete`, which is not told the folder, find it (CLI-25)."""
+    """Link to the socket directory: `delete` finds it there, because no argument names it."""
     link = paths.socket_dir_link("")
     _forget(link)
     os.symlink(folder, link)

@@ -1,4 +1,4 @@
-"""The request that a `start` of any generation of daemons makes."""
+"""The request of a `start`, from any generation of containerd."""
 
 from dataclasses import dataclass
 
@@ -7,9 +7,9 @@ from shimv2.values.model import Identity, RuncOptions
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What the daemon wants, whichever generation of the bootstrap protocol it speaks."""
+    """A parsed request of containerd's bootstrap protocol, of any generation."""
 
-    identity: Identity  # of the server to be
+    identity: Identity  # the new server's
     options: RuncOptions
-    socket_dir: str  # "" = the usual one
+    socket_dir: str  # "" = the default
     new: bool  # containerd 2.3 and newer: parameters and reply are protobuf

@@ -1,5 +1,5 @@
-"""Between messages and the domain: one message in, one call of `task`, one message out.
+"""The Task API: each request message becomes one call of `task`, each result one response message.
 
-All validation of requests, the codes of errors, the metrics and the events stand here.  Below this
-package no module sees a message.
+Requests are validated here, errors get their status codes, metrics and events become messages.
+Packages below this one never handle a protobuf message.
 """

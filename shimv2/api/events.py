@@ -1,4 +1,4 @@
-"""What happened -> the topic and message containerd expects."""
+"""Converts the shim's events to containerd's topics and messages."""
 
 import time
 from typing import Final
@@ -34,7 +34,10 @@ def timestamp(at_ns: int) -> Timestamp:
 
 
 def exited_at(ended: Exit | None) -> Timestamp:
-    """When a process ended; Go's zero time while it lives: an absent field would read as 1970."""
+    """Return the exit time; Go's zero time while the process runs.
+
+    An absent field would be read as 1970 by Go clients.
+    """
     return timestamp(ended.at_ns) if ended else Timestamp(seconds=GO_ZERO_TIME_S)
 
 
@@ -45,7 +48,7 @@ def mount_message(mount: Mount) -> types_pb2.Mount:
 
 
 def topic_and_message(event: Event) -> tuple[str, Message]:
-    """Say `event` in containerd's words (topics as in its `runtime` package)."""
+    """Return the topic and message of an event (containerd: core/runtime/events.go)."""
     match event:
         case Created(container_id, bundle, rootfs, stdio, checkpoint, pid):
             io = events_pb2.TaskIO(
@@ -95,7 +98,7 @@ def topic_and_message(event: Event) -> tuple[str, Message]:
 
 
 def envelope(event: Event, namespace: str) -> types_pb2.Envelope:
-    """Wrap `event` for the daemon, stamped with the time it happened."""
+    """Wrap `event` for containerd's events service, with the time it happened."""
     topic, message = topic_and_message(event)
     return types_pb2.Envelope(
         timestamp=timestamp(time.time_ns()),

@@ -1,4 +1,4 @@
-"""What a cgroup's files count -> the message Stats answers with.  Pure."""
+"""Converts the counters of a cgroup to the message that Stats returns.  Pure."""
 
 from collections.abc import Mapping
 from typing import Any, Final
@@ -8,7 +8,7 @@ from google.protobuf.message import Message
 from protos import cgroups_v1_pb2, cgroups_v2_pb2
 from shimv2.cgroups import v1, v2
 
-# Keys of v1's memory.stat that the message spells in another way.
+# Keys of v1's memory.stat whose field in the message has another name.
 _V1_MEMORY: Final = {
     "pgpgin": "pg_pg_in",
     "pgpgout": "pg_pg_out",
@@ -22,12 +22,12 @@ _V1_MEMORY_SPELT: Final = _V1_MEMORY | {
 
 
 def message(stats: v1.Stats | v2.Stats) -> Message:
-    """Say `stats` in containerd's words: `io.containerd.cgroups.v1.Metrics` or `v2.Metrics`."""
+    """Build an `io.containerd.cgroups.v1.Metrics` or `v2.Metrics` from `stats`."""
     return _v1(stats) if isinstance(stats, v1.Stats) else _v2(stats)
 
 
 def _known(kind: type[Message], values: Mapping[str, int]) -> dict[str, Any]:
-    """Pick the values the message has fields for: the kernel's keys and its names are the same."""
+    """Pick the values that the message has a field for: fields are named like the kernel's keys."""
     names = kind.DESCRIPTOR.fields_by_name
     return {key: value for key, value in values.items() if key in names}
 
@@ -71,7 +71,7 @@ def _v1_cpu(cpu: v1.Cpu) -> cgroups_v1_pb2.CPUStat:
 def _v1_memory(memory: v1.Memory) -> cgroups_v1_pb2.MemoryStat:
     pb = cgroups_v1_pb2
     spelt = {_V1_MEMORY_SPELT.get(key, key): value for key, value in memory.stat.items()}
-    # `swap` is a number in the kernel's file and something else in the message.
+    # `swap` is a number in the kernel's file, but a MemoryEntry in the message.
     counted = {key: value for key, value in spelt.items() if key not in memory.entries}
     entries: dict[str, Any] = {
         name: pb.MemoryEntry(

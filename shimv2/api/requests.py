@@ -1,6 +1,6 @@
-"""From requests to specs: everything that is checked about a request is checked here, once.
+"""Turns requests into specs.  All validation of requests is here.
 
-The same functions serve the task services v2 and v3, whose messages are equal but for the package.
+The same functions serve the task services v2 and v3: their messages differ in the package only.
 """
 
 import dataclasses
@@ -37,7 +37,7 @@ UpdateRequest = task_v2_pb2.UpdateTaskRequest | task_v3_pb2.UpdateTaskRequest
 
 
 def create_spec(request: CreateRequest) -> CreateSpec:
-    """Read a Create.
+    """Build a CreateSpec from a Create request.
 
     Raises:
         Refused, InvalidArgument: its options are unknown, unreadable or of another type.
@@ -57,26 +57,28 @@ def create_spec(request: CreateRequest) -> CreateSpec:
 
 
 def exec_spec(request: ExecRequest) -> ExecSpec:
-    """Read an Exec; whatever its spec's type URL says, the value is the JSON of an OCI process.
+    """Build an ExecSpec from an Exec request; its spec is the JSON of an OCI process.
+
+    The spec's type URL is ignored, as in the Go shim.
 
     Raises:
-        InvalidArgument: it has no spec.
-        Refused: the spec is no JSON or not a process, in Go's words.
+        InvalidArgument: the request has no spec.
+        Refused: the spec is not JSON or not a process; Go's text.
     """
     if not request.HasField("spec"):
         raise InvalidArgument("exec without a process spec")
     process = _json_value(request.spec.value, oci.PROCESS)
-    # Go reads members whatever their case: no other spelling may survive beside ours.
+    # Go matches member names in any case, so other spellings must go.
     process = {name: value for name, value in process.items() if name.lower() != "terminal"}
     process["terminal"] = request.terminal
     return ExecSpec(id=request.exec_id, stdio=_stdio(request), process=process)
 
 
 def checkpoint_spec(request: CheckpointRequest) -> CheckpointSpec:
-    """Read a Checkpoint.
+    """Build a CheckpointSpec from a Checkpoint request.
 
     Raises:
-        Refused: its options are unknown, of another type - by another name too - or unreadable.
+        Refused: its options have an unknown or another type, or cannot be parsed.
     """
     message = runc_pb2.CheckpointOptions()
     if request.HasField("options"):
@@ -95,11 +97,11 @@ def checkpoint_spec(request: CheckpointRequest) -> CheckpointSpec:
 
 
 def resources(request: UpdateRequest) -> Mapping[str, object]:
-    """Read an Update: OCI LinuxResources, whatever the type URL says.
+    """Return the OCI LinuxResources of an Update request; the type URL is ignored.
 
     Raises:
-        InvalidArgument: there are none.
-        Refused: they are no JSON or something else, in Go's words.
+        InvalidArgument: the request has no resources.
+        Refused: they are not JSON or not LinuxResources; Go's text.
     """
     if not request.HasField("resources"):
         raise InvalidArgument("update without resources")
@@ -116,7 +118,7 @@ def _json_value(data: bytes, shape: gojson.Struct) -> dict[str, Any]:
         gojson.check(value, shape)
     except gojson.JsonError as error:
         raise Refused(str(error)) from None
-    return value if isinstance(value, dict) else {}  # only null is left: nothing is set
+    return value if isinstance(value, dict) else {}  # JSON null: Go leaves all fields empty
 
 
 def _checkpoint_options(packed: any_pb2.Any) -> runc_pb2.CheckpointOptions:
@@ -131,7 +133,7 @@ def _checkpoint_options(packed: any_pb2.Any) -> runc_pb2.CheckpointOptions:
 
 
 def require_known(url: str) -> None:
-    """Raise Refused, as Go does, for a type of which nobody here has heard."""
+    """Raise Refused, with Go's text, if the type URL names no known message."""
     try:
         descriptor_pool.Default().FindMessageTypeByName(type_name(url))
     except KeyError:
@@ -142,13 +144,13 @@ def require_known(url: str) -> None:
 
 
 def runtime_options(packed: any_pb2.Any | None) -> RuncOptions:
-    """Unpack what Create, `start` and `-info` are given as options; nothing = the defaults.
+    """Unpack the options of Create, `start` or `-info`; without a value, return the defaults.
 
     Raises:
-        Refused: the type is not known, or the value is no message.
-        InvalidArgument: it is known and of no use here, or its configuration is wrong.
+        Refused: the type is unknown, or the value cannot be parsed.
+        InvalidArgument: the type is known but is no runtime option, or the TOML is wrong.
     """
-    if packed is None or not packed.value:  # the reference looks at the value, too, not at the URL
+    if packed is None or not packed.value:  # like the Go shim, which ignores the URL then
         return RuncOptions()
     name = type_name(packed.type_url)
     try:
@@ -167,10 +169,10 @@ def _from_message(message: runc_pb2.Options) -> RuncOptions:
 
 
 def _from_config(message: runtimeoptions_pb2.Options) -> RuncOptions:
-    """Read what CRI sends for runtimes it does not know: a TOML text, or a file with one.
+    """Read `runtimeoptions.v1.Options`, which CRI sends to runtimes it does not know.
 
-    The text may be a whole section of containerd's configuration: what is none of our options in it
-    may be meant for somebody else, so it is no error, but told in the log.
+    It has a TOML text or names a TOML file.  The text may be a whole section of containerd's
+    configuration, so a key that is not an option is logged as a warning and ignored.
     """
     where = message.config_path or "options"
     body = bytes(message.config_body)
@@ -187,17 +189,17 @@ def _from_config(message: runtimeoptions_pb2.Options) -> RuncOptions:
 
 
 def _from_values(values: Mapping[str, Any], where: str) -> RuncOptions:
-    """Pick the options by name, whichever way it is written: BinaryName, binary_name.
+    """Pick the options by name, in CamelCase (BinaryName) or snake_case (binary_name).
 
     Raises:
-        ValueError: one has a value of a wrong type.
+        ValueError: a value has the wrong type.
     """
     known = {name.replace("_", ""): name for name in _FIELDS}
     options: dict[str, Any] = {}
     for key, value in values.items():
         name = known.get(key.lower().replace("_", ""))
         if name is None:
-            log.warning("runtime options in %s: %s is not known, and ignored", where, quote(key))
+            log.warning("runtime options in %s: unknown key %s is ignored", where, quote(key))
             continue
         _require_type(key, value, _FIELDS[name].default)
         options[name] = value
@@ -206,7 +208,7 @@ def _from_values(values: Mapping[str, Any], where: str) -> RuncOptions:
 
 def _require_type(key: str, value: object, default: object) -> None:
     wanted = type(default)
-    if type(value) is not wanted:  # not isinstance: true is no number
+    if type(value) is not wanted:  # not isinstance(): a bool is an int in Python
         raise ValueError(f"{key}: expected {wanted.__name__}, not {type(value).__name__}")
     if isinstance(value, int) and not 0 <= value <= 0xFFFF_FFFF:
         raise ValueError(f"{key}: {value} is out of range")

@@ -1,4 +1,4 @@
-"""The one table: from what is wrong to the code and text a client gets."""
+"""Maps exceptions to the status code and text that a client gets.  The only such table."""
 
 import errno
 import logging
@@ -18,29 +18,29 @@ CODES: Final[dict[type[BaseException], Code]] = {
     errors.InvalidArgument: Code.INVALID_ARGUMENT,
     errors.Unsupported: Code.UNIMPLEMENTED,
     errors.ResourceExhausted: Code.RESOURCE_EXHAUSTED,
-    errors.WrongState: Code.UNKNOWN,  # what the reference answers, and clients show
+    errors.WrongState: Code.UNKNOWN,  # the Go shim's code
     errors.Refused: Code.UNKNOWN,
-    errors.RuntimeFailed: Code.UNKNOWN,  # clients read its text and do not branch on the code
+    errors.RuntimeFailed: Code.UNKNOWN,  # clients show the text and ignore the code
 }
 
 OS_CODES: Final = {
     errno.ENOENT: Code.NOT_FOUND,
     errno.EEXIST: Code.ALREADY_EXISTS,
-    errno.ENOTEMPTY: Code.ALREADY_EXISTS,  # Go takes it for the same
+    errno.ENOTEMPTY: Code.ALREADY_EXISTS,  # Go's os.ErrExist includes it
     errno.EACCES: Code.PERMISSION_DENIED,
     errno.EPERM: Code.PERMISSION_DENIED,
 }
-"""What the reference makes of an error of the operating system (T-25); all others are UNKNOWN."""
+"""The codes that the Go shim gives to errors of the operating system; all others are UNKNOWN."""
 
 
 def to_status(exc: Exception) -> StatusError:
-    """Say `exc` in the protocol's words; the nearest listed base class decides."""
+    """Convert an exception to a StatusError by its nearest base class in the table."""
     if isinstance(exc, StatusError):
         return exc
     for cls in type(exc).__mro__:
         if cls in CODES:
             return StatusError(CODES[cls], str(exc))
-    # Python's time-outs are OSErrors too: without an errno, unless the kernel's ETIMEDOUT it is.
+    # TimeoutError is an OSError: with an errno it is the kernel's ETIMEDOUT, without one Python's.
     if isinstance(exc, TimeoutError) and exc.errno is None:
         return StatusError(Code.DEADLINE_EXCEEDED, str(exc) or "context deadline exceeded")
     if isinstance(exc, OSError):

@@ -1,4 +1,4 @@
-"""Control groups v1 and v2: where a container's are, what their files say, the watch for OOM kills.
+"""Control groups v1 and v2: finds a container's cgroups, reads their files, watches for OOM kills.
 
-It parses and reads; it never asks the OCI runtime.
+This package reads the kernel's files only.  It never runs the OCI runtime.
 """

@@ -1,4 +1,4 @@
-"""The files of one cgroup; what is missing is no error."""
+"""The files of one cgroup.  A missing file is no error."""
 
 import errno
 import os
@@ -7,27 +7,27 @@ from typing import Final
 from shimv2.cgroups import parse
 
 _HUGE_PAGES: Final = "/sys/kernel/mm/hugepages"
-# The file or its controller is not there; the cgroup was removed while the file was open; the
-# kernel has it but does not count (pressure files with psi=0).
+# ENOENT: no such file or controller.  ENODEV: the cgroup was removed while the file was open.
+# EOPNOTSUPP: a pressure file of a kernel that was started with psi=0.
 _MISSING: Final = (errno.ENOENT, errno.ENODEV, errno.EOPNOTSUPP)
 
 
 class Folder:
-    """The directory of a cgroup in one hierarchy.  Holds no fd."""
+    """The directory of a cgroup in one hierarchy.  Holds no fd open."""
 
     def __init__(self, path: str) -> None:
         self.path = path
 
     def text(self, name: str) -> str | None:
-        """Return a file's content, None when it is missing.
+        """Return a file's content, or None when the file is missing.
 
         Raises:
-            OSError: it is there and cannot be read.
+            OSError: the file exists and cannot be read.
         """
         return read(f"{self.path}/{name}")
 
     def number(self, name: str, *, unlimited: int = parse.UNLIMITED) -> int:
-        """Return the number in a file, 0 when it is missing."""
+        """Return the number in a file, or 0 when the file is missing."""
         text = self.text(name)
         return parse.number(text, unlimited=unlimited) if text else 0
 
@@ -46,7 +46,7 @@ def read(path: str) -> str | None:
 
 
 def huge_page_sizes() -> list[str]:
-    """List the machine's sizes of huge pages, as file names of hugetlb say them."""
+    """List the machine's huge page sizes in the form of hugetlb's file names: 2MB, 1GB."""
     try:
         return sorted(parse.page_size(name) for name in os.listdir(_HUGE_PAGES))
     except FileNotFoundError:  # a kernel without huge pages

@@ -1,4 +1,4 @@
-"""Watches a container's cgroup for processes that the kernel kills for want of memory."""
+"""Watches a container's cgroup for processes that the kernel's OOM killer ends."""
 
 import asyncio
 import contextlib
@@ -15,53 +15,54 @@ from shimv2.cgroups.tree import Cgroup
 log = logging.getLogger(__name__)
 
 _GONE: Final = (errno.ENOENT, errno.ENODEV)
-_LOOK_AGAIN_S: Final = (0.01, 0.04, 0.16, 0.64)
-"""When a v1 cgroup is looked at again after a signal, which comes before the kill is counted."""
+_RECHECKS_S: Final = (0.01, 0.04, 0.16, 0.64)
+"""Delays of the further checks after a v1 signal: the kernel signals before it counts the kill."""
 
 
 class OomWatch:
-    """Tells each growth of the number of kills: once for several that are counted together.
+    """Reports each increase of the cgroup's count of OOM kills, with one call per increase.
 
-    Kills are counted from the cgroup's making on, so none is lost before the watch begins; whoever
-    tells an exit calls `look` before, so that the kill is told first.  Uses no thread and nothing
-    while nothing happens; owns one fd, on v2 two, until `close` or the end of the cgroup.
+    The kernel counts from the creation of the cgroup, so no kill before the watch is lost.  Before
+    an exit is published, `check` must be called, so that the OOM event comes first.  The watch uses
+    no thread and no CPU time while nothing happens.  It owns one fd (v1) or two (v2) until `close`
+    or until the cgroup is removed.
     """
 
-    def __init__(self, cgroup: Cgroup, tell: Callable[[], None], *, who: str) -> None:
-        """Begin to watch; where that is not possible, it is logged and nothing is told."""
-        self._tell = tell
-        self._who = {"container": who}
-        self._told = 0
+    def __init__(self, cgroup: Cgroup, publish: Callable[[], None], *, container_id: str) -> None:
+        """Begin to watch `cgroup`.  If that is impossible, log it and report nothing."""
+        self._publish = publish
+        self._fields = {"container": container_id}
+        self._reported = 0
         self._loop = asyncio.get_running_loop()
-        self._again: asyncio.TimerHandle | None = None
+        self._timer: asyncio.TimerHandle | None = None
         self._source: _Source | None = None
         try:
             self._source = _source(cgroup)
         except OSError as error:
-            log.warning("OOM kills are not seen: %s", error, extra=self._who)
+            log.warning("cannot watch for OOM kills: %s", error, extra=self._fields)
         if self._source is not None:
             self._loop.add_reader(self._source.fd, self._signalled)
 
-    def look(self, *, signalled: bool = False) -> None:
-        """Tell what has been killed since the last look."""
+    def check(self, *, signalled: bool = False) -> None:
+        """Publish once if processes were killed since the last check."""
         if self._source is None:
             return
         try:
             kills = self._source.kills()
         except OSError as error:
-            if error.errno not in _GONE:  # removed: the kernel signals that too, and it is no kill
-                log.warning("OOM kills are not seen any more: %s", error, extra=self._who)
+            if error.errno not in _GONE:  # the kernel signals the removal of a cgroup as well
+                log.warning("stopped watching for OOM kills: %s", error, extra=self._fields)
             self.close()
             return
         if kills is None:
-            grown = signalled  # Linux before 4.13 does not count: the signal is all there is
+            grown = signalled  # Linux before 4.13 has no counter, only the signal
         else:
-            grown, self._told = kills > self._told, kills
+            grown, self._reported = kills > self._reported, kills
         if grown:
-            self._tell()
+            self._publish()
 
     def has_killed(self) -> bool:
-        """Whether a kill is counted, told or not yet; the cgroup is looked at."""
+        """Whether the kernel has counted a kill in this cgroup, published or not."""
         try:
             return bool(self._source and self._source.kills())
         except OSError:
@@ -72,21 +73,21 @@ class OomWatch:
         if source is None:
             return
         source.acknowledge()
-        self.look(signalled=True)
+        self.check(signalled=True)
         if source.signals_before_it_counts:
-            self._look_again(0)
+            self._schedule_recheck(0)
 
-    def _look_again(self, turn: int) -> None:
-        if self._again is not None:
-            self._again.cancel()
-            self._again = None
-        if self._source is not None and turn < len(_LOOK_AGAIN_S):
-            self._again = self._loop.call_later(_LOOK_AGAIN_S[turn], self._later, turn)
+    def _schedule_recheck(self, turn: int) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._source is not None and turn < len(_RECHECKS_S):
+            self._timer = self._loop.call_later(_RECHECKS_S[turn], self._recheck, turn)
 
-    def _later(self, turn: int) -> None:
-        self._again = None
-        self.look()
-        self._look_again(turn + 1)
+    def _recheck(self, turn: int) -> None:
+        self._timer = None
+        self.check()
+        self._schedule_recheck(turn + 1)
 
     def close(self) -> None:
         """Stop watching.  Idempotent."""
@@ -94,13 +95,13 @@ class OomWatch:
         if source is not None:
             self._loop.remove_reader(source.fd)
             source.close()
-        if self._again is not None:
-            self._again.cancel()
-            self._again = None
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
 
 class _Source(Protocol):
-    """What one generation of cgroups offers: a signal to wait for, and a counter."""
+    """One cgroup version's notification (`fd`) and counter of OOM kills."""
 
     fd: int
     signals_before_it_counts: bool
@@ -108,10 +109,10 @@ class _Source(Protocol):
     def acknowledge(self) -> None: ...
 
     def kills(self) -> int | None:
-        """How many processes were killed; None when that is not counted.
+        """Return how many processes were killed; None if the kernel has no counter.
 
         Raises:
-            OSError: with ENOENT or ENODEV when the cgroup was removed.
+            OSError: ENOENT or ENODEV: the cgroup was removed.
         """
         ...
 
@@ -126,9 +127,10 @@ def _source(cgroup: Cgroup) -> _Source | None:
 
 
 class _EventFd:
-    """An eventfd registered with a v1 cgroup: signalled when its memory is used up.
+    """An eventfd registered with a v1 cgroup's `memory.oom_control`.
 
-    Also when nobody is killed for it, and when the cgroup is removed.
+    The kernel signals it when the cgroup is out of memory, even if it kills no process, and when
+    the cgroup is removed (Documentation/admin-guide/cgroup-v1/memory.rst).
     """
 
     signals_before_it_counts = True
@@ -143,7 +145,7 @@ class _EventFd:
             raise
 
     def _register(self) -> None:
-        # The kernel needs the file only while it is named to it.
+        # The kernel needs this fd only during the write to cgroup.event_control.
         control = os.open(f"{self._folder}/memory.oom_control", os.O_RDONLY | os.O_CLOEXEC)
         try:
             events = os.open(f"{self._folder}/cgroup.event_control", os.O_WRONLY | os.O_CLOEXEC)
@@ -166,11 +168,11 @@ class _EventFd:
 
 
 class FileEvents:
-    """A file of cgroup v2 that signals its changes, and one number in it.
+    """A cgroup v2 file that notifies of changes, and one counter in it.
 
-    By EPOLLPRI, which lasts until the file is read again through the same fd.  Not by inotify: of
-    its instances a user has 128, for all shims of the machine (fs.inotify.max_user_instances).
-    An epoll of its own, because the file is always readable: only the outer one waits for that.
+    The notification is EPOLLPRI, which lasts until the file is read through the same fd.  inotify
+    is not used: a user has 128 instances for all shims (fs.inotify.max_user_instances).  The file
+    has its own epoll fd, registered for EPOLLPRI only: the file itself is always readable.
     """
 
     signals_before_it_counts = False
@@ -187,7 +189,7 @@ class FileEvents:
             raise
 
     def acknowledge(self) -> None:
-        """Nothing: `kills` reads the file."""
+        """Do nothing: `kills` reads the file, which ends the notification."""
 
     def kills(self) -> int | None:
         return v2.counter(self._file, self._key)

@@ -1,10 +1,10 @@
-"""The kernel's files about control groups -> values.  Pure."""
+"""Parsers of the kernel's cgroup files (cgroups(7)).  Pure."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-UNLIMITED: Final = 2**64 - 1  # how the metrics of cgroup v2 say "max"
+UNLIMITED: Final = 2**64 - 1  # stands for "max" in the metrics of cgroup v2
 _RDMA_UNLIMITED: Final = 2**32 - 1
 
 
@@ -22,9 +22,9 @@ def memberships(text: str) -> dict[str, str]:
 
 
 def mountpoints(mountinfo: str) -> dict[str, str]:
-    """Read `/proc/self/mountinfo`: v1 controller -> where its hierarchy is mounted, whole.
+    """Read `/proc/self/mountinfo`: v1 controller -> mount point of its whole hierarchy.
 
-    Bind mounts of a part of a hierarchy (their root is not `/`) are passed over: paths of
+    Bind mounts of a part of a hierarchy (their root is not `/`) are ignored: paths in
     `/proc/PID/cgroup` are relative to the hierarchy's root.
     """
     found: dict[str, str] = {}
@@ -36,28 +36,28 @@ def mountpoints(mountinfo: str) -> dict[str, str]:
 
 
 def unified_mountpoint(mountinfo: str) -> str:
-    """Read `/proc/self/mountinfo`: where cgroup v2 is mounted, whole; "" = nowhere."""
+    """Read `/proc/self/mountinfo`: the mount point of the whole cgroup v2 tree, "" if none."""
     points = (point for root, point, _ in _mounted("cgroup2", mountinfo) if root == "/")
     return next(points, "")
 
 
 def _mounted(kind: str, mountinfo: str) -> Iterator[tuple[str, str, str]]:
-    """Find the mounts of one kind: root, mount point, options of the file system."""
+    """Yield root, mount point and filesystem options of each mount of one type."""
     mark = f" - {kind} "
     for line in mountinfo.splitlines():
-        left, found, right = line.partition(mark)  # most are of other kinds, one a container
+        left, found, right = line.partition(mark)  # most lines have other types
         if found:
             fields = left.split()
             yield fields[3], fields[4], right.partition(" ")[2]
 
 
 def pids(text: str) -> list[int]:
-    """Read `cgroup.procs`; 0 stands for a process of another pid namespace and is left out."""
+    """Read `cgroup.procs`; 0 stands for a process in another pid namespace and is left out."""
     return [pid for pid in map(int, text.split()) if pid]
 
 
 def directory(member: Mapping[str, str], mounts: Mapping[str, str], order: Iterable[str]) -> str:
-    """Name the directory of the first controller of `order` that is mounted and not the root."""
+    """Return the directory of the first controller of `order` that is mounted and not the root."""
     for controller in order:
         path = member.get(controller, "/")
         if path != "/" and controller in mounts:
@@ -66,7 +66,7 @@ def directory(member: Mapping[str, str], mounts: Mapping[str, str], order: Itera
 
 
 def directories(member: Mapping[str, str], mounts: Mapping[str, str]) -> dict[str, str]:
-    """Name the directory of each controller in which the process is not in the root."""
+    """Return controller -> directory, for each controller where the process is not in the root."""
     return {
         controller: mounts[controller] + path
         for controller, path in member.items()
@@ -78,13 +78,13 @@ def directories(member: Mapping[str, str], mounts: Mapping[str, str]) -> dict[st
 
 
 def number(text: str, *, unlimited: int = UNLIMITED) -> int:
-    """Read a file of one number, or of `max`."""
+    """Read a file that holds one number or `max`."""
     word = text.strip()
     return unlimited if word == "max" else int(word)
 
 
 def flat(text: str) -> dict[str, int]:
-    """Read a flat keyed file: `KEY NUMBER` a line; other lines are passed over."""
+    """Read a flat keyed file: `KEY NUMBER` a line; other lines are ignored."""
     found = {}
     for line in text.splitlines():
         key, _, value = line.partition(" ")
@@ -95,7 +95,7 @@ def flat(text: str) -> dict[str, int]:
 
 @dataclass(frozen=True, slots=True)
 class Pressure:
-    """Percent of the last 10, 60 and 300 seconds in which tasks stalled; microseconds in total."""
+    """Stall time (PSI): percent of the last 10, 60 and 300 s, and the total in microseconds."""
 
     avg10: float
     avg60: float
@@ -104,7 +104,7 @@ class Pressure:
 
 
 def pressure(text: str) -> dict[str, Pressure]:
-    """Read a pressure file: `some` and `full` -> how long; before 5.13 the CPU has no `full`."""
+    """Read a pressure file: `some` and `full` -> Pressure.  Before Linux 5.13 CPU has no `full`."""
     found = {}
     for line in text.splitlines():
         kind, *words = line.split()
@@ -120,7 +120,7 @@ def pressure(text: str) -> dict[str, Pressure]:
 
 @dataclass(frozen=True, slots=True)
 class DeviceIo:
-    """What one block device did for a cgroup: bytes and operations, read and written."""
+    """One block device's bytes and operations, read and written, for a cgroup."""
 
     major: int
     minor: int
@@ -131,7 +131,7 @@ class DeviceIo:
 
 
 def io_stat(text: str) -> list[DeviceIo]:
-    """Read `io.stat`; a device without numbers, and keys that are not counted, are passed over."""
+    """Read `io.stat`; devices without numbers and unknown keys are ignored."""
     found = []
     for line in text.splitlines():
         device, *words = line.split()
@@ -145,7 +145,7 @@ def io_stat(text: str) -> list[DeviceIo]:
 
 @dataclass(frozen=True, slots=True)
 class Rdma:
-    """Handles and objects of one RDMA device: in use, or the limit."""
+    """Handles and objects of one RDMA device: those in use, or the limit."""
 
     device: str
     hca_handles: int
@@ -173,12 +173,12 @@ class BlockIo:
 
     major: int
     minor: int
-    op: str  # Read, Write, Sync, ...; "" in files that do not tell them apart
+    op: str  # Read, Write, Sync, ...; "" in files with one number a device
     value: int
 
 
 def blkio(text: str) -> list[BlockIo]:
-    """Read a v1 blkio file: `254:0 Read 4096`; the sum over all devices at its end is left out."""
+    """Read a v1 blkio file: `254:0 Read 4096` a line; the total in the last line is left out."""
     found = []
     for line in text.splitlines():
         device, *words = line.split()
@@ -195,7 +195,7 @@ def partitions(text: str) -> dict[tuple[int, int], str]:
 
 
 def page_size(folder: str) -> str:
-    """Say the size in a name of `/sys/kernel/mm/hugepages` as the hugetlb files do: 2MB, 1GB."""
+    """Turn a name of `/sys/kernel/mm/hugepages` into the size in hugetlb's file names: 2MB, 1GB."""
     kib = int(folder.removeprefix("hugepages-").removesuffix("kB"))
     for unit, factor in (("GB", 1 << 20), ("MB", 1 << 10)):
         if kib >= factor:

@@ -1,4 +1,4 @@
-"""One container's control groups, found once, right after its init was made."""
+"""Finds the cgroups of one container, once, right after its init was created."""
 
 import contextlib
 import os
@@ -9,28 +9,28 @@ from shimv2.cgroups import parse, v1, v2
 from shimv2.kernel.linux import filesystem_type
 
 _ROOT: Final = "/sys/fs/cgroup"
-_CGROUP2_MAGIC: Final = 0x63677270  # of statfs(2)
-# Which v1 hierarchy tells the processes: runc joins all it finds, so the first that is there.
+_CGROUP2_MAGIC: Final = 0x63677270  # CGROUP2_SUPER_MAGIC of statfs(2)
+# The v1 hierarchies to read the processes from, best first: runc joins every one it finds.
 _V1_ORDER: Final = ("pids", "memory", "cpu", "freezer", "devices", "cpuset", "name=systemd")
 
 
 def is_unified() -> bool:
-    """Whether cgroup v2 rules; a hybrid hierarchy counts as v1, whose controllers are the live."""
+    """Whether all controllers are cgroup v2's.  A hybrid machine counts as v1."""
     return filesystem_type(_ROOT) == _CGROUP2_MAGIC
 
 
 def folders(path: str) -> list[str]:
-    """Name the directories of the cgroup `path` (which starts with a slash), one a hierarchy."""
+    """List the directories of the cgroup `path` (which starts with a slash), one per hierarchy."""
     if is_unified():
         return [_ROOT + path]
     return sorted({mount + path for mount in parse.mountpoints(_mountinfo()).values()})
 
 
 def directories(member: Mapping[str, str]) -> list[str]:
-    """Name the directories of memberships (controller -> path), of the unified hierarchy as well.
+    """List the directories of memberships (controller -> path), the unified hierarchy included.
 
     Raises:
-        ValueError: a hierarchy is not mounted here.
+        ValueError: a hierarchy is not mounted.
     """
     return _directories(member, _mountinfo())
 
@@ -54,7 +54,7 @@ def _memberships(pid: int | str) -> dict[str, str]:
 
 
 class Cgroup:
-    """The directories of a container's cgroup.  Holds no fd; valid after the cgroup is gone."""
+    """The directories of a container's cgroup.  Holds no fd; usable after the cgroup is gone."""
 
     def __init__(
         self,
@@ -62,16 +62,16 @@ class Cgroup:
         controllers: Mapping[str, str] | None = None,
         uncounted: Sequence[str] = (),
     ) -> None:
-        self.directory = directory  # whose `cgroup.procs` names the processes
-        self.controllers = controllers  # v1: controller -> its directory; None: v2, there is one
+        self.directory = directory  # its `cgroup.procs` lists the processes
+        self.controllers = controllers  # v1: controller -> directory; None: v2, one directory
         self._uncounted = uncounted  # directories without a controller
 
     @classmethod
     def of(cls, pid: int) -> "Cgroup | None":
-        """Find the cgroup of `pid`; None when it is gone or in no cgroup of its own.
+        """Find the cgroup of `pid`; None if the process is gone or shares the shim's cgroup.
 
-        A cgroup that it shares with us it has from us: rootless, a runtime may be unable to make
-        one, and what is counted there is the user's whole session.
+        A process shares the shim's cgroup when a rootless runtime could not make one; that cgroup
+        counts the user's whole session.
         """
         try:
             ours = _memberships("self")
@@ -90,37 +90,37 @@ class Cgroup:
         directory = parse.directory(member, mounts, _V1_ORDER)
         if not directory:
             return None
-        path = member.get("", "/")  # a hybrid machine's other half: nothing is counted there
+        path = member.get("", "/")  # a hybrid machine's v2 hierarchy has no controllers
         other = _directories({"": path}, mountinfo) if path != "/" else []
         return cls(directory, parse.directories(member, mounts), other)
 
     def enable_controllers(self) -> None:
-        """Have everything counted that this machine can count; cgroup v1 does so by itself."""
+        """Enable all controllers of the machine for this cgroup; on v1 they always are."""
         if self.controllers is None:
             v2.enable_controllers(_ROOT, self.directory.removeprefix(_ROOT))
 
     def remove(self) -> None:
-        """Remove what a runtime left of it; a part that is in use stays.
+        """Remove the directories that a runtime left; those in use stay.
 
-        Once a checkpoint has ended a container the runtime has forgotten it, but not waited until
-        the kernel had let its cgroup go (seen: runc 1.1.5 on cgroup v2).
+        After a checkpoint that ends the container, runc does not wait until the kernel releases
+        the cgroup (seen: runc 1.1.5 on cgroup v2).
         """
         for folder in {self.directory, *(self.controllers or {}).values(), *self._uncounted}:
             with contextlib.suppress(OSError):
                 os.rmdir(folder)
 
     def is_frozen(self) -> bool:
-        """Whether the processes are held, or about to be; not when an outer cgroup holds them."""
+        """Whether this cgroup is frozen or freezing; a frozen parent does not count."""
         if self.controllers is None:
             return v2.is_frozen(self.directory)
         folder = self.controllers.get("freezer")
         return folder is not None and v1.is_frozen(folder)
 
     def stats(self) -> v1.Stats | v2.Stats:
-        """Read what is counted: from files, without the runtime, also after the init's end.
+        """Read all counters; possible also after the init's end.
 
         Raises:
-            OSError: a file that exists cannot be read.
+            OSError: a file exists and cannot be read.
         """
         if self.controllers is None:
             return v2.read_stats(self.directory)
@@ -133,6 +133,6 @@ class Cgroup:
             try:
                 with open(f"{folder}/cgroup.procs", encoding="ascii") as file:
                     found.update(parse.pids(file.read()))
-            except OSError:  # removed meanwhile, or threaded: then its domain lists the processes
+            except OSError:  # removed, or threaded: then the domain cgroup lists the processes
                 continue
         return sorted(found)

@@ -1,4 +1,4 @@
-"""What the files of cgroup v1 count for one container."""
+"""Reads the counters of cgroup v1 for one container."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -7,14 +7,14 @@ from typing import Final
 from shimv2.cgroups import parse
 from shimv2.cgroups.files import Folder, huge_page_sizes, read
 
-_NS_PER_TICK: Final = 1_000_000_000 // 100  # cpuacct.stat counts in USER_HZ, which is 100
+_NS_PER_TICK: Final = 1_000_000_000 // 100  # cpuacct.stat counts in 1/USER_HZ s; USER_HZ is 100
 _MEMORY_ENTRIES: Final = {
     "usage": "",
     "swap": ".memsw",
     "kernel": ".kmem",
     "kernel_tcp": ".kmem.tcp",
 }
-# What a metrics' list is called -> its file with a scheduler that counts: CFQ (to 4.20), BFQ.
+# Field of the metrics -> its file with an I/O scheduler that counts: CFQ (up to 4.20), BFQ.
 _SCHEDULED: Final = {
     "sectors_recursive": "sectors_recursive",
     "io_service_bytes_recursive": "io_service_bytes_recursive",
@@ -33,7 +33,7 @@ _THROTTLED: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Cpu:
-    """Nanoseconds of use, of it in the kernel and in user mode, per CPU; and what was throttled."""
+    """CPU time in nanoseconds: total, kernel, user, per CPU; and the throttling counters."""
 
     total_ns: int
     kernel_ns: int
@@ -46,7 +46,7 @@ class Cpu:
 
 @dataclass(frozen=True, slots=True)
 class MemoryEntry:
-    """One counter of the memory controller, in bytes; `failcnt` is how often it was full."""
+    """One counter of the memory controller in bytes; `failcnt` counts the hits of its limit."""
 
     usage: int
     max: int
@@ -70,10 +70,10 @@ class HugePages:
 
 @dataclass(frozen=True, slots=True)
 class Stats:
-    """None: the container is in no such cgroup, or it is gone."""
+    """All counters of one container; None: it has no such cgroup, or the cgroup is gone."""
 
     cpu: Cpu
-    pids: tuple[int, int] | None  # how many, the limit; 0 = none, other than with v2
+    pids: tuple[int, int] | None  # count and limit; here a limit of 0 means unlimited
     memory: Memory | None
     oom_control: Mapping[str, int] | None
     blkio: Mapping[str, Sequence[parse.BlockIo]] | None
@@ -83,10 +83,10 @@ class Stats:
 
 
 def read_stats(directories: Mapping[str, str], *, partitions: str = "/proc/partitions") -> Stats:
-    """Read all that is counted in `directories`: controller -> the container's directory.
+    """Read all counters in `directories`: controller -> the container's directory.
 
     Raises:
-        OSError: a file that exists cannot be read.
+        OSError: a file exists and cannot be read.
     """
     at = {controller: Folder(path) for controller, path in directories.items()}
     memory, oom_control = _memory(at["memory"]) if "memory" in at else (None, None)
@@ -143,7 +143,7 @@ def _memory(folder: Folder) -> tuple[Memory | None, Mapping[str, int] | None]:
 
 
 def oom_kills(directory: str) -> int | None:
-    """How many processes of a memory cgroup the kernel has killed; None before Linux 4.13.
+    """Return the count of OOM kills of a memory cgroup; None before Linux 4.13.
 
     Raises:
         FileNotFoundError: the cgroup is gone.
@@ -155,20 +155,20 @@ def oom_kills(directory: str) -> int | None:
 
 
 def is_frozen(directory: str) -> bool:
-    """Whether a freezer cgroup is frozen, or about to be; False when it is gone."""
+    """Whether a freezer cgroup is frozen or freezing; False when it is gone."""
     text = Folder(directory).text("freezer.state")
     return text is not None and text.strip() != "THAWED"
 
 
 def _blkio(folder: Folder) -> Mapping[str, Sequence[parse.BlockIo]]:
-    """Read what the I/O scheduler counts, sub-cgroups included; else what the throttling does."""
+    """Read the I/O scheduler's counters, sub-cgroups included; else those of throttling."""
     for prefix in ("blkio.", "blkio.bfq."):
         if folder.text(f"{prefix}io_serviced_recursive") is not None:
             found = {
                 entry: parse.blkio(folder.text(prefix + name) or "")
                 for entry, name in _SCHEDULED.items()
             }
-            if any(found.values()):  # empty: the cgroup's devices have another scheduler
+            if any(found.values()):  # empty: the devices have another scheduler
                 return found
     found = {}
     for entry, name in _THROTTLED.items():

@@ -1,4 +1,4 @@
-"""What the files of cgroup v2 count for one container; and the controllers that do the counting."""
+"""Reads the counters of cgroup v2 for one container, and enables its controllers."""
 
 import logging
 import os
@@ -32,9 +32,9 @@ class HugePages:
 
 @dataclass(frozen=True, slots=True)
 class Stats:
-    """Files that are missing count 0; limits of `max` are `parse.UNLIMITED`."""
+    """All counters of one container.  A missing file gives 0; a limit `max` is `UNLIMITED`."""
 
-    pids: tuple[int, int]  # how many, the limit
+    pids: tuple[int, int]  # count and limit
     cpu: Mapping[str, int]  # the keys of cpu.stat
     memory: Mapping[str, int]  # the keys of memory.stat
     memory_use: Mapping[str, int]  # usage, usage_limit, swap_usage, ...: bytes
@@ -42,14 +42,14 @@ class Stats:
     io: Sequence[parse.DeviceIo]
     rdma: tuple[Sequence[parse.Rdma], Sequence[parse.Rdma]]  # in use, limits
     huge_pages: Sequence[HugePages]
-    pressure: Mapping[str, Mapping[str, parse.Pressure]]  # of cpu, memory, io, where counted
+    pressure: Mapping[str, Mapping[str, parse.Pressure]]  # keys: cpu, memory, io; may lack some
 
 
 def read_stats(directory: str) -> Stats:
-    """Read all that is counted in the cgroup at `directory`.
+    """Read all counters of the cgroup at `directory`.
 
     Raises:
-        OSError: a file that exists cannot be read.
+        OSError: a file exists and cannot be read.
     """
     folder = Folder(directory)
     pressures = {of: folder.text(f"{of}.pressure") for of in ("cpu", "memory", "io")}
@@ -78,24 +78,24 @@ def read_stats(directory: str) -> Stats:
 
 
 def counter(fd: int, key: str) -> int:
-    """Read one number of an open flat keyed file, from its beginning; 0 when it has no such key.
+    """Read one number from an open flat keyed file; 0 if it has no such key.
 
     Raises:
-        OSError: ENODEV when the cgroup was removed.
+        OSError: ENODEV: the cgroup was removed.
     """
     return parse.flat(os.pread(fd, _COUNTERS_BYTES, 0).decode("ascii")).get(key, 0)
 
 
 def is_frozen(directory: str) -> bool:
-    """Whether a cgroup was asked to freeze; False when it is gone."""
+    """Whether `cgroup.freeze` is 1; False when the cgroup is gone."""
     return Folder(directory).number("cgroup.freeze") != 0
 
 
 def enable_controllers(root: str, path: str) -> None:
-    """Have every controller of the machine count in the cgroup `path`, where that is allowed.
+    """Enable every controller of the machine for the cgroup `path`, where that is allowed.
 
-    A cgroup has the controllers that each of its parents passes on, from the root downwards.  What
-    cannot be passed on (a delegated part of the tree, a rootless user) is only logged.
+    A controller must be enabled in `cgroup.subtree_control` of each parent, from the root down
+    (cgroups(7)).  A refusal (a delegated subtree, a rootless user) is only logged.
     """
     wanted = (read(f"{root}/cgroup.controllers") or "").split()
     parent = root
@@ -104,7 +104,7 @@ def enable_controllers(root: str, path: str) -> None:
         try:
             passed_on = (read(f"{parent}/cgroup.subtree_control") or "").split()
         except OSError as error:
-            log.debug("controllers are not enabled in %s: %s", parent, error)
+            log.debug("cannot enable controllers in %s: %s", parent, error)
             continue
         for name in wanted:
             if name not in passed_on:
@@ -112,9 +112,9 @@ def enable_controllers(root: str, path: str) -> None:
 
 
 def _enable(parent: str, controller: str) -> None:
-    """Pass one controller on, by itself: what one refuses does not cost the others."""
+    """Enable one controller alone, so that a refusal does not affect the others."""
     try:
         with open(f"{parent}/cgroup.subtree_control", "w", encoding="ascii") as file:
             file.write(f"+{controller}")
     except OSError as error:
-        log.debug("%s is not enabled in %s: %s", controller, parent, error)
+        log.debug("cannot enable %s in %s: %s", controller, parent, error)

@@ -1,7 +1,7 @@
-"""FUSE filesystems: mounted by a program of theirs, which stays and serves them.
+"""FUSE filesystems: mounted by a helper program, which leaves a server process behind.
 
-`mount.fuse` ends once the filesystem is mounted; what it leaves behind becomes our child, is not
-ours to end, and goes when the filesystem is unmounted.
+The helper `mount.fuse` exits once the filesystem is mounted.  The server process is re-parented to
+the shim, its subreaper.  The shim never kills it: it exits when the filesystem is unmounted.
 """
 
 import asyncio
@@ -11,7 +11,7 @@ from typing import Final
 
 from shimv2.gocompat.gotext import quote
 from shimv2.kernel.reaper import Reaper
-from shimv2.mounts.options import refuse_daemons_own
+from shimv2.mounts.options import refuse_mount_manager_options
 from shimv2.mounts.place import name_inside
 from shimv2.mounts.thread import in_thread
 from shimv2.mounts.umount import FUSERMOUNTS, mounts_on, unmount_one
@@ -26,18 +26,21 @@ _KINDS: Final = ("fuse", "fuse3")
 
 
 def is_fuse(mount: Mount) -> bool:
-    """Whether it is for `mount.fuse` or `mount.fuse3`; the rest of the type says which program."""
+    """Whether `mount` has a type `fuse.PROGRAM` or `fuse3.PROGRAM`."""
     kind, dot, _ = mount.type.partition(".")
     return bool(dot) and kind in _KINDS
 
 
 async def mount_fuse(mount: Mount, target: str, reaper: Reaper) -> str:
-    """Mount it at its place in `target`; the real mount point.  Nothing is left when it fails.
+    """Mount a FUSE filesystem inside the root `target` and return the real mount point.
+
+    When it fails, nothing stays mounted.
 
     Raises:
-        Refused: the program is missing, fails or hangs; with what it printed.
+        Refused: the program is missing, fails or takes longer than `HELPER_LIMIT_S`; the text has
+            its output.
     """
-    refuse_daemons_own(mount.options)
+    refuse_mount_manager_options(mount.options)
     kind, _, name = mount.type.partition(".")
     path = name_inside(target, mount.target)
     options = [word for option in mount.options for word in ("-o", option)]
@@ -55,10 +58,10 @@ async def mount_fuse(mount: Mount, target: str, reaper: Reaper) -> str:
 
 
 async def unmount_fuse(path: str, reaper: Reaper) -> None:
-    """Let the program that may do it take an unprivileged user's mount off `path`.
+    """Unmount `path` with `fusermount3`, or with `fusermount` when that fails.
 
     Raises:
-        Refused: neither form of it is there, or it refuses.
+        Refused: neither program exists, or the last one fails.
     """
     for name in FUSERMOUNTS:
         try:
@@ -71,10 +74,10 @@ async def unmount_fuse(path: str, reaper: Reaper) -> None:
 
 
 async def _run(argv: Sequence[str], reaper: Reaper, *, what: str) -> None:
-    """Run a program to its end, at most `HELPER_LIMIT_S`.
+    """Run a program to its end, for at most `HELPER_LIMIT_S`.
 
     Raises:
-        Refused: it cannot be executed or fails; in Go's words, with all it printed.
+        Refused: it cannot be executed, or fails; the text is Go's, with the program's output.
     """
     caught = memory_file("mount-helper-output")
     try:

@@ -1,7 +1,7 @@
-"""Idmapped mounts: the files of another range of ids, seen as those of the container's.
+"""Idmapped mounts: a file's owner on disk appears in the container as another user id.
 
-The kernel takes the mapping from a user namespace, which is made for the purpose.  Only a mount
-that is nowhere yet can be mapped, so what is mapped is a clone, which then gets its place.
+The kernel takes the mapping from a user namespace, which is made for each mount.  It maps only a
+detached mount (mount_setattr(2)), so the original is cloned, mapped, and then attached.
 """
 
 import contextlib
@@ -21,14 +21,14 @@ from shimv2.mounts.overlay import with_layers
 from shimv2.mounts.umount import unmount_fully
 from shimv2.values.errors import Refused
 
-_LARGEST_ID: Final = 2**32 - 2  # the last number means: none
+_LARGEST_ID: Final = 2**32 - 2  # the kernel's (uid_t)-1 means "no id"
 
 
 def parse_map(name: str, text: str) -> str:
-    """Turn `inside:outside:count`, several separated by commas, into the lines the kernel takes.
+    """Turn `inside:outside:count[,...]` into lines for `/proc/PID/uid_map` or `gid_map`.
 
     Raises:
-        Refused: it is none.
+        Refused: the text has another form.
     """
     lines = []
     for part in text.split(","):
@@ -47,10 +47,10 @@ def _bad_map(name: str, text: str) -> Refused:
 
 
 async def user_namespace(options: Options, reaper: Reaper) -> int:
-    """Open a user namespace with the mapping of the options; the fd is the caller's.
+    """Open a user namespace with the mapping of the options.  The caller closes the fd.
 
     Raises:
-        Refused: the mapping is none, or the kernel refuses it.
+        Refused: the mapping has a wrong form, or the kernel refuses it.
     """
     maps = {
         "uid_map": parse_map("uidmap", options.uid_map),
@@ -73,7 +73,7 @@ def _write(path: str, text: str) -> None:
 
 @contextlib.asynccontextmanager
 async def _holder(reaper: Reaper) -> AsyncIterator[int]:
-    """The pid of a process that is in a new user namespace, and is gone after the block."""
+    """Yield the pid of a process in a new user namespace; it is dead after the block."""
     with reaper.launching():
         pid, report_fd = hold_user_namespace()
         exited = reaper.claim(pid)
@@ -93,7 +93,7 @@ async def _holder(reaper: Reaper) -> AsyncIterator[int]:
 
 
 def attach(source: str, target: str, namespace_fd: int, *, recursive: bool = False) -> None:
-    """Bind the idmapped clone of what is at `source` to `target`.
+    """Attach an idmapped clone of the mount at `source` to `target`.
 
     Raises:
         Refused: the kernel, or the filesystem, cannot do that.
@@ -106,7 +106,7 @@ def attach(source: str, target: str, namespace_fd: int, *, recursive: bool = Fal
 def clone(
     source: str, namespace_fd: int, *, recursive: bool = False, read_only: bool = False
 ) -> Iterator[int]:
-    """An idmapped clone of what is mounted at `source`, that is nowhere yet: an fd."""
+    """Yield an fd of a detached, idmapped clone of the mount at `source`."""
     try:
         tree = linux.open_tree(source, recursive=recursive)
     except OSError as exc:
@@ -122,6 +122,7 @@ def clone(
 
 
 def place(tree: int, target: str) -> None:
+    """Attach the detached mount `tree` to `target`."""
     try:
         linux.move_mount(tree, target)
     except OSError as exc:
@@ -136,10 +137,11 @@ def _refused(path: str, call: str, exc: OSError) -> Refused:
 def mapped_layers(
     words: Sequence[str], namespace_fd: int, folder: str
 ) -> Iterator[tuple[str, ...]]:
-    """An overlay's options with its lower layers idmapped; they are mounted below `folder`.
+    """Mount an overlay's lower layers idmapped below `folder`; yield the overlay's new options.
 
-    An overlay cannot be idmapped itself.  It keeps clones of its own, so the mounts are only needed
-    until it is there.  Read-only: who removes `folder` before us must not remove the layers.
+    The kernel cannot idmap an overlay itself.  The overlay clones its layers when it is mounted, so
+    the mounts below `folder` are needed only until then.  They are read-only: a process that
+    removes `folder` recursively must not remove the layers' contents.
     """
     count = 0
     with contextlib.ExitStack() as undo:
@@ -161,5 +163,5 @@ def mapped_layers(
 
 
 def escaped(path: str) -> str:
-    """A layer's name as overlay reads it."""
+    """Escape a layer's path for overlay's option `lowerdir`."""
     return path.replace("\\", "\\\\").replace(":", "\\:").replace(",", "\\,")

@@ -1,4 +1,4 @@
-"""Mounts that mount(2) and its successors make.  Blocking: for the thread of a batch."""
+"""Mounts made by mount(2) and its successors.  Blocking: runs in the thread of `mounts.thread`."""
 
 import contextlib
 import os
@@ -19,7 +19,7 @@ from shimv2.values.model import Mount
 
 PREFIX: Final = "failed to mount rootfs component: "
 _OWN_NAMESPACE_MAP: Final = ["0", "0", "4294967295"]  # uid_map of the initial user namespace
-# Flags that a user namespace may not take off a mount, as statvfs and as mount(2) say them.
+# Flags that a user namespace may not clear on a mount: statvfs(3)'s and mount(2)'s value of each.
 _LOCKED: Final = (
     (os.ST_RDONLY, linux.MS_RDONLY), (os.ST_NODEV, linux.MS_NODEV),
     (os.ST_NOEXEC, linux.MS_NOEXEC), (os.ST_NOSUID, linux.MS_NOSUID),
@@ -30,15 +30,15 @@ _LOCKED: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One mount, read and with what it needs from the main thread."""
+    """One mount with its parsed options, and the user namespace that the main thread opened."""
 
     mount: Mount
     options: Options
-    namespace_fd: int = -1  # of its id mapping; -1 = it has none
+    namespace_fd: int = -1  # holds the id mapping; -1 = no mapping
 
 
-def said(error: Exception) -> Exception:
-    """What the caller of a mount is told."""
+def as_mount_error(error: Exception) -> Exception:
+    """Turn an error of one mount into the error that the caller of all mounts gets."""
     if isinstance(error, OSError):
         return Refused(f"{PREFIX}{os_error(error)}")
     if isinstance(error, ShimError):
@@ -47,16 +47,16 @@ def said(error: Exception) -> Exception:
 
 
 def mount_batch(jobs: Sequence[Job], target: str, made: list[str]) -> None:
-    """Mount one after the other; `made` has the mount points, also when one fails.
+    """Mount each job in order and append its mount point to `made`, also when a later one fails.
 
     Raises:
-        Refused: with the reference's text.
+        Refused: with the Go shim's text.
     """
     for job in jobs:
         try:
             _mount_one(job, target, made)
         except (OSError, ShimError) as error:
-            raise said(error) from error
+            raise as_mount_error(error) from error
 
 
 def _mount_one(job: Job, target: str, made: list[str]) -> None:
@@ -75,13 +75,13 @@ def _mount_one(job: Job, target: str, made: list[str]) -> None:
             if job.namespace_fd >= 0 and mount.type != "overlay":
                 _replace_by_mapped(path, job.namespace_fd)
         if bind and flags & linux.MS_RDONLY:
-            # A bind ignores all other flags when it is made; they come with a remount.
+            # MS_BIND ignores all other flags (mount(2)); a remount sets them.
             with inside(target, mount.target) as (where, _):
                 _remount(where, flags)
 
 
 def _source_and_data(job: Job, target: str, stack: contextlib.ExitStack) -> tuple[str, str]:
-    """Prepare what is needed until the mount is made, and what is written in it."""
+    """Return the source and the data of mount(2); `stack` holds what both need until then."""
     source, options, words = job.mount.source, job.options, job.options.data
     if options.loop:
         read_only = bool(options.flags & linux.MS_RDONLY)
@@ -99,7 +99,7 @@ def _source_and_data(job: Job, target: str, stack: contextlib.ExitStack) -> tupl
 
 
 def _mount_at(source: str, target: str, mount: Mount, flags: int, data: str) -> str:
-    """One mount(2), with the reference's text when it fails; return the real mount point."""
+    """Call mount(2) once and return the real mount point; errors have the Go shim's text."""
     path = os.path.join(target, mount.target.lstrip("/")) if mount.target else target
     try:
         with inside(target, mount.target) as (where, path):
@@ -121,7 +121,7 @@ def _attach(source: str, target: str, job: Job, made: list[str]) -> None:
 
 
 def _replace_by_mapped(path: str, namespace_fd: int) -> None:
-    """Put the idmapped clone of a fresh mount in its place."""
+    """Replace a fresh mount by its idmapped clone."""
     with idmap.clone(path, namespace_fd) as tree:
         unmount_one(path)
         idmap.place(tree, path)
@@ -131,11 +131,11 @@ def _remount(where: str, flags: int) -> None:
     try:
         linux.mount("", where, "", flags | linux.MS_REMOUNT | _locked_flags(where), "")
     except OSError as exc:
-        raise Refused(strerror(exc.errno or 0)) from exc  # no more than that in the reference
+        raise Refused(strerror(exc.errno or 0)) from exc  # the Go shim reports no more than that
 
 
 def _locked_flags(path: str) -> int:
-    """What a remount must repeat: in a user namespace the kernel refuses to take these away."""
+    """Return the flags a remount must repeat: in a user namespace they cannot be cleared."""
     with open("/proc/self/uid_map", encoding="ascii") as table:
         if table.read().split() == _OWN_NAMESPACE_MAP:
             return 0

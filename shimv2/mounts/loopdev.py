@@ -1,4 +1,4 @@
-"""Files as block devices, for mounts with the option `loop`."""
+"""Loop devices: files as block devices, for mounts with the option `loop`."""
 
 import contextlib
 import errno
@@ -11,14 +11,15 @@ from shimv2.kernel import linux
 from shimv2.values.errors import Refused
 
 _CONTROL: Final = "/dev/loop-control"
-_TRIES: Final = 100  # another process may take the free device before us
+_TRIES: Final = 100  # another process may take the free device first
 
 
 @contextlib.contextmanager
 def loop_device(source: str, *, read_only: bool, direct_io: bool) -> Iterator[str]:
-    """Attach the file `source` to a free loop device, which detaches itself at its last unmount.
+    """Attach the file `source` to a free loop device and yield the device's path.
 
-    The device is held open until it is mounted; without a mount, closing it detaches it.
+    The device is held open within the block.  With LO_FLAGS_AUTOCLEAR it detaches itself at its
+    last unmount, or at the end of the block when nothing mounted it.
     """
     flags = linux.LO_FLAGS_AUTOCLEAR
     flags |= linux.LO_FLAGS_READ_ONLY if read_only else 0

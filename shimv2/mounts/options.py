@@ -1,4 +1,4 @@
-"""Mount options as containerd says them: flags for the kernel, data for the filesystem.  Pure."""
+"""Mount options in containerd's form: flags for the kernel, data for the filesystem.  Pure."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -30,17 +30,17 @@ class Options:
     data: tuple[str, ...] = ()
     loop: bool = False
     direct_io: bool = False
-    uid_map: str = ""  # as given; both or none
+    uid_map: str = ""  # as given; both maps are set, or neither
     gid_map: str = ""
 
 
 def parse_options(words: Sequence[str]) -> Options:
-    """Split mount options into flags and the filesystem's data; what is no flag is data.
+    """Split mount options into flags and the filesystem's data; any unknown word is data.
 
     Raises:
-        Refused: an option meant for the daemon got through to us, or half of an id mapping.
+        Refused: an option is one of containerd's mount manager, or half of an id mapping is given.
     """
-    refuse_daemons_own(words)
+    refuse_mount_manager_options(words)
     flags, data, loop = 0, [], "loop" in words
     maps = {"uidmap": "", "gidmap": ""}
     for word in words:
@@ -54,14 +54,15 @@ def parse_options(words: Sequence[str]) -> Options:
         elif word != "loop" and not (loop and word == "direct-io"):
             data.append(word)
     if bool(maps["uidmap"]) != bool(maps["gidmap"]):
-        # Mounted without a mapping, all files would belong to somebody else.
+        # Without the other half, files would belong to the wrong ids.
         raise Refused("an idmapped mount needs both uidmap and gidmap")
     return Options(
         flags, tuple(data), loop, loop and "direct-io" in words, maps["uidmap"], maps["gidmap"]
     )
 
 
-def refuse_daemons_own(words: Sequence[str]) -> None:
+def refuse_mount_manager_options(words: Sequence[str]) -> None:
+    """Refuse `X-containerd.*`: containerd's mount manager should have consumed them."""
     for word in words:
         if word.startswith("X-containerd."):
             text = f"internal mount option {quote(word)} was not consumed by the mount manager"

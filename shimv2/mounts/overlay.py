@@ -1,8 +1,8 @@
-"""The layers of an overlay, and how to name more of them than a page holds.
+"""The layers of an overlay, and shorter names for more of them than one page holds.
 
-mount(2) takes one page of options.  Layers are named relative to the directory they share; where
-that is not enough or not possible, by the numbers of open files: five bytes a layer, so that the
-kernel's own limit of 500 layers comes first.
+mount(2) takes one page of options.  Layers are first named relative to the directory they share.
+If that is impossible or still too long, they are named by the numbers of open fds, relative to
+`/proc/self/fd`: five bytes a layer, so that the kernel's limit of 500 layers is reached first.
 """
 
 import contextlib
@@ -13,18 +13,18 @@ from typing import Final
 
 from shimv2.mounts.place import working_directory
 
-PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")  # all that mount(2) takes as data, with its NUL
-_SHORTEN_FROM_BYTES: Final = PAGE_BYTES - 512  # the reference's margin
+PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")  # mount(2)'s limit for data, its NUL included
+_SHORTEN_FROM_BYTES: Final = PAGE_BYTES - 512  # the Go shim's margin
 _OWN_FILES: Final = "/proc/self/fd"
 _WORD: Final = "lowerdir="
-_COLON: Final = re.compile(r"((?:[^:\\]|\\.?)*)(:|$)", re.DOTALL)  # one that is not escaped
+_COLON: Final = re.compile(r"((?:[^:\\]|\\.?)*)(:|$)", re.DOTALL)  # a colon that is not escaped
 
 
 @contextlib.contextmanager
 def short_enough(words: Sequence[str]) -> Iterator[tuple[str, ...]]:
-    """The options, in a form that fits into a page if there is one, for use in this block.
+    """Yield the options, shortened to fit into a page if possible.
 
-    The thread's working directory may be another one within the block.
+    Within the block the thread's working directory may be another one: it belongs to the options.
     """
     if sum(len(os.fsencode(word)) for word in words) < _SHORTEN_FROM_BYTES:
         yield tuple(words)
@@ -51,7 +51,7 @@ def _opened(words: Sequence[str]) -> Iterator[tuple[str, ...]]:
 
 
 def with_layers(words: Sequence[str], rename: Callable[[str], str]) -> tuple[str, ...]:
-    """The options with each layer's name replaced; `rename` gets it unescaped, gives it escaped."""
+    """Replace each layer's name; `rename` gets it unescaped and returns it escaped."""
     return tuple(
         _WORD + _renamed(word.removeprefix(_WORD), rename) if word.startswith(_WORD) else word
         for word in words
@@ -61,7 +61,7 @@ def with_layers(words: Sequence[str], rename: Callable[[str], str]) -> tuple[str
 def _renamed(layers: str, rename: Callable[[str], str]) -> str:
     done = []
     for found in _COLON.finditer(layers):
-        # `::` comes before data-only layers: an empty name stays empty.
+        # `::` separates data-only layers (Linux 6.5): an empty name stays empty.
         name = re.sub(r"\\(.)", r"\1", found[1], flags=re.DOTALL)
         done.append((rename(name) if name else "") + found[2])
     return "".join(done)
@@ -70,8 +70,8 @@ def _renamed(layers: str, rename: Callable[[str], str]) -> str:
 def compact_lowerdirs(words: Sequence[str]) -> tuple[str, tuple[str, ...]]:
     """Name an overlay's layers relative to the directory they share; return it and the options.
 
-    Nothing is changed, and the directory is empty, where that cannot be done safely: one layer
-    only, no shared directory but `/`, names that are relative, not canonical or escaped.
+    The options are returned unchanged, with an empty directory, if there is only one layer, if the
+    layers share only `/`, or if a name is relative, not canonical or escaped.
     """
     for index, word in enumerate(words):
         if word.startswith(_WORD):

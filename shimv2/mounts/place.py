@@ -1,4 +1,4 @@
-"""Where a mount goes, and from which working directory its options are read."""
+"""Finds mount points inside an untrusted root; sets the working directory of one thread."""
 
 import contextlib
 import os
@@ -11,11 +11,11 @@ from shimv2.values.errors import Refused
 
 @contextlib.contextmanager
 def inside(root: str, relative: str) -> Iterator[tuple[str, str]]:
-    """A path for the kernel and its name, of `relative` looked up with `root` as its `/`.
+    """Resolve `relative` with `root` as its `/`; yield a path for system calls, and the real path.
 
-    The rootfs is made of what strangers packed: a symlink in it must not lead a mount out of it.
-    The first path goes through an fd that is closed afterwards: an open one keeps a mount busy, and
-    does not see what is mounted over it later.
+    The rootfs comes from an untrusted image: a symlink in it must not lead a mount outside
+    (openat2(2), RESOLVE_IN_ROOT).  The first path is `/proc/self/fd/N`.  The fd is closed after the
+    block, because an open fd keeps a mount busy and does not follow later mounts on the same path.
     """
     if not relative.strip("/"):
         yield root, root
@@ -33,14 +33,14 @@ def inside(root: str, relative: str) -> Iterator[tuple[str, str]]:
 
 
 def name_inside(root: str, relative: str) -> str:
-    """The name of what is looked up; nothing is held open."""
+    """Resolve `relative` with `root` as its `/` and return the real path; no fd stays open."""
     with inside(root, relative) as (_, path):
         return path
 
 
 @contextlib.contextmanager
 def working_directory(path: str) -> Iterator[None]:
-    """Of this thread alone: it does not share its own with the process any more."""
+    """Change the working directory of this thread, which must have called unshare(CLONE_FS)."""
     before_fd = os.open(".", os.O_PATH | os.O_DIRECTORY)
     try:
         try:

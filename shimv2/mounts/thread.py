@@ -1,7 +1,8 @@
-"""The short-lived thread in which mounts are made and taken away.
+"""The short-lived thread that mounts and unmounts.
 
-It blocks all signals: SIGCHLD belongs to the main thread, and a mount that a signal interrupts
-would fail.  It makes no children: their parent death signal would be tied to it.
+The thread blocks all signals: the main thread handles SIGCHLD, and a signal could interrupt a
+mount.  The thread starts no children: a child's parent death signal is bound to the thread that
+made it (prctl(2), PR_SET_PDEATHSIG).
 """
 
 import asyncio
@@ -16,13 +17,14 @@ from shimv2.kernel import linux
 
 T = TypeVar("T")
 
-_ALL_SIGNALS: Final = signal.valid_signals()  # it takes a tenth of a millisecond to make the set
+_ALL_SIGNALS: Final = signal.valid_signals()  # made once: it takes 0.1 ms
 
 
 async def in_thread(work: Callable[[], T]) -> T:
-    """Run `work` in a thread of its own to its end, whatever happens to the caller meanwhile.
+    """Run `work` in a new thread to its end and return its result.
 
-    A system call cannot be called back: a caller that is cancelled is cancelled afterwards.
+    A system call cannot be interrupted: if the caller is cancelled, CancelledError is raised only
+    after the thread has ended.
     """
     batch = _Batch(work)
     cancelled: asyncio.CancelledError | None = None
@@ -31,14 +33,14 @@ async def in_thread(work: Callable[[], T]) -> T:
             await asyncio.wait([batch.done])
         except asyncio.CancelledError as exc:
             cancelled = exc
-    batch.thread.join()  # it has said its last word: this takes microseconds
+    batch.thread.join()  # its work is done, so this takes microseconds
     if cancelled is None:
         return batch.result()
     raise cancelled from batch.error
 
 
 class _Batch(Generic[T]):
-    """One piece of work in a thread that is running when this exists."""
+    """One function in a thread that the constructor starts."""
 
     def __init__(self, work: Callable[[], T]) -> None:
         self.error: BaseException | None = None
@@ -49,7 +51,7 @@ class _Batch(Generic[T]):
         self.thread = threading.Thread(target=self._run, name="mounts")
         try:
             self.thread.start()
-        except RuntimeError:  # all Python says when the kernel refuses another thread
+        except RuntimeError:  # what CPython raises for clone(2)'s EAGAIN
             raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN)) from None
 
     def result(self) -> T:
@@ -62,6 +64,6 @@ class _Batch(Generic[T]):
             signal.pthread_sigmask(signal.SIG_BLOCK, _ALL_SIGNALS)
             linux.unshare(linux.CLONE_FS)
             self._results.append(self._work())
-        except BaseException as exc:  # noqa: BLE001 - raised again where it is awaited
+        except BaseException as exc:  # noqa: BLE001 - `in_thread` raises it
             self.error = exc
         self._loop.call_soon_threadsafe(self.done.set_result, None)

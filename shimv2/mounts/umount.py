@@ -1,7 +1,7 @@
-"""Taking mounts away again: blocking, without a loop, so that `delete` can use it as it is.
+"""Unmounts, blocking and without an event loop, so that the `delete` action can use it.
 
-Never lazily (MNT_DETACH): the daemon removes or reuses the directories below right afterwards, and
-a detached overlay would still hold its work directory.
+Never lazily (MNT_DETACH): containerd removes or reuses the directories right afterwards, and a
+detached overlay would still hold its work directory.
 """
 
 import errno
@@ -16,25 +16,23 @@ from shimv2.values import paths
 
 _MOUNT_TABLE: Final = "/proc/self/mountinfo"
 _MOUNT_POINT_FIELD: Final = 4
-_ESCAPED: Final = re.compile(rb"\\([0-7]{3})")  # blank, tab, newline and backslash
+_ESCAPED: Final = re.compile(rb"\\([0-7]{3})")  # space, tab, newline and backslash (proc(5))
 
 BUSY_TRIES: Final = 50
 BUSY_PAUSE_S: Final = 0.05
 
 CRIU_ROOT: Final = "criu-root"
-"""Where a runtime shows the container's root to CRIU, in its state folder or in the bundle."""
+"""The directory where a runtime mounts the container's root for CRIU: runc's is in its state
+directory, crun's in the bundle."""
 
 FUSERMOUNTS: Final = ("fusermount3", "fusermount")
-"""The programs that unmount what an ordinary user mounted with FUSE: `NAME -u PATH`."""
+"""The setuid programs that unmount an unprivileged user's FUSE mount: `NAME -u PATH`."""
 
 log = logging.getLogger(__name__)
 
 
-class NotOurs(OSError):
-    """A FUSE mount that we may not unmount, but one of `FUSERMOUNTS` may.
-
-    Asked only then: for root it does what the system call does, and takes a process for it.
-    """
+class NeedsFusermount(OSError):
+    """umount(2) refused a FUSE mount with EPERM; one of `FUSERMOUNTS` may unmount it."""
 
     def __init__(self, path: str) -> None:
         super().__init__(errno.EPERM, os.strerror(errno.EPERM), path)
@@ -42,13 +40,13 @@ class NotOurs(OSError):
 
 
 def unmount_recursive_now(target: str) -> None:
-    """Unmount `target` and all below it, the deepest first; nothing there is fine.
+    """Unmount `target` and all mounts below it, the deepest first; no mount there is fine.
 
     May take `BUSY_TRIES` * `BUSY_PAUSE_S` for each mount that is in use.
 
     Raises:
-        OSError: of the outermost mount; other failures are logged only.
-        NotOurs: of any; it can be repeated once that one is gone.
+        OSError: the outermost mount cannot be unmounted; other failures are only logged.
+        NeedsFusermount: a mount needs `fusermount`; unmount it, then call this again.
     """
     if not target:
         return
@@ -57,12 +55,12 @@ def unmount_recursive_now(target: str) -> None:
     except (FileNotFoundError, NotADirectoryError):
         return
     except OSError:
-        pass  # a dead FUSE or network mount cannot be looked at, but it can be unmounted
+        pass  # a dead FUSE or network mount fails lstat(2), but it can be unmounted
     points = mount_points_below(os.path.realpath(target))
     for index, point in enumerate(points, start=1):
         try:
             unmount_fully(point)
-        except NotOurs:
+        except NeedsFusermount:
             raise
         except OSError as exc:
             if index == len(points):
@@ -71,11 +69,11 @@ def unmount_recursive_now(target: str) -> None:
 
 
 def left_by_criu(bundle: str, state: str) -> list[str]:
-    """Where a CRIU that was killed has left mounts; `state` is the runtime's folder.
+    """List the directories where a killed CRIU left mounts; `state` is the runtime's directory.
 
-    They must be gone before anybody removes the folders around them, as the runtime's forced
-    delete, the daemon and we do: one shows the container's root, others every cgroup of the
-    machine, whose contents would be removed as well.
+    They must be unmounted before the directories around them are removed, which the runtime's
+    forced delete, containerd and the shim do.  One of the mounts is the container's root, others
+    are the machine's cgroup hierarchies: a recursive removal would remove their contents too.
     """
     found = [os.path.join(folder, CRIU_ROOT) for folder in (state, bundle)]  # runc's, crun's
     for folder in (paths.work_dir(bundle), paths.criu_work_dir(bundle)):
@@ -88,21 +86,21 @@ def left_by_criu(bundle: str, state: str) -> list[str]:
 
 
 def mount_points_below(root: str) -> list[str]:
-    """Every mount point equal to `root` (canonical) or below it, the deepest first."""
+    """List the mount points equal to `root` (canonical) or below it, the deepest first."""
     with open(_MOUNT_TABLE, "rb") as table:
         found = {point for line in table if _is_below(point := _mount_point(line), root)}
     return sorted(found, key=len, reverse=True)
 
 
 def mounts_on(path: str) -> int:
-    """How many mounts are stacked on `path` (canonical)."""
+    """Count the mounts that are stacked on `path` (canonical)."""
     with open(_MOUNT_TABLE, "rb") as table:
         return sum(_mount_point(line) == path for line in table)
 
 
 def _mount_point(line: bytes) -> str:
     raw = line.split(b" ", _MOUNT_POINT_FIELD + 1)[_MOUNT_POINT_FIELD]
-    if b"\\" in raw:  # seldom, and there is a line for each container of the machine
+    if b"\\" in raw:  # rare; the table has a line for each container of the machine
         raw = _ESCAPED.sub(lambda match: bytes([int(match[1], 8)]), raw)
     return os.fsdecode(raw)
 
@@ -112,31 +110,32 @@ def _is_below(path: str, root: str) -> bool:
 
 
 def unmount_fully(path: str) -> None:
-    """Unmount everything that is stacked on `path`; nothing there is fine.
+    """Unmount all mounts that are stacked on `path`; no mount there is fine.
 
     Raises:
-        OSError: it stayed busy, or the kernel refuses.
+        NeedsFusermount, OSError: as `unmount_one`.
     """
     while unmount_one(path):
         pass
 
 
 def unmount_one(path: str) -> bool:
-    """Take the topmost mount off `path`; False when there is none.
+    """Unmount the topmost mount on `path`; return False when there is none.
 
     Raises:
-        NotOurs, OSError: as `unmount_fully`.
+        NeedsFusermount: it is a FUSE mount, and umount(2) gives EPERM.
+        OSError: it stays busy for `BUSY_TRIES` * `BUSY_PAUSE_S`, or the kernel refuses.
     """
     tries = 1
     while True:
         try:
-            # The final part of a mount point is no symlink; if it is one now, it is not ours.
+            # A mount point's last component is no symlink; one there now was put there later.
             linux.unmount(path, linux.UMOUNT_NOFOLLOW)
         except OSError as exc:
             if exc.errno in (errno.EINVAL, errno.ENOENT):
                 return False
             if exc.errno == errno.EPERM and _is_fuse(path):
-                raise NotOurs(path) from exc
+                raise NeedsFusermount(path) from exc
             if exc.errno != errno.EBUSY or tries == BUSY_TRIES:
                 raise
         else:
@@ -146,7 +145,7 @@ def unmount_one(path: str) -> bool:
 
 
 def _is_fuse(path: str) -> bool:
-    """Whether the topmost mount on `path` is a FUSE one; a dead filesystem cannot be asked."""
+    """Whether the topmost mount on `path` is FUSE.  Not by statfs(2): a dead one fails it."""
     with open(_MOUNT_TABLE, "rb") as table:
         kinds = [line.partition(b" - ")[2] for line in table if _mount_point(line) == path]
     return bool(kinds) and kinds[-1].startswith((b"fuse ", b"fuse.", b"fuseblk"))

@@ -26,7 +26,7 @@ from typing import Final
 
 __all__ = ["BIAS", "HAS_IMMORTALS", "HEAP_TYPE", "IS_CPYTHON_3_11", "classes", "make"]
 
-BIAS: Final = 1 << 40  # _memory.c relies on it
+BIAS: Final = 1 << 40  # _image.h relies on it
 HEAP_TYPE: Final = 1 << 9  # of type.__flags__ (Py_TPFLAGS_HEAPTYPE)
 _IS_CPYTHON: Final = sys.implementation.name == "cpython"
 IS_CPYTHON_3_11: Final = _IS_CPYTHON and sys.version_info[:2] == (3, 11)

@@ -5,9 +5,9 @@ rewritten as it runs.  Each write makes a fork copy a page.  Some things help: `
 `settle` have code rewritten before the fork and not after (specialized.py), keep the interpreter
 from placing new objects between old ones, and take the meaning from the reference counts
 (immortal.py); `publish` lays what is there into a file; and `reclaim`, in a fork, gives up the
-copies that say what it says, counts without meaning aside (_memory.c).  A shim does so when
+copies that say what it says, counts without meaning aside (_reclaim.c).  A shim does so when
 it has come to rest: `Reclaimer`.  What it has touched by then others do better to touch before it
-is needed: `touch_ahead` (_ahead.c).
+is needed: `touch_ahead` (_prefault.c).
 
 Without the library, where there was no compiler, `publish` and `reclaim` do nothing.
 """
@@ -73,6 +73,9 @@ def settle() -> "array[int]":
 
 # --- published memory ----------------------------------------------------------------------------
 
+# A warmed-up shim has some 30 MB; more would be the node's memory for something unexpected.
+_MAX_IMAGE_BYTES: Final = 128 << 20
+
 _published: Final[list[ctypes.PyDLL]] = []
 
 
@@ -80,13 +83,14 @@ def _library() -> ctypes.PyDLL | None:
     """Load it; None where there is none, or one of another version."""
     try:
         library = ctypes.PyDLL(_LIBRARY)
-        library.pyrunc_reclaim_1.restype = ctypes.c_long
+        library.pyrunc_reclaim_2.restype = ctypes.c_long
         library.pyrunc_fill_1.restype = None
-        library.pyrunc_publish_2.argtypes = [ctypes.c_void_p, ctypes.c_long]
-        library.pyrunc_touched_1.argtypes = [ctypes.c_void_p, ctypes.c_long]
-        library.pyrunc_touched_1.restype = ctypes.c_long
-        library.pyrunc_touch_1.argtypes = [ctypes.c_void_p, ctypes.c_long]
-        library.pyrunc_touch_1.restype = None
+        library.pyrunc_publish_3.argtypes = [ctypes.c_void_p, ctypes.c_long, ctypes.c_uint64]
+        library.pyrunc_publish_3.restype = ctypes.c_char_p
+        library.pyrunc_used_pages_1.argtypes = [ctypes.c_void_p, ctypes.c_long]
+        library.pyrunc_used_pages_1.restype = ctypes.c_long
+        library.pyrunc_prefault_1.argtypes = [ctypes.c_void_p, ctypes.c_long]
+        library.pyrunc_prefault_1.restype = None
     except (OSError, AttributeError):
         return None
     return library
@@ -95,15 +99,19 @@ def _library() -> ctypes.PyDLL | None:
 def publish(counts: "array[int]") -> bool:
     """Lay our memory into a file that forks give copies up to; whether it was done.
 
-    Only in a process without threads, and last: what changes afterwards is not in the file.
+    Only in a process with one thread, and last: what changes afterwards is not in the file.
     """
     library = _library()
-    if library is None:
+    if library is None or not _has_one_thread():
         return False
     _published.append(library)
-    if library.pyrunc_publish_2(*counts.buffer_info()) < 0:
+    if library.pyrunc_publish_3(*counts.buffer_info(), _MAX_IMAGE_BYTES) is not None:
         _published.clear()
     return bool(_published)
+
+
+def _has_one_thread() -> bool:
+    return len(os.listdir("/proc/self/task")) == 1
 
 
 def is_published() -> bool:
@@ -115,9 +123,9 @@ def reclaim() -> int:
 
     Nothing is done while there is another thread, which might write to one at that moment.
     """
-    if not _published or len(os.listdir("/proc/self/task")) > 1:
+    if not _published or not _has_one_thread():
         return 0
-    return max(0, int(_published[0].pyrunc_reclaim_1()))
+    return max(0, int(_published[0].pyrunc_reclaim_2()))
 
 
 _MOST_RUNS: Final = 4096  # of pages, of which a shim tells that it has touched them
@@ -143,13 +151,13 @@ def touch_ahead(runs: bytes) -> None:
     """
     if _published:
         numbers = array("Q", runs)
-        _published[0].pyrunc_touch_1(*numbers.buffer_info())
+        _published[0].pyrunc_prefault_1(*numbers.buffer_info())
 
 
 def _touched() -> bytes:
     runs = array("Q", bytes(2 * _MOST_RUNS * 8))
     at, most = runs.buffer_info()
-    return runs[: _published[0].pyrunc_touched_1(at, most)].tobytes()
+    return runs[: _published[0].pyrunc_used_pages_1(at, most)].tobytes()
 
 
 class Reclaimer:

@@ -1,4 +1,4 @@
-"""What every call of a runtime has in common: how it is found, started, and said to have failed."""
+"""What every call of a runtime shares: look-up of the program, start, output, error text."""
 
 import os
 import stat
@@ -11,33 +11,33 @@ from shimv2.kernel import spawn
 DEFAULT_BINARY: Final = "runc"
 
 OUTPUT_LIMIT_BYTES: Final = 64 * 1024
-"""How much of a failed runtime's output a client is told: the end, where the reason stands."""
+"""How much of a failed runtime's output goes into the error: its end, which has the reason."""
 
 _KEEP_FROM_BYTES: Final = 16 * OUTPUT_LIMIT_BYTES  # so that trimming copies little per byte written
 
 NO_OUTPUT: Final = ": <nil>"
-"""What Go prints for the output of a command that could not be started."""
+"""What go-runc prints as the output of a command that could not be started."""
 
 
 _ELF: Final = b"\x7fELF"
 
 
 class CommandFailed(Exception):
-    """A runtime failed, in go-runc's words; `exit_status` is -1 when it could not be executed."""
+    """A runtime failed; the text is go-runc's.  `exit_status` is -1 if it was not executed."""
 
     def __init__(self, text: str, exit_status: int = -1) -> None:
         super().__init__(text)
         self.exit_status = exit_status
 
 
-def ended_badly(argv0: str, status: int) -> str:
+def exit_text(argv0: str, status: int) -> str:
     return f"{argv0} did not terminate successfully: exit status {status}"
 
 
 def global_args(
     binary: str, *, root: str, log_path: str, systemd_cgroup: bool = False, criu_path: str = ""
 ) -> list[str]:
-    """Make the part of the command line before the verb, argv[0] as configured included."""
+    """Build the command line before the verb, argv[0] included as configured."""
     args = [binary or DEFAULT_BINARY, "--root", root, "--log", log_path, "--log-format", "json"]
     if criu_path:
         args += ["--criu", criu_path]
@@ -47,15 +47,15 @@ def global_args(
 
 
 def environment() -> dict[str, str]:
-    """Copy our environment for a runtime.
+    """Copy the shim's environment for a runtime, without NOTIFY_SOCKET.
 
-    Without NOTIFY_SOCKET: runc would wait for a readiness message on behalf of the container.
+    With it, runc would wait for a readiness message from the container (sd_notify(3)).
     """
     return {name: value for name, value in os.environ.items() if name != "NOTIFY_SOCKET"}
 
 
 def launch(argv: Sequence[str], fds: Mapping[int, int]) -> int:
-    """Start a runtime in our working directory; its pid.
+    """Start a runtime in the shim's working directory and return its pid.
 
     Raises:
         CommandFailed: it could not be executed.
@@ -65,16 +65,16 @@ def launch(argv: Sequence[str], fds: Mapping[int, int]) -> int:
         return spawn.spawn(argv, executable=executable, env=environment(), fds=fds)
     except OSError as error:
         reason = strerror(error.errno or 0)
-    except ValueError:  # a NUL within an argument: what the kernel cannot even be told
+    except ValueError:  # CPython's error for a NUL byte in an argument
         reason = "invalid argument"
     raise CommandFailed(f"fork/exec {executable}: {reason}")
 
 
 def look_up(binary: str) -> str:
-    """Find a program as Go's exec.LookPath does; a name with a slash is taken as it is.
+    """Find a program as Go's exec.LookPath does; a name with a slash is returned unchanged.
 
     Raises:
-        CommandFailed: Go's text.
+        CommandFailed: not found; Go's text.
     """
     if "/" in binary:
         return binary
@@ -89,7 +89,7 @@ def look_up(binary: str) -> str:
 
 
 def is_compiled(binary: str) -> bool:
-    """Whether a runtime is a program of its own, no script in front of one; not if it is gone."""
+    """Whether a runtime is an ELF program, not a wrapper script; False if the file is missing."""
     try:
         with open(look_up(binary), "rb") as file:
             return file.read(len(_ELF)) == _ELF
@@ -109,10 +109,10 @@ def _is_program(path: str) -> bool:
 
 
 def memory_file(name: str, content: bytes = b"") -> int:
-    """Open a file in memory, read from its start by whoever gets it; the caller closes it.
+    """Open a file in memory (memfd) with its offset at the start; the caller closes the fd.
 
-    For a runtime's output it is better than a pipe: the runtime cannot block on it, and what a
-    container or a hook inherits of it keeps nobody waiting.
+    It is better than a pipe for a runtime's output: the runtime cannot block on it, and a container
+    or hook that inherits the fd does not delay the end of the output.
     """
     fd = os.memfd_create(name, os.MFD_CLOEXEC)
     view = memoryview(content)
@@ -123,19 +123,19 @@ def memory_file(name: str, content: bytes = b"") -> int:
 
 
 def trim(fd: int) -> None:
-    """Bound what a runtime has written so far, keeping its end.
+    """Cut a runtime's output to its end if it is too long.
 
-    What it writes at that moment may be lost or out of order: better than memory without limit.
+    Output written at the same moment may be lost or reordered; the bound on memory is worth it.
     """
     if os.fstat(fd).st_size > _KEEP_FROM_BYTES:
         kept = _tail(fd)
         os.ftruncate(fd, 0)
-        os.lseek(fd, 0, os.SEEK_SET)  # the offset is the runtime's too: it goes on from here
+        os.lseek(fd, 0, os.SEEK_SET)  # the runtime shares this offset: it continues from here
         os.write(fd, kept)
 
 
 def output(fd: int) -> str:
-    """Return the last of what was written; bytes that are no UTF-8 become U+FFFD."""
+    """Return the end of the output; bytes that are not UTF-8 become U+FFFD."""
     return _tail(fd).decode("utf-8", "replace")
 
 

@@ -1,4 +1,4 @@
-"""Whether a runtime can be told which criu to use: runc could, until 1.2 took the option away."""
+"""Whether a runtime has the option `--criu`: runc had it until 1.2 removed it."""
 
 import asyncio
 import logging
@@ -17,30 +17,30 @@ _GONE_SINCE: Final = (1, 2)
 
 
 class CriuOption:
-    """Knows of each runtime whether it has `--criu`.  One for a shim: each is asked once."""
+    """Remembers which runtimes have `--criu`.  One instance per shim: `--version` runs once."""
 
     def __init__(self, reaper: Reaper) -> None:
         self._reaper = reaper
         self._known: dict[str, bool] = {}
         self._asking = asyncio.Lock()
 
-    async def is_known_to(self, binary: str) -> bool:
-        """Ask for the runtime's version, the first time; without an answer the option is no."""
+    async def is_supported_by(self, binary: str) -> bool:
+        """Whether the runtime has `--criu`; False if it does not report its version."""
         program = binary or DEFAULT_BINARY
         async with self._asking:
             if program not in self._known:
                 try:
-                    said = await run(self._reaper, [program, "--version"], timeout_s=_LIMIT_S)
+                    version = await run(self._reaper, [program, "--version"], timeout_s=_LIMIT_S)
                 except CommandFailed as error:
                     log.warning("criu_path is not used: %s", error)
                     return False
-                self._known[program] = takes_criu_option(said)
+                self._known[program] = has_criu_option(version)
                 if not self._known[program]:
                     log.warning("criu_path is not used: %s has no --criu", program)
             return self._known[program]
 
 
-def takes_criu_option(version: str) -> bool:
-    """Say it from what `--version` prints: runc before 1.2; crun never had the option."""
+def has_criu_option(version: str) -> bool:
+    """Whether the output of `--version` is that of runc before 1.2; crun never had `--criu`."""
     found = _RUNC.search(version)
     return found is not None and (int(found[1]), int(found[2])) < _GONE_SINCE

@@ -1,4 +1,4 @@
-"""What the shim asks of an OCI runtime, whichever it is."""
+"""The interface of an OCI runtime to the rest of the shim."""
 
 from collections.abc import Callable, Mapping
 from typing import Final, Protocol
@@ -11,32 +11,33 @@ _PID_FILE_BYTES: Final = 32
 
 
 class Runtime(Protocol):
-    """The verbs of an OCI runtime, for the containers of one state folder.
+    """The verbs of an OCI runtime, for the containers of one state directory.
 
-    Every verb takes at most `timeout_s`; then, or when its caller is cancelled, the runtime is
-    killed with what it had started, and has ended before the verb returns or raises.  What a
-    killed create or exec left half made is the caller's to undo.
+    Every verb takes at most `timeout_s` seconds.  After that, or when its caller is cancelled, the
+    runtime and its children are killed, and are dead before the verb returns or raises.  The caller
+    must undo what a killed create or exec left.
 
-    `fds` are the stdio of the process to be (0, 1, 2; missing = /dev/null); `spawned` is called
-    once the runtime holds them.  With a `console_socket` they stay empty.
+    `fds` maps the stdio of the new process (0, 1, 2) to fds of the shim; a missing one is
+    /dev/null.  `spawned` is called once the runtime has inherited them.  With a `console_socket`,
+    `fds` must be empty.
 
     Raises:
-        RuntimeFailed: it refused, failed, was killed or could not be run.
+        RuntimeFailed: the runtime refused, failed, was killed or could not be executed.
     """
 
     def folder_of(self, container_id: str) -> str:
-        """Where the runtime keeps what it knows of a container."""
+        """Return the directory where the runtime keeps its state of a container."""
         ...
 
-    def knows(self, container_id: str) -> bool:
-        """Whether the runtime has a container of that id, in whatever state."""
+    def has_container(self, container_id: str) -> bool:
+        """Whether the runtime has a container of that id, in any state."""
         ...
 
-    def runs_as_init(self, container_id: str, pid: int) -> bool:
-        """Whether the runtime's own notes say that a container's init is the process `pid`.
+    def has_init(self, container_id: str, pid: int) -> bool:
+        """Whether the runtime's state file names the process `pid` as the container's init.
 
-        Not so with one that runs containers in some other way, where `pid` only stands for one,
-        nor with a script in front of a runtime: it may have something to do at each verb.
+        False for a runtime with other state files, and for a wrapper script: both may have work to
+        do at each verb.
         """
         ...
 
@@ -78,7 +79,7 @@ class Runtime(Protocol):
         all: bool = False,
         timeout_s: float,
     ) -> None:
-        """Send a signal to the init, or to all processes; it may not have acted on return.
+        """Send a signal to the init, or to all processes.  Does not wait for its effect.
 
         Raises:
             NotFound: the process has ended, or the runtime has no such container.
@@ -92,7 +93,7 @@ class Runtime(Protocol):
         force: bool = False,
         timeout_s: float,
     ) -> None:
-        """Forget an ended container, or (force) end it too; one that is gone is no error."""
+        """Delete a stopped container, with `force` a running one; a missing one is no error."""
         ...
 
     async def pause(self, container_id: str, *, timeout_s: float) -> None: ...
@@ -106,15 +107,15 @@ class Runtime(Protocol):
         resources: Mapping[str, object],
         timeout_s: float,
     ) -> None:
-        """Change the limits of a container: an OCI LinuxResources."""
+        """Change the limits of a container; `resources` is an OCI LinuxResources."""
         ...
 
     async def checkpoint(
         self, container_id: str, spec: CheckpointSpec, *, work_path: str, timeout_s: float
     ) -> None:
-        """Write a container's image; it runs on, unless `spec.exit`.
+        """Write a checkpoint of a container, which keeps running unless `spec.exit`.
 
-        A runtime that was killed may have left the container frozen.
+        If the runtime is killed, the container may stay frozen.
         """
         ...
 
@@ -132,22 +133,22 @@ class Runtime(Protocol):
         console_socket: str = "",
         timeout_s: float,
     ) -> None:
-        """Make a container from an image; it runs."""
+        """Create a running container from a checkpoint."""
         ...
 
 
 def read_pid_file(path: str, *, whose: str = "container") -> int:
-    """Read the pid that the runtime left in `path`; `whose` is `container` or `exec`.
+    """Read the pid that the runtime wrote to `path`; `whose` is `container` or `exec`.
 
     Raises:
-        Refused: there is none, or no usable one; with the reference's text.
+        Refused: the file is missing or has no valid pid; the Go shim's text.
     """
     try:
         with open(path, "rb") as file:
             text = file.read(_PID_FILE_BYTES).decode("ascii", "backslashreplace")
     except OSError as error:
         raise Refused(f"failed to retrieve OCI runtime {whose} pid: {os_error(error)}") from None
-    # A pid of 0 or below would make every later kill one of a group, or of everything.
+    # kill(2) of a pid <= 0 would signal a process group, or every process.
     if not text.isdecimal() or int(text) == 0:
         why = f"strconv.Atoi: parsing {quote(text)}: invalid syntax"
         raise Refused(f"failed to retrieve OCI runtime {whose} pid: {why}")

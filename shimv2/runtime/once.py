@@ -1,4 +1,4 @@
-"""One call of the runtime from a process without a loop: for the `delete` action."""
+"""Blocking calls of the runtime, for the `delete` and `-info` actions, which have no event loop."""
 
 import contextlib
 import os
@@ -8,7 +8,7 @@ from typing import Final
 
 from shimv2.runtime.command import (
     CommandFailed,
-    ended_badly,
+    exit_text,
     global_args,
     launch,
     memory_file,
@@ -22,45 +22,45 @@ _DEATH_LIMIT_S: Final = 1.0  # containerd kills the whole `delete` after 5 s
 def delete_force_now(
     *, binary: str, root: str, log_path: str, container_id: str, timeout_s: float
 ) -> None:
-    """Make the runtime end and forget a container; waits for it, at most `timeout_s`.
+    """Run the runtime's `delete --force`, for at most `timeout_s` seconds.
 
-    A runtime whose state folder has nothing of the container is not asked: that is so after every
-    ordinary removal, and starting one to hear it costs more than all the rest of `delete`.
-    `--systemd-cgroup` is not given: the runtime remembers how it made the container.
+    If the runtime's state directory has nothing of the container, the runtime is not started.  That
+    is the case after every ordinary removal, and the start would double the time of `delete`.
+    `--systemd-cgroup` is not given: the runtime stores how it made the container.
 
     Raises:
         CommandFailed: go-runc's text, the runtime's output included.
     """
-    if not _has_left_something(root, container_id):
+    if not _has_state(root, container_id):
         return
     args = [*global_args(binary, root=root, log_path=log_path), "delete", "--force", container_id]
     run_now(args, timeout_s)
 
 
-def _has_left_something(root: str, container_id: str) -> bool:
-    """Whether a runtime has state of a container: a folder of its name, or files that begin so."""
+def _has_state(root: str, container_id: str) -> bool:
+    """Whether a runtime's state directory has entries whose names begin with the container's id."""
     try:
         return any(name.startswith(container_id) for name in os.listdir(root))
     except FileNotFoundError:
         return False
     except OSError:
-        return True  # it may see what we cannot, and will say why if not
+        return True  # unreadable: the runtime reports the reason
 
 
 def features_now(binary: str, *, timeout_s: float) -> bytes:
-    """Ask a runtime for what it can do: JSON, as the OCI runtime-spec's `features` defines it.
+    """Run the runtime's `features` and return its JSON (OCI runtime-spec, features.md).
 
     Raises:
-        CommandFailed: it does not know the question, or does not answer in time.
+        CommandFailed: the runtime has no such verb, or does not end within `timeout_s`.
     """
     return run_now([binary, "features"], timeout_s).encode()
 
 
 def run_now(args: list[str], timeout_s: float) -> str:
-    """Return what a program prints; an error has what it complains of as well.
+    """Run a program and return its stdout; an error has its stderr as well.
 
     Raises:
-        CommandFailed: it cannot be executed, fails, or is killed when its time is up.
+        CommandFailed: it cannot be executed, fails, or is killed after `timeout_s`.
     """
     with contextlib.ExitStack() as files:
         printed, complaints = memory_file("runtime-output"), memory_file("runtime-errors")
@@ -68,20 +68,20 @@ def run_now(args: list[str], timeout_s: float) -> str:
             files.callback(os.close, fd)
         status = _status(launch(args, {1: printed, 2: complaints}), timeout_s)
         if status:
-            said = output(printed) + output(complaints)
-            raise CommandFailed(f"{ended_badly(args[0], status)}: {said}", status)
+            text = output(printed) + output(complaints)
+            raise CommandFailed(f"{exit_text(args[0], status)}: {text}", status)
         return output(printed)
 
 
 def _status(pid: int, timeout_s: float) -> int:
-    """Wait for a child and return its status, 128 + signal when killed - by us, after the limit."""
+    """Return a child's exit status, 128 + signal if killed.  After `timeout_s` it is killed."""
     exited = os.pidfd_open(pid)
     try:
         poll = select.poll()
         poll.register(exited, select.POLLIN)
         if not poll.poll(timeout_s * 1000):
             kill_tree(pid)
-            if not poll.poll(_DEATH_LIMIT_S * 1000):  # uninterruptible: leave it to init
+            if not poll.poll(_DEATH_LIMIT_S * 1000):  # in uninterruptible sleep: init will reap it
                 return 128 + signal.SIGKILL
     finally:
         os.close(exited)

@@ -1,4 +1,4 @@
-"""One run of a runtime as a child of the shim: its time limit, its output, its end."""
+"""Runs a runtime once as a child of the shim, with a time limit and bounded output."""
 
 import asyncio
 import contextlib
@@ -11,7 +11,7 @@ from shimv2.kernel.reaper import Reaper
 from shimv2.runtime.command import (
     NO_OUTPUT,
     CommandFailed,
-    ended_badly,
+    exit_text,
     launch,
     memory_file,
     output,
@@ -23,10 +23,10 @@ from shimv2.values.model import Exit
 log = logging.getLogger(__name__)
 
 DEATH_LIMIT_S: Final = 10.0
-"""How long a runtime may take to die of SIGKILL: longer only in an uninterruptible state."""
+"""How long to wait for a runtime's death after SIGKILL; only uninterruptible sleep lasts longer."""
 
-_GENERATIONS: Final = 2  # of what a runtime starts: CRIU, and the processes that CRIU makes
-_UNWIND_S: Final = 1.0  # for one generation to clean up after the next
+_GENERATIONS: Final = 2  # levels of children: CRIU, and the processes that CRIU makes
+_UNWIND_S: Final = 1.0  # how long each level has to clean up after its children
 
 _TRIM_EVERY_S: Final = 1.0
 _KILLED: Final = 137
@@ -43,14 +43,14 @@ async def run(
     grace_s: float = 0.0,
     unwind: bool = False,
 ) -> str:
-    """Run a runtime to its end; without `fds` its output is caught, and returned.
+    """Run a runtime to its end.  Without `fds`, capture its output and return it.
 
-    It never outlives the call: it is killed when its time is up, and when the caller is
-    cancelled, then after `grace_s`.  With `unwind` what it has started is killed first, so that
-    it can still clean up after that.
+    The runtime never outlives the call.  It is killed after `timeout_s`; if the caller is
+    cancelled, it is killed after `grace_s`.  With `unwind`, its descendants are killed first, so
+    that the runtime can clean up after them.
 
     Raises:
-        CommandFailed: go-runc's text, with the end of what was caught.
+        CommandFailed: go-runc's text, with the end of the captured output.
     """
     nothing = NO_OUTPUT if fds is None else ""
     if timeout_s <= 0:
@@ -80,17 +80,17 @@ async def run(
         late = not exited.done()
         await _end(pid, exited, unwind=unwind)
         status = exited.result().status if exited.done() else _KILLED
-        if late and status:  # however it took the end of its children
+        if late and status:  # killed, even if it exited by itself after its children's death
             status = _KILLED
-        said = output(caught) if caught is not None else ""
+        printed = output(caught) if caught is not None else ""
         if status:
-            text = ended_badly(argv[0], status)
-            raise CommandFailed(text if caught is None else f"{text}: {said}", status)
-        return said
+            text = exit_text(argv[0], status)
+            raise CommandFailed(text if caught is None else f"{text}: {printed}", status)
+        return printed
 
 
 async def _wait(exited: "asyncio.Future[Exit]", timeout_s: float, caught: int | None) -> None:
-    """Wait for the exit, at most `timeout_s`; now and then bound what is caught of the output."""
+    """Wait for the exit, at most `timeout_s`; trim the captured output every `_TRIM_EVERY_S`."""
     loop = asyncio.get_running_loop()
     until = loop.time() + timeout_s
     while not exited.done() and (left_s := until - loop.time()) > 0:
@@ -104,9 +104,9 @@ async def _wait(exited: "asyncio.Future[Exit]", timeout_s: float, caught: int | 
 async def _end(
     pid: int, exited: "asyncio.Future[Exit]", grace_s: float = 0.0, *, unwind: bool = False
 ) -> None:
-    """Kill a runtime and what it has started, if it is not done in `grace_s`.
+    """Kill a runtime and its descendants if it has not ended after `grace_s`.
 
-    Returns once it is dead, however often cancelled.
+    Returns only once it is dead, even if the caller is cancelled repeatedly.
     """
     loop = asyncio.get_running_loop()
     cancelled: asyncio.CancelledError | None = None

@@ -19,21 +19,21 @@ from shimv2.values.errors import NotFound, RuntimeFailed
 from shimv2.values.model import CheckpointSpec
 
 LOG_LIMIT_BYTES: Final = 1024 * 1024
-"""How much of what one call wrote to the log is looked at: its end."""
+"""How much of what one call wrote to the log is read: its end."""
 
-_NOTES: Final = (("state.json", "init_process_pid"), ("status", "pid"))  # runc's, crun's
+_STATE_FILES: Final = (("state.json", "init_process_pid"), ("status", "pid"))  # runc's, crun's
 
 CREATE_GRACE_S: Final = 2.0
-"""How long a create whose caller has gone may still take before it is killed: many times what it
-needs.  One that ends by itself can be undone by a forced delete; of one that is killed the runtime
-knows nothing, and its cgroup stays."""
+"""How long a create may still take after its caller was cancelled, before it is killed: many times
+what it needs.  A create that ends by itself can be undone by a forced delete.  A killed one leaves
+no state in the runtime, and its cgroup stays."""
 
 
 class Runc:
-    """A runtime's command line for one container: its options hold for the container's life.
+    """A runtime's command line for one container; the options do not change during its life.
 
-    Cheap: it holds a few strings.  Calls may overlap; what one of them adds to the log can then be
-    taken for the other's, which is so with every shim that uses one log.
+    Calls may overlap.  Then one call may report an error that the other wrote to the log; the Go
+    shim, which uses one log file too, has the same limit.
     """
 
     def __init__(
@@ -60,13 +60,13 @@ class Runc:
     def folder_of(self, container_id: str) -> str:
         return os.path.join(self._root, container_id)
 
-    def knows(self, container_id: str) -> bool:
+    def has_container(self, container_id: str) -> bool:
         return os.path.lexists(self.folder_of(container_id))
 
-    def runs_as_init(self, container_id: str, pid: int) -> bool:
+    def has_init(self, container_id: str, pid: int) -> bool:
         folder = self.folder_of(container_id)
         return is_compiled(self._binary or DEFAULT_BINARY) and any(
-            _noted_pid(os.path.join(folder, name), key) == pid for name, key in _NOTES
+            _pid_in(os.path.join(folder, name), key) == pid for name, key in _STATE_FILES
         )
 
     # --- verbs ---------------------------------------------------------------------------------
@@ -89,7 +89,7 @@ class Runc:
         args += ["--no-pivot"] if no_pivot else []
         args += ["--no-new-keyring"] if no_new_keyring else []
         with self._explained("create", "OCI runtime create failed"):
-            # A console takes the place of the fds: then nothing keeps the output from us.
+            # With a console `fds` is unused, so the runtime's own output can be captured.
             given = None if console_socket else fds
             await self._run(
                 [*args, container_id],
@@ -138,7 +138,7 @@ class Runc:
             result = runclog.kill_result(str(error))
             if result is KillResult.FINISHED:
                 raise NotFound("process already finished") from None
-            if result is KillResult.UNKNOWN_CONTAINER or self._lost(container_id, error):
+            if result is KillResult.UNKNOWN_CONTAINER or self._is_unknown(container_id, error):
                 raise NotFound("no such container") from None
             raise _failed(f"unknown error after kill: {error}", "kill", error) from None
 
@@ -154,7 +154,7 @@ class Runc:
             try:
                 await self._run(args, timeout_s=timeout_s)
             except CommandFailed as error:
-                if "does not exist" not in str(error) and not self._lost(container_id, error):
+                if "does not exist" not in str(error) and not self._is_unknown(container_id, error):
                     raise
 
     async def pause(self, container_id: str, *, timeout_s: float) -> None:
@@ -176,7 +176,7 @@ class Runc:
         try:
             args = ["update", "--resources=-", container_id]
             await self._run(args, timeout_s=timeout_s, stdin=stdin)
-        except CommandFailed as error:  # told raw, its last newline included, as the reference does
+        except CommandFailed as error:  # as in the Go shim: unchanged, the last newline included
             raise _failed(str(error), "update", error) from None
 
     async def checkpoint(
@@ -259,19 +259,19 @@ class Runc:
         )
 
     async def _criu_path(self) -> str:
-        """Say which criu the runtime is to be told of; "" = it finds its own."""
-        if self._criu and self._criu_option and await self._criu_option.is_known_to(self._binary):
-            return self._criu
-        return ""
+        """Return the value for the runtime's `--criu`; "" = leave the option out."""
+        if not self._criu or self._criu_option is None:
+            return ""
+        return self._criu if await self._criu_option.is_supported_by(self._binary) else ""
 
-    # --- what is said of a failure -------------------------------------------------------------
+    # --- error texts ---------------------------------------------------------------------------
 
     @contextlib.contextmanager
     def _explained(self, verb: str, prefix: str) -> Iterator[None]:
-        """Turn CommandFailed into what the client is told, by what the call adds to the log.
+        """Turn CommandFailed into RuntimeFailed with the reason from the runtime's log.
 
-        The log grows with every call: only what is added counts, or the error of an earlier call
-        would be told for a runtime that says nothing.
+        Only what this call adds to the log is read.  Otherwise a runtime that logs nothing would
+        be reported with the error of an earlier call.
         """
         before = self._log_size()
         try:
@@ -281,7 +281,7 @@ class Runc:
             try:
                 text = runclog.explain(prefix, failure, self._read_log(before))
             except OSError as why:
-                op = "read" if why.errno == errno.EISDIR else "open"  # Go opens a folder
+                op = "read" if why.errno == errno.EISDIR else "open"  # Go can open a directory
                 text = runclog.unexplained(prefix, failure, os_error(why, op=op))
             raise _failed(text, verb, error) from None
 
@@ -294,7 +294,7 @@ class Runc:
     def _read_log(self, start: int) -> bytes:
         with open(self._log_path, "rb") as file:
             size = os.fstat(file.fileno()).st_size
-            if size < start:  # somebody made it anew
+            if size < start:  # the file was truncated or replaced
                 start = 0
             if size - start <= LOG_LIMIT_BYTES:
                 file.seek(start)
@@ -302,21 +302,23 @@ class Runc:
             file.seek(size - LOG_LIMIT_BYTES)
             return file.read(LOG_LIMIT_BYTES).partition(b"\n")[2]
 
-    def _lost(self, container_id: str, error: CommandFailed) -> bool:
-        """Whether the runtime misses its own state of the container: what crun says when asked
-        about one that is gone, naming a file below its folder.
+    def _is_unknown(self, container_id: str, error: CommandFailed) -> bool:
+        """Whether the error means that the container's state is gone.
+
+        crun then reports a missing file below its state directory.
         """
         text = str(error)
         folder = os.path.join(self._root, container_id)
-        return folder in text and "no such file" in text.lower() and not self.knows(container_id)
+        is_missing = folder in text and "no such file" in text.lower()
+        return is_missing and not self.has_container(container_id)
 
 
-def _noted_pid(path: str, key: str) -> object:
+def _pid_in(path: str, key: str) -> object:
     try:
         with open(path, "rb") as file:
             return json.load(file)[key]
     except (OSError, ValueError, KeyError, TypeError):
-        return None  # it is another runtime's, or the container is gone
+        return None  # another runtime's file, or the container is gone
 
 
 def _console(socket_path: str) -> list[str]:
@@ -329,10 +331,10 @@ def _failed(text: str, verb: str, error: CommandFailed) -> RuntimeFailed:
 
 @contextlib.contextmanager
 def _process_file(process: Mapping[str, object]) -> Iterator[str]:
-    """Write an OCI process for the runtime to read; the file is gone afterwards, come what may.
+    """Write an OCI process to a temporary file and yield its path; the file is always removed.
 
     Raises:
-        CommandFailed: it cannot be written.
+        CommandFailed: the file cannot be written.
     """
     folder = os.environ.get("XDG_RUNTIME_DIR") or os.environ.get("TMPDIR") or "/tmp"  # noqa: S108 - created O_EXCL, 0600
     path = os.path.join(folder, f"runc-process{int.from_bytes(os.urandom(6))}")

@@ -1,4 +1,4 @@
-"""From what a runtime wrote to what a client is told: its log, and its output.  Pure."""
+"""Turns a runtime's log and output into error texts for clients.  Pure."""
 
 import re
 from datetime import datetime
@@ -10,17 +10,17 @@ from shimv2.gocompat.gotext import quote
 
 
 class CorruptLog(ValueError):
-    """Why a runtime's log cannot be read, in Go's words."""
+    """A runtime's log cannot be parsed; the text is Go's."""
 
 
 def last_error(log: bytes) -> str:
-    """Return the message of the last entry of level `error`, "" when there is none.
+    """Return the message of the last entry of level `error`, or "" when there is none.
 
-    Strict, as the reference: one thing that is no log entry spoils the whole log.  As in its
-    decoder, a member that an entry lacks keeps the value it had in the entry before.
+    Strict like the Go shim: one value that is not a log entry makes the whole log invalid.  As in
+    Go's decoder, an absent member keeps its value from the entry before.
 
     Raises:
-        CorruptLog: the log cannot be read.
+        CorruptLog: the log cannot be parsed.
     """
     entry = {"level": "", "msg": ""}
     found = ""
@@ -44,7 +44,7 @@ _GO_TYPE: Final = "struct { Level string; Msg string; Time time.Time }"
 
 
 def _decode(value: object, entry: dict[str, str]) -> None:
-    """Take over what a log entry says; null says nothing, and names are of any case."""
+    """Copy an entry's members; null is ignored, and names match in any case, as in Go."""
     if value is None:
         return
     if not isinstance(value, dict):
@@ -68,7 +68,7 @@ _RFC3339: Final = re.compile(
 )
 
 
-# The words of Go's layout, in which it says where a time stopped to fit, and what each takes.
+# The elements of Go's time layout, each with its pattern: Go names the element that did not match.
 _LAYOUT: Final = (
     *(("2006", r"\d{4}"), ("-", "-"), ("01", r"\d\d"), ("-", "-"), ("02", r"\d\d"), ("T", "T")),
     *(("15", r"\d\d"), (":", ":"), ("04", r"\d\d"), (":", ":"), ("05", r"\d\d([.,]\d+)?")),
@@ -101,9 +101,9 @@ def _check_time(value: object) -> None:
 
 
 def explain(prefix: str, failure: str, log: bytes) -> str:
-    """Say why a verb failed: the runtime's own last error, else what is known from outside.
+    """Build a failed verb's text: the last error in the runtime's log, else go-runc's `failure`.
 
-    `failure` is go-runc's text; `log` what the call added to the runtime's log.
+    `log` is what the call added to the runtime's log.
     """
     try:
         found = last_error(log)
@@ -123,7 +123,7 @@ class KillResult(Enum):
 
 
 def kill_result(failure: str) -> KillResult:
-    """Say what a failed `kill` means, judged by its text as the reference judges it."""
+    """Classify a failed `kill` by its text, with the Go shim's rules."""
     finished = ("os: process already finished", "container not running")
     if any(words in failure for words in finished) or "no such process" in failure.lower():
         return KillResult.FINISHED

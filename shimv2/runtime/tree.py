@@ -1,8 +1,8 @@
-"""Ends a child of ours together with everything below it.
+"""Kills a child of the shim together with its descendants.
 
-A runtime that is killed in the middle of create or exec leaves a half-made container process, and
-hooks: children of its own, re-parented to us once it is dead and then no longer to be told from
-anything else.  So they are looked for while it still lives.
+A runtime that is killed during create or exec leaves an incomplete container process and hooks.
+They are re-parented to the shim when the runtime dies, and then cannot be distinguished from other
+children.  So they are looked up while the runtime is still alive.
 """
 
 import contextlib
@@ -11,15 +11,15 @@ import signal
 from typing import Final
 
 _DEPTH_LIMIT: Final = 32
-_COUNT_LIMIT: Final = 4096  # of children of one process: /proc gives at most what we read
+_COUNT_LIMIT: Final = 4096  # children of one process: bounds what is read from /proc
 
 
 def kill_tree(pid: int) -> None:
-    """SIGKILL our child `pid`, which is not yet reaped, and its descendants.
+    """SIGKILL the child `pid`, which is not yet reaped, and its descendants.
 
-    Each is stopped before its children are listed, so that it can neither make new ones nor reap
-    those there are; each below the first is signalled through a pidfd and only if its parent is
-    who we think, so that a recycled pid is never hit.  What is gone already is fine.
+    Each process is stopped before its children are listed, so that it can neither fork nor reap.
+    Descendants are signalled through a pidfd, after a check of their parent's pid, so that a
+    recycled pid is never hit.  A process that has already ended is no error.
     """
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, signal.SIGSTOP)
@@ -29,12 +29,12 @@ def kill_tree(pid: int) -> None:
 
 
 def kill_leaves(pid: int) -> None:
-    """SIGKILL those descendants of our child `pid` that have no children; not itself.
+    """SIGKILL the descendants of the child `pid` that have no children, but not `pid` itself.
 
-    What has started them sees them end, and can clean up: CRIU and runc do.
+    Their parents see them end and can clean up: CRIU and runc do.
     """
     for child in _children(pid):
-        with contextlib.suppress(OSError):  # it ended meanwhile
+        with contextlib.suppress(OSError):  # the child has ended
             fd = os.pidfd_open(child)
             try:
                 if _parent_of(child) != pid:
@@ -60,14 +60,14 @@ def _kill_children(parent: int, depth: int) -> None:
                 signal.pidfd_send_signal(fd, signal.SIGSTOP)
                 _kill_children(pid, depth - 1)
                 signal.pidfd_send_signal(fd, signal.SIGKILL)
-        except OSError:  # it ended meanwhile
+        except OSError:  # the process has ended
             continue
         finally:
             os.close(fd)
 
 
 def _children(pid: int) -> list[int]:
-    """List the children of all threads of a process: Go forks from any of them."""
+    """List the children of all threads of a process: a Go program forks from any thread."""
     found: list[int] = []
     with contextlib.suppress(OSError):
         for thread in os.listdir(f"/proc/{pid}/task"):
@@ -79,5 +79,5 @@ def _children(pid: int) -> list[int]:
 def _parent_of(pid: int) -> int:
     with open(f"/proc/{pid}/stat", "rb") as file:
         text = file.read()
-    # The name may hold anything, parentheses too: what follows the last one is numbers.
+    # The name may contain parentheses: the numbers follow the last one (proc(5)).
     return int(text.rpartition(b")")[2].split()[1])

@@ -1,5 +1,5 @@
-"""The operator's tool, `shimctl`, and the harness under it: a small containerd-like client.
+"""`shimctl`, the operator's tool, and the harness under it: a client that acts like containerd.
 
-Nothing of the shim imports this package.  It is a tool, not the daemon: it runs on the stock
-asyncio loop, starts children with asyncio's own calls and may use threads.
+No module of the shim imports this package.  Unlike the shim it runs on asyncio's own event loop,
+starts child processes with asyncio, and may use threads.
 """

@@ -1,7 +1,7 @@
-"""Where a container's files are: its bundle, as containerd lays it out, and the client's own side.
+"""A container's files: its bundle, laid out as containerd does, and the client's own directory.
 
-Two folders per container below a state folder, so that a second process finds all it needs to take
-over from one that died:
+Each container has two directories below the state directory.  A second process finds there all it
+needs to take over after the first one died:
 
     <state>/<namespace>/<id>/     the bundle, shared with the shim; its name must be the id
     <state>/<namespace>/.<id>/    the client's: stdio FIFOs, the upper layer of the root
@@ -23,12 +23,12 @@ STREAMS: Final = ("stdin", "stdout", "stderr")
 
 
 class NoSuchContainer(Exception):
-    """There is no bundle of that id, or none whose shim ever answered."""
+    """There is no bundle of that id, or its `start` never succeeded."""
 
 
 @dataclass(frozen=True, slots=True)
 class Bundle:
-    """The paths of one container.  Holds no file open and is the same in every process."""
+    """The paths of one container.  Holds no file open; every process computes the same paths."""
 
     state: str
     namespace: str
@@ -55,10 +55,10 @@ class Bundle:
     # --- making -------------------------------------------------------------------------------
 
     def make(self, config: Mapping[str, object]) -> None:
-        """Make both folders with the modes containerd uses, config.json and the log FIFO.
+        """Make both directories with containerd's modes, config.json and the log FIFO.
 
         Raises:
-            FileExistsError: there is such a container already.
+            FileExistsError: the container exists already.
         """
         os.makedirs(os.path.dirname(self.path), mode=0o711, exist_ok=True)
         os.mkdir(self.path, 0o700)
@@ -79,9 +79,9 @@ class Bundle:
             _unlink(self.fifo(stream, exec_id=exec_id))
 
     def overlay(self, lower: str, *, layers: str = "") -> Mount:
-        """Return the mount that gives the container `lower` as its root, writes kept apart.
+        """Return an overlay mount with `lower` as its read-only layer.
 
-        They go to the client's folder, or to one of the container's own below `layers`.
+        The upper layer is in the client's directory, or in one per container below `layers`.
         """
         own = os.path.join(layers, self.id) if layers else self.own
         upper, work = (os.path.join(own, name) for name in ("upper", "overlay"))
@@ -90,7 +90,7 @@ class Bundle:
         options = (f"lowerdir={lower}", f"upperdir={upper}", f"workdir={work}")
         return Mount(type="overlay", source="overlay", target="", options=options)
 
-    # --- what a daemon remembers across its own restart -------------------------------------------
+    # --- what containerd stores for its own restart -----------------------------------------------
 
     def remember(self, shim: str, reply: Reply) -> None:
         """Write `shim-binary-path` and `bootstrap.json`, as containerd 2 does after `start`."""
@@ -102,10 +102,10 @@ class Bundle:
         os.replace(f"{target}.tmp", target)
 
     def recall(self) -> tuple[str, Reply]:
-        """Return the shim's path and its reply, as a daemon finds them after a restart.
+        """Return the shim's path and its reply, which `remember` stored.
 
         Raises:
-            NoSuchContainer: nobody got as far as an answer from `start`.
+            NoSuchContainer: nothing is stored: `start` never succeeded.
         """
         try:
             with open(os.path.join(self.path, "shim-binary-path"), encoding="utf-8") as file:
@@ -119,7 +119,7 @@ class Bundle:
     # --- removing -----------------------------------------------------------------------------
 
     def remove(self) -> None:
-        """Unmount what a shim left in the root, then remove both folders.  May be repeated."""
+        """Unmount the mounts that a shim left, then remove both directories.  Idempotent."""
         for target in mounts_below(self.path):
             subprocess.run(["umount", target], check=True, capture_output=True)
         for folder in (self.path, self.own):
@@ -131,7 +131,7 @@ def mounts_below(folder: str) -> list[str]:
     found = []
     with open("/proc/self/mountinfo", encoding="utf-8") as file:
         for line in file:
-            # The kernel writes blanks in a path as octal escapes (proc(5)).
+            # The kernel writes spaces in a path as octal escapes (proc(5)).
             point = line.split()[4].encode().decode("unicode_escape")
             if point == folder or point.startswith(f"{folder}/"):
                 found.append(point)

@@ -1,7 +1,7 @@
-"""`shimctl`: one container at a time, through the shim, without a containerd.
+"""The command line of `shimctl`, which runs containers through a shim without containerd.
 
-The command line only; every command is a module of `commands` with `add` (its arguments) and `main`
-(what it does; its result is the exit status).
+Every command is a module of `commands` with `add`, which declares its arguments, and `main`, which
+runs it and returns the exit status.
 """
 
 import argparse
@@ -18,9 +18,9 @@ from shimv2.shimctl.launch import ShimFailed
 from shimv2.shimctl.reply import BadReply
 from ttrpc import ConnectionClosed, StatusError
 
-FAILED: Final = 125  # our own failure, told apart from the container's exit status
+FAILED: Final = 125  # shimctl's own failure, as in docker
 SHIM: Final = "containerd-shim-pyrunc-v2"
-# What can be wrong outside this program; TimeoutError is an OSError.
+# Errors whose cause is outside of this program: no traceback.  TimeoutError is an OSError.
 _EXPECTED: Final = (
     ShimFailed,
     BadReply,
@@ -41,7 +41,7 @@ _COMMANDS: Final = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; return the container's exit status, 0, or 125 when we failed ourselves."""
+    """Run one command; return the container's exit status, 0, or 125 if shimctl itself failed."""
     options = _parser().parse_args(argv)
     try:
         return int(options.main(options))
@@ -80,7 +80,7 @@ def _default_state() -> str:
 
 
 def default_shim() -> str:
-    """Find our own shim: beside this program, beside its interpreter, then on PATH."""
+    """Find this project's shim: beside this program, beside its interpreter, then on PATH."""
     for beside in (sys.argv[0], sys.executable):
         path = os.path.join(os.path.dirname(os.path.abspath(beside)), SHIM)
         if os.access(path, os.X_OK):

@@ -1,4 +1,4 @@
-"""One container in a client's hands: the calls a containerd makes, in its order."""
+"""One container and its shim, with the calls that containerd makes, in its order."""
 
 import asyncio
 import contextlib
@@ -22,12 +22,12 @@ _SHUTDOWN_LIMIT_S = 3.0  # containerd's io.containerd.timeout.shim.shutdown
 
 
 class ShimGone(Exception):
-    """Nobody answers at the address of a container's shim: only `delete` can help."""
+    """No process listens at the address of a container's shim: only `delete` can clean up."""
 
 
 @dataclass(frozen=True, slots=True)
 class Removed:
-    """What was said of the container's end: by its shim, if it could still, and by `delete`."""
+    """The container's exit as reported by its shim, if it still answered, and by `delete`."""
 
     task: Exit | None
     action: Deleted
@@ -38,11 +38,11 @@ class Removed:
 
 
 class Container:
-    """A bundle, the shim that serves it and the connection to that shim.
+    """A bundle, its shim and the connection to the shim.
 
-    Made by `started` (a new shim, or one that is joined) or `found` (after another client died).
-    Owns the log FIFO's fd and the connection; `disconnect` gives both back and leaves the container
-    running, `remove` ends everything.
+    `started` makes one with a new or a joined shim, `found` one of another client's container.  It
+    owns the log FIFO's fd and the connection.  `disconnect` closes both and leaves the container
+    running; `remove` ends everything.
     """
 
     def __init__(self, bundle: Bundle, binary: Binary, reply: Reply, task: TaskClient) -> None:
@@ -52,9 +52,9 @@ class Container:
         self.task = task
         self.stdout: Output | None = None
         self.stderr: Output | None = None
-        self.log = bytearray()  # what the shim logged while we listened
-        self.all_told: Callable[[str], Awaitable[None]] | None = None
-        """Waits for the last event of a deleted container: its shim tells it some time later."""
+        self.log = bytearray()  # what the shim logged while connected
+        self.wait_for_last_event: Callable[[str], Awaitable[None]] | None = None
+        """Waits for a deleted container's last event, which its shim sends some time later."""
         self._log_fd = -1
         self._loop = asyncio.get_running_loop()
 
@@ -66,7 +66,7 @@ class Container:
     async def started(
         cls, bundle: Bundle, binary: Binary, options: any_pb2.Any | None = None
     ) -> "Container":
-        """Run `start` in a bundle that was made, and connect to the address it prints."""
+        """Run `start` in an existing bundle, and connect to the address it prints."""
         log_fd = _open_log(bundle)
         try:
             reply = await binary.start(bundle, options)
@@ -83,7 +83,7 @@ class Container:
 
     @classmethod
     async def found(cls, bundle: Bundle, binary: Binary) -> "Container":
-        """Connect to the shim of a container that another client started, as after a restart.
+        """Connect to the shim of another client's container, as containerd after its restart.
 
         Raises:
             NoSuchContainer: there is no such container.
@@ -104,7 +104,7 @@ class Container:
         return container
 
     def read(self, output: Callable[[str, str], Output], *, exec_id: str = "") -> None:
-        """Open the readers of both output FIFOs: before Create or Start, or when taking over."""
+        """Open the output FIFOs for reading: before Create or Start, or when taking over."""
         self.stdout = output("stdout", self.bundle.fifo("stdout", exec_id=exec_id))
         self.stderr = output("stderr", self.bundle.fifo("stderr", exec_id=exec_id))
 
@@ -123,7 +123,7 @@ class Container:
         checkpoint: str = "",
         timeout_s: float | None = None,
     ) -> int:
-        """Create the task, then ask Connect for the pid as containerd does; return that pid."""
+        """Create the task, then call Connect as containerd does; return the pid it reports."""
         await self.task.create(
             self.id,
             self.bundle.path,
@@ -142,22 +142,22 @@ class Container:
         return await self.task.wait(self.id)
 
     async def remove(self) -> Removed:
-        """Take the container down as containerd does after its task ended.
+        """Remove a stopped container as containerd does.
 
-        Delete, Shutdown, close, the `delete` action, and last the files.  The last three are done
-        even when an earlier one fails.
+        The steps are Delete, Shutdown, close, the `delete` action, and the removal of the files.
+        The last three are done even if an earlier one fails.
         """
-        told: Exit | None = None
+        reported: Exit | None = None
         try:
-            with contextlib.suppress(ConnectionClosed):  # the shim is dead: `delete` does it all
-                told = await self._delete_task()
+            with contextlib.suppress(ConnectionClosed):  # the shim is dead: `delete` cleans up
+                reported = await self._delete_task()
                 await self._shutdown()
         finally:
             cleaned = await self._clean()
-        return Removed(told, cleaned)
+        return Removed(reported, cleaned)
 
     async def destroy(self) -> Removed:
-        """End it whatever its state: SIGKILL the shim, then clean as after a crash."""
+        """Remove the container in any state: SIGKILL the shim, then clean up as after a crash."""
         with contextlib.suppress(ConnectionClosed, StatusError, ProcessLookupError):
             os.kill((await self.task.connected(self.id)).shim_pid, signal.SIGKILL)
             await self.task.client.wait_closed()
@@ -168,7 +168,7 @@ class Container:
         return await clean(self.bundle, self.binary)
 
     async def disconnect(self) -> None:
-        """Let go of the shim as a dying client would; the container runs on."""
+        """Close the connection as a dying client would; the container keeps running."""
         await self.task.close()
         for output in (self.stdout, self.stderr):
             if output is not None:
@@ -185,15 +185,15 @@ class Container:
             if "not found" not in error.message:
                 raise
             return None  # after a failed Create there is no task
-        if self.all_told is not None:
-            await self.all_told(self.id)
+        if self.wait_for_last_event is not None:
+            await self.wait_for_last_event(self.id)
         return ended
 
     async def _shutdown(self) -> None:
         try:
             await self.task.shutdown(self.id, timeout_s=_SHUTDOWN_LIMIT_S)
         except ConnectionClosed:
-            return  # the usual end: it exited before, or while, it answered
+            return  # usual: the shim exited before or while it answered
 
     def _listen(self, log_fd: int) -> None:
         self._log_fd = log_fd
@@ -205,7 +205,7 @@ class Container:
 
 
 async def clean(bundle: Bundle, binary: Binary) -> Deleted:
-    """Do what a daemon does once the connection is gone: the `delete` action, then the files."""
+    """Clean up as containerd does after the connection ended: the `delete` action, the files."""
     try:
         return await binary.delete(bundle)
     finally:
@@ -213,5 +213,5 @@ async def clean(bundle: Bundle, binary: Binary) -> Deleted:
 
 
 def _open_log(bundle: Bundle) -> int:
-    # O_RDWR, as the daemon holds it: opening waits for nobody, and the shim never sees a hang-up.
+    # O_RDWR, as containerd does: open does not wait for a writer, and there is no hang-up.
     return os.open(bundle.log, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)

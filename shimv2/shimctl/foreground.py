@@ -1,4 +1,4 @@
-"""A container in the foreground: output and signals passed on, its exit status handed back."""
+"""Runs a container in the foreground: forwards output and signals, returns its exit status."""
 
 import asyncio
 import contextlib
@@ -21,7 +21,7 @@ _FORWARDED: Final = (
     signal.SIGUSR1,
     signal.SIGUSR2,
 )
-# A client that took over may come after the shim's copier was done; then no end is ever told.
+# A client that takes over after the shim's relay has ended never sees the end of a stream.
 _LAST_OUTPUT_S: Final = 2.0
 
 Calls = asyncio.Queue[Callable[[], Awaitable[None]]]
@@ -32,18 +32,18 @@ def relayed(stream: str, fifo: str) -> Output:
 
 
 def sink_name(namespace: str, container_id: str) -> str:
-    """Name the events socket of one container: short, as socket paths end at 107 bytes.
+    """Return the path of one container's events socket: short, as the limit is 107 bytes.
 
-    It depends on nothing but the names: whoever takes over listens where the shim calls.
+    It depends only on the names, so a client that takes over listens where the shim connects.
     """
     key = hashlib.sha256(os.path.join(namespace, container_id).encode()).hexdigest()[:16]
     return f"{key}.sock"
 
 
 async def start_and_follow(container: Container, *, stdin: bool, keep: bool) -> int:
-    """Start a created container, stay with it to its end, remove it; return its exit status.
+    """Start a created container, wait for its end, remove it; return its exit status.
 
-    Whatever goes wrong on the way takes the container with it.
+    On any error the container is destroyed.
     """
     try:
         status = await start_and_wait(container, stdin=stdin)
@@ -57,15 +57,15 @@ async def start_and_follow(container: Container, *, stdin: bool, keep: bool) -> 
 
 
 async def start_and_wait(container: Container, *, exec_id: str = "", stdin: bool) -> int:
-    """Start a process and wait for its end; meanwhile it gets our signals and standard input."""
-    # The signals first: from Start on a signal is meant for the process and not for us.
+    """Start a process and wait for its end; forward signals and standard input to it."""
+    # First the signal handlers: from Start on signals are forwarded to the process.
     async with _signals_passed_on(container, exec_id) as calls:
         await container.task.start(container.id, exec_id)
         return await _wait(container, calls, exec_id=exec_id, stdin=stdin)
 
 
 async def follow(container: Container, *, stdin: bool, keep: bool) -> int:
-    """Stay with a container that somebody else started; a failure here leaves it alone."""
+    """Wait for the end of another client's container; an error here does not affect it."""
     async with _signals_passed_on(container) as calls:
         status = await _wait(container, calls, stdin=stdin)
     with contextlib.suppress(TimeoutError):
@@ -86,7 +86,7 @@ async def _wait(container: Container, calls: Calls, *, exec_id: str = "", stdin:
 
 @contextlib.asynccontextmanager
 async def _signals_passed_on(container: Container, exec_id: str = "") -> AsyncIterator[Calls]:
-    """Turn our signals into calls of Kill, made one after the other with those added meanwhile."""
+    """Turn received signals into calls of Kill, in order, and make the calls that are added."""
     loop, calls = asyncio.get_running_loop(), Calls()
 
     def send(number: int) -> None:

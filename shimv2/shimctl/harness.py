@@ -1,4 +1,4 @@
-"""A containerd in small: a state folder, an events sink, and the containers of one client."""
+"""A minimal containerd: a state directory, an events service, and the containers of one client."""
 
 import contextlib
 import os
@@ -29,27 +29,27 @@ def captured(_stream: str, fifo: str) -> Output:
 
 @dataclass(frozen=True, slots=True)
 class Setup:
-    """What a harness plays with; the defaults are those of `shimctl`."""
+    """The settings of a harness; the defaults are those of `shimctl`."""
 
     shim: str
     state: str
     namespace: str = "shimctl"
     runtime: str = ""  # "" = the shim's default, runc
     runtime_root: str = ""
-    io_uid: int = 0  # who owns the container's ends of its streams
+    io_uid: int = 0  # the owner of the container's ends of its pipes
     io_gid: int = 0
-    socket_dir: str = ""  # asked for of daemons from 2.3 on; "" = the shim chooses
-    rootfs: str = ""  # a folder; "" = a busybox root made by ourselves
+    socket_dir: str = ""  # generation 2.3 only; "" = the shim's default
+    rootfs: str = ""  # a directory; "" = a generated busybox root
     generation: Generation = Generation.V1_6
-    sink: str = "events.sock"  # below the state folder
+    sink: str = "events.sock"  # below the state directory
     env: Mapping[str, str] = field(default_factory=dict)
     debug: bool = False
 
 
 class Harness:
-    """Starts shims and calls them.  An async context; on leaving, it lets go of all containers.
+    """Starts shims and calls them.  An async context manager.
 
-    What runs keeps running then: ending it is the business of whoever started it.
+    On exit it disconnects from all containers; those that run keep running.
     """
 
     def __init__(self, setup: Setup) -> None:
@@ -102,7 +102,7 @@ class Harness:
         return bundle
 
     async def start_shim(self, container_id: str, wanted: spec.Wanted) -> Container:
-        """Make the bundle, run `start` in it and connect: everything up to, not with, Create."""
+        """Make the bundle, run `start` in it and connect: all steps before Create."""
         bundle = self.make_bundle(container_id, wanted)
         try:
             container = await Container.started(bundle, self.binary, self.options)
@@ -121,7 +121,7 @@ class Harness:
         checkpoint: str = "",
         timeout_s: float | None = None,
     ) -> Container:
-        """Start a shim and create the task in it; `output=None` gives it /dev/null throughout."""
+        """Start a shim and create the task; with `output=None` its stdio is /dev/null."""
         container = await self.start_shim(container_id, wanted)
         try:
             bundle = container.bundle
@@ -156,7 +156,7 @@ class Harness:
         output: MakeOutput | None = captured,
         wanted: spec.Wanted | None = None,
     ) -> Container:
-        """Create and start; the program is given by its arguments, or by `wanted`."""
+        """Create and start a container with the command `args`, or the one in `wanted`."""
         wanted = wanted or spec.Wanted(args)
         container = await self.create(container_id, wanted, stdin=stdin, output=output)
         try:
@@ -168,23 +168,23 @@ class Harness:
         return container
 
     async def found(self, container_id: str) -> Container:
-        """Take over a container that another client started, with the shim it used.
+        """Take over another client's container, with the shim binary it used.
 
         Raises:
-            NoSuchContainer: there is none.
-            ShimGone: its shim does not answer any more; `cleaned` is for that.
+            NoSuchContainer: there is no such container.
+            ShimGone: its shim does not answer; call `cleaned`.
         """
         bundle = self.bundle(container_id)
         container = await Container.found(bundle, self._binary_of(bundle))
         return self._keep(container)
 
     def _keep(self, container: Container) -> Container:
-        container.all_told = self.sink.all_told
+        container.wait_for_last_event = self.sink.wait_for_last_event
         self.containers[container.id] = container
         return container
 
     async def cleaned(self, container_id: str) -> Deleted:
-        """Remove what a container of a dead shim left behind."""
+        """Clean up after a container whose shim is dead."""
         bundle = self.bundle(container_id)
         return await clean(bundle, self._binary_of(bundle))
 
@@ -193,7 +193,7 @@ class Harness:
         return replace(self.binary, path=shim)
 
     def root_mount(self, bundle: Bundle) -> Mount:
-        """Return the mount of the container's root: an overlay on the shared read-only folder."""
+        """Return the mount of the container's root: an overlay on the shared directory."""
         return bundle.overlay(self.setup.rootfs or self._busybox())
 
     def _busybox(self) -> str:
@@ -203,7 +203,7 @@ class Harness:
             make_rootfs(unfinished)
             try:
                 os.rename(unfinished, folder)
-            except OSError:  # another process was faster: its root is as good
+            except OSError:  # another process was faster: its root is the same
                 with contextlib.suppress(FileNotFoundError):
                     shutil.rmtree(unfinished)
         return folder

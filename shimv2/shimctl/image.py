@@ -1,4 +1,4 @@
-"""An OCI image archive of the busybox root, for `ctr image import`: no registry is needed."""
+"""Builds an OCI image archive of the busybox root, for `ctr image import` without a registry."""
 
 import gzip
 import hashlib
@@ -25,14 +25,14 @@ def make_image(
     command: Sequence[str] = ("/bin/sh",),
     user: str = "",
 ) -> None:
-    """Write an OCI layout as one tar file; `rootfs` is a folder to fill (or one filled before).
+    """Write an OCI layout as one tar file; `rootfs` is a directory, filled if it is empty.
 
     Times and owners are fixed, so the same busybox always gives the same digests.
     """
     if not os.path.exists(os.path.join(rootfs, "bin")):
         make_rootfs(rootfs)
     layer = _layer(rootfs)
-    # Level 1: the archive is thrown away after the test, its size does not matter.
+    # Level 1: the archive is removed after the test, so its size does not matter.
     packed = gzip.compress(layer, 1, mtime=0)
     blobs: dict[str, bytes] = {}
     config = _json(

@@ -1,4 +1,4 @@
-"""Runs a shim's binary as containerd does: `start` and `delete`, each generation in its own way."""
+"""Runs a shim's binary as each generation of containerd does: `start` and `delete`."""
 
 import asyncio
 import contextlib
@@ -16,7 +16,7 @@ from shimv2.shimctl.bundle import Bundle
 from shimv2.shimctl.reply import Generation, Reply
 from shimv2.values.model import Exit
 
-_START_LIMIT_S = 30.0  # containerd has none; a tool must not hang
+_START_LIMIT_S = 30.0  # containerd has no limit, but a tool must not hang
 _DELETE_LIMIT_S = 5.0  # containerd's io.containerd.timeout.shim.cleanup
 
 
@@ -32,7 +32,7 @@ class ShimFailed(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Deleted:
-    """What `delete` said, and what it had to complain about on stderr."""
+    """The exit that `delete` reported, and its stderr."""
 
     exit: Exit
     stderr: str
@@ -40,25 +40,25 @@ class Deleted:
 
 @dataclass(frozen=True, slots=True)
 class Binary:
-    """One shim binary and the daemon it is told about."""
+    """A shim binary and the arguments that describe containerd to it."""
 
     path: str
     namespace: str
-    grpc_address: str  # only a part of the socket's name: nothing needs to listen there
+    grpc_address: str  # the shim only hashes it into its socket's name
     ttrpc_address: str
     containerd: str = "/usr/bin/containerd"  # -publish-binary, never run
     generation: Generation = Generation.V1_6
     env: Mapping[str, str] = field(default_factory=dict)
     debug: bool = False
-    socket_dir: str = ""  # a wish of daemons from 2.3 on; "" = the shim chooses
+    socket_dir: str = ""  # generation 2.3 only; "" = the shim's default
 
     async def start(self, bundle: Bundle, options: any_pb2.Any | None = None) -> Reply:
         """Run `start` in the bundle; wait for its exit and for the end of its combined output.
 
         Raises:
             ShimFailed: it exited with an error.
-            BadReply: this generation of daemon could not use what it printed.
-            TimeoutError: it did not end, or something it left behind holds its output open.
+            BadReply: this generation of containerd does not accept its reply.
+            TimeoutError: it did not end, or a process that it started holds its output open.
         """
         flags = ["-id", bundle.id, *(["-debug"] if self.debug else []), "start"]
         status, output, _ = await self.run(
@@ -73,7 +73,7 @@ class Binary:
         return Reply.parse(output, generation=self.generation)
 
     async def delete(self, bundle: Bundle) -> Deleted:
-        """Run `delete`, as after a lost connection and after every ordinary removal.
+        """Run `delete`, as containerd does after a lost connection and after every removal.
 
         Raises:
             ShimFailed: it exited with an error.
@@ -90,12 +90,12 @@ class Binary:
         stderr = errors.decode(errors="replace")
         if status != 0:
             raise ShimFailed("delete", status, stderr)
-        said = task_v2_pb2.DeleteResponse.FromString(output)
-        at_ns = said.exited_at.seconds * 1_000_000_000 + said.exited_at.nanos
-        return Deleted(Exit(said.pid, said.exit_status, at_ns), stderr)
+        answer = task_v2_pb2.DeleteResponse.FromString(output)
+        at_ns = answer.exited_at.seconds * 1_000_000_000 + answer.exited_at.nanos
+        return Deleted(Exit(answer.pid, answer.exit_status, at_ns), stderr)
 
     def start_input(self, container_id: str, options: any_pb2.Any | None) -> bytes:
-        """Return the bytes this generation writes to the stdin of `start`."""
+        """Return the bytes that this generation writes to the stdin of `start`."""
         if self.generation is not Generation.V2_3:
             return b"" if options is None else options.SerializeToString()
         params = bootstrap_pb2.BootstrapParams(
@@ -114,7 +114,7 @@ class Binary:
         return params.SerializeToString()
 
     def environment(self) -> dict[str, str]:
-        """Return our own environment with what this generation appends to it."""
+        """Return this process's environment with the variables that this generation adds."""
         env = {**os.environ, "GOMAXPROCS": "2", "TTRPC_ADDRESS": self.ttrpc_address}
         if self.generation is not Generation.V1_6:
             env["MAX_SHIM_VERSION"] = "2"  # 2 in every version: it was never raised
@@ -123,17 +123,17 @@ class Binary:
         return {**env, **self.env}
 
     def arguments(self, *rest: str) -> list[str]:
-        """Return the whole command line; the flags before the action, in containerd's order."""
+        """Return the whole command line: containerd's flags in its order, then `rest`."""
         daemon = ["-address", self.grpc_address, "-publish-binary", self.containerd]
         return [self.path, "-namespace", self.namespace, *daemon, *rest]
 
     async def run(
         self, flags: list[str], *, cwd: str, stdin: bytes, combined: bool, limit_s: float
     ) -> tuple[int, bytes, bytes]:
-        """Run any action: `flags` follow the daemon's own; return status, stdout, stderr.
+        """Run an action: `flags` follow containerd's own; return status, stdout, stderr.
 
         Raises:
-            TimeoutError: it did not end within the limit, and was killed with its group.
+            TimeoutError: it did not end within `limit_s` and was killed with its process group.
         """
         child = await asyncio.create_subprocess_exec(
             *self.arguments(*flags),
@@ -147,13 +147,13 @@ class Binary:
         started = time.monotonic()
         try:
             async with asyncio.timeout(limit_s):
-                # Until end of file, not until the exit: the server must not hold the output open.
+                # Until end of file, not only until the exit: the server must close the output.
                 output, errors = await child.communicate(stdin or None)
         except TimeoutError:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(child.pid, signal.SIGKILL)
             await child.wait()
-            msg = f"{flags[-1]} was not over after {time.monotonic() - started:.1f} s"
+            msg = f"{flags[-1]} did not end within {time.monotonic() - started:.1f} s"
             raise TimeoutError(msg) from None
         assert child.returncode is not None
         return child.returncode, output, errors or b""

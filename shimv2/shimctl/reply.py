@@ -1,4 +1,4 @@
-"""What a shim's `start` prints, in its three generations, and what it is given on stdin.  Pure."""
+"""The reply and the stdin of a shim's `start`, for each generation of containerd.  Pure."""
 
 import json
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ _MAX_VERSION: Final = 3
 
 
 class Generation(Enum):
-    """Which containerd the harness plays: they differ in stdin, environment and accepted reply."""
+    """The containerd that the harness imitates: its stdin, environment and accepted replies."""
 
     V1_6 = "1.6"  # stdin: the runtime options as a bare Any, or nothing; reply: the plain address
     V1_7 = "1.7"  # the same stdin; the reply may be JSON, version 2
@@ -31,12 +31,12 @@ class Generation(Enum):
 
 
 class BadReply(ValueError):
-    """`start` ended well, but this daemon could not use what it printed."""
+    """`start` succeeded, but this generation of containerd does not accept its reply."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """Where the shim listens and which Task service it says it has."""
+    """The shim's address and the version of the Task service that it announces."""
 
     address: str
     version: int = 2
@@ -53,10 +53,10 @@ class Reply:
 
     @classmethod
     def parse(cls, output: bytes, *, generation: Generation = Generation.V2_3) -> "Reply":
-        """Read a reply as that generation's daemon does.
+        """Parse a reply as that generation of containerd does.
 
         Raises:
-            BadReply: the daemon would refuse it.
+            BadReply: containerd would refuse it.
         """
         reply = cls._from_protobuf(output) or cls._from_json(output) or cls._from_text(output)
         if reply.form not in generation.forms:
@@ -73,7 +73,7 @@ class Reply:
 
     @classmethod
     def _from_protobuf(cls, output: bytes) -> "Reply | None":
-        # Text replies never parse: "{" and "u" as tags ask for a wire type that does not exist.
+        # A text reply never parses: "{" and "u" as tags have an invalid wire type.
         try:
             result = bootstrap_pb2.BootstrapResult.FromString(output)
         except DecodeError:
@@ -104,7 +104,7 @@ class Reply:
 
 
 def pack(url: str, value: bytes) -> any_pb2.Any:
-    """Return an Any with the bare type name containerd compares exactly (no slash)."""
+    """Return an Any with the bare type name (no slash), which containerd compares exactly."""
     return any_pb2.Any(type_url=url, value=value)
 
 

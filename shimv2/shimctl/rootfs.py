@@ -1,4 +1,4 @@
-"""A root file system for containers, made of the host's static busybox and nothing else."""
+"""Makes a root file system for containers from the host's static busybox."""
 
 import os
 import shutil
@@ -13,18 +13,18 @@ _FILES: Final = {
     "etc/group": "root:x:0:\nnogroup:x:65534:\n",
     "etc/hosts": "127.0.0.1 localhost\n",
 }
-_PT_INTERP: Final = 3  # ELF program header type: the program asks for a dynamic loader
+_PT_INTERP: Final = 3  # ELF program header type: names the dynamic loader (elf(5))
 
 
 def make_rootfs(target: str, *, busybox: str = BUSYBOX) -> None:
-    """Fill `target` (made if need be) with busybox, a link per applet, and the usual folders.
+    """Fill `target` (made if missing) with busybox, one link per applet, and the usual directories.
 
-    About 2 MB and 300 links; the binary is copied and not linked, so that a container that writes
-    to it cannot change the host's.
+    About 2 MB and 300 links.  The binary is copied, not hard-linked: a container that writes to it
+    must not change the host's.
 
     Raises:
         FileNotFoundError: there is no busybox.
-        ValueError: it is not a static one, so it could not run in an empty root.
+        ValueError: busybox is not static, so it cannot run in an empty root.
     """
     if not _is_static(busybox):
         msg = f"{busybox} is not statically linked: install the package busybox-static"
@@ -48,7 +48,7 @@ def _applets(busybox: str) -> list[str]:
 
 
 def _is_static(path: str) -> bool:
-    """Tell from the ELF program headers whether a program needs no loader."""
+    """Whether the ELF program headers of a program name no dynamic loader."""
     with open(path, "rb") as file:
         head = file.read(64)
         if head[:4] != b"\x7fELF":

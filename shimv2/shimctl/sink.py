@@ -1,4 +1,4 @@
-"""The daemon's side of events: takes what shims forward, in order, and can misbehave on purpose."""
+"""containerd's events service: receives what shims forward, in order; can stall on purpose."""
 
 import asyncio
 import contextlib
@@ -46,9 +46,9 @@ class Event:
 
 
 class EventsSink:
-    """A ttrpc server for forwarded events.  Used by one loop; `close` removes its socket.
+    """A ttrpc server for forwarded events.  Used by one event loop; `close` removes its socket.
 
-    `events` grows for ever: this is for tools and tests that end.
+    `events` grows without bound: this is for short-lived tools and tests.
     """
 
     def __init__(self, path: str) -> None:
@@ -60,7 +60,7 @@ class EventsSink:
         self._arrived = asyncio.Condition()
 
     async def open(self) -> None:
-        """Listen; a socket file that a killed daemon left is replaced, as containerd does."""
+        """Listen.  A socket file left by a killed process is replaced, as containerd does."""
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self.path)
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
@@ -68,12 +68,12 @@ class EventsSink:
         listener.listen(_BACKLOG)
         registry = Registry()
         registry.unary(SERVICE, "Forward", ttrpc_events_pb2.ForwardRequest, self._forward)
-        # The daemon's server asks nobody who they are (the socket's folder is the guard).
+        # containerd does not check the peer's credentials: its socket's directory is private.
         self._server = Server(registry, allow_peer=lambda _peer: True)
         self._server.listen(listener)
 
     async def close(self) -> None:
-        """Drop every connection at once, as a killed daemon does, and remove the socket."""
+        """Close every connection at once, as the kernel does for a killed process."""
         server, self._server = self._server, None
         if server is not None:
             server.stop_listening()
@@ -82,7 +82,7 @@ class EventsSink:
                 os.unlink(self.path)
 
     def stall(self) -> None:
-        """Take calls and do not answer them until `answer`."""
+        """Receive calls, but do not answer them until `answer`."""
         self._answering.clear()
 
     def answer(self) -> None:
@@ -91,10 +91,10 @@ class EventsSink:
     async def wait_for(
         self, topic: str, *, process_id: str | None = None, timeout_s: float = 10.0
     ) -> Event:
-        """Return the first event of that topic (and process), waiting for it if need be.
+        """Return the first event of that topic (and process), waiting for it if necessary.
 
         Raises:
-            TimeoutError: with what did come instead.
+            TimeoutError: there was none; the text lists the other events.
         """
 
         def first() -> Event | None:
@@ -111,20 +111,21 @@ class EventsSink:
             msg = f"no {topic} of {process_id or 'anyone'} within {timeout_s} s; came: {came}"
             raise TimeoutError(msg) from None
         found = first()
-        assert found is not None  # nothing is ever taken out of the list
+        assert found is not None  # the list only grows
         return found
 
-    async def all_told(self, container_id: str) -> None:
-        """Wait for the last event of a container that was deleted, but not for ever: it may have
-        been told somebody else, or nobody takes events any more.
+    async def wait_for_last_event(self, container_id: str) -> None:
+        """Wait, for a limited time, for the last event of a deleted container.
+
+        The event may have gone to another client, or the shim may be gone.
         """
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_LAST_EVENT_LIMIT_S), self._arrived:
                 last = f"delete {container_id}"
-                await self._arrived.wait_for(lambda: last in self.told(container_id))
+                await self._arrived.wait_for(lambda: last in self.events_of(container_id))
 
-    def told(self, container_id: str) -> list[str]:
-        """Return what was told of one container, in order, as short words: `exit e1`."""
+    def events_of(self, container_id: str) -> list[str]:
+        """Return the events of one container in order, each as short words: `exit e1`."""
         return [str(event) for event in self.events if event.container_id == container_id]
 
     async def _forward(self, request: ttrpc_events_pb2.ForwardRequest, call: Call) -> Empty:
@@ -146,7 +147,11 @@ class EventsSink:
 
 
 def _decode(url: str, value: bytes) -> Message:
-    """Decode by the bare type name, as Go clients do: an unknown one is a failure of the shim."""
+    """Decode by the bare type name, as Go clients do.
+
+    Raises:
+        ValueError: the type is unknown: the shim is wrong.
+    """
     package, _, name = url.rpartition(".")
     if package != "containerd.events" or not hasattr(events_pb2, name):
         msg = f"not the type name of an event: {url!r}"

@@ -1,13 +1,13 @@
-"""The OCI config of a container, as containerd's client library writes it for runc.  Pure."""
+"""Builds a container's OCI config as containerd's client library does for runc.  Pure."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
 PATH: Final = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-_OCI_VERSION: Final = "1.0.2-dev"  # the newest that Debian 12's crun knows
+_OCI_VERSION: Final = "1.0.2-dev"  # the newest that Debian 12's crun accepts
 
-# What containerd grants by default, in its order.
+# containerd's default capabilities, in its order.
 _CAPABILITIES: Final = (
     "CAP_CHOWN",
     "CAP_DAC_OVERRIDE",
@@ -37,7 +37,7 @@ _MASKED: Final = (
     "/proc/scsi",
 )
 _READONLY: Final = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
-# null, zero, full, random, urandom, tty, console, pts, ptmx, tun: containerd's device cgroup
+# null, zero, full, random, urandom, tty, console, pts, ptmx, tun: containerd's device cgroup.
 _DEVICES: Final = (
     ("c", 1, 3),
     ("c", 1, 8),
@@ -56,7 +56,7 @@ NAMESPACES: Final = ("pid", "ipc", "uts", "mount", "network")
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What a user asks for; everything else has containerd's default."""
+    """What a user can choose; everything else has containerd's default."""
 
     args: Sequence[str]
     env: Sequence[str] = ()
@@ -65,13 +65,13 @@ class Wanted:
     uid: int = 0
     gid: int = 0
     binds: Sequence[tuple[str, str]] = ()  # host path, path in the container
-    host_namespaces: Sequence[str] = ()  # of NAMESPACES: shared with the host
+    host_namespaces: Sequence[str] = ()  # those of NAMESPACES to share with the host
     annotations: Mapping[str, str] = field(default_factory=dict)
     memory_limit_bytes: int | None = None
 
 
 def process(wanted: Wanted) -> dict[str, object]:
-    """Return the OCI process: of a config, or of an exec."""
+    """Return the OCI process object of a config or an exec."""
     return {
         "terminal": wanted.terminal,
         "user": {"uid": wanted.uid, "gid": wanted.gid},

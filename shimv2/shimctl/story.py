@@ -1,7 +1,6 @@
-"""`make run`: a container through the shim, and one that outlives its daemon, told as it happens.
+"""`make run`: shows a container, and one that survives its client, with comments.
 
-Each step is a `shimctl` of its own, as an operator would type it; a step that does not go as the
-story says ends it with exit status 1.
+Each step runs `shimctl` as an operator would.  If a step fails, the exit status is 1.
 """
 
 import argparse
@@ -25,7 +24,7 @@ _RUNTIME_STATE: Final = "/run/containerd/runc"
 _LINES: Final = 60
 _BEFORE: Final = 15  # lines that the first client shows before it is killed
 _HELLO: Final = 'echo "hello from pid $$ of $(uname -s) as $(id -un)"; echo "to stderr" >&2; exit 7'
-# Half way it waits for a signal: it lives for as long as the change of clients takes.
+# After half of its lines it waits for a signal, so that it outlasts the change of clients.
 _COUNT: Final = (
     f"trap go=1 USR1; i=0; while [ $i -lt {_LINES} ]; do i=$((i+1)); echo line $i; sleep 0.02; "
     f'while [ $i = {_LINES // 2} ] && [ -z "$go" ]; do sleep 0.02; done; done; exit 5'
@@ -33,7 +32,7 @@ _COUNT: Final = (
 
 
 class WentWrong(Exception):
-    """The shim did not do what the story promises."""
+    """A step of the demonstration failed."""
 
 
 class Story:
@@ -98,7 +97,7 @@ class Story:
         self._title("3. Nothing is left")
         folder = os.path.join(self._state, _NAMESPACE)
         left = os.listdir(folder) + mounts_below(self._state)
-        _check(not left, f"an empty state folder, but there is {left}")
+        _check(not left, f"an empty state directory, but it has {left}")
         self._say("no bundle, no FIFO, no mount, no shim")
 
     def _pids(self) -> tuple[int, int]:
@@ -174,7 +173,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _clean(state: str) -> None:
-    """Remove whatever a story that went wrong left: containers first, then the folder."""
+    """Remove what a failed demonstration left: containers first, then the directory."""
     folder = os.path.join(state, _NAMESPACE)
     with contextlib.suppress(FileNotFoundError):
         for name in os.listdir(folder):
@@ -183,7 +182,7 @@ def _clean(state: str) -> None:
                 end = [*mine, "--namespace", _NAMESPACE, "delete", "--force", name]
                 subprocess.run(end, check=False, timeout=30, stdout=subprocess.DEVNULL)
     shutil.rmtree(state, ignore_errors=True)
-    # The namespace's own cgroups and runtime folder, which no runtime removes.
+    # The namespace's own cgroups and runtime directory, which no runtime removes.
     for path in (*glob.glob(f"/sys/fs/cgroup/*/{_NAMESPACE}"), f"{_RUNTIME_STATE}/{_NAMESPACE}"):
         with contextlib.suppress(OSError):
             os.rmdir(path)

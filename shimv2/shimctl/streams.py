@@ -1,8 +1,8 @@
 """The client's ends of a process's stdio FIFOs.
 
-Output is read without blocking on the running loop.  A FIFO nobody has written to yet gives no
-event at all, so an empty read means what it says: every writer has gone.  Only what was taken out
-of the FIFO is gone from it; whoever opens it next goes on exactly there.
+Output is read without blocking, on the running loop.  epoll reports no event for a FIFO before its
+first writer, so an empty read always means that every writer has closed it.  Bytes that were not
+read stay in the FIFO: the next client that opens it continues there.
 """
 
 import asyncio
@@ -17,10 +17,10 @@ _CHUNK_BYTES: Final = 64 * 1024  # a FIFO's usual capacity
 
 
 class Output:
-    """Reads one output FIFO to its end.  Owns its fd; `close` gives it back, twice does no harm."""
+    """Reads one output FIFO to its end.  Owns its fd; `close` is idempotent."""
 
     def __init__(self, fifo: str) -> None:
-        # Opened before Create: the shim waits for a reader before it answers.
+        # Open before Create: the shim waits for a reader before it answers.
         self._fd = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         self._loop = asyncio.get_running_loop()
         self._ended: asyncio.Future[None] = self._loop.create_future()
@@ -39,7 +39,11 @@ class Output:
             self._ended.set_result(None)
 
     def take(self, fd: int) -> int:
-        """Move some bytes out of `fd`; 0 at the end.  BlockingIOError: not now."""
+        """Read some bytes from `fd`; return their number, 0 at the end of the stream.
+
+        Raises:
+            BlockingIOError: there are none now.
+        """
         raise NotImplementedError
 
     def _step(self) -> None:
@@ -49,11 +53,11 @@ class Output:
         except BlockingIOError:
             return
         except OSError:
-            self.close()  # our own output is gone: nothing can be passed on any more
+            self.close()  # the output is closed: nothing can be forwarded any more
 
 
 class Capture(Output):
-    """Keeps what a process writes.  Without a bound: for tests and short commands."""
+    """Keeps all that a process writes, without a bound: for tests and short commands."""
 
     def __init__(self, fifo: str) -> None:
         self.data = bytearray()
@@ -73,7 +77,7 @@ class Capture(Output):
         """Wait until `wanted` has been written.
 
         Raises:
-            TimeoutError: with what was written instead.
+            TimeoutError: it was not; the text has the output.
         """
         waiter = self._loop.create_future()
         self._waiters.append((lambda: wanted in self.data, waiter))
@@ -99,11 +103,11 @@ class Capture(Output):
 
 
 class Relay(Output):
-    """Passes what a process writes on to one of our own fds, which stays its owner's.
+    """Forwards what a process writes to an fd of this process, which the caller owns.
 
-    By splice(2) where the kernel can: then a byte is in the FIFO or in our output and never in
-    between, so that killing this process at any moment loses none.  Otherwise (a file opened for
-    appending, an old kernel's terminal) by read and write, where up to one chunk can be lost.
+    It uses splice(2) where possible: a byte is then either in the FIFO or in the output, so a kill
+    of this process loses none.  Otherwise (O_APPEND, a terminal on an old kernel) it uses read and
+    write, and a kill may lose one chunk.
     """
 
     def __init__(self, fifo: str, output: int) -> None:
@@ -129,7 +133,7 @@ class Relay(Output):
         return len(chunk)
 
     def _wait_for_room(self, fd: int) -> None:
-        """Sleep until our output takes bytes again instead of spinning on a readable FIFO."""
+        """Stop reading until the output is writable; the readable FIFO would make the loop spin."""
 
         def go_on() -> None:
             self._loop.remove_writer(self._output)
@@ -140,13 +144,13 @@ class Relay(Output):
         self._loop.add_writer(self._output, go_on)
 
     def close(self) -> None:
-        with contextlib.suppress(OSError):  # a regular file cannot be watched at all
+        with contextlib.suppress(OSError):  # epoll refuses regular files
             self._loop.remove_writer(self._output)
         super().close()
 
 
 async def write_fifo(fifo: str, data: bytes) -> None:
-    """Write all of `data` and close; the shim must have the FIFO open (it has, after Create)."""
+    """Write all of `data` and close.  The shim must have the FIFO open, as it has after Create."""
     fd = os.open(fifo, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     loop = asyncio.get_running_loop()
     left = memoryview(data)
@@ -166,10 +170,10 @@ async def write_fifo(fifo: str, data: bytes) -> None:
 
 
 def feed(fifo: str, source: int, *, done: Callable[[], None]) -> None:
-    """Copy `source` into the FIFO from a thread of its own; `done` runs on the loop at its end.
+    """Copy `source` into the FIFO in a new thread; at the end, call `done` on the loop.
 
-    A thread, because standard input may be a file, a terminal or a pipe shared with others: it can
-    neither be watched nor be made non-blocking.  It is left behind when the process ends.
+    Standard input may be a regular file, which epoll refuses, or be shared with other processes,
+    which O_NONBLOCK would affect.  So a thread blocks on it.  It is a daemon thread.
     """
     loop = asyncio.get_running_loop()
     fd = os.open(fifo, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -181,7 +185,7 @@ def feed(fifo: str, source: int, *, done: Callable[[], None]) -> None:
                 left = memoryview(chunk)
                 while left:
                     left = left[sink.write(left) or 0 :]
-        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody wants to know
+        with contextlib.suppress(RuntimeError):  # the loop is closed already
             loop.call_soon_threadsafe(done)
 
     threading.Thread(target=copy, name="stdin", daemon=True).start()

@@ -1,4 +1,4 @@
-"""The Task API as typed calls on one connection to a shim, version 2 or 3."""
+"""A typed client of the Task API, version 2 or 3, on one connection to a shim."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -30,9 +30,12 @@ class Connected:
 class TaskClient:
     """One connection to a shim's Task service.
 
-    The messages of versions 2 and 3 are the same on the wire, so only the service's name differs.
-    Every call raises `ttrpc.StatusError` for an error answer, `ttrpc.ConnectionClosed` when the
-    shim went away, and TimeoutError or StatusError when its own limit passed.
+    The messages of versions 2 and 3 have the same encoding; only the service's name differs.
+
+    Raises:
+        ttrpc.StatusError: the shim answered with an error, or the timeout expired.
+        ttrpc.ConnectionClosed: the connection ended.
+        TimeoutError: the timeout expired while connecting.
     """
 
     def __init__(self, client: Client, *, version: int = 2) -> None:
@@ -95,7 +98,7 @@ class TaskClient:
         *,
         stdio: Stdio | None = None,
     ) -> None:
-        """Register a further process; nothing runs before its Start."""
+        """Register an additional process; it runs only after Start."""
         stdio = stdio or Stdio()
         request = task_v2_pb2.ExecProcessRequest(
             id=container_id,
@@ -111,7 +114,7 @@ class TaskClient:
     async def wait(
         self, container_id: str, exec_id: str = "", *, timeout_s: float | None = None
     ) -> Exit:
-        """Wait for the process's end.  The pid is not part of the answer and is 0 here."""
+        """Wait for the process's end.  The answer has no pid: it is 0 here."""
         request = task_v2_pb2.WaitRequest(id=container_id, exec_id=exec_id)
         answer = await self.call("Wait", request, task_v2_pb2.WaitResponse, timeout_s)
         return Exit(0, answer.exit_status, _ns(answer.exited_at))
@@ -120,13 +123,13 @@ class TaskClient:
         self, container_id: str, exec_id: str = "", *, timeout_s: float | None = None
     ) -> ProcessState:
         request = task_v2_pb2.StateRequest(id=container_id, exec_id=exec_id)
-        said = await self.call("State", request, task_v2_pb2.StateResponse, timeout_s)
-        status = task_types_pb2.Status.Name(said.status)
-        stdio = Stdio(said.stdin, said.stdout, said.stderr, said.terminal)
-        # A process that has not ended carries Go's zero time, which lies long before 1970.
-        ended = said.exited_at.seconds > 0
-        how = Exit(said.pid, said.exit_status, _ns(said.exited_at)) if ended else None
-        return ProcessState(said.id, said.bundle, said.pid, status, stdio, how)
+        answer = await self.call("State", request, task_v2_pb2.StateResponse, timeout_s)
+        status = task_types_pb2.Status.Name(answer.status)
+        stdio = Stdio(answer.stdin, answer.stdout, answer.stderr, answer.terminal)
+        # For a running process the time is Go's zero time, the year 1: a negative number.
+        ended = answer.exited_at.seconds > 0
+        how = Exit(answer.pid, answer.exit_status, _ns(answer.exited_at)) if ended else None
+        return ProcessState(answer.id, answer.bundle, answer.pid, status, stdio, how)
 
     async def pids(self, container_id: str) -> list[int]:
         request = task_v2_pb2.PidsRequest(id=container_id)
@@ -184,7 +187,7 @@ class TaskClient:
     async def checkpoint(
         self, container_id: str, path: str, options: runc_pb2.CheckpointOptions | None = None
     ) -> None:
-        """Write the container's image to a folder."""
+        """Write a checkpoint of the container to the directory `path`."""
         packed = None
         if options is not None:
             packed = pack(options.DESCRIPTOR.full_name, options.SerializeToString())

@@ -99,7 +99,7 @@ class Container:
         if cgroup is None or self._oom is not None:
             return
         cgroup.enable_controllers()
-        self._oom = OomWatch(cgroup, lambda: scope.events.emit(Oom(id_)), who=id_)
+        self._oom = OomWatch(cgroup, lambda: scope.events.emit(Oom(id_)), container_id=id_)
         self.init.saw_oom_kill = self._oom.has_killed
 
     # --- the order of exits --------------------------------------------------------------------
@@ -120,7 +120,7 @@ class Container:
 
     def _look_for_oom(self) -> None:
         if self._oom:
-            self._oom.look()
+            self._oom.check()
 
     def _end_oom_watch(self) -> None:
         if self._oom:

@@ -67,9 +67,6 @@ class ExecProcess(Process):
             if not self._scope.reaper.claim(pid).done():
                 os.kill(pid, signals.SIGKILL)
 
-    def _write_record(self, ended: Exit) -> None:
-        self._scope.records.write_exec(self.id, ended, start_time=self._start_time)
-
     def kill(self, signal: int) -> None:
         """Send `signal` to the process; takes no lock.
 
@@ -103,7 +100,6 @@ class ExecProcess(Process):
             await self._close_io()
             with suppress(OSError):  # never started, or the bundle is gone already
                 os.unlink(paths.exec_pid_file(self._scope.bundle, self.id))
-            self._scope.records.remove_exec(self.id)
             self._life.take(Step.DELETE)
             self._release()
             return self.exit

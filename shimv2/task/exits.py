@@ -1,8 +1,8 @@
-"""Exit statuses on disk, so that they outlive the shim: `<bundle>/exits/`.
+"""The exit status of a container's init on disk: `<bundle>/exits/init.json`.
 
-A record is written the moment an exit is reaped, before anybody is told.  After a crash of the shim
-the `delete` action reports it; without one it has to say 137, and people look for an OOM kill that
-never was.
+The record is written the moment the exit is reaped, before any client is told.  After a crash of
+the shim the `delete` action reports it; without a record it has to report 137, which looks like an
+OOM kill.  Execs have no record: `delete` reports the init's exit only.
 
 A record says how the process of that pid, begun at that time, ended.  It is believed for the
 process that `init.pid` names:
@@ -41,7 +41,7 @@ _START_TIME_FIELD: Final = 22  # of /proc/<pid>/stat, counted from 1
 class ExitRecord:
     """What one file holds.  `signal` is derived: an exit with status 137 looks like a SIGKILL."""
 
-    id: str  # of the container for its init, else of the exec
+    id: str  # of the container
     pid: int
     start_time: int | None  # clock ticks after boot; None: it had ended before anyone looked
     code: int  # as clients are told: 0..255, 128 + signal
@@ -86,7 +86,7 @@ class ExitRecord:
 
 
 class ExitRecords:
-    """The records of one container; owns an fd of its bundle, so that only `close` lets go of it.
+    """Writes the record of one container.  Owns an fd of the bundle until `close`.
 
     Writing never fails: what cannot be written (a full disk) is logged, and the status is lost only
     if the shim dies as well.
@@ -100,7 +100,7 @@ class ExitRecords:
         """
         self._id = container_id
         self._bundle_fd = os.open(bundle, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        self._remove(paths.INIT_RECORD)  # of a container made from this bundle before
+        self._remove_earlier()  # of a container made from this bundle before
 
     def close(self) -> None:
         fd, self._bundle_fd = self._bundle_fd, -1
@@ -108,47 +108,36 @@ class ExitRecords:
             os.close(fd)
 
     def write_init(self, ended: Exit, *, start_time: int | None = None, oom: bool = False) -> None:
-        self._write(paths.INIT_RECORD, self._id, ended, start_time, oom)
+        """Put the record in place of an earlier one.
 
-    def write_exec(
-        self, exec_id: str, ended: Exit, *, start_time: int | None = None, oom: bool = False
-    ) -> None:
-        self._write(paths.exec_record(exec_id), exec_id, ended, start_time, oom)
-
-    def remove_exec(self, exec_id: str) -> None:
-        """Remove the record of an exec that was deleted; there may be none."""
-        self._remove(paths.exec_record(exec_id))
-
-    def _write(self, name: str, id_: str, ended: Exit, start_time: int | None, oom: bool) -> None:
+        `start_time` is in clock ticks after boot, None when it is not known.
+        """
         if self._bundle_fd < 0:  # deleted while created: nobody asks any more
             return
-        record = ExitRecord(id_, ended.pid, start_time, ended.status, ended.at_ns, oom)
+        record = ExitRecord(self._id, ended.pid, start_time, ended.status, ended.at_ns, oom)
         try:
             with contextlib.suppress(FileExistsError):
                 os.mkdir(paths.EXITS_DIR, 0o700, dir_fd=self._bundle_fd)
             with _folder(self._bundle_fd) as folder_fd:
-                _replace(folder_fd, name, record.to_json())
+                _replace(folder_fd, paths.INIT_RECORD, record.to_json())
         except OSError as error:
             log.warning(
                 "the exit status %d of %s could not be recorded: %s",
                 ended.status,
-                id_,
+                self._id,
                 os_error(error),
                 extra={"container": self._id, "pid": ended.pid},
             )
 
-    def _remove(self, name: str) -> None:
-        if self._bundle_fd < 0:
-            return
+    def _remove_earlier(self) -> None:
         try:
             with _folder(self._bundle_fd) as folder_fd:
-                os.unlink(name, dir_fd=folder_fd)
+                os.unlink(paths.INIT_RECORD, dir_fd=folder_fd)
         except FileNotFoundError:
             pass
         except OSError as error:
             log.warning(
-                "the exit record %s could not be removed: %s",
-                name,
+                "an earlier exit record could not be removed: %s",
                 os_error(error, op="unlink"),
                 extra={"container": self._id},
             )

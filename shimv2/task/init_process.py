@@ -12,6 +12,7 @@ from shimv2.kernel import linux
 from shimv2.mounts import rootfs as rootfs_mounts
 from shimv2.runtime.interface import read_pid_file
 from shimv2.task import checkpoints
+from shimv2.task.exits import start_time_of
 from shimv2.task.process import Process, Scope, log, time_to_open
 from shimv2.values import paths
 from shimv2.values.errors import Refused, RuntimeFailed, ShimError
@@ -28,6 +29,7 @@ class InitProcess(Process):
         super().__init__(scope, spec.stdio, INIT, id=spec.id, state=first)
         self._spec = spec
         self.cgroup: Cgroup | None = None  # known once there is a pid
+        self._start_time: int | None = None  # in clock ticks after boot
         self.saw_oom_kill: Callable[[], bool] = bool  # False, until somebody watches for them
         self._kills = 0  # not answered yet
         self._kills_answered = asyncio.Event()
@@ -52,7 +54,7 @@ class InitProcess(Process):
             return
         with scope.reaper.launching():
             # What another shim made under this id is not ours to remove.
-            if not scope.runtime.knows(spec.id):
+            if not scope.runtime.has_container(spec.id):
                 undo.push_async_callback(self._remove)
             await scope.runtime.create(
                 spec.id,
@@ -73,6 +75,7 @@ class InitProcess(Process):
 
     def _track(self, pid: int, exited: "asyncio.Future[Exit]") -> None:
         self.cgroup = Cgroup.of(pid)
+        self._start_time = start_time_of(pid)
         super()._track(pid, exited)
 
     async def _remove(self) -> None:
@@ -117,7 +120,7 @@ class InitProcess(Process):
             )
         else:
             undo.push_async_callback(io.close)
-        undo.push_async_callback(self._unmake, known=scope.runtime.knows(self.id))
+        undo.push_async_callback(self._unmake, known=scope.runtime.has_container(self.id))
         pid, exited = await checkpoints.restore(scope, self._spec, io)
         await io.connect()
         self._attach(io)
@@ -263,7 +266,7 @@ class InitProcess(Process):
             return False
         if not linux.is_namespace_init(self.pid):
             return False
-        if not self._scope.runtime.runs_as_init(self.id, self.pid):
+        if not self._scope.runtime.has_init(self.id, self.pid):
             return False
         try:
             os.kill(self.pid, signal)

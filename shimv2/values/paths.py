@@ -84,7 +84,8 @@ def exec_pid_file(bundle: str, exec_id: str) -> str:
     words clients know.
     """
     if exec_id == "init" or ".." in exec_id.split("/"):
-        return os.path.join(bundle, f"{exec_record(exec_id)}.pid-file")
+        digest = hashlib.sha256(exec_id.encode("utf-8", "surrogateescape")).hexdigest()
+        return os.path.join(bundle, f"exec-{digest[:32]}.pid-file")
     return f"{bundle}/{exec_id.lstrip('/')}.pid"
 
 
@@ -92,12 +93,6 @@ def exec_pid_file(bundle: str, exec_id: str) -> str:
 
 EXITS_DIR: Final = "exits"
 INIT_RECORD: Final = "init.json"
-
-
-def exec_record(exec_id: str) -> str:
-    """Name an exec's exit record: ids may hold anything and be long, so they are hashed."""
-    digest = hashlib.sha256(exec_id.encode("utf-8", "surrogateescape")).hexdigest()
-    return f"exec-{digest[:32]}.json"
 
 
 # --- the runtime -------------------------------------------------------------------------------

@@ -15,6 +15,14 @@ from shimv2 import COMPILED_DIR
 from shimv2.cgroups import parse, tree
 from shimv2.kernel import linux
 
+# Operations of prctl(2).
+_PR_SET_TIMERSLACK: Final = 29
+_PR_GET_TIMERSLACK: Final = 30
+_PR_MCE_KILL: Final = 33
+_PR_MCE_KILL_SET: Final = 1
+_PR_MCE_KILL_GET: Final = 34
+_COREDUMP_FILTER: Final = "/proc/self/coredump_filter"
+
 _UNKNOWN: Final = "a line of the state cannot be understood: "
 _LIBRARY: Final = os.path.join(COMPILED_DIR, "libstate.so")
 
@@ -50,6 +58,9 @@ class Likeness:
     io_priority: int = 0
     scheduler: tuple[int, int] = (os.SCHED_OTHER, 0)  # policy, priority
     affinity: frozenset[int] = frozenset()
+    timer_slack_ns: int = 50_000
+    machine_check_policy: int = 2  # of PR_MCE_KILL: late, early, the system's
+    coredump_filter: str = "-"  # as in /proc/self; "-" = a kernel without core dumps
     soft_limits: dict[int, int] = field(default_factory=dict)  # by the kernel's number
     cgroups: list[str] = field(default_factory=list)  # lines of /proc/self/cgroup
 
@@ -83,6 +94,12 @@ class Likeness:
             self.scheduler = int(values[0]), int(values[1])
         elif word == "affinity":
             self.affinity = frozenset(map(int, values))
+        elif word == "timer-slack":
+            self.timer_slack_ns = int(values[0])
+        elif word == "machine-check":
+            self.machine_check_policy = int(values[0])
+        elif word == "coredump-filter":
+            self.coredump_filter = values[0]
         elif word == "soft":
             self.soft_limits[int(values[0])] = int(values[1])
         else:
@@ -109,6 +126,15 @@ class Likeness:
             os.setpriority(os.PRIO_PROCESS, 0, self.nice)
         if linux.io_priority() != self.io_priority:
             linux.set_io_priority(self.io_priority)
+        if linux.prctl(_PR_GET_TIMERSLACK) != self.timer_slack_ns:
+            linux.prctl(_PR_SET_TIMERSLACK, self.timer_slack_ns)
+        if linux.prctl(_PR_MCE_KILL_GET) != self.machine_check_policy:
+            linux.prctl(_PR_MCE_KILL, _PR_MCE_KILL_SET, self.machine_check_policy)
+        if self.coredump_filter != "-":
+            with open(_COREDUMP_FILTER, "r+", encoding="ascii") as file:
+                if file.read().strip() != self.coredump_filter:
+                    file.seek(0)
+                    file.write(f"0x{self.coredump_filter}")
 
     def _join_cgroups(self) -> None:
         with open("/proc/self/cgroup", encoding="utf-8") as file:

@@ -10,7 +10,6 @@ import contextlib
 import fcntl
 import os
 import select
-import signal
 import socket
 import struct
 import time
@@ -76,8 +75,6 @@ def serve_once(
 
     `touched` is what another has told to have touched; empty if none has.
     """
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, signal.SIG_DFL)
     _close_all_but(listener.fileno(), zygote.fileno())
     if touched:
         memory.touch_ahead(touched)

@@ -2,7 +2,8 @@
 #include "description.h"
 
 #include <errno.h>
-#include <sched.h>
+#include <fcntl.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -13,19 +14,20 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+/* Of linux/prctl.h and linux/keyctl.h, in words that older headers do not have. */
+#define GET_TIMER_SLACK 30 /* PR_GET_TIMERSLACK */
+#define GET_MACHINE_CHECK_POLICY 34 /* PR_MCE_KILL_GET */
+#define GET_SPECULATION 52 /* PR_GET_SPECULATION_CTRL: store bypass, indirect branch, L1D flush */
+#define SPECULATION_CONTROLS 3
+#define CORE_SCHEDULING 62 /* PR_SCHED_CORE; operation 0 reads the cookie */
+#define GET_MDWE 66 /* PR_GET_MDWE: memory-deny-write-execute */
+#define GET_MEMORY_MERGE 68 /* PR_GET_MEMORY_MERGE: KSM */
+#define SESSION_KEYRING (-3) /* KEY_SPEC_SESSION_KEYRING */
+#define NODES 4096 /* bits of a memory policy; the kernel has 1,024 nodes at most */
+
 extern char **environ;
 
-static void file(struct text *t, const char *path)
-{
-	char buffer[4096];
-
-	/* Unreadable is a value, too: a kernel without audit or security modules. */
-	if (content(path, buffer, sizeof buffer) < 0)
-		strcpy(buffer, "-");
-	line(t, "%s %s\n", path, buffer);
-}
-
-/* --- what a fork cannot get back: the key ------------------------------------------------------ */
+/* --- the key ------------------------------------------------------------------------------------ */
 
 static int is_key_field(const char *name)
 {
@@ -41,28 +43,34 @@ static int is_key_field(const char *name)
 	return 0;
 }
 
-/* Returns 0 when a seccomp filter is on, which must have the process to itself. */
-static int credentials(struct text *key)
+/* The whole file, however long: a caller with many groups has its capabilities far behind. */
+static const char *credentials(struct text *key, const char *proc)
 {
-	char status[8192], *at, *next;
+	struct text status = {0};
+	const char *reason = NULL;
+	char path[64], *at, *next;
 
-	if (content("/proc/self/status", status, sizeof status) <= 0)
-		return 0;
-	for (at = status; *at; at = next) {
+	snprintf(path, sizeof path, "%s/status", proc);
+	if (append_file(&status, path)) {
+		free(status.data);
+		return "/proc/PID/status cannot be read";
+	}
+	for (at = status.data; *at; at = next) {
 		next = strchr(at, '\n');
 		next = next ? next + 1 : at + strlen(at);
 		if (!strncmp(at, "Seccomp:", 8) && atoi(at + 8) != 0)
-			return 0;
+			reason = "a seccomp filter is on: it is for one process alone";
 		if (is_key_field(at))
 			append(key, at, next - at);
 	}
-	return 1;
+	free(status.data);
+	return reason;
 }
 
-static void namespaces(struct text *key)
+static void namespaces(struct text *key, const char *proc)
 {
 	static const char *const names[] = {
-		"cgroup", "ipc", "mnt", "net", "pid", "time", "user", "uts", NULL,
+		"cgroup", "ipc", "mnt", "net", "pid", "time", "time_for_children", "user", "uts", NULL,
 	};
 	const char *const *name;
 
@@ -70,15 +78,97 @@ static void namespaces(struct text *key)
 		char path[64], target[64] = "-";
 		ssize_t size;
 
-		snprintf(path, sizeof path, "/proc/self/ns/%s", *name);
+		snprintf(path, sizeof path, "%s/ns/%s", proc, *name);
 		size = readlink(path, target, sizeof target - 1);
 		if (size >= 0)
 			target[size] = 0;
-		line(key, "ns %s\n", target);
+		else if (errno != ENOENT) /* a kernel without this kind */
+			key->failed = 1;
+		line(key, "ns %s %s\n", *name, target);
 	}
 }
 
-/* What an interpreter or its C library reads once, when it starts. */
+/* A line with a file's content; "-" on a kernel without audit or security modules. */
+static void file(struct text *key, const char *proc, const char *name)
+{
+	char path[64];
+
+	snprintf(path, sizeof path, "%s/%s", proc, name);
+	line(key, "%s ", name);
+	if (append_file(key, path)) {
+		if (errno != ENOENT && errno != EINVAL)
+			key->failed = 1;
+		append(key, "-", 1);
+	}
+	append(key, "\n", 1);
+}
+
+const char *describe_process(struct text *key, const char *proc)
+{
+	const char *reason = credentials(key, proc);
+	struct rlimit limit;
+	struct stat root;
+	char path[64];
+	int i, pid = atoi(proc + strlen("/proc/")); /* 0, which is the caller, for "self" */
+
+	snprintf(path, sizeof path, "%s/root", proc);
+	if (!reason && stat(path, &root))
+		reason = "the root folder cannot be read";
+	if (reason)
+		return reason;
+	line(key, "root %lx %lx\n", (long)root.st_dev, (long)root.st_ino);
+	namespaces(key, proc);
+	file(key, proc, "attr/current");
+	file(key, proc, "loginuid");
+	file(key, proc, "sessionid");
+	file(key, proc, "oom_score_adj");
+	for (i = 0; i < RLIM_NLIMITS; i++) {
+		if (prlimit(pid, i, NULL, &limit))
+			key->failed = 1;
+		line(key, "hard %d %llu\n", i, (unsigned long long)limit.rlim_max);
+	}
+	return key->failed ? "an attribute of the process cannot be read" : NULL;
+}
+
+/* A line with what a system call returned; "-" when this kernel does not have the attribute.  Another
+ * error says nothing of the value, so that there is no key. */
+static void value(struct text *key, const char *name, long result)
+{
+	if (result >= 0)
+		line(key, "%s %ld\n", name, result);
+	else if (errno == EINVAL || errno == ENOSYS || errno == ENODEV || errno == EOPNOTSUPP)
+		line(key, "%s -\n", name);
+	else
+		key->failed = 1;
+}
+
+/* What only the process itself can ask the kernel for. */
+static void own_attributes(struct text *key)
+{
+	static const char *const speculation[] = {"store-bypass", "indirect-branch", "l1d-flush"};
+	unsigned long nodes[NODES / (8 * sizeof(long))] = {0};
+	unsigned long long cookie = 0;
+	int mode = 0, i;
+
+	value(key, "personality", personality(0xffffffff));
+	value(key, "securebits", prctl(PR_GET_SECUREBITS, 0, 0, 0, 0));
+	value(key, "session-keyring",
+	      syscall(SYS_keyctl, 0 /* KEYCTL_GET_KEYRING_ID */, SESSION_KEYRING, 0));
+	value(key, "mdwe", prctl(GET_MDWE, 0, 0, 0, 0));
+	value(key, "memory-merge", prctl(GET_MEMORY_MERGE, 0, 0, 0, 0));
+	for (i = 0; i < SPECULATION_CONTROLS; i++)
+		value(key, speculation[i], prctl(GET_SPECULATION, i, 0, 0, 0));
+	value(key, "core-scheduling", prctl(CORE_SCHEDULING, 0, 0, 0 /* a thread */, &cookie));
+	line(key, "cookie %llx\n", cookie);
+	value(key, "memory-policy", syscall(SYS_get_mempolicy, &mode, nodes, NODES, 0, 0));
+	line(key, "mode %x nodes", mode);
+	for (i = 0; i < (int)(sizeof nodes / sizeof *nodes); i++)
+		if (nodes[i])
+			line(key, " %d:%lx", i, nodes[i]);
+	append(key, "\n", 1);
+}
+
+/* What an interpreter, its C library or the shim reads once, when it starts. */
 static int is_read_at_start(const char *variable)
 {
 	static const char *const names[] = {
@@ -92,26 +182,17 @@ static int is_read_at_start(const char *variable)
 	return 0;
 }
 
-int make_key(struct text *key, const char *self, const char *conf)
+const char *make_key(struct text *key, const char *self, const char *conf)
 {
-	struct stat root, code;
-	struct rlimit limit;
+	const char *reason = describe_process(key, "/proc/self");
+	struct stat code;
 	char **variable;
-	int i;
 
-	if (!credentials(key) || stat("/", &root) || stat(self, &code))
-		return 0;
-	namespaces(key);
-	line(key, "root %lx %lx\n", (long)root.st_dev, (long)root.st_ino);
-	file(key, "/proc/self/attr/current");
-	file(key, "/proc/self/loginuid");
-	file(key, "/proc/self/sessionid");
-	file(key, "/proc/self/oom_score_adj");
-	line(key, "personality %x securebits %x\n", personality(0xffffffff),
-	     prctl(PR_GET_SECUREBITS, 0, 0, 0, 0));
-	for (i = 0; i < RLIM_NLIMITS; i++)
-		if (!getrlimit(i, &limit))
-			line(key, "hard %d %llu\n", i, (unsigned long long)limit.rlim_max);
+	if (reason)
+		return reason;
+	if (stat(self, &code))
+		return "the launcher's file is gone";
+	own_attributes(key);
 	/* The code: another build is another file here. */
 	line(key, "code %s %lx %lx %ld.%09ld\n%s\n", self, (long)code.st_dev, (long)code.st_ino,
 	     (long)code.st_mtim.tv_sec, code.st_mtim.tv_nsec, conf);
@@ -120,43 +201,63 @@ int make_key(struct text *key, const char *self, const char *conf)
 			append(key, *variable, strlen(*variable));
 			append(key, "\n", 1);
 		}
-	return !key->failed;
+	return key->failed ? "an attribute of the process cannot be read" : NULL;
 }
 
-/* --- what the child of a zygote makes its own: the state --------------------------------------- */
+/* --- the state ---------------------------------------------------------------------------------- */
 
-int make_state(struct text *state)
+static void scheduling(struct text *state)
 {
 	unsigned char cpus[1024] = {0};
-	struct sched_param param = {0};
-	struct rlimit limit;
-	char cgroups[16384], *at, *next;
-	mode_t mask = umask(0);
+	int priority = 0; /* struct sched_param; musl's own functions for it only fail */
 	long size, i;
 
-	umask(mask);
-	line(state, "umask %o\n", mask);
 	errno = 0;
 	line(state, "nice %d\n", getpriority(PRIO_PROCESS, 0));
 	line(state, "ioprio %ld\n", syscall(SYS_ioprio_get, 1 /* a process */, 0));
-	sched_getparam(0, &param);
-	line(state, "scheduler %d %d\n", sched_getscheduler(0), param.sched_priority);
+	syscall(SYS_sched_getparam, 0, &priority);
+	line(state, "scheduler %ld %d\n", syscall(SYS_sched_getscheduler, 0), priority);
+	line(state, "timer-slack %d\n", prctl(GET_TIMER_SLACK, 0, 0, 0, 0));
 	size = syscall(SYS_sched_getaffinity, 0, sizeof cpus, cpus);
 	append(state, "affinity", 8);
 	for (i = 0; i < size * 8; i++)
 		if (cpus[i / 8] & 1 << i % 8)
 			line(state, " %ld", i);
 	append(state, "\n", 1);
-	for (i = 0; i < RLIM_NLIMITS; i++)
-		if (!getrlimit(i, &limit))
-			line(state, "soft %ld %llu\n", i, (unsigned long long)limit.rlim_cur);
-	if (content("/proc/self/cgroup", cgroups, sizeof cgroups) <= 0)
-		return 0;
-	for (at = cgroups; *at; at = next) {
+}
+
+static int cgroups(struct text *state)
+{
+	struct text all = {0};
+	int found = !append_file(&all, "/proc/self/cgroup");
+	char *at, *next;
+
+	for (at = found ? all.data : ""; *at; at = next) {
 		next = strchr(at, '\n');
 		next = next ? next + 1 : at + strlen(at);
 		append(state, "cgroup ", 7);
 		append(state, at, next - at);
 	}
-	return !state->failed;
+	free(all.data);
+	return found;
+}
+
+int make_state(struct text *state)
+{
+	struct rlimit limit;
+	char filter[32];
+	mode_t mask = umask(0);
+	int i;
+
+	umask(mask);
+	line(state, "umask %o\n", mask);
+	scheduling(state);
+	line(state, "machine-check %d\n", prctl(GET_MACHINE_CHECK_POLICY, 0, 0, 0, 0));
+	if (content("/proc/self/coredump_filter", filter, sizeof filter) < 0)
+		strcpy(filter, "-\n"); /* a kernel without core dumps */
+	line(state, "coredump-filter %s", filter);
+	for (i = 0; i < RLIM_NLIMITS; i++)
+		if (!getrlimit(i, &limit))
+			line(state, "soft %d %llu\n", i, (unsigned long long)limit.rlim_cur);
+	return cgroups(state) && !state->failed;
 }

@@ -42,10 +42,11 @@
 #include <sys/un.h>
 #include <unistd.h>
 
-/* A zygote answers in 1 ms, or when those who came before have been served.  One that is stopped
- * is found out after one look; one that is alive gets some more, for the cold way costs as much. */
+/* The waiting child answers in 1 ms, or when the launchers before this one have been served.  While the
+ * zygote forks for those, this one waits on, for a cold start costs as much. */
 #define LOOK_MS 50
 #define LOOKS 10
+#define IDLE_LOOKS 2 /* without a fork: the waiting child does not work */
 #define ENTRY_ARGS 4 /* python -I entry birth */
 
 extern char **environ;
@@ -168,30 +169,44 @@ static int connect_to_zygote(const char *path)
 	return fd;
 }
 
-/* Whether the process that made the socket may still come to answer. */
-static int is_running(int zygote)
+/* The page faults of the zygote, which made the socket: each of its forks adds some.  -1 when it is
+ * stopped or gone. */
+static long zygote_faults(int zygote)
 {
-	char path[64], stat[512], *name_end;
+	char path[64], stat[1024], *name_end, state;
 	struct ucred peer;
 	socklen_t size = sizeof peer;
+	long faults;
 
 	if (getsockopt(zygote, SOL_SOCKET, SO_PEERCRED, &peer, &size))
-		return 0;
+		return -1;
 	snprintf(path, sizeof path, "/proc/%d/stat", peer.pid);
 	if (content(path, stat, sizeof stat) < 0)
-		return 0;
+		return -1;
 	name_end = strrchr(stat, ')');
-	return name_end && strlen(name_end) > 2 && !strchr("TtZX", name_end[2]);
+	/* state ppid pgrp session tty_nr tpgid flags minflt */
+	if (!name_end || sscanf(name_end + 1, " %c %*d %*d %*d %*d %*d %*u %ld", &state, &faults) != 2)
+		return -1;
+	return strchr("TtZX", state) ? -1 : faults;
 }
 
 static int says_ok(int zygote)
 {
 	struct pollfd wait = {.fd = zygote, .events = POLLIN};
+	long faults = 0, before = 0;
+	int look, idle = 0, came = 0;
 	char answer[2];
-	int look, came = 0;
 
-	for (look = 0; !came && look < LOOKS && (!look || is_running(zygote)); look++)
+	for (look = 0; !came && look < LOOKS && idle < IDLE_LOOKS; look++) {
 		came = poll(&wait, 1, LOOK_MS);
+		if (came)
+			break;
+		faults = zygote_faults(zygote);
+		if (faults < 0)
+			return 0;
+		idle = look && faults != before ? 0 : idle + 1;
+		before = faults;
+	}
 	return came == 1 && read(zygote, answer, 2) == 2 && !memcmp(answer, "ok", 2);
 }
 
@@ -200,9 +215,13 @@ static int outcome(int zygote)
 {
 	static const char lost[] = "the process that did the work was killed";
 	unsigned char status;
+	ssize_t size;
 
 	fcntl(zygote, F_SETFL, fcntl(zygote, F_GETFL) & ~O_NONBLOCK);
-	if (TEMP_FAILURE_RETRY(read(zygote, &status, 1)) == 1)
+	do
+		size = read(zygote, &status, 1);
+	while (size < 0 && errno == EINTR);
+	if (size == 1)
 		return status;
 	if (write(2, lost, sizeof lost - 1) < 0)
 		return 1; /* nobody reads it: the status says as much */
@@ -320,7 +339,7 @@ int main(int argc, char **argv)
 		dprintf(2, "%s: %s", conf_path, strerror(errno));
 		return 1;
 	}
-	if (is_worth_it(argc, argv) && make_key(&key, self, conf) &&
+	if (is_worth_it(argc, argv) && !make_key(&key, self, conf) &&
 	    socket_path(path, sizeof path, &key)) {
 		status = ask_zygote(path, &key, argc, argv);
 		if (status < 0)

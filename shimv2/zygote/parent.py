@@ -24,7 +24,7 @@ import select
 import shutil
 import signal
 import socket
-from typing import TYPE_CHECKING, Final, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from shimv2.zygote.protocol import TAKEN, TOUCHED, Birth
 
@@ -140,12 +140,13 @@ class _Zygote:
         self._linger_s = linger_s
         self._children: dict[int, socket.socket] = {}  # shims and the spare, by fd
         self._poll = select.poll()
+        self._actions: dict[int, Any] = {}  # of signals, as inherited: a caller may ignore SIGHUP
         self._touched = b""  # as the first shim has told
 
     def run(self) -> None:
         """Keep a spare until nobody has been there for the time to linger."""
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            signal.signal(number, _end)
+            self._actions[number] = signal.signal(number, _end)
         spare = self._fork()
         while True:
             lonely = self._children.keys() == {spare}
@@ -193,6 +194,8 @@ class _Zygote:
                 if os.fork() == 0:  # noqa: TID251 - the one in the middle ends: so its parent is 1
                     from shimv2.zygote.child import serve_once  # noqa: PLC0415 - it has been imported
 
+                    for number, action in self._actions.items():
+                        signal.signal(number, action)
                     serve_once(self._birth.key, self._listener, theirs, self._work, self._touched)
             finally:
                 os._exit(0)

@@ -1,6 +1,7 @@
 #define _GNU_SOURCE
 #include "text.h"
 
+#include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
 #include <stdarg.h>
@@ -9,7 +10,9 @@
 #include <string.h>
 #include <unistd.h>
 
-void append(struct text *t, const void *data, size_t size)
+#define READ_BYTES 4096
+
+static int reserve(struct text *t, size_t size)
 {
 	if (t->used + size > t->room) {
 		size_t room = (t->used + size) * 2;
@@ -17,13 +20,20 @@ void append(struct text *t, const void *data, size_t size)
 
 		if (!grown) {
 			t->failed = 1;
-			return;
+			return 0;
 		}
 		t->data = grown;
 		t->room = room;
 	}
-	memcpy(t->data + t->used, data, size);
-	t->used += size;
+	return 1;
+}
+
+void append(struct text *t, const void *data, size_t size)
+{
+	if (size && reserve(t, size)) {
+		memcpy(t->data + t->used, data, size);
+		t->used += size;
+	}
 }
 
 void line(struct text *t, const char *format, ...)
@@ -41,25 +51,48 @@ void line(struct text *t, const char *format, ...)
 		append(t, buffer, size);
 }
 
-ssize_t content(const char *path, char *buffer, size_t room)
-{
-	int fd = open(path, O_RDONLY | O_CLOEXEC);
-	size_t used = 0;
-	ssize_t got = -1;
-
-	if (fd < 0)
-		return -1;
-	while (used < room - 1 && (got = read(fd, buffer + used, room - 1 - used)) > 0)
-		used += got;
-	close(fd);
-	buffer[used] = 0;
-	return got < 0 ? -1 : (ssize_t)used;
-}
-
 void section(struct text *body, const void *data, size_t size)
 {
 	uint32_t length = size;
 
 	append(body, &length, sizeof length);
 	append(body, data, size);
+}
+
+int append_file(struct text *t, const char *path)
+{
+	int fd = open(path, O_RDONLY | O_CLOEXEC), error;
+	ssize_t got = -1;
+
+	if (fd < 0)
+		return -1;
+	errno = ENOMEM;
+	while (reserve(t, READ_BYTES) && (got = read(fd, t->data + t->used, READ_BYTES - 1)) > 0)
+		t->used += got;
+	error = t->failed ? ENOMEM : errno;
+	close(fd);
+	errno = error;
+	if (t->failed || got < 0)
+		return -1;
+	t->data[t->used] = 0;
+	return 0;
+}
+
+ssize_t content(const char *path, char *buffer, size_t room)
+{
+	int fd = open(path, O_RDONLY | O_CLOEXEC), error;
+	size_t used = 0;
+	ssize_t got = -1;
+
+	if (fd < 0)
+		return -1;
+	while (used < room && (got = read(fd, buffer + used, room - used)) > 0)
+		used += got;
+	error = got < 0 ? errno : EFBIG;
+	close(fd);
+	errno = error;
+	if (got < 0 || used == room) /* no room for the NUL byte */
+		return -1;
+	buffer[used] = 0;
+	return used;
 }

@@ -163,7 +163,7 @@ def test_container_that_never_ran_has_no_exit_of_its_own(setup: Setup) -> None:
         await other.close()
         await container.remove()
         await harness.sink.wait_for("/tasks/delete")
-        told = harness.sink.told("c1")
+        told = harness.sink.events_of("c1")
         assert (told[0], sorted(set(told[1:]) | {"exit c1"})) == (
             "create c1",
             ["delete c1", "exit c1"],
@@ -265,7 +265,7 @@ def test_start_that_fails_leaves_the_container_created(faulty: Setup, faults: Fa
         await container.task.start("c1")
         await container.kill_and_wait()
         await container.remove()
-        assert harness.sink.told("c1") == ["create c1", "start c1", "exit c1", "delete c1"]
+        assert harness.sink.events_of("c1") == ["create c1", "start c1", "exit c1", "delete c1"]
 
     in_harness(faulty, scenario)
 
@@ -332,7 +332,7 @@ def test_shim_stays_until_it_is_told_to_go(setup: Setup) -> None:
         await task.client.wait_closed()
         await eventually(lambda: not os.path.exists(container.reply.path), "the socket to go")
         await eventually(lambda: not alive(shim), "the shim to exit")
-        assert harness.sink.told("c1") == ["create c1", "start c1", "exit c1", "delete c1"]
+        assert harness.sink.events_of("c1") == ["create c1", "start c1", "exit c1", "delete c1"]
         await container.remove()
 
     in_harness(setup, scenario)
@@ -370,6 +370,6 @@ def test_member_of_a_pod_needs_no_start_of_its_own(setup: Setup) -> None:
         assert (await first.task.state("c1")).status == "RUNNING"
         await first.kill_and_wait()
         await first.remove()
-        assert harness.sink.told("c2") == ["create c2", "start c2", "exit c2", "delete c2"]
+        assert harness.sink.events_of("c2") == ["create c2", "start c2", "exit c2", "delete c2"]
 
     in_harness(setup, scenario)

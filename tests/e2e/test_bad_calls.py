@@ -91,7 +91,7 @@ def test_exec_of_what_is_no_process_is_refused_and_its_id_is_free(setup: Setup) 
             ),
         ):
             assert await refused(exec_with(container, "e1", pack(PROCESS_URL, value))) == (2, said)
-        assert harness.sink.told("c1") == ["create c1", "start c1"]
+        assert harness.sink.events_of("c1") == ["create c1", "start c1"]
         good = b'{"args":["sh","-c","exit 4"],"cwd":"/","env":["PATH=/bin"],"user":{}}'
         await exec_with(container, "e1", pack("odd/type", good))
         assert await container.task.pids("c1") == [(await container.task.state("c1")).pid]
@@ -163,7 +163,7 @@ def test_any_bytes_are_answered_and_harm_nobody(setup: Setup) -> None:
                     stream_id += 2
         state = await container.task.state("c1")
         assert (state.status, state.pid in await container.task.pids("c1")) == ("RUNNING", True)
-        assert harness.sink.told("c1") == ["create c1", "start c1"]
+        assert harness.sink.events_of("c1") == ["create c1", "start c1"]
         await end(container)
 
     in_harness(setup, scenario)

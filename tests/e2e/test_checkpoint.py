@@ -134,7 +134,7 @@ def test_failed_checkpoint_names_the_log_and_leaves_only_that(
         assert os.listdir(work) == []
         assert (await container.task.state("c1")).status == "RUNNING"
         await end(container)
-        assert harness.sink.told("c1") == ["create c1", "start c1", "exit c1", "delete c1"]
+        assert harness.sink.events_of("c1") == ["create c1", "start c1", "exit c1", "delete c1"]
 
     in_harness(faulty, scenario)
 
@@ -191,7 +191,7 @@ def test_checkpoint_that_is_killed_does_not_let_a_paused_container_run(
         assert (await container.task.state("c1")).status == "PAUSED"
         await container.task.resume("c1")  # refused by runc if it ran
         await end(container)
-        assert harness.sink.told("c1")[2:4] == ["paused c1", "resumed c1"]
+        assert harness.sink.events_of("c1")[2:4] == ["paused c1", "resumed c1"]
 
     in_harness(faulty, scenario)
 

@@ -50,7 +50,7 @@ def test_counter_is_restored_and_counts_on(criu_setup: Setup, dump: str) -> None
         removed = await second.remove()
         assert removed.task is not None
         assert (ended.status, removed.task.status, removed.task.pid > 0) == (137, 137, True)
-        assert harness.sink.told("c2") == [
+        assert harness.sink.events_of("c2") == [
             *("create c2", "start c2", "exec-added e1", "exec-started e1"),
             *("exit e1", "exit c2", "delete c2"),
         ]
@@ -72,7 +72,7 @@ def test_checkpoint_with_exit_ends_the_container(criu_setup: Setup, dump: str) -
         await first.outputs_ended()
         last = int(output(first).lines[-1])
         await first.remove()
-        assert harness.sink.told("c1") == ["create c1", "start c1", "exit c1", "delete c1"]
+        assert harness.sink.events_of("c1") == ["create c1", "start c1", "exit c1", "delete c1"]
 
         second = await restored(harness, "c1", COUNTER, dump)
         await counted(second)
@@ -207,6 +207,6 @@ def test_oom_of_a_restored_container_is_told(criu_setup: Setup, dump: str) -> No
         await write_fifo(second.bundle.fifo("stdin"), b"\n")
         await second.task.wait("c1", timeout_s=30)
         await second.remove()
-        assert harness.sink.told("c1")[-4:] == ["start c1", "oom c1", "exit c1", "delete c1"]
+        assert harness.sink.events_of("c1")[-4:] == ["start c1", "oom c1", "exit c1", "delete c1"]
 
     in_harness(criu_setup, scenario)

@@ -105,7 +105,7 @@ def test_every_start_of_many_short_processes_is_told_before_its_exit(setup: Setu
         await container.kill_and_wait()
         await container.remove()
         await harness.sink.wait_for("/tasks/delete")
-        told = harness.sink.told("c1")
+        told = harness.sink.events_of("c1")
         for name in names:
             mine = [line.split()[0] for line in told if line.endswith(f" {name}")]
             assert mine == ["exec-added", "exec-started", "exit"]

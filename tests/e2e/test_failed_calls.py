@@ -45,7 +45,7 @@ def test_create_is_rolled_back_when_its_client_leaves(faulty: Setup, faults: Fau
         await eventually(
             lambda: not mounts_below(container.bundle.path), "the rootfs to be unmounted"
         )
-        assert harness.sink.told("c1") == []
+        assert harness.sink.events_of("c1") == []
         await container.create(rootfs=root, options=harness.options)  # the id is free again
         await container.kill_and_wait()
         await container.remove()
@@ -94,7 +94,7 @@ def test_delete_goes_on_without_its_client_and_tells_a_repeated_call_the_same(
         assert (await again).status == 6
         assert (await container.task.delete("c1")).status == 6
         await container.remove()
-        assert harness.sink.told("c1") == ["create c1", "start c1", "exit c1", "delete c1"]
+        assert harness.sink.events_of("c1") == ["create c1", "start c1", "exit c1", "delete c1"]
 
     in_harness(faulty, scenario)
 
@@ -149,7 +149,7 @@ def test_failed_exec_leaves_everything_as_before(setup: Setup) -> None:
             "process does not exist e1: not found",
         )
         await container.remove()
-        assert harness.sink.told("c1") == [
+        assert harness.sink.events_of("c1") == [
             "create c1",
             "start c1",
             "exec-added e1",
@@ -228,7 +228,7 @@ def test_exec_whose_output_nobody_opens_is_killed_and_can_be_started_again(setup
         await container.task.delete("c1", "e1")
         await container.kill_and_wait()
         await container.remove()
-        assert harness.sink.told("c1") == [
+        assert harness.sink.events_of("c1") == [
             "create c1",
             "start c1",
             "exec-added e1",

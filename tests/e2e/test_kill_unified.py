@@ -54,7 +54,7 @@ def test_kill_of_all_ends_every_process_of_the_cgroup(setup: Setup, host: Host, 
         await eventually(lambda: not any(map(alive, members)), "all of them to end")
         await container.remove()
         assert not folder.exists()
-        told = [line for line in harness.sink.told("c1") if line.startswith("exit")]
+        told = [line for line in harness.sink.events_of("c1") if line.startswith("exit")]
         assert told == ["exit e1", "exit c1"]
 
     in_harness(setup, scenario)

@@ -68,7 +68,7 @@ def test_container_of_every_daemon_generation_runs_and_is_removed(
         assert (out(container).text, err(container).text) == ("out\n", "err\n")
         assert ended.status == 3
         assert removed.task == replace(ended, pid=removed.exit.pid)
-        assert harness.sink.told("c1") == ["create c1", "start c1", "exit c1", "delete c1"]
+        assert harness.sink.events_of("c1") == ["create c1", "start c1", "exit c1", "delete c1"]
 
     in_harness(replace(setup, generation=generation), scenario)
 
@@ -178,7 +178,7 @@ def test_exec_has_its_own_streams_status_and_events(setup: Setup) -> None:
         await harness.sink.wait_for("/tasks/delete")
 
         assert (captured.text, ended.status) == ("in\n", 5)
-        assert harness.sink.told("c1") == [
+        assert harness.sink.events_of("c1") == [
             "create c1",
             "start c1",
             "exec-added e1",
@@ -299,7 +299,7 @@ def test_events_wait_for_a_daemon_that_is_away(setup: Setup) -> None:
         await harness.sink.wait_for("/tasks/delete", timeout_s=15)
         await container.remove()
 
-        assert harness.sink.told("c1") == ["create c1", "start c1", "exit c1", "delete c1"]
+        assert harness.sink.events_of("c1") == ["create c1", "start c1", "exit c1", "delete c1"]
 
     in_harness(setup, scenario)
 

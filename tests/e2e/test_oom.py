@@ -77,7 +77,7 @@ def test_oom_of_an_init_is_told_before_its_exit_every_time(setup: Setup, count: 
             assert ended.status == 137
             assert counted >= 1  # Kubernetes asks after the exit
             await harness.sink.wait_for("/tasks/delete", process_id=name)
-            assert_one_oom_before_the_exit(harness.sink.told(name))
+            assert_one_oom_before_the_exit(harness.sink.events_of(name))
         event = await harness.sink.wait_for("/tasks/oom")
         assert event.type_url == "containerd.events.TaskOOM"
         await leader.remove()
@@ -100,7 +100,7 @@ def test_exec_that_is_killed_is_told_and_the_container_runs_on(setup: Setup) -> 
         assert (await container.task.state("c1")).status == "RUNNING"
         await container.kill_and_wait()
         await container.remove()
-        told = harness.sink.told("c1")
+        told = harness.sink.events_of("c1")
         assert [line for line in told if line.split()[0] in {"oom", "exit"}] == [
             "oom c1",
             "exit e1",
@@ -128,7 +128,7 @@ def test_kill_of_a_process_that_nobody_waits_for_is_told(setup: Setup) -> None:
         assert (await container.task.state("c1")).status == "RUNNING"
         await container.kill_and_wait()
         await container.remove()
-        assert harness.sink.told("c1").count("oom c1") == 1
+        assert harness.sink.events_of("c1").count("oom c1") == 1
 
     in_harness(setup, scenario)
 
@@ -151,7 +151,7 @@ def test_removal_of_a_cgroup_is_no_oom(setup: Setup, ended: bool) -> None:
         assert not [fd for fd in descriptors(shim) if any(kind in fd for kind in watches)]
         await container.remove()
         await harness.sink.wait_for("/tasks/delete")
-        assert "oom c1" not in harness.sink.told("c1")
+        assert "oom c1" not in harness.sink.events_of("c1")
 
     in_harness(setup, scenario)
 
@@ -175,7 +175,7 @@ def test_page_cache_at_the_limit_is_no_oom(setup: Setup) -> None:
         ended = await container.task.wait("c1", timeout_s=60)
         await container.remove()
         assert ended.status == 0
-        assert "oom c1" not in harness.sink.told("c1")
+        assert "oom c1" not in harness.sink.events_of("c1")
 
     in_harness(setup, scenario)
 
@@ -197,7 +197,7 @@ def test_ooms_in_parallel_are_each_told_before_their_exit(setup: Setup) -> None:
         for each in reversed(containers):
             await each.remove()
         for name in names:
-            assert_one_oom_before_the_exit(harness.sink.told(name))
+            assert_one_oom_before_the_exit(harness.sink.events_of(name))
 
     in_harness(setup, scenario)
 
@@ -212,8 +212,8 @@ def test_oom_under_crun_is_told_too(setup: Setup, host: Host) -> None:
         await container.task.start("c1")
         assert (await container.task.wait("c1", timeout_s=30)).status == 137
         await container.remove()
-        await eventually(lambda: "delete c1" in harness.sink.told("c1"), "the last event")
-        assert_one_oom_before_the_exit(harness.sink.told("c1"))
+        await eventually(lambda: "delete c1" in harness.sink.events_of("c1"), "the last event")
+        assert_one_oom_before_the_exit(harness.sink.events_of("c1"))
 
     in_harness(setup, scenario)
 

@@ -39,7 +39,7 @@ def test_exec_that_ends_before_the_runtime_returns_is_told_after_started(
         await container.remove()
 
         assert (ended.status, pid > 0) == (0, True)
-        assert harness.sink.told("c1") == [
+        assert harness.sink.events_of("c1") == [
             "create c1",
             "start c1",
             "exec-added e1",
@@ -67,7 +67,7 @@ def test_init_that_dies_during_create_is_created_and_ended(faulty: Setup, faults
         assert (code, text) == (2, "cannot start a stopped process")
         assert removed.task is not None
         assert removed.task.status == 137
-        assert harness.sink.told("c1") == ["create c1", "exit c1", "delete c1"]
+        assert harness.sink.events_of("c1") == ["create c1", "exit c1", "delete c1"]
 
     in_harness(faulty, scenario)
 
@@ -93,7 +93,7 @@ def test_exit_during_start_is_known_at_once_and_told_after_started(
 
         assert ended.status == 4
         assert (stated.status, stated.exit is not None) == ("STOPPED", True)
-        assert harness.sink.told("c1") == ["create c1", "start c1", "exit c1", "delete c1"]
+        assert harness.sink.events_of("c1") == ["create c1", "start c1", "exit c1", "delete c1"]
 
     in_harness(faulty, scenario)
 
@@ -161,7 +161,7 @@ def test_every_exec_is_told_before_the_init_that_is_killed_beside_it(setup: Setu
         started = {name for name, ok in zip(names, await asyncio.gather(*execs), strict=True) if ok}
         assert started
         await container.remove()
-        told = harness.sink.told("c1")
+        told = harness.sink.events_of("c1")
         assert {line.split()[1] for line in told if line.startswith("exec-started")} == started
         assert sorted(line for line in told if line.startswith("exit e")) == sorted(
             f"exit {name}" for name in started
@@ -184,6 +184,6 @@ def test_what_outlives_an_init_without_a_pid_namespace_is_killed(setup: Setup) -
         await container.kill_and_wait()
         await eventually(lambda: not alive(pid), "the exec to be killed")
         await container.remove()
-        assert harness.sink.told("c1")[-3:] == ["exit e1", "exit c1", "delete c1"]
+        assert harness.sink.events_of("c1")[-3:] == ["exit e1", "exit c1", "delete c1"]
 
     in_harness(setup, scenario)

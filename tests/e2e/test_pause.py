@@ -62,7 +62,7 @@ def test_paused_container_refuses_what_the_reference_refuses(setup: Setup) -> No
         assert (await task.state("c1")).status == "RUNNING"
         assert await refused(task.resume("c1")) == (2, "cannot resume a running process")
         await end(container)
-        told = harness.sink.told("c1")
+        told = harness.sink.events_of("c1")
         assert [line for line in told if not line.startswith("exec")] == [
             "create c1",
             "start c1",
@@ -141,7 +141,7 @@ def test_paused_container_that_is_killed_ends_without_being_resumed(setup: Setup
         assert ended.status == 137
         assert removed.task is not None
         assert removed.task.status == 137
-        assert harness.sink.told("c1") == [
+        assert harness.sink.events_of("c1") == [
             "create c1",
             "start c1",
             "paused c1",
@@ -242,7 +242,7 @@ def test_failed_pause_leaves_the_container_running(faulty: Setup, faults: Faults
         assert (await container.task.state("c1")).status == "PAUSED"
         await container.task.resume("c1")
         await end(container)
-        assert harness.sink.told("c1")[2:4] == ["paused c1", "resumed c1"]
+        assert harness.sink.events_of("c1")[2:4] == ["paused c1", "resumed c1"]
 
     in_harness(faulty, scenario)
 
@@ -281,10 +281,10 @@ def test_exit_while_paused_is_told_after_the_runtime_resumed(faulty: Setup, faul
         ended = await container.task.wait("c1", timeout_s=10)
         await eventually(lambda: faults.held("resume.before"), "the runtime to be called")
         assert ended.status == 137
-        assert harness.sink.told("c1")[-1] == "paused c1"
+        assert harness.sink.events_of("c1")[-1] == "paused c1"
         faults.release()
         await container.remove()
-        assert harness.sink.told("c1")[-2:] == ["exit c1", "delete c1"]
+        assert harness.sink.events_of("c1")[-2:] == ["exit c1", "delete c1"]
 
     in_harness(faulty, scenario)
 
@@ -312,6 +312,6 @@ def test_pause_goes_on_without_its_client(faulty: Setup, faults: Faults) -> None
         assert (await container.task.state("c1")).status == "PAUSED"
         await end_paused(container)
         await container.remove()
-        assert harness.sink.told("c1").count("paused c1") == 1
+        assert harness.sink.events_of("c1").count("paused c1") == 1
 
     in_harness(faulty, scenario)

@@ -96,7 +96,7 @@ def test_container_to_be_restored_is_created_and_nothing_else(setup: Setup, imag
         assert (deleted.pid, deleted.status) == (0, 0)
         assert await refused(task.state("c1")) == (5, "container not created: not found")
         await container.remove()
-        assert harness.sink.told("c1") == ["create c1", "delete c1"]
+        assert harness.sink.events_of("c1") == ["create c1", "delete c1"]
 
     in_harness(setup, scenario)
 
@@ -132,7 +132,7 @@ def test_restored_container_has_streams_execs_stats_and_ends(
         removed = await container.remove()
         assert removed.task is not None
         assert (removed.task.pid, removed.task.status) == (pid, 7)
-        assert harness.sink.told("c1") == [
+        assert harness.sink.events_of("c1") == [
             *("create c1", "start c1", "exec-added e1", "exec-started e1"),
             *("exit e1", "exit c1", "delete c1"),
         ]
@@ -178,7 +178,7 @@ def test_restored_process_that_ends_at_once_is_started_before_it_exits(
         ended = await container.task.wait("c1", timeout_s=10)
         await container.remove()
         assert (pid > 0, ended.status) == (True, 0)
-        assert harness.sink.told("c1") == ["create c1", "start c1", "exit c1", "delete c1"]
+        assert harness.sink.events_of("c1") == ["create c1", "start c1", "exit c1", "delete c1"]
 
     in_harness(faulty, scenario)
 
@@ -213,7 +213,7 @@ def test_restore_whose_output_nobody_opens_is_undone_and_can_be_repeated(
         faults.at("restore.before", RESTORE + "exit")
         assert await container.task.start("c1") > 0
         await end(container)
-        assert harness.sink.told("c1") == ["create c1", "start c1", "exit c1", "delete c1"]
+        assert harness.sink.events_of("c1") == ["create c1", "start c1", "exit c1", "delete c1"]
 
     in_harness(faulty, scenario)
 

@@ -42,7 +42,7 @@ def test_one_of_two_creates_of_an_id_succeeds(setup: Setup) -> None:
         assert await container.task.start("c1") == pids[0]
         await container.kill_and_wait()
         await container.remove()
-        assert harness.sink.told("c1") == ["create c1", "start c1", "exit c1", "delete c1"]
+        assert harness.sink.events_of("c1") == ["create c1", "start c1", "exit c1", "delete c1"]
 
     in_harness(setup, scenario)
 
@@ -109,7 +109,7 @@ def test_one_of_many_deletes_succeeds(setup: Setup) -> None:
         await container.kill_and_wait()
         assert await delete("", "container not created: not found") == 137
         await container.remove()
-        assert harness.sink.told("c1").count("delete c1") == 1
+        assert harness.sink.events_of("c1").count("delete c1") == 1
 
     in_harness(setup, scenario)
 
@@ -151,7 +151,7 @@ def test_one_of_many_execs_of_an_id_is_recorded(setup: Setup) -> None:
         assert (await container.task.wait("c1", "e1", timeout_s=10)).status == 0
         await container.kill_and_wait()
         await container.remove()
-        assert harness.sink.told("c1").count("exec-added e1") == 1
+        assert harness.sink.events_of("c1").count("exec-added e1") == 1
 
     in_harness(setup, scenario)
 
@@ -212,13 +212,13 @@ def test_exit_that_a_kill_causes_is_told_after_its_answer(faulty: Setup, faults:
 
         assert not kill.done()
         assert not wait.done()
-        assert "exit c1" not in harness.sink.told("c1")
+        assert "exit c1" not in harness.sink.events_of("c1")
         faults.release()
         await asyncio.wait({kill, wait}, return_when=asyncio.FIRST_COMPLETED)
         assert OTHER_SHIM or kill.done()  # theirs come as they like, once the runtime has ended
         await kill
         assert (await wait).status == 137
         await container.remove()
-        assert harness.sink.told("c1") == ["create c1", "start c1", "exit c1", "delete c1"]
+        assert harness.sink.events_of("c1") == ["create c1", "start c1", "exit c1", "delete c1"]
 
     in_harness(faulty, scenario)

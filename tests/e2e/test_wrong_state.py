@@ -116,7 +116,7 @@ def test_running_container_is_neither_started_nor_deleted_nor_resumed(setup: Set
         assert (await task.state("c1")).status == "RUNNING"
         await container.kill_and_wait()
         await container.remove()
-        assert [line for line in harness.sink.told("c1") if not line.startswith("exec")] == [
+        assert [line for line in harness.sink.events_of("c1") if not line.startswith("exec")] == [
             "create c1",
             "start c1",
             "exit c1",
@@ -321,7 +321,7 @@ async def end_with_events(harness: Harness, container: Container) -> None:
     await container.remove()
     one = ["exec-added e1", "exec-started e1", "exit e1"]
     last = ["exit c1", "delete c1"]
-    assert harness.sink.told("c1") == ["create c1", "start c1", *one, *one, *last]
+    assert harness.sink.events_of("c1") == ["create c1", "start c1", *one, *one, *last]
 
 
 @pytest.mark.ours("containerd 1.6's asks the runtime")
@@ -342,7 +342,7 @@ def test_exec_of_an_ended_container_is_not_started(setup: Setup) -> None:
         never = await task.delete("c1", "e1")
         assert (never.pid, never.status) == (0, 0)
         await container.remove()
-        told = harness.sink.told("c1")
+        told = harness.sink.events_of("c1")
         assert told == ["create c1", "start c1", "exec-added e1", "exit c1", "delete c1"]
 
     in_harness(setup, scenario)

@@ -12,7 +12,7 @@ from typing import Final
 
 import psutil
 
-from tests.support.boot import arguments
+from tests.support.boot import arguments, fds
 from tests.support.until import until
 
 _ROOT: Final = Path(__file__).resolve().parents[2]
@@ -71,6 +71,14 @@ def sockets_folder() -> Path:
     if os.geteuid() == 0:
         return Path("/run/containerd-shim-pyrunc/0")
     return Path(os.environ["XDG_RUNTIME_DIR"], "containerd-shim-pyrunc")
+
+
+def socket_of(zygote: int) -> Path:
+    """Return where a zygote listens."""
+    mine = {to[len("socket:[") : -1] for to in fds(zygote).values() if to.startswith("socket:[")}
+    rows = (row.split() for row in Path("/proc/net/unix").read_text().splitlines()[1:])
+    (path,) = (row[7] for row in rows if row[6] in mine and len(row) > 7)
+    return Path(path)
 
 
 def zygotes(program: Path) -> list[int]:

@@ -11,8 +11,23 @@ _IDS: Final = ("Name", "PPid", "Uid", "Gid", "Groups", "NoNewPrivs", "Seccomp", 
 _CAPABILITIES: Final = ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")
 _SIGNALS: Final = ("SigPnd", "ShdPnd", "SigBlk", "SigIgn", "SigCgt")
 _PLACES: Final = ("Umask", "Threads", "Cpus_allowed", "Mems_allowed")
-_FIELDS: Final = _IDS + _CAPABILITIES + _SIGNALS + _PLACES
-_NAMESPACES: Final = ("cgroup", "ipc", "mnt", "net", "pid", "time", "user", "uts")
+_SPECULATION: Final = ("Speculation_Store_Bypass", "SpeculationIndirectBranch")
+_NAMESPACES: Final = (
+    "cgroup", "ipc", "mnt", "net", "pid", "time", "time_for_children", "user", "uts"
+)  # fmt: skip
+_FILES: Final = (
+    "limits",
+    "cgroup",
+    "oom_score_adj",
+    "loginuid",
+    "personality",
+    "timerslack_ns",
+    "coredump_filter",
+    "attr/current",
+)
+
+
+_FIELDS: Final = _IDS + _CAPABILITIES + _SIGNALS + _PLACES + _SPECULATION
 
 
 def portrait(pid: int, id_: str) -> dict[str, Any]:
@@ -21,9 +36,8 @@ def portrait(pid: int, id_: str) -> dict[str, Any]:
     status = dict(line.split(":", 1) for line in (proc / "status").read_text().splitlines())
     found: dict[str, Any] = {name: status.get(name, "").split() for name in _FIELDS}
     found |= {f"ns {name}": os.readlink(proc / "ns" / name) for name in _NAMESPACES}
-    for name in ("limits", "cgroup", "oom_score_adj", "loginuid", "personality", "timerslack_ns"):
-        path = proc / name
-        found[name] = path.read_text() if path.exists() else ""
+    for name in _FILES:
+        found[name] = _text(proc / name)
     environment = (proc / "environ").read_bytes().split(b"\0")
     found["environ"] = sorted(pair.replace(id_.encode(), b"ID") for pair in environment)
     found["arguments"] = [word.replace(id_, "ID") for word in arguments(pid)]
@@ -35,3 +49,10 @@ def portrait(pid: int, id_: str) -> dict[str, Any]:
     found["affinity"] = os.sched_getaffinity(pid)
     found["group"] = (os.getpgid(pid) == pid, os.getsid(pid) == pid)
     return found
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text()
+    except OSError:  # a kernel without it, or without a security module to read it from
+        return ""

@@ -14,7 +14,7 @@ from google.protobuf.any_pb2 import Any as Packed
 from protos.bootstrap_pb2 import BootstrapParams
 from protos.runc_pb2 import CheckpointOptions, Options
 from shimv2.actions import daemonize, running_shim
-from shimv2.actions.running_shim import serves
+from shimv2.actions.running_shim import has_task_service
 from shimv2.actions.start import read_request
 from shimv2.kernel import title
 from shimv2.values.errors import Refused
@@ -194,7 +194,7 @@ def status(code: int, text: str) -> bytes:
 def test_only_a_clear_no_counts_as_one(reply: bytes, served: bool) -> None:
     """Fault 41: a new binary that joins an old shim answers for that shim; in doubt for its own."""
     with shim(reply) as (path, asked):
-        assert serves(path, 3) is served
+        assert has_task_service(path, 3) is served
 
     assert b"containerd.task.v3.Task" in asked[0]
 
@@ -203,9 +203,9 @@ def test_silent_shim_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     """house rule 8: a shim that hangs must not hang the `start` that joins it."""
     monkeypatch.setattr(running_shim, "_LIMIT_S", 0.05)
     with shim(None) as (path, _):
-        assert serves(path, 2)
+        assert has_task_service(path, 2)
 
-    assert serves("/nonexistent", 2)
+    assert has_task_service("/nonexistent", 2)
 
 
 # --- the place of a server ----------------------------------------------------------------------

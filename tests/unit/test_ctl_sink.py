@@ -47,7 +47,7 @@ def test_events_are_kept_in_order_with_all_they_carry(tmp_path: Path) -> None:
 
             assert [event.container_id for event in sink.events] == ["c1", "c2"]
             assert (found.namespace, found.metadata) == ("ns", ("ns",))
-            assert sink.told("c1") == ["start c1"]
+            assert sink.events_of("c1") == ["start c1"]
 
     run(scenario(), loop="stock")
 
@@ -110,6 +110,6 @@ def test_closed_sink_cuts_its_connections_and_can_be_opened_again(tmp_path: Path
             await forward(again, "/tasks/start", events_pb2.TaskStart(container_id="c1"))
             await again.close()
 
-            assert sink.told("c1") == ["start c1"]
+            assert sink.events_of("c1") == ["start c1"]
 
     run(scenario(), loop="stock")

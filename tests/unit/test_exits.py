@@ -109,22 +109,8 @@ def test_record_of_an_earlier_container_is_removed_with_the_next_create(tmp_path
     assert recorded(tmp_path) is None
 
 
-def test_exec_records_are_kept_by_id_and_removed_with_it(tmp_path: Path) -> None:
-    """design 4.1: removed at exec Delete; a second removal is no error."""
-    with records(tmp_path) as open_records:
-        open_records.write_exec("e1", Exit(8, 1, AT_NS))
-        open_records.write_exec("../e2", Exit(9, 2, AT_NS))
-        files = sorted(path.name for path in (tmp_path / "exits").iterdir())
-        contents = [written(tmp_path, name) for name in files]
-        open_records.remove_exec("e1")
-        open_records.remove_exec("e1")
-
-    assert sorted(str(content["id"]) for content in contents) == ["../e2", "e1"]
-    assert len(list((tmp_path / "exits").iterdir())) == 1
-
-
 def test_record_is_replaced_whole(tmp_path: Path) -> None:
-    """An exec id may be used again; nobody sees half a file, and no temporary one is left."""
+    """No reader sees half a file, and no temporary file is left."""
     with records(tmp_path) as open_records:
         open_records.write_init(Exit(8, 1, AT_NS))
         (tmp_path / "exits" / ".init.json.new").write_text("of a shim that died while writing")
@@ -210,7 +196,6 @@ def test_bundle_removed_meanwhile_is_logged(
     with records(bundle) as open_records:
         bundle.rmdir()
         open_records.write_init(ENDED)
-        open_records.remove_exec("e1")
 
     assert "no such file or directory" in caplog.text
 
@@ -220,7 +205,6 @@ def test_closed_records_ignore_what_comes_late(tmp_path: Path) -> None:
     with records(tmp_path) as open_records:
         open_records.close()
         open_records.write_init(ENDED)
-        open_records.remove_exec("e1")
 
     assert os.listdir(tmp_path) == []
 

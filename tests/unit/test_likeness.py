@@ -25,7 +25,10 @@ def state() -> bytes:
         f"nice {os.getpriority(os.PRIO_PROCESS, 0)}",
         f"ioprio {linux.io_priority()}",
         f"scheduler {policy} {priority}",
+        f"timer-slack {linux.prctl(30)}",  # PR_GET_TIMERSLACK
         " ".join(["affinity", *map(str, sorted(os.sched_getaffinity(0)))]),
+        f"machine-check {linux.prctl(34)}",  # PR_MCE_KILL_GET
+        f"coredump-filter {Path('/proc/self/coredump_filter').read_text().strip()}",
         *(f"soft {number} {limit % 2**64}" for number, limit in enumerate(soft)),
         *(f"cgroup {line}" for line in Path("/proc/self/cgroup").read_text().splitlines()),
     ]

@@ -121,7 +121,7 @@ def test_full_fifo_drops_lines_and_tells_how_many(pipe: Pipe) -> None:
 
     notice, after = pipe.read().splitlines()
     assert "lost" not in full
-    assert 'level=warning msg="log lines were dropped: nobody read them" dropped=10 ' in notice
+    assert 'level=warning msg="log lines were dropped: the log was not read" dropped=10 ' in notice
     assert "msg=after" in after
     assert pipe.handler.dropped == 0
 

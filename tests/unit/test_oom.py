@@ -53,7 +53,7 @@ class V1Memory:
         self.folder.rmdir()
 
     def watch(self) -> OomWatch:
-        return OomWatch(self.cgroup, self._tell, who="c1")
+        return OomWatch(self.cgroup, self._tell, container_id="c1")
 
     def _tell(self) -> None:
         self.told += 1
@@ -77,7 +77,7 @@ def test_kill_that_is_counted_after_its_signal_is_told_once(memory: V1Memory) ->
         await asyncio.sleep(0)
         memory.count(1)
         await eventually(lambda: memory.told, "the kill to be told")
-        watch.look()
+        watch.check()
         watch.close()
 
         assert memory.told == 1
@@ -108,15 +108,15 @@ def test_look_before_an_exit_tells_what_was_counted_until_then(memory: V1Memory)
         memory.count(2)
         watch = memory.watch()
         assert watch.has_killed()
-        watch.look()
-        watch.look()
+        watch.check()
+        watch.check()
         assert memory.told == 1
         memory.count(5)
-        watch.look()
+        watch.check()
         assert memory.told == 2
         watch.close()
         memory.count(6)
-        watch.look()
+        watch.check()
         watch.close()
         assert memory.told == 2
         assert not watch.has_killed()
@@ -136,7 +136,7 @@ def test_removed_cgroup_ends_the_watch_without_an_event(memory: V1Memory) -> Non
         os.eventfd_write(fd, 1)
         os.close(fd)
         await eventually(lambda: open_fds() == before, "the watch to end")
-        watch.look()
+        watch.check()
         watch.close()
 
         assert memory.told == 0
@@ -150,7 +150,7 @@ def test_kernel_that_does_not_count_is_believed_by_its_signal(memory: V1Memory) 
     async def scenario() -> None:
         memory.count(None)
         watch = memory.watch()
-        watch.look()
+        watch.check()
         assert memory.told == 0
         memory.signal()
         await eventually(lambda: memory.told, "the signal to be told")
@@ -172,11 +172,11 @@ def test_watch_that_cannot_begin_is_logged_and_leaves_nothing_open(
         memory.remove()
         with caplog.at_level(logging.WARNING):
             watch = memory.watch()
-        watch.look()
+        watch.check()
         watch.close()
 
         assert open_fds() == before
-        assert "OOM kills are not seen" in caplog.text
+        assert "cannot watch for OOM kills" in caplog.text
 
     run(scenario(), timeout_s=10)
 
@@ -187,8 +187,8 @@ def test_cgroup_without_the_memory_controller_is_not_watched(
     """There is nothing to watch, and nothing to complain about."""
 
     async def scenario() -> None:
-        watch = OomWatch(Cgroup("/nowhere", {"pids": "/nowhere"}), lambda: None, who="c1")
-        watch.look()
+        watch = OomWatch(Cgroup("/nowhere", {"pids": "/nowhere"}), lambda: None, container_id="c1")
+        watch.check()
         watch.close()
 
         assert caplog.records == []

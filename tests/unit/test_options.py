@@ -224,7 +224,7 @@ def test_unknown_generic_option_is_told_and_ignored(
 
     assert requests.runtime_options(generic(path=str(config))) == RuncOptions(root="/r")
     assert [record.getMessage() for record in caplog.records] == [
-        f'runtime options in {config}: "{name}" is not known, and ignored'
+        f'runtime options in {config}: unknown key "{name}" is ignored'
         for name in ("BinaryNmae", "Other")
     ]
 

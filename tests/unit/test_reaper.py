@@ -81,14 +81,14 @@ def test_burst_of_exits_is_told_once_each_while_waiters_are_stalled(loop: LoopNa
     async def main() -> None:
         mine, told = started(), dict[int, list[int]]()
         gate, hold = os.pipe2(os.O_CLOEXEC)
-        stalled, all_told = asyncio.Event(), asyncio.Event()
+        stalled, wait_for_last_event = asyncio.Event(), asyncio.Event()
         pids = [shell(f"read x; exit {n % 200}", fds={0: gate}) for n in range(100)]
 
         async def waiter(pid: int) -> None:
             ended = await mine.claim(pid)
             told.setdefault(pid, []).append(ended.status)
             if len(told) == len(pids):
-                all_told.set()
+                wait_for_last_event.set()
             await stalled.wait()
 
         async with asyncio.TaskGroup() as group:
@@ -99,7 +99,7 @@ def test_burst_of_exits_is_told_once_each_while_waiters_are_stalled(loop: LoopNa
             os.close(gate)
             for pid in pids:
                 dead(pid)
-            await all_told.wait()
+            await wait_for_last_event.wait()
             stalled.set()
         assert told == {pid: [n % 200] for n, pid in enumerate(pids)}
         mine.stop()

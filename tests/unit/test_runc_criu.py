@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from shimv2.kernel.reaper import Reaper
-from shimv2.runtime.criu import CriuOption, takes_criu_option
+from shimv2.runtime.criu import CriuOption, has_criu_option
 from shimv2.runtime.runc import Runc
 from shimv2.values.model import CheckpointSpec
 from tests.support.aio import run
@@ -80,7 +80,7 @@ def test_options_of_a_restore_stand_in_the_order_of_the_reference(fake: FakeRunt
     ],
 )
 def test_runc_before_1_2_takes_the_option(version: str, takes: bool) -> None:
-    assert takes_criu_option(version) is takes
+    assert has_criu_option(version) is takes
 
 
 @pytest.mark.parametrize(

@@ -307,7 +307,7 @@ def test_delete_that_misses_a_file_of_a_container_it_has_is_a_failure(fake: Fake
 
 def test_container_is_known_by_its_state_folder(fake: FakeRuntime) -> None:
     async def known(runc: Runc) -> bool:
-        return runc.knows("c1")
+        return runc.has_container("c1")
 
     assert not fake.run(known)
     os.makedirs(f"{fake.root}/c1")

@@ -32,11 +32,11 @@ def test_init_is_whom_the_runtime_notes_as_such(
     loop = asyncio.new_event_loop()
     loop.close()  # nothing is run
     runc = Runc(reaper=Reaper(loop), binary=sys.executable, root=str(tmp_path), log_path="")
-    assert not runc.runs_as_init("c1", 42)
+    assert not runc.has_init("c1", 42)
     Path(tmp_path, "c1").mkdir()
-    assert not runc.runs_as_init("c1", 42)
+    assert not runc.has_init("c1", 42)
     Path(tmp_path, "c1", name).write_text(text)
-    assert runc.runs_as_init("c1", 42) is expected
+    assert runc.has_init("c1", 42) is expected
 
 
 @pytest.mark.parametrize(

@@ -122,7 +122,7 @@ def test_container_lives_its_whole_life(machine: Machine) -> None:
 
     async def story(runc: Runc, reaper: Reaper) -> None:
         exited = await machine.create(runc, reaper)
-        assert runc.knows(machine.id)
+        assert runc.has_container(machine.id)
         await runc.start(machine.id, timeout_s=LIMIT_S)
         ended = await (await machine.exec(runc, reaper, "sh", "-c", "exit 7"))
         assert ended.status == 7
@@ -134,7 +134,7 @@ def test_container_lives_its_whole_life(machine: Machine) -> None:
         await runc.kill(machine.id, 9, timeout_s=LIMIT_S)
         assert (await exited).status == 137
         await runc.delete(machine.id, timeout_s=LIMIT_S)
-        assert not runc.knows(machine.id)
+        assert not runc.has_container(machine.id)
 
     machine.run(story)
 
@@ -150,7 +150,7 @@ def test_missing_binary_is_told_with_its_name(machine: Machine) -> None:
         assert text.startswith("OCI runtime create failed: ")
         assert "/bin/nosuch" in text
         assert "no such file or directory" in text.lower()
-        assert not runc.knows(machine.id)
+        assert not runc.has_container(machine.id)
 
     machine.run(story)
 
@@ -245,7 +245,7 @@ def test_create_cancelled_at_any_moment_can_be_undone(machine: Machine, delay_ms
         call.cancel()
         await asyncio.wait([call])
         await runc.delete(machine.id, force=True, timeout_s=LIMIT_S)
-        assert not runc.knows(machine.id)
+        assert not runc.has_container(machine.id)
 
     machine.run(story)
 
@@ -265,7 +265,7 @@ def test_forced_delete_ends_a_running_container(machine: Machine) -> None:
             container_id=machine.id,
             timeout_s=LIMIT_S,
         )
-        assert not runc.knows(machine.id)
+        assert not runc.has_container(machine.id)
         reaper.start()
         assert (await exited).status == 137
 

@@ -1,71 +1,30 @@
 """Shims forked from a warm parent: as good as cold ones, and never in the way of one."""
 
 import os
-import platform
-import resource
-import secrets
 import signal
-import struct
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from protos.task_v2_pb2 import DeleteResponse
-from shimv2.kernel import linux
 from shimv2.values.paths import SOCKET_DIR
-from tests.support import cgroups, launched
+from tests.support import launched
 from tests.support.boot import NAME, RUNTIME, Boot, answers, arguments, fds, path_of
-from tests.support.children import status_of
 from tests.support.leaks import alive
-from tests.support.portrait import portrait
 from tests.support.until import until
+from tests.support.warm import booted, started, warmed
 
-_SYS_RT_SIGACTION = 13 if platform.machine() == "x86_64" else 134
 # What a cold start costs here, many times over: a zygote in the way may cost no more.
 _PATIENCE_S = 10.0
 
 
 @pytest.fixture
 def boot() -> Iterator[Boot]:
-    """A Boot whose binary is a launcher of its own."""
-    with Boot() as made:
-        launched.install(made.shim)
-        try:
-            yield made
-        finally:
-            launched.end_zygotes(made.shim)
-
-
-@pytest.fixture
-def own_cgroup() -> Iterator[str]:
-    """A cgroup of the test's own, where processes are counted; empty at the end."""
-    root = "/sys/fs/cgroup" if cgroups.unified() else "/sys/fs/cgroup/pids"
-    path = f"{root}/z{secrets.token_hex(4)}"
-    os.mkdir(path)
-    yield path
-    until(lambda: not Path(path, "cgroup.procs").read_text(), "the cgroup to be empty")
-    os.rmdir(path)
-
-
-def warmed(boot: Boot, **options: Any) -> int:
-    """Leave a zygote, by a first start; its pid."""
-    boot.bundle("first")
-    path_of(boot.start("first", **options))
-    return launched.zygote(boot.shim)
-
-
-def started(boot: Boot, id_: str, **options: Any) -> int:
-    """Start a shim and return its pid once it serves."""
-    boot.bundle(id_)
-    before = set(boot.servers())
-    path = path_of(boot.start(id_, **options))
-    (pid,) = set(boot.servers()) - before
-    until(lambda: answers(path), "the server to answer")
-    return pid
+    with booted() as made:
+        yield made
 
 
 # --- what it is for -----------------------------------------------------------------------------
@@ -144,134 +103,7 @@ def test_failures_are_told_as_in_the_cold_way(boot: Boot, action: str) -> None:
     assert len(boot.servers()) == 1  # the first one's
 
 
-# --- alike in every attribute -------------------------------------------------------------------
-
-
-def _plain() -> None:
-    """Change nothing."""
-
-
-def _soft_limit() -> None:
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (512, hard))
-
-
-CALLERS: dict[str, Callable[[], object]] = {
-    "plain": _plain,
-    "umask": lambda: os.umask(0o027),
-    "nice": lambda: os.nice(5),
-    "soft limit": _soft_limit,
-    "affinity": lambda: os.sched_setaffinity(0, {0}),
-    "scheduler": lambda: os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0)),
-    "io priority": lambda: linux.set_io_priority(2 << 13 | 6),
-}
-
-
-@pytest.mark.parametrize("caller", CALLERS)
-def test_warm_server_is_like_a_cold_one(boot: Boot, caller: str) -> None:
-    """design 2: what a caller is, is applied to the fork; ids, limits, masks and all."""
-    given: dict[str, Any] = {"setup": CALLERS[caller], "env": {"CALLER": caller, "TZ": "UTC"}}
-    cold = portrait(
-        started(boot, "cold-one", **given), "cold-one"
-    )  # the first: there is no zygote yet
-    launched.zygote(boot.shim)
-    launched.end_zygotes(boot.shim)
-    zygote = warmed(boot)  # of a caller that is otherwise
-    waiting = launched.spare(boot.shim)
-
-    pid = started(boot, "warm-one", **given)
-
-    assert pid == waiting
-    assert portrait(pid, "warm-one") == cold
-    assert alive(zygote)
-
-
-@pytest.mark.root
-def test_warm_server_is_in_the_cgroups_of_its_caller(boot: Boot, own_cgroup: str) -> None:
-    """As every child of a daemon: systemd counts it there, and limits it there."""
-    warmed(boot)
-    waiting = launched.spare(boot.shim)
-
-    def join() -> None:
-        Path(own_cgroup, "cgroup.procs").write_text(str(os.getpid()))
-
-    pid = started(boot, "c1", setup=join)
-
-    assert pid == waiting
-    assert os.path.basename(own_cgroup) in Path(f"/proc/{pid}/cgroup").read_text()
-    boot.stop_all()
-
-
-def test_server_goes_before_its_daemon_not_before_the_zygotes(boot: Boot) -> None:
-    """O-439: one above the launcher's parent, whatever the zygote is."""
-    warmed(boot)
-    mine = int(Path("/proc/self/oom_score_adj").read_text())
-
-    pid = started(boot, "c1")
-
-    assert int(Path(f"/proc/{pid}/oom_score_adj").read_text()) == mine + 1
-
-
 # --- who is not served --------------------------------------------------------------------------
-
-
-def _hard_limit() -> None:
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-
-
-def _ignored_signal() -> None:
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
-
-
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"setup": _hard_limit},
-        {"setup": _ignored_signal},
-        {"setup": lambda: linux.prctl(38, 1)},  # PR_SET_NO_NEW_PRIVS
-        {"env": {"PYTHONHASHSEED": "1"}},
-        {"env": {"LC_ALL": "C.UTF-8"}},
-    ],
-    ids=["hard limit", "ignored signal", "no new privileges", "interpreter", "locale"],
-)
-def test_caller_that_a_fork_cannot_be_like_gets_a_zygote_of_its_own(
-    boot: Boot, options: dict[str, Any]
-) -> None:
-    """design 2, the key: what a process cannot get back is not pretended."""
-    warmed(boot)
-    waiting = launched.spare(boot.shim)
-
-    pid = started(boot, "c1", **options)
-
-    assert pid != waiting
-    until(lambda: len(launched.zygotes(boot.shim)) == 4, "a second zygote with its spare")
-
-
-@pytest.mark.parametrize("action", [signal.SIG_DFL, signal.SIG_IGN], ids=["default", "ignored"])
-def test_c_librarys_own_signals_tell_no_callers_apart(boot: Boot, action: signal.Handlers) -> None:
-    """One that was born with them ignored has them at their default from its first thread on."""
-
-    def treat() -> None:
-        for number in (32, 33):  # sigaction(3) refuses them
-            linux.syscall(_SYS_RT_SIGACTION, number, struct.pack("QQQQ", action, 0, 0, 0), None, 8)
-
-    warmed(boot, setup=treat)
-    waiting = launched.spare(boot.shim)
-    shims = [boot.server(), started(boot, "c1")]
-
-    assert shims[1] == waiting
-    assert [int(status_of(pid)["SigIgn"], 16) & 3 << 31 for pid in shims] == [0, 0]
-
-
-def test_new_code_gets_a_new_zygote(boot: Boot) -> None:
-    """An upgrade under a zygote: its forks would be the old shim."""
-    warmed(boot)
-    waiting = launched.spare(boot.shim)
-    os.unlink(boot.shim)
-    launched.install(boot.shim)
-
-    assert started(boot, "c1") != waiting
-    until(lambda: len(launched.zygotes(boot.shim)) == 4, "a second zygote with its spare")
 
 
 @pytest.mark.parametrize("mode", [0o755, 0o707])
@@ -400,11 +232,9 @@ def _settings(boot: Boot, text: str) -> dict[str, str]:
 
 def test_zygote_lingers_and_ends_after_the_last_shim(boot: Boot) -> None:
     """Nothing of an idle node is left but for the time that was set."""
-    sockets = launched.sockets_folder()
-    before = set(sockets.iterdir()) if sockets.exists() else set()
     zygote = warmed(boot, env=_settings(boot, "zygote_linger_s = 0.2"))
     started(boot, "c1")  # forked by it: it stays as long as this one
-    (mine,) = set(sockets.iterdir()) - before
+    mine = launched.socket_of(zygote)
 
     assert alive(zygote)
     boot.stop_all()

@@ -1,4 +1,4 @@
-"""Take over a running container: its output from where the last reader stopped, then its status."""
+"""Take over a running container: show its output from where the last reader stopped."""
 
 import argparse
 import asyncio
@@ -10,7 +10,7 @@ from shimv2.shimctl.harness import Harness
 
 def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("id", metavar="ID")
-    parser.add_argument("-i", "--stdin", action="store_true", help="pass standard input on")
+    parser.add_argument("-i", "--stdin", action="store_true", help="forward standard input")
     parser.add_argument("--keep", action="store_true", help="leave the stopped container in place")
 
 

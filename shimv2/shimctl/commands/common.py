@@ -1,4 +1,4 @@
-"""What the commands for an existing container share."""
+"""Shared by the commands for an existing container."""
 
 import argparse
 import os
@@ -10,7 +10,7 @@ from shimv2.shimctl.harness import Setup
 def setup_of(options: argparse.Namespace) -> Setup:
     """Return the harness's setup for the container named on the command line."""
     return Setup(
-        shim="",  # the bundle knows it
+        shim="",  # it is stored in the bundle
         state=os.path.abspath(options.state),
         namespace=options.namespace,
         sink=sink_name(options.namespace, options.id),

@@ -1,4 +1,4 @@
-"""Remove a stopped container (with --force: whatever its state) and print its exit status."""
+"""Remove a stopped container (with --force: in any state) and print its exit status."""
 
 import argparse
 import asyncio

@@ -1,4 +1,4 @@
-"""Run a further process in a running container, and exit with its status."""
+"""Run a command in a running container, and exit with its status."""
 
 import argparse
 import asyncio
@@ -17,7 +17,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("id", metavar="ID")
     parser.add_argument("--env", action="append", default=[], metavar="NAME=VALUE")
     parser.add_argument("--cwd", default="/", metavar="DIR")
-    parser.add_argument("-i", "--stdin", action="store_true", help="pass standard input on")
+    parser.add_argument("-i", "--stdin", action="store_true", help="forward standard input")
     parser.add_argument("args", nargs="+", metavar="CMD", help="after `--`")
 
 
@@ -26,7 +26,7 @@ def main(options: argparse.Namespace) -> int:
 
 
 async def _exec(options: argparse.Namespace) -> int:
-    harness = Harness(setup_of(options))  # its sink stays closed: another client may listen there
+    harness = Harness(setup_of(options))  # no events service: another client may be listening
     async with contextlib.AsyncExitStack() as undo:
         container = await harness.found(options.id)
         undo.push_async_callback(container.disconnect)

@@ -21,7 +21,7 @@ def main(options: argparse.Namespace) -> int:
 
 
 async def _kill(options: argparse.Namespace) -> None:
-    harness = Harness(setup_of(options))  # its sink stays closed: another client may listen there
+    harness = Harness(setup_of(options))  # no events service: another client may be listening
     container = await harness.found(options.id)
     async with contextlib.AsyncExitStack() as undo:
         undo.push_async_callback(container.disconnect)

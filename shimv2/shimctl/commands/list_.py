@@ -16,7 +16,7 @@ _LIMIT_S = 2.0  # containerd's io.containerd.timeout.task.state
 
 
 def add(_parser: argparse.ArgumentParser) -> None:
-    """Nothing to add: the state folder and the namespace say what is listed."""
+    """Add nothing: the global options select what is listed."""
 
 
 def main(options: argparse.Namespace) -> int:

@@ -1,4 +1,4 @@
-"""Run a container, pass its output on, and exit with its status."""
+"""Run a container, show its output, and exit with its status."""
 
 import argparse
 import asyncio
@@ -13,14 +13,14 @@ from shimv2.shimctl.reply import Generation
 
 
 def add(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--id", default="", help="default: made up")
+    parser.add_argument("--id", default="", help="default: random")
     parser.add_argument("--rootfs", default="", metavar="DIR", help="default: a busybox root")
     parser.add_argument("--env", action="append", default=[], metavar="NAME=VALUE")
     parser.add_argument("--cwd", default="/", metavar="DIR")
     parser.add_argument("--runtime", default="", metavar="NAME", help="runc, crun or a path")
     parser.add_argument("--daemon", default="1.6", choices=[g.value for g in Generation])
     parser.add_argument("--debug", action="store_true", help="show the shim's own log at the end")
-    parser.add_argument("-i", "--stdin", action="store_true", help="pass standard input on")
+    parser.add_argument("-i", "--stdin", action="store_true", help="forward standard input")
     parser.add_argument("--keep", action="store_true", help="leave the stopped container in place")
     parser.add_argument(
         "-d", "--detach", action="store_true", help="print the id and leave it running"
@@ -56,10 +56,10 @@ async def _run(options: argparse.Namespace) -> int:
 
 
 async def _detach(container: Container) -> int:
-    """Start it and let go.  What it writes waits in its FIFOs, 64 KiB each, for `attach`."""
+    """Start the container and disconnect.  Its output stays in the FIFOs (64 KiB) for `attach`."""
     for output in (container.stdout, container.stderr):
         if output is not None:
-            output.close()  # before Start, so that nothing it writes is taken and lost
+            output.close()  # before Start: bytes read here would be lost
     try:
         await container.task.start(container.id)
     except BaseException:

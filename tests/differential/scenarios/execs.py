@@ -248,8 +248,8 @@ async def many_execs(t: Tour) -> None:
         await t.exec(name, "true")
     starts = [t.soon("Start", name) for name in names]
     t.note("starts", " ".join(sorted({(await call).split()[0] for call in starts})))
-    await settled(lambda: all(t.harness.sink.told("c1").count(f"exit {n}") for n in names))
-    told = t.harness.sink.told("c1")
+    await settled(lambda: all(t.harness.sink.events_of("c1").count(f"exit {n}") for n in names))
+    told = t.harness.sink.events_of("c1")
     each = [tuple(word for word in told if word.endswith(f" {name}")) for name in names]
     kinds = {tuple(word.split()[0] for word in words) for words in each}
     t.note("events of each", str(sorted(kinds)))

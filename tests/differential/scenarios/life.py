@@ -295,7 +295,7 @@ async def many_short_lives(t: Tour) -> None:
         await t.do("Wait", id=id, label="Wait")
         await t.do("Delete", id=id, label="Delete")
         await t.told("delete", id)
-        t.note("order", " ".join(word.split()[0] for word in t.harness.sink.told(id)))
+        t.note("order", " ".join(word.split()[0] for word in t.harness.sink.events_of(id)))
 
 
 async def env_for_the_runtime(t: Tour) -> None:

@@ -1,0 +1,39 @@
+#ifndef PYRUNC_MAPS_H
+#define PYRUNC_MAPS_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+/* Reading /proc/self/maps and /proc/self/pagemap with nothing but the stack: memory that is being
+ * replaced, or compared, must not be written to at the same time. */
+
+struct mapping {
+	uintptr_t start, end;
+	char perms[5]; /* rwxp */
+	uint64_t offset, inode;
+	unsigned int major, minor; /* of the device */
+	const char *name;          /* in the reader's buffer; "" if it has none */
+};
+
+struct maps {
+	int fd;
+	size_t at, used;
+	char buffer[8192]; /* a path has up to 4,095 bytes */
+};
+
+int open_maps(struct maps *maps); /* 0 if it cannot be read */
+int next_mapping(struct maps *maps, struct mapping *found);
+void close_maps(struct maps *maps);
+
+/* Of an entry of the page map (Linux: Documentation/admin-guide/mm/pagemap.rst). */
+#define PAGE_PRESENT ((uint64_t)1 << 63)
+#define PAGE_SWAPPED ((uint64_t)1 << 62)
+#define PAGE_OF_FILE ((uint64_t)1 << 61)   /* no copy of ours */
+#define PAGE_EXCLUSIVE ((uint64_t)1 << 56) /* no other process maps it */
+
+#define ENTRIES 256 /* of the page map: what is read at once */
+
+/* Read up to ENTRIES entries from `start` on; how many, 0 if it fails. */
+long read_page_map(int pagemap, uintptr_t start, uintptr_t end, uint64_t *entries);
+
+#endif

@@ -1,0 +1,309 @@
+/* Copy-on-write sharing: a zygote moves its memory into an image.
+ *
+ * A fork shares the pages of its parent until one of the two writes to them.  CPython writes to each
+ * object that it uses, for the reference count lies in the object.  So a fork soon has copies of its
+ * own of pages whose content is what it was, and the kernel does not notice.
+ *
+ * Therefore the zygote writes its memory into a file, the image, and maps that privately in its own
+ * place.  A fork that has copied a page can then compare it with the image and give it up
+ * (_reclaim.c).  The image is sealed and mapped from a read-only descriptor: no process can change
+ * what the others see.
+ *
+ * Only pages that are there are written.  The rest of the file is a hole, which reads as zeros, as
+ * the missing pages would; where malloc makes a mapping longer (mremap) there is a hole behind it.
+ */
+
+#define _GNU_SOURCE
+#include "_image.h"
+#include "_maps.h"
+
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
+#include <unistd.h>
+
+#define FILE_BYTES ((off_t)1 << 47) /* the address space of a process on x86-64 */
+
+struct image image;
+
+/* CPython's, which is not linked to; glibc's, since 2.35. */
+__attribute__((weak)) unsigned int PyType_ClearCache(void);
+extern const ptrdiff_t __rseq_offset __attribute__((weak));
+
+void clear_type_cache(void)
+{
+	if (PyType_ClearCache)
+		PyType_ClearCache();
+}
+
+int is_written_by_kernel(uintptr_t at)
+{
+	uintptr_t area;
+
+	if (!&__rseq_offset)
+		return 0;
+	area = (uintptr_t)__builtin_thread_pointer() + __rseq_offset;
+	return at / sysconf(_SC_PAGESIZE) == area / sysconf(_SC_PAGESIZE);
+}
+
+/* Whether it is the interpreter's data, where that is a library and not the program itself. */
+static int is_libpython(const char *path)
+{
+	const char *slash = strrchr(path, '/');
+
+	return slash && !strncmp(slash, "/libpython3.", 12);
+}
+
+/* The heap, anonymous mappings and the interpreter's data; not the stack, nor what other libraries
+ * hold. */
+static int is_shareable(const struct mapping *found, const char *program)
+{
+	if (strcmp(found->perms, "rw-p") || found->end > (uintptr_t)FILE_BYTES)
+		return 0;
+	if (found->inode)
+		return !strcmp(found->name, program) || is_libpython(found->name);
+	return !*found->name || !strcmp(found->name, "[heap]");
+}
+
+/* Whether a page that the page map describes has to be written into the image. */
+static int has_content(uint64_t entry, int of_file)
+{
+	return of_file || entry & (PAGE_PRESENT | PAGE_SWAPPED);
+}
+
+/* Call `act` for each run of pages with content in a region; 0 if one call fails. */
+static int each_run(int pagemap, const struct region *region, int of_file,
+		    int (*act)(uintptr_t start, uintptr_t end, void *with), void *with)
+{
+	uintptr_t page = sysconf(_SC_PAGESIZE), at = region->start, run = 0;
+	uint64_t entries[ENTRIES];
+
+	while (at < region->end) {
+		long i, got = read_page_map(pagemap, at, region->end, entries);
+
+		if (!got)
+			return 0;
+		for (i = 0; i < got; i++, at += page) {
+			if (has_content(entries[i], of_file)) {
+				run = run ? run : at;
+			} else if (run) {
+				if (!act(run, at, with))
+					return 0;
+				run = 0;
+			}
+		}
+	}
+	return !run || act(run, at, with);
+}
+
+static int add_size(uintptr_t start, uintptr_t end, void *with)
+{
+	*(uint64_t *)with += end - start;
+	return 1;
+}
+
+static int write_run(uintptr_t start, uintptr_t end, void *with)
+{
+	int fd = *(int *)with;
+
+	while (start < end) {
+		ssize_t done = pwrite(fd, (void *)start, end - start, start);
+
+		if (done <= 0)
+			return 0;
+		start += done;
+	}
+	return 1;
+}
+
+/* Find the regions; whether each belongs to a file goes into `of_file`.  How many bytes they hold. */
+static uint64_t find_regions(int pagemap, unsigned char *of_file)
+{
+	char program[4096] = "";
+	struct maps maps;
+	struct mapping found;
+	uint64_t bytes = 0;
+
+	if (readlink("/proc/self/exe", program, sizeof program - 1) < 0 || !open_maps(&maps))
+		return 0;
+	while (image.count < MAX_REGIONS && next_mapping(&maps, &found))
+		if (is_shareable(&found, program)) {
+			struct region *region = &image.regions[image.count];
+
+			*region = (struct region){.start = found.start, .end = found.end};
+			of_file[image.count] = found.inode != 0;
+			if (!each_run(pagemap, region, of_file[image.count++], add_size, &bytes))
+				image.count--; /* what cannot be read stays as it is */
+		}
+	close_maps(&maps);
+	return bytes;
+}
+
+/* Note which words are counts without meaning. */
+static void note_counts(const uint64_t *addresses, long count)
+{
+	long n;
+	int i;
+
+	for (i = 0; count && i < image.count; i++) {
+		struct region *region = &image.regions[i];
+		size_t size = (region->end - region->start) / sizeof(uint64_t) / GROUP;
+		void *bits = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+		region->counts = bits == MAP_FAILED ? NULL : bits;
+	}
+	for (n = 0; n < count; n++)
+		for (i = 0; i < image.count; i++) {
+			struct region *region = &image.regions[i];
+
+			if (region->counts && addresses[n] >= region->start && addresses[n] < region->end) {
+				size_t word = (addresses[n] - region->start) / sizeof(uint64_t);
+
+				region->counts[word / GROUP] |= 1 << word % GROUP;
+			}
+		}
+}
+
+/* Map each region of the image once more; the addresses go to `originals`, on the stack. */
+static int map_originals(int fd, const uint64_t **originals)
+{
+	int i;
+
+	for (i = 0; i < image.count; i++) {
+		const struct region *region = &image.regions[i];
+		void *found = mmap(NULL, region->end - region->start, PROT_READ, MAP_SHARED, fd, region->start);
+
+		if (found == MAP_FAILED)
+			return 0;
+		originals[i] = found;
+	}
+	return 1;
+}
+
+struct comparison {
+	const struct region *region;
+	const char *original;
+};
+
+static int is_run_equal(uintptr_t start, uintptr_t end, void *with)
+{
+	const struct comparison *comparison = with;
+	uintptr_t page = sysconf(_SC_PAGESIZE), at;
+
+	for (at = start; at < end; at += page)
+		if (!is_written_by_kernel(at) &&
+		    memcmp((void *)at, comparison->original + (at - comparison->region->start), page))
+			return 0;
+	return 1;
+}
+
+static int is_image_equal(int pagemap, const unsigned char *of_file, const uint64_t **originals)
+{
+	int i;
+
+	for (i = 0; i < image.count; i++) {
+		struct comparison comparison = {&image.regions[i], (const char *)originals[i]};
+
+		if (!each_run(pagemap, &image.regions[i], of_file[i], is_run_equal, &comparison))
+			return 0;
+	}
+	return 1;
+}
+
+/* Put the image in the place of the regions.  One that cannot be replaced is left out of it. */
+static void replace_regions(int fd, const uint64_t **originals)
+{
+	int i;
+
+	for (i = 0; i < image.count; i++) {
+		struct region *region = &image.regions[i];
+		void *place = (void *)region->start;
+		size_t size = region->end - region->start;
+
+		if (mmap(place, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_FIXED, fd, region->start) ==
+		    MAP_FAILED)
+			originals[i] = NULL;
+	}
+	/* Not before: `image` itself may lie in a region. */
+	for (i = 0; i < image.count; i++)
+		image.regions[i].original = originals[i];
+}
+
+/* Seal the image and open it read-only; -1 if that fails. */
+static int seal(int fd)
+{
+	char path[64];
+
+	snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
+	if (fcntl(fd, F_ADD_SEALS, F_SEAL_WRITE | F_SEAL_GROW | F_SEAL_SHRINK | F_SEAL_SEAL))
+		return -1;
+	return open(path, O_RDONLY | O_CLOEXEC);
+}
+
+/* From here to the end nothing but the stack may be written to, or it would not be in the image. */
+static const char *move(int fd, int pagemap, const unsigned char *of_file)
+{
+	const uint64_t *originals[MAX_REGIONS];
+	int i, readable;
+
+	for (i = 0; i < image.count; i++)
+		if (!each_run(pagemap, &image.regions[i], of_file[i], write_run, &fd))
+			return "the image cannot be written";
+	readable = seal(fd);
+	if (readable < 0)
+		return "the image cannot be sealed";
+	if (!map_originals(readable, originals)) {
+		close(readable);
+		return "the image cannot be mapped";
+	}
+	if (!is_image_equal(pagemap, of_file, originals)) {
+		close(readable);
+		return "the image differs from the memory it was made of";
+	}
+	replace_regions(readable, originals);
+	close(readable);
+	return NULL;
+}
+
+/* Move our memory into an image of `max_bytes` at most; NULL, or why it was not done.
+ * At the `count` addresses are reference counts without meaning.  No other thread may run. */
+__attribute__((visibility("default"))) const char *
+pyrunc_publish_3(const uint64_t *addresses, long count, uint64_t max_bytes)
+{
+	unsigned char of_file[MAX_REGIONS];
+	int fd, pagemap = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+	const char *failure;
+	sigset_t all, before;
+	struct stat file;
+	uint64_t bytes;
+
+	if (pagemap < 0)
+		return "/proc/self/pagemap cannot be read";
+	bytes = find_regions(pagemap, of_file);
+	fd = memfd_create("pyrunc-image", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+	if (!bytes || bytes > max_bytes) {
+		failure = bytes ? "there is too much memory to share" : "no memory to share was found";
+	} else if (fd < 0 || ftruncate(fd, FILE_BYTES) || fstat(fd, &file)) {
+		failure = "the kernel makes no file in memory";
+	} else {
+		image.major = major(file.st_dev);
+		image.minor = minor(file.st_dev);
+		image.inode = file.st_ino;
+		note_counts(addresses, count);
+		clear_type_cache();
+		sigfillset(&all); /* what a handler writes meanwhile would be lost */
+		sigprocmask(SIG_BLOCK, &all, &before);
+		failure = move(fd, pagemap, of_file);
+		sigprocmask(SIG_SETMASK, &before, NULL);
+	}
+	if (failure)
+		image.count = 0;
+	if (fd >= 0)
+		close(fd);
+	close(pagemap);
+	return failure;
+}

@@ -1,0 +1,139 @@
+/* Copy-on-write sharing: a fork gives up the copies of pages that say what the image says.
+ *
+ * MADV_DONTNEED removes a copy, and the kernel shows the image's page again.  The objects that the
+ * zygote had are never freed (refcounts.py), and what their reference counts say is of no meaning:
+ * a page on which nothing but such counts has changed is given up as well.
+ *
+ * What lies at an address may have changed since the image was made: free() unmaps, realloc() moves.
+ * So each reclaim asks the kernel which mappings are the image's, and at which offset.
+ */
+
+#define _GNU_SOURCE
+#include "_image.h"
+#include "_maps.h"
+
+#include <fcntl.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+/* Whether a count is one that was raised by BIAS: none comes near to half of that. */
+static int is_biased(uint64_t word)
+{
+	return word >= BIAS / 2 && word < BIAS * 2;
+}
+
+/* Whether a page says what the image says, counts without meaning aside. */
+static int is_as_published(const uint64_t *now, const uint64_t *then, const uint8_t *counts,
+			   long words)
+{
+	long i, k;
+
+	for (i = 0; i < words; i += GROUP) {
+		if (!memcmp(now + i, then + i, GROUP * sizeof *now))
+			continue;
+		if (!counts || !counts[i / GROUP])
+			return 0;
+		for (k = 0; k < GROUP; k++)
+			if (now[i + k] != then[i + k] &&
+			    !(counts[i / GROUP] >> k & 1 && is_biased(now[i + k]) && is_biased(then[i + k])))
+				return 0;
+	}
+	return 1;
+}
+
+/* Whether the page at `at`, of which `entry` tells, is a copy that is not needed. */
+static int is_needless(const struct region *region, uintptr_t at, uint64_t entry, long page)
+{
+	size_t word = (at - region->start) / sizeof(uint64_t);
+
+	return entry & PAGE_PRESENT && !(entry & PAGE_OF_FILE) && !is_written_by_kernel(at) &&
+	       is_as_published((const uint64_t *)at, region->original + word,
+			       region->counts ? region->counts + word / GROUP : NULL,
+			       page / sizeof(uint64_t));
+}
+
+/* Give up what is not needed between two addresses of a region; how many pages. */
+static long reclaim(int pagemap, const struct region *region, uintptr_t at, uintptr_t end)
+{
+	uint64_t entries[ENTRIES];
+	long page = sysconf(_SC_PAGESIZE), given = 0;
+
+	while (at < end) {
+		long i, run = 0, got = read_page_map(pagemap, at, end, entries);
+
+		if (!got)
+			break;
+		for (i = 0; i <= got; i++, at += page) {
+			if (i < got && is_needless(region, at, entries[i], page)) {
+				run++;
+				continue;
+			}
+			if (run && !madvise((char *)at - run * page, run * page, MADV_DONTNEED))
+				given += run;
+			run = 0;
+		}
+		at -= page; /* one step more than there are entries */
+	}
+	return given;
+}
+
+/* Whether a mapping shows the image's pages at the addresses that they were taken from. */
+static int is_of_image(const struct mapping *found)
+{
+	return !strncmp(found->perms, "rw-p", 4) && found->inode == image.inode &&
+	       found->major == image.major && found->minor == image.minor &&
+	       found->offset == found->start;
+}
+
+static long reclaim_mapping(int pagemap, const struct mapping *found)
+{
+	long given = 0;
+	int i;
+
+	for (i = 0; i < image.count; i++) {
+		const struct region *region = &image.regions[i];
+		uintptr_t start = found->start > region->start ? found->start : region->start;
+		uintptr_t end = found->end < region->end ? found->end : region->end;
+
+		if (region->original && start < end)
+			given += reclaim(pagemap, region, start, end);
+	}
+	return given;
+}
+
+/* Give up all copies that say what the image says; how many pages, -1 when it cannot be told.
+ * No other thread may run.  Signals wait: what a handler writes between the comparison of a page and
+ * its end would be lost, and with it the signal (seen: exits that were not reported). */
+__attribute__((visibility("default"))) long pyrunc_reclaim_2(void)
+{
+	int i, pagemap = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+	struct mapping found;
+	struct maps maps;
+	sigset_t all, before;
+	long given = 0;
+
+	if (pagemap < 0)
+		return -1;
+	if (!open_maps(&maps)) {
+		close(pagemap);
+		return -1;
+	}
+	clear_type_cache();
+	sigfillset(&all);
+	sigprocmask(SIG_BLOCK, &all, &before);
+	while (next_mapping(&maps, &found))
+		if (is_of_image(&found))
+			given += reclaim_mapping(pagemap, &found);
+	for (i = 0; i < image.count; i++) { /* they were read, and are not needed */
+		const struct region *region = &image.regions[i];
+
+		if (region->original)
+			madvise((void *)region->original, region->end - region->start, MADV_DONTNEED);
+	}
+	sigprocmask(SIG_SETMASK, &before, NULL);
+	close_maps(&maps);
+	close(pagemap);
+	return given;
+}

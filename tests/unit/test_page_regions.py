@@ -1,0 +1,209 @@
+"""Which pages are published and which are given up: those of the image, at their own addresses."""
+
+import ctypes
+import mmap
+import os
+import threading
+from array import array
+from collections.abc import Callable
+from io import FileIO
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from shimv2 import COMPILED_DIR
+from shimv2.pagesharing import memory
+from tests.support.forks import in_fork
+
+LIBRARY: Final = Path(COMPILED_DIR, "libmemory.so")
+pytestmark = pytest.mark.skipif(not LIBRARY.exists(), reason="no C compiler")
+
+LIBC: Final = ctypes.CDLL(None, use_errno=True)
+LIBC.mmap.restype = LIBC.mremap.restype = ctypes.c_void_p
+PAGE: Final = mmap.PAGESIZE
+SIZE: Final = 8 << 20  # malloc makes a mapping of its own for it
+READ_WRITE: Final = mmap.PROT_READ | mmap.PROT_WRITE
+MAP_FIXED: Final = 0x10
+MREMAP_MAYMOVE_FIXED: Final = 3
+FAILED: Final = ctypes.c_void_p(-1).value
+
+
+def map_at(address: int, size: int) -> int:
+    """Map new memory; at `address`, in the place of what is there, unless that is 0."""
+    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | (MAP_FIXED if address else 0)
+    place = ctypes.c_void_p(address)
+    found = LIBC.mmap(place, ctypes.c_size_t(size), READ_WRITE, flags, -1, ctypes.c_long(0))
+    assert found != FAILED, os.strerror(ctypes.get_errno())
+    return int(found)
+
+
+def move_to(address: int, source: int, size: int) -> None:
+    """Move a mapping, in the place of what is at `address`."""
+    length = ctypes.c_size_t(size)
+    flags = MREMAP_MAYMOVE_FIXED
+    to = ctypes.c_void_p(address)
+    found = LIBC.mremap(ctypes.c_void_p(source), length, length, flags, to)
+    assert found == address, os.strerror(ctypes.get_errno())
+
+
+def pages_of(block: bytearray) -> int:
+    """Find the first whole page of a block's memory."""
+    address = ctypes.addressof(ctypes.c_char.from_buffer(block))
+    return -(-address // PAGE) * PAGE
+
+
+def new_memory(place: int, size: int, text: bytes, _other: int) -> None:
+    """What malloc does when a block is freed and another one made."""
+    LIBC.munmap(ctypes.c_void_p(place), ctypes.c_size_t(size))
+    map_at(place, size)
+    ctypes.memmove(place, text, size)
+
+
+def moved_memory(place: int, size: int, text: bytes, _other: int) -> None:
+    """What realloc does with a block that has to grow."""
+    source = map_at(0, size)
+    ctypes.memmove(source, text, size)
+    move_to(place, source, size)
+
+
+def moved_image(place: int, size: int, text: bytes, other: int) -> None:
+    """The image's own pages, but those of another region."""
+    ctypes.memmove(other, text, size)
+    move_to(place, other, size)
+
+
+@pytest.mark.parametrize("replace", [new_memory, moved_memory, moved_image])
+def test_memory_that_took_a_published_regions_place_is_kept(
+    replace: Callable[[int, int, bytes, int], None],
+) -> None:
+    """It holds the same bytes, by chance; they exist nowhere else, so nothing may be given up."""
+
+    def publish() -> bool:
+        text = b"12345678" * (SIZE // 8)
+        block, other = bytearray(text), bytearray(SIZE)
+        place, spare = pages_of(block), pages_of(other)
+        size = SIZE - PAGE
+        other[:] = b"abcdefgh" * (SIZE // 8)  # present, so that it is published
+        assert memory.publish(array("Q"))
+
+        def child() -> bool:
+            replace(place, size, text[:size], spare)
+            memory.reclaim()
+            return ctypes.string_at(place, size) == text[:size]
+
+        return in_fork(child) == 0
+
+    assert in_fork(publish) == 0
+
+
+def test_rest_of_a_region_that_was_unmapped_in_part_is_still_given_up() -> None:
+    """The kernel makes two mappings of it: each shows the image at its own addresses."""
+
+    def publish() -> bool:
+        block = bytearray(b"12345678" * (SIZE // 8))
+        place = pages_of(block)
+        assert memory.publish(array("Q"))
+
+        def child() -> bool:
+            memory.reclaim()
+            LIBC.munmap(ctypes.c_void_p(place + (1 << 20)), ctypes.c_size_t(1 << 20))
+            for at in range(place + (2 << 20), place + (6 << 20), PAGE):
+                ctypes.memmove(at, b"1", 1)
+            given = memory.reclaim()
+            return given >= (4 << 20) // PAGE and ctypes.string_at(place, 8) == b"12345678"
+
+        status = in_fork(child)
+        return status == 0
+
+    assert in_fork(publish) == 0
+
+
+def image_mappings() -> list[tuple[int, int]]:
+    """List where the image is mapped shared: the views that pages are compared with."""
+    lines = Path("/proc/self/maps").read_text().splitlines()
+    found = [line.split()[0] for line in lines if "r--s" in line and "pyrunc-image" in line]
+    return [(int(start, 16), int(end, 16)) for start, end in (each.split("-") for each in found)]
+
+
+def open_image(mode: str) -> FileIO:
+    """Open the file again, which takes root (CAP_CHECKPOINT_RESTORE)."""
+    start, end = image_mappings()[0]
+    return FileIO(f"/proc/self/map_files/{start:x}-{end:x}", mode)
+
+
+@pytest.mark.root
+def test_memory_that_was_never_touched_costs_nothing() -> None:
+    """A mapping of 256 MiB with one page in use takes that page in the image."""
+
+    def publish() -> bool:
+        sparse = mmap.mmap(-1, 256 << 20, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        sparse[100 << 20] = 7
+        assert memory.publish(array("Q"))
+        with open_image("r") as image:
+            used = os.fstat(image.fileno()).st_blocks * 512
+
+        def child() -> bool:
+            sparse[100 << 20] = 8
+            sparse[200 << 20] = 9  # in a hole
+            memory.reclaim()
+            return (sparse[100 << 20], sparse[200 << 20], sparse[0]) == (8, 9, 0)
+
+        return used < memory._MAX_IMAGE_BYTES and in_fork(child) == 0
+
+    assert in_fork(publish) == 0
+
+
+def test_more_memory_than_the_bound_is_not_published(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would be taken from the node for as long as one shim lives."""
+    monkeypatch.setattr(memory, "_MAX_IMAGE_BYTES", 1 << 20)
+
+    def publish() -> bool:
+        block = bytearray(b"x" * (2 << 20))
+        is_mapped = "pyrunc-image" in Path("/proc/self/maps").read_text()
+        return not memory.publish(array("Q")) and not is_mapped and block.count(b"x") == 2 << 20
+
+    assert in_fork(publish) == 0
+
+
+def test_process_with_two_threads_publishes_nothing() -> None:
+    """The other one would write to memory that is being replaced."""
+
+    def publish() -> bool:
+        go = threading.Event()
+        thread = threading.Thread(target=go.wait)
+        thread.start()
+        published = memory.publish(array("Q"))
+        go.set()
+        thread.join()
+        return not published and not memory.is_published()
+
+    assert in_fork(publish) == 0
+
+
+@pytest.mark.root
+def test_no_fork_can_write_into_the_image() -> None:
+    """Neither by its mappings nor by opening the file again: all other forks would see it."""
+
+    def publish() -> bool:
+        assert memory.publish(array("Q"))
+
+        def child() -> bool:
+            views = image_mappings()
+            assert views
+            for start, end in views:
+                length = ctypes.c_size_t(end - start)
+                assert LIBC.mprotect(ctypes.c_void_p(start), length, READ_WRITE) == -1
+            with open_image("r+") as image:
+                with pytest.raises(PermissionError):
+                    image.write(b"x")
+                with pytest.raises(PermissionError):
+                    mmap.mmap(image.fileno(), PAGE, mmap.MAP_SHARED, READ_WRITE)
+                for size in (PAGE, 1 << 48):
+                    with pytest.raises(PermissionError):
+                        image.truncate(size)
+            return True
+
+        return in_fork(child) == 0
+
+    assert in_fork(publish) == 0
