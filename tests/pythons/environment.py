@@ -42,7 +42,7 @@ def find(name: str) -> str:
     done = _run([str(TREE / "tools/python.sh"), name], capture=True)
     sys.stderr.write(done.stderr)
     if done.returncode:
-        last = done.stderr.strip().rpartition("\n")[2]
+        last = done.stderr.strip().rpartition("\n")[2].removeprefix("python: ")
         raise Missing(last or f"tools/python.sh: exit status {done.returncode}")
     return done.stdout.strip()
 
