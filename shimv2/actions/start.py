@@ -158,12 +158,9 @@ def _annotations() -> Mapping[str, str]:
     with open(paths.config_file(""), "rb") as file:
         text = file.read()
     try:
-        config = gojson.loads(text)
-    except gojson.JsonError:
-        found = gojson.decode_next(text, 0)  # as in the Go shim, later values are ignored
-        if found is None:
-            raise ValueError("EOF") from None
-        config = found[0]
+        config = next(gojson.values(text))  # as in the Go shim, later values are ignored
+    except StopIteration:
+        raise ValueError("EOF") from None
     gojson.check(config, _CONFIG)
     annotations = (config.get("annotations") if isinstance(config, dict) else None) or {}
     return {name: value or "" for name, value in annotations.items()}  # Go reads null as ""
