@@ -12,13 +12,14 @@ import functools
 import mmap
 import os
 import platform
-import re
 import struct
 import sys
 import termios
 from collections.abc import Sequence
 from ctypes import c_char_p, c_int, c_long, c_ulong, c_void_p
 from typing import Final
+
+from shimv2.kernel import proc
 
 # mount(2); Linux keeps these numbers on every architecture.
 MS_RDONLY: Final = 0x1
@@ -33,10 +34,7 @@ MS_NOATIME: Final = 0x400
 MS_NODIRATIME: Final = 0x800
 MS_BIND: Final = 0x1000
 MS_REC: Final = 0x4000
-MS_UNBINDABLE: Final = 0x20000
 MS_PRIVATE: Final = 0x40000
-MS_SLAVE: Final = 0x80000
-MS_SHARED: Final = 0x100000
 MS_RELATIME: Final = 0x200000
 MS_STRICTATIME: Final = 0x1000000
 
@@ -48,11 +46,8 @@ CLONE_NEWUSER: Final = 0x10000000
 
 # Operations of prctl(2).
 PR_SET_PDEATHSIG: Final = 1
-PR_GET_PDEATHSIG: Final = 2
-PR_GET_DUMPABLE: Final = 3
 PR_SET_DUMPABLE: Final = 4
 PR_SET_CHILD_SUBREAPER: Final = 36
-PR_GET_CHILD_SUBREAPER: Final = 37
 PR_SCHED_CORE: Final = 62
 _PR_SET_NAME: Final = 15
 _PR_SET_MM: Final = 35
@@ -109,8 +104,6 @@ _SYS_IOPRIO_SET, _SYS_IOPRIO_GET = {
 }.get(platform.machine(), (30, 31))  # fmt: skip
 _IOPRIO_WHO_PROCESS: Final = 1
 
-CGROUP2_SUPER_MAGIC: Final = 0x63677270
-TMPFS_MAGIC: Final = 0x01021994
 _STATFS_BYTES: Final = 256  # more than any architecture's struct statfs; f_type is its first word
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -180,19 +173,9 @@ def prctl(option: int, value: int = 0, arg3: int = 0, arg4: int = 0, arg5: int =
     return _checked(_libc.prctl(option, value, arg3, arg4, arg5))
 
 
-def _prctl_int(option: int) -> int:
-    out = c_int()
-    _checked(_libc.prctl(option, ctypes.addressof(out), 0, 0, 0))
-    return out.value
-
-
 def set_child_subreaper(enabled: bool = True) -> None:
     """Make this process the parent of its descendants' orphans (not inherited by children)."""
     prctl(PR_SET_CHILD_SUBREAPER, int(enabled))
-
-
-def is_child_subreaper() -> bool:
-    return bool(_prctl_int(PR_GET_CHILD_SUBREAPER))
 
 
 def set_parent_death_signal(signal_number: int) -> None:
@@ -200,27 +183,9 @@ def set_parent_death_signal(signal_number: int) -> None:
     prctl(PR_SET_PDEATHSIG, signal_number)
 
 
-def parent_death_signal() -> int:
-    return _prctl_int(PR_GET_PDEATHSIG)
-
-
 def set_dumpable(enabled: bool) -> None:
     """Not dumpable = no core, no ptrace, and /proc/self belongs to root."""
     prctl(PR_SET_DUMPABLE, int(enabled))
-
-
-def is_dumpable() -> bool:
-    return prctl(PR_GET_DUMPABLE) == 1
-
-
-def is_namespace_init(pid: int) -> bool:
-    """Whether a process is number 1 of the innermost pid namespace it is in; not if it is gone."""
-    try:
-        with open(f"/proc/{pid}/status", "rb") as file:
-            numbers = re.search(rb"^NSpid:(.*)$", file.read(), re.MULTILINE)
-    except OSError:
-        return False
-    return numbers is not None and numbers[1].split()[-1:] == [b"1"]
 
 
 def create_core_scheduling_group() -> None:
@@ -257,9 +222,8 @@ def show(arguments: Sequence[str], environment: Sequence[bytes]) -> object:
 @functools.cache
 def _areas() -> Sequence[Sequence[int]]:
     """Where code, data, heap and stack of this process begin, and of its forks."""
-    with open("/proc/self/stat", "rb") as file:
-        fields = file.read().rpartition(b")")[2].split()
-    return [[int(fields[number - 3]) for number in numbers] for numbers in _STAT_AREAS]
+    fields = proc.stat_fields("self")
+    return [[proc.stat_field(fields, number) for number in numbers] for numbers in _STAT_AREAS]
 
 
 # --- priorities --------------------------------------------------------------------------------
@@ -372,10 +336,6 @@ def splice(source: int, sink: int, count_bytes: int) -> int:
         BlockingIOError: nothing to read, or no room: it does not say which.
     """
     return os.splice(source, sink, count_bytes, flags=os.SPLICE_F_NONBLOCK | os.SPLICE_F_MOVE)
-
-
-def pipe_capacity_bytes(fd: int) -> int:
-    return fcntl.fcntl(fd, fcntl.F_GETPIPE_SZ)
 
 
 def set_pipe_capacity(fd: int, capacity_bytes: int) -> int:

@@ -31,10 +31,6 @@ class InvalidArgument(ShimError):
     suffix = ": invalid argument"
 
 
-class Unsupported(ShimError):
-    """A method or feature this shim does not have; clients treat it as unimplemented."""
-
-
 class ResourceExhausted(ShimError):
     """A bound of the shim itself is reached; the request was refused and changed nothing."""
 

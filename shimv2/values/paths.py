@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from typing import Final
 
 SOCKET_DIR: Final = "/run/containerd/s"
-MAX_SOCKET_DIR_BYTES: Final = 42
-"""sun_path holds 107 bytes and a NUL; a slash and 64 hex digits follow the folder."""
 
 RUNTIME_ROOT: Final = "/run/containerd/runc"
 
@@ -38,11 +36,6 @@ def work_dir(bundle: str) -> str:
 def criu_work_dir(bundle: str) -> str:
     """Name the folder of a checkpoint's logs, when the client names none."""
     return os.path.join(work_dir(bundle), "criu-work")
-
-
-def log_fifo(bundle: str) -> str:
-    """Name the FIFO that the daemon reads the shim's log from."""
-    return os.path.join(bundle, "log")
 
 
 def address_file(bundle: str) -> str:

@@ -16,6 +16,7 @@ from shimv2.kernel.spawn import spawn
 from shimv2.values.model import Exit
 from tests.support.aio import LOOPS, LoopName, run
 from tests.support.children import status_of
+from tests.support.kernel import is_child_subreaper
 from tests.support.until import until
 
 both_loops = pytest.mark.parametrize("loop", LOOPS)
@@ -45,7 +46,7 @@ def dead(pid: int) -> None:
 
 @pytest.fixture
 def subreaper() -> Iterator[None]:
-    before = linux.is_child_subreaper()
+    before = is_child_subreaper()
     linux.set_child_subreaper()
     yield
     linux.set_child_subreaper(before)
