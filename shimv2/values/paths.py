@@ -112,11 +112,9 @@ def group_id(annotations: Mapping[str, str], container_id: str) -> str:
     return container_id
 
 
-def socket_path(
-    grpc_address: str, namespace: str, group: str, *, folder: str = SOCKET_DIR, debug: bool = False
-) -> str:
-    """Name the socket of a group's shim, the same for everybody who computes it."""
-    joined = go_join(grpc_address, namespace, group, *(["debug"] if debug else []))
+def socket_path(grpc_address: str, namespace: str, group: str, *, folder: str = SOCKET_DIR) -> str:
+    """Name the socket of a group's shim: a hash that the Go shim computes in the same way."""
+    joined = go_join(grpc_address, namespace, group)
     digest = hashlib.sha256(joined.encode("utf-8", "surrogateescape")).hexdigest()
     return f"{folder}/{digest}"
 

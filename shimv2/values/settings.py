@@ -53,9 +53,10 @@ class Settings:
 
 # --- one container -----------------------------------------------------------------------------
 
-BLOCK: Final = "block"
-BUFFER: Final = "buffer"
-DROP_OLDEST: Final = "drop-oldest"
+# The words of POLICY_ANNOTATION: what an output does while no reader takes its bytes.
+BLOCK: Final = "block"  # the container waits, as with the Go shim
+BUFFER: Final = "buffer"  # it waits once `limit_bytes` are kept
+DROP_OLDEST: Final = "drop-oldest"  # it never waits
 
 POLICY_ANNOTATION: Final = "pyrunc.shim/stdio-policy"
 GRACE_ANNOTATION: Final = "pyrunc.shim/drain-grace-ms"
@@ -68,16 +69,19 @@ _GRACE_LIMIT_MS: Final = 60_000
 
 
 @dataclass(frozen=True, slots=True)
-class ContainerPolicy:
+class IoPolicy:
     """How the streams of one container's processes are treated."""
 
-    stdio_policy: str = BLOCK  # when nobody reads: BLOCK the writer, BUFFER, or DROP_OLDEST
-    limit_bytes: int = 0  # of what is kept of one stream; 0 with BLOCK
-    drain_grace_s: float = 0.5
-    stdin_hangup_s: float | None = None  # from the last client's leaving to the end; None: no end
+    stdio_policy: str = BLOCK  # BLOCK, BUFFER or DROP_OLDEST
+    limit_bytes: int = 0  # kept in memory per stream, beside pipe and FIFO; 0 with BLOCK
+    drain_grace_s: float = 0.5  # without a byte, while a process still holds the writing end
+    drain_limit_s: float = 10.0
+    stdin_hangup_s: float | None = None  # from the last client's leaving to EOF; None: no EOF
+    exit_output_s: float = 0.25  # for a client to take what came before an exit, which waits
+    open_limit_s: float = 30.0  # for all output FIFOs together
 
 
-def container_policy(annotations: Mapping[str, str], settings: Settings) -> ContainerPolicy:
+def io_policy(annotations: Mapping[str, str], settings: Settings) -> IoPolicy:
     """Read the annotations of an OCI configuration; what is not annotated is as in `settings`.
 
     Raises:
@@ -90,7 +94,14 @@ def container_policy(annotations: Mapping[str, str], settings: Settings) -> Cont
     hangup_s = None
     if HANGUP_ANNOTATION in annotations:
         hangup_s = float(_number(annotations, HANGUP_ANNOTATION, int(LONGEST_S)))
-    return ContainerPolicy(stdio_policy, limit_bytes, grace_s, hangup_s)
+    return IoPolicy(
+        stdio_policy=stdio_policy,
+        limit_bytes=limit_bytes,
+        drain_grace_s=grace_s,
+        drain_limit_s=settings.drain_limit_s,
+        stdin_hangup_s=hangup_s,
+        exit_output_s=settings.exit_output_s,
+    )
 
 
 def _policy(text: str) -> tuple[str, int]:

@@ -42,15 +42,6 @@ def test_socket_is_named_by_the_hash_of_address_namespace_and_group() -> None:
     assert paths.socket_path("", "NS", "group", folder="/x").startswith("/x/")
 
 
-def test_debug_socket_has_a_name_of_its_own() -> None:
-    """`/debug` is appended before hashing."""
-    plain = paths.socket_path("/a", "b", "c")
-    debug = paths.socket_path("/a", "b", "c", debug=True)
-
-    assert debug != plain
-    assert debug == paths.socket_path("/a", "b", "c/debug")
-
-
 @pytest.mark.parametrize(
     ("annotations", "group"),
     [
