@@ -1,8 +1,8 @@
 """JSON whose values of a wrong type are refused in the words of Go's encoding/json.  Pure.
 
-Clients get to see these texts (Exec and Update with a bad payload, a runtime's corrupt log, a
-broken configuration), and the test suites of the daemons compare them.  Where the syntax is wrong,
-Python's own parser says so, behind `invalid JSON: `.
+Clients show these texts (Exec and Update with a bad payload, a corrupt log of the runtime, a broken
+configuration), and the test suites of the daemons compare them.  A syntax error has the text of
+Python's own parser, after `invalid JSON: `.
 """
 
 import json
@@ -105,10 +105,10 @@ Shape = Struct | Slice | StringMap | str
 
 
 def check(value: object, shape: Shape) -> None:
-    """Make sure that Go could decode `value` into `shape`; unknown fields are fine, so is null.
+    """Check that Go could decode `value` into `shape`.  Unknown fields and null are allowed.
 
     Raises:
-        JsonError: Go's text for the first value of a wrong type, in document order.
+        JsonError: Go's text (json.UnmarshalTypeError) for the first value of a wrong type.
     """
     _check(value, shape, "", "")
 
@@ -133,7 +133,7 @@ def _check(value: object, shape: Shape, struct: str, path: str) -> None:
 
 
 def _fold(key: str, fields: Mapping[str, Shape]) -> str:
-    """Find the field that `key` names but for its case, as Go does; "" when there is none."""
+    """Return the field that `key` names if case is ignored, as Go does; "" if there is none."""
     return next((name for name in fields if name.lower() == key.lower()), "")
 
 
@@ -170,7 +170,7 @@ def _kind(value: object, target: str) -> str:
 
 
 def json_kind(value: object) -> str:
-    """Name the kind of a parsed value as Go's errors do."""
+    """Return the kind of a parsed value as Go's errors name it."""
     match value:
         case bool():
             return "bool"

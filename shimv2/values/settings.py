@@ -1,4 +1,4 @@
-"""What an administrator can set for all shims, and a pod's author for one container.  Pure."""
+"""Settings of the administrator for all shims, and annotations of one container.  Pure."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,33 +12,33 @@ LONGEST_S: Final = 86_400.0
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """The defaults are those of a shim without a settings file.  Plain values only."""
+    """The settings file.  The defaults are those of a shim without one."""
 
     json_v3_reply: bool = False
     """Answer `start` of containerd 2.0 to 2.2 in JSON, version 3, as their own shim does."""
 
     drain_grace_s: float = 0.5
-    """How long Delete waits after the last byte when somebody still holds the streams open."""
+    """How long Delete waits after the last byte while a process holds the streams open."""
 
     drain_limit_s: float = 10.0
-    """How long Delete waits for output that still moves."""
+    """How long Delete waits for output that is still being copied."""
 
     exit_output_s: float = 0.25
-    """How long an exit waits for a client that is there to take the output before it; 0 = not."""
+    """How long an exit waits for a connected reader to drain the output before it; 0 = not."""
 
     self_exit_s: float = 0.0
-    """A shim without container and connection ends after so long; 0 = never, as the reference."""
+    """After how long a shim without container and connection ends; 0 = never, as the Go shim."""
 
     zygote: bool = True
-    """Keep a warm process that later shims are forked from, where the launcher is installed."""
+    """Keep a zygote, from which later shims are forked, where the launcher is installed."""
 
     zygote_linger_s: float = 60.0
-    """How long it stays after the last of its shims."""
+    """How long the zygote stays after the last of its shims."""
 
     logging_binaries: tuple[str, ...] | None = None
-    """The programs that `binary://` may name, absolute paths; None = any."""
+    """The absolute paths of the programs that `binary://` may name; None = any."""
 
-    # How long one verb of the runtime may take; then it is killed.
+    # How long each command of the runtime may take; then the runtime is killed.
     create_s: float = 300.0
     restore_s: float = 300.0
     checkpoint_s: float = 300.0
@@ -63,7 +63,7 @@ GRACE_ANNOTATION: Final = "pyrunc.shim/drain-grace-ms"
 HANGUP_ANNOTATION: Final = "pyrunc.shim/stdin-hangup-s"
 
 BUFFER_LIMIT_BYTES: Final = 64 * 1024 * 1024
-"""The most that an annotation can make a shim keep of one stream: who writes it is not root."""
+"""The largest limit that an annotation can set: its author need not be an administrator."""
 
 _GRACE_LIMIT_MS: Final = 60_000
 
@@ -82,10 +82,10 @@ class IoPolicy:
 
 
 def io_policy(annotations: Mapping[str, str], settings: Settings) -> IoPolicy:
-    """Read the annotations of an OCI configuration; what is not annotated is as in `settings`.
+    """Read the annotations of an OCI configuration; `settings` has the values for the others.
 
     Raises:
-        InvalidArgument: an annotation of ours has a value that cannot be used.
+        InvalidArgument: an annotation of this shim has an invalid value.
     """
     stdio_policy, limit_bytes = _policy(annotations.get(POLICY_ANNOTATION, BLOCK))
     grace_s = settings.drain_grace_s

@@ -306,8 +306,8 @@ def test_children_that_died_before_the_start_are_collected_by_it(loop: LoopName)
 
 
 def test_storm_of_orphans_gives_the_loop_its_turns(monkeypatch: pytest.MonkeyPatch) -> None:
-    """20,000 short children must not keep State from being answered."""
-    monkeypatch.setattr(reaper, "_REAPED_PER_TURN", 4)
+    """Fault row 9: 20,000 short children must not keep State from being answered."""
+    monkeypatch.setattr(reaper, "_REAPED_PER_ITERATION", 4)
 
     async def main() -> None:
         mine = Reaper(asyncio.get_running_loop())
@@ -329,7 +329,7 @@ def test_storm_of_orphans_gives_the_loop_its_turns(monkeypatch: pytest.MonkeyPat
 
 def test_stop_in_the_middle_of_a_storm_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is scheduled any more; what is dead stays a zombie for whoever comes next."""
-    monkeypatch.setattr(reaper, "_REAPED_PER_TURN", 1)
+    monkeypatch.setattr(reaper, "_REAPED_PER_ITERATION", 1)
 
     async def main() -> None:
         mine = Reaper(asyncio.get_running_loop())
