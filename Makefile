@@ -42,7 +42,7 @@ $(PY):
 
 $(RUN_STAMP): pyproject.toml | $(PY)
 	@echo "venv: what the shim needs"
-	@$(call requirements,p["dependencies"]) > $(VENV)/run.txt
+	@$(call requirements,p["dependencies"] + p["optional-dependencies"]["shimctl"]) > $(VENV)/run.txt
 	@$(PIP) -r $(VENV)/run.txt
 	@# A path file, no import hook: what is imported is the tree, and start-up costs one stat more.
 	@echo "$(CURDIR)" > "$$($(PY) -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/containerd-shim-pyrunc.pth"

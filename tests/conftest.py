@@ -14,6 +14,7 @@ from shimv2.shimctl.rootfs import make_rootfs
 from tests.support import results
 from tests.support.cgroups import unified
 from tests.support.host import Host, runs_as_root
+from tests.support.isolation import default_signals, end_children
 from tests.support.leaks import OwnState, own_leaks
 from tests.support.outcome import FAILED, allowed_skips
 
@@ -23,6 +24,7 @@ _RULES: Final = Path(__file__).parent / "rules.toml"
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    default_signals()
     if results.FOLDER:
         config.pluginmanager.register(results.Recorder(Path(results.FOLDER)))
 
@@ -38,11 +40,16 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.fixture(autouse=True)
 def _no_own_leaks(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Fail a test that leaves an fd, a child or a thread in the test process."""
+    """Fail a test that leaves an fd, a child or a thread in the test process; end its children.
+
+    Also after a failure: a child that is left would be counted by every later test.
+    """
     before = OwnState.now()
     yield
-    if not request.node.stash.get(FAILED, False):
-        assert own_leaks(before) == []
+    failed = request.node.stash.get(FAILED, False)
+    left = [] if failed else own_leaks(before)
+    end_children(before.children)
+    assert left == []
 
 
 @pytest.fixture(scope="session")

@@ -121,7 +121,7 @@ def test_what_is_mounted_below_the_root_is_unmounted_too(setup: Setup) -> None:
 
 @pytest.mark.rule("task.create.13")
 def test_container_without_mounts_is_left_its_root(setup: Setup) -> None:
-    """dockerd mounts by itself: what is there stays (task API 3.5)."""
+    """dockerd mounts by itself: what is there stays."""
 
     async def scenario(harness: Harness) -> None:
         container = await harness.start_shim("c1", spec.Wanted(["sh", "-c", "exit 3"]))
@@ -146,7 +146,7 @@ def test_container_without_mounts_is_left_its_root(setup: Setup) -> None:
 @pytest.mark.rule("task.delete.6", "events.order.4", "task.wait.5")
 @pytest.mark.ours("Go's Wait never returns")
 def test_container_that_never_ran_has_no_exit_of_its_own(setup: Setup) -> None:
-    """Status 0, the zero time, a killed init; its exit may be told after the Delete (O-46)."""
+    """Status 0, the zero time, a killed init; its exit may be told after the Delete."""
 
     async def scenario(harness: Harness) -> None:
         container = await harness.create("c1", SLEEP)
@@ -174,7 +174,7 @@ def test_container_that_never_ran_has_no_exit_of_its_own(setup: Setup) -> None:
 
 @pytest.mark.rule("task.pids.1", "task.start.2", "task.exec.1")
 def test_pids_name_the_execs(setup: Setup) -> None:
-    """The init, an exec with its id, and what they started (O-118, O-145)."""
+    """The init, an exec with its id, and what they started."""
 
     async def scenario(harness: Harness) -> None:
         container = await harness.run("c1", "sh", "-c", "sleep 1000 & exec sleep 1001")
@@ -253,7 +253,7 @@ def test_kill_does_not_wait_for_a_stuck_verb(faulty: Setup, faults: Faults) -> N
 
 @pytest.mark.rule("task.start.8", "events.topics.8")
 def test_start_that_fails_leaves_the_container_created(faulty: Setup, faults: Faults) -> None:
-    """No event, the runtime's words, and it can be started again (task API 3.5)."""
+    """No event, the runtime's words, and it can be started again."""
 
     async def scenario(harness: Harness) -> None:
         container = await harness.create("c1", SLEEP)
@@ -272,7 +272,7 @@ def test_start_that_fails_leaves_the_container_created(faulty: Setup, faults: Fa
 
 @pytest.mark.rule("task.errors.7")
 def test_start_that_is_too_late_changes_nothing(setup: Setup) -> None:
-    """A deadline in the past: Go's words, then a Start like any other (O-50 to O-52)."""
+    """A deadline in the past: Go's words, then a Start like any other."""
 
     async def scenario(harness: Harness) -> None:
         container = await harness.create("c1", SLEEP)
@@ -310,7 +310,7 @@ def test_stats_of_a_cgroup_that_vanished_are_no_error(setup: Setup) -> None:
 
 @pytest.mark.rule("task.shutdown.2", "task.shutdown.3", "cli.end.1", "events.transport.9")
 def test_shim_stays_until_it_is_told_to_go(setup: Setup) -> None:
-    """Without a container, too; then any id will do, and the last event has been sent (O-17)."""
+    """Without a container, too; then any id will do, and the last event has been sent."""
 
     async def scenario(harness: Harness) -> None:
         container = await harness.run("c1", "true")
@@ -355,7 +355,7 @@ def test_close_io_does_not_look_at_its_flag(setup: Setup) -> None:
 
 @pytest.mark.rule("cli.group.7")
 def test_member_of_a_pod_needs_no_start_of_its_own(setup: Setup) -> None:
-    """Newer daemons dial the pod's shim and call Create for another bundle (CLI-35)."""
+    """Newer daemons dial the pod's shim and call Create for another bundle."""
 
     async def scenario(harness: Harness) -> None:
         wanted = spec.Wanted(SLEEP.args, annotations=POD)

@@ -26,7 +26,7 @@ TRUE = spec.Wanted(["true"])
 
 @pytest.mark.rule("task.create.6")
 def test_create_with_the_bundle_gone_is_not_found(setup: Setup) -> None:
-    """The first file that cannot be written names the path (O-16)."""
+    """The first file that cannot be written names the path."""
 
     async def scenario(harness: Harness) -> None:
         container = await harness.start_shim("c1", TRUE)
@@ -69,7 +69,7 @@ def test_shim_outlives_a_bundle_removed_under_it(setup: Setup) -> None:
     ids=["name", "path"],
 )
 def test_create_with_a_missing_runtime_names_it(setup: Setup, binary: str, cause: str) -> None:
-    """Go's words for a program that is not there (O-215, O-216)."""
+    """Go's words for a program that is not there."""
 
     async def scenario(harness: Harness) -> None:
         container = await harness.start_shim("c1", TRUE)
@@ -105,7 +105,7 @@ LOGGING = "; ".join(f"echo '{ERROR_LINE.format(*entry)}' >>\"$log\"" for entry i
 def test_create_with_a_failing_runtime_passes_its_words_on(
     setup: Setup, script: str, said: str
 ) -> None:
-    """The last error of its log, or what is known without one (task API 3.4, O-219 to O-222)."""
+    """The last error of its log, or what is known without one."""
 
     async def scenario(harness: Harness) -> None:
         runtime = _scripted_runtime(setup, f'case " $* " in *" create "*) {script};; esac')
@@ -145,7 +145,7 @@ def test_create_with_a_failing_runtime_passes_its_words_on(
 def test_create_of_a_program_that_cannot_run_leaves_no_mount(
     setup: Setup, wanted: spec.Wanted, runc: str, crun: str
 ) -> None:
-    """The runtime's text as it is (O-198, O-204, O-205); the root is unmounted again (O-464)."""
+    """The runtime's text as it is; the root is unmounted again."""
 
     async def scenario(harness: Harness) -> None:
         container = await harness.start_shim("c1", wanted)
@@ -173,7 +173,7 @@ def test_create_of_a_program_that_cannot_run_leaves_no_mount(
 def test_create_without_a_good_config_fails_in_the_runtime(
     setup: Setup, text: str | None, said: str
 ) -> None:
-    """`start` was fine; by Create the file is missing or broken (O-217, O-218)."""
+    """`start` was fine; by Create the file is missing or broken."""
 
     async def scenario(harness: Harness) -> None:
         container = await harness.start_shim("c1", TRUE)
@@ -193,7 +193,7 @@ def test_create_without_a_good_config_fails_in_the_runtime(
 
 @pytest.mark.rule("io.pipes.6")
 def test_create_with_a_missing_stdio_path_fails(setup: Setup) -> None:
-    """The words of the copier (O-327)."""
+    """The words of the copier."""
 
     async def scenario(harness: Harness) -> None:
         container = await harness.start_shim("c1", spec.Wanted(["sleep", "1000"]))
@@ -215,7 +215,7 @@ def test_create_with_a_missing_stdio_path_fails(setup: Setup) -> None:
 @pytest.mark.vm
 @pytest.mark.ours("Go leaves the created container to the daemon's `delete`")
 def test_create_that_fails_after_runc_takes_the_container_back(setup: Setup) -> None:
-    """A container no client can name any more is deleted by the shim itself (task API 3.5)."""
+    """A container no client can name any more is deleted by the shim itself."""
 
     async def scenario(harness: Harness) -> None:
         container = await harness.start_shim("c1", spec.Wanted(["sleep", "1000"]))
@@ -247,7 +247,7 @@ PARSE = 'unable to parse stdout uri: parse "%zz:/x":'
     ids=["scheme", "url"],
 )
 def test_create_with_a_bad_stdio_uri_fails(setup: Setup, stdout: str, said: str) -> None:
-    """Refused before runc is called (IO-6, O-223, O-224)."""
+    """Refused before runc is called."""
 
     async def scenario(harness: Harness) -> None:
         container = await harness.start_shim("c1", TRUE)
@@ -262,7 +262,7 @@ def test_create_with_a_bad_stdio_uri_fails(setup: Setup, stdout: str, said: str)
 
 @pytest.mark.rule("task.create.7")
 def test_create_with_a_mount_that_fails_undoes_the_mounts_before_it(setup: Setup) -> None:
-    """Mounts are all or nothing; the text begins as the reference's does (O-227)."""
+    """Mounts are all or nothing; the text begins as the reference's does."""
 
     async def scenario(harness: Harness) -> None:
         container = await harness.start_shim("c1", TRUE)
@@ -281,7 +281,7 @@ def test_create_with_a_mount_that_fails_undoes_the_mounts_before_it(setup: Setup
 
 @pytest.mark.rule("task.create.11")
 def test_second_create_of_an_id_harms_nothing(setup: Setup) -> None:
-    """runc's refusal is passed on; the first container runs on (O-59, O-60, pitfall 49)."""
+    """runc's refusal is passed on; the first container runs on."""
 
     async def scenario(harness: Harness) -> None:
         container = await harness.run("c1", "sleep", "1000")

@@ -42,7 +42,7 @@ def test_root_is_made_where_there_is_none(setup: Setup) -> None:
 @pytest.mark.ours("Go leaves the dead socket")
 @pytest.mark.rule("options.runc.1", "options.runc.2", "cli.spawn.10")
 def test_runtime_and_its_root_are_those_of_create(setup: Setup, host: Host) -> None:
-    """For the container, its execs, its Delete, and `delete` after a crash (options 6.1)."""
+    """For the container, its execs, its Delete, and `delete` after a crash."""
     asked = Path(host.folder, "asked")
     runtime = Path(host.folder, "myrunc")
     runtime.write_text(
@@ -109,7 +109,7 @@ def test_runtime_that_leaves_no_pid_fails_create(faulty: Setup, faults: Faults, 
 
 @pytest.mark.rule("task.exits.11")
 def test_container_whose_configuration_is_gone_has_its_leftovers_killed(setup: Setup) -> None:
-    """Nobody can tell any more whether the kernel does it (task API 3.6)."""
+    """Nobody can tell any more whether the kernel does it."""
 
     async def scenario(harness: Harness) -> None:
         wanted = spec.Wanted(SLEEP.args, host_namespaces=("pid",))
@@ -127,7 +127,7 @@ def test_container_whose_configuration_is_gone_has_its_leftovers_killed(setup: S
 @pytest.mark.rule("events.topics.9")
 @pytest.mark.parametrize("terminal", [False, True])
 def test_created_tells_its_streams_also_when_there_are_none(setup: Setup, terminal: bool) -> None:
-    """The part is always there, if without any field (events 5.2)."""
+    """The part is always there, if without any field."""
 
     async def scenario(harness: Harness) -> None:
         container = await harness.start_shim("c1", spec.Wanted(SLEEP.args, terminal=terminal))

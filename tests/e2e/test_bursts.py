@@ -30,7 +30,7 @@ def captures(container: Container) -> list[Capture]:
 
 @pytest.mark.rule("io.pipes.11", "io.end.2")
 def test_fifty_execs_of_a_burst_lose_nothing_and_leave_nothing(setup: Setup) -> None:
-    """Delete comes straight after Wait (IO 4.6, 4.8); the shim is as it was before."""
+    """Delete comes straight after Wait; the shim is as it was before."""
     _bursts(setup, 50)
 
 

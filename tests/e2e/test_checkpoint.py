@@ -49,7 +49,7 @@ async def checkpoint_with(container: Container, url: str, value: bytes) -> None:
 
 @pytest.mark.rule("task.checkpoint.1")
 def test_options_of_a_checkpoint_are_of_exactly_one_type(setup: Setup) -> None:
-    """The URL is compared as a whole, unlike that of Create's options (O-74, O-75)."""
+    """The URL is compared as a whole, unlike that of Create's options."""
 
     async def scenario(harness: Harness) -> None:
         container = await harness.run("c1", *SLEEP.args)
@@ -112,7 +112,7 @@ def test_containers_without_processes_have_no_checkpoint(setup: Setup) -> None:
 def test_failed_checkpoint_names_the_log_and_leaves_only_that(
     faulty: Setup, faults: Faults
 ) -> None:
-    """One line of the runtime's, CRIU's log in the bundle, nothing in the work folder (O-76)."""
+    """One line of the runtime's, CRIU's log in the bundle, nothing in the work folder."""
 
     async def scenario(harness: Harness) -> None:
         container = await harness.run("c1", *SLEEP.args)
@@ -141,7 +141,7 @@ def test_failed_checkpoint_names_the_log_and_leaves_only_that(
 
 @pytest.mark.rule("task.checkpoint.4")
 def test_work_folder_of_the_client_is_kept(faulty: Setup, faults: Faults) -> None:
-    """It is where CRIU's logs of a success can be read (options 6.2)."""
+    """It is where CRIU's logs of a success can be read."""
 
     async def scenario(harness: Harness) -> None:
         container = await harness.run("c1", *SLEEP.args)

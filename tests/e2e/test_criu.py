@@ -129,7 +129,7 @@ def test_input_of_a_pipe_is_connected_again(criu_setup: Setup, dump: str) -> Non
 
 
 def test_criu_takes_every_option(criu_setup: Setup, dump: str, tmp_path: Path) -> None:
-    """It takes them all together; its log is kept in the client's folder (O-574)."""
+    """It takes them all together; its log is kept in the client's folder."""
 
     async def scenario(harness: Harness) -> None:
         container = await harness.run("c1", wanted=COUNTER)

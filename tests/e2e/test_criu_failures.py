@@ -196,7 +196,7 @@ def test_shim_that_dies_in_a_restore_leaves_the_containers_files_alone(
 
 
 def test_restore_of_a_broken_image_changes_nothing(criu_setup: Setup, dump: str) -> None:
-    """The runtime's words, state created, nothing left of the attempt; then it works (O-560)."""
+    """The runtime's words, state created, nothing left of the attempt; then it works."""
 
     async def scenario(harness: Harness) -> None:
         first = await harness.run("c1", wanted=COUNTER)

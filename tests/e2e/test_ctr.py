@@ -55,7 +55,7 @@ def test_run_exits_with_the_containers_status(
 
 
 def test_run_of_a_missing_program_fails_with_the_runtimes_words(containerd: Containerd) -> None:
-    """Clients match this text to answer 127 (task API 3.1): it is passed on as it is."""
+    """Clients match this text to answer 127: it is passed on as it is."""
     done = containerd.ctr(*RUN, "--rm", IMAGE, "c1", "nosuchcommand", check=False)
 
     assert done.returncode != 0
@@ -68,7 +68,7 @@ def test_run_of_a_missing_program_fails_with_the_runtimes_words(containerd: Cont
 
 
 def test_runtime_is_found_by_its_absolute_path(containerd: Containerd, host: Host) -> None:
-    """A runtime may be named by the path of its binary (CLI-2)."""
+    """A runtime may be named by the path of its binary."""
     done = containerd.ctr("run", "--runtime", host.shim, "--rm", IMAGE, "c1", "echo", "by path")
 
     assert done.stdout == b"by path\n"
@@ -125,7 +125,7 @@ def test_options_file_that_is_wrong_fails_the_create(containerd: Containerd, hos
 
 
 def test_stdin_reaches_the_container(containerd: Containerd) -> None:
-    """What a client writes to stdin arrives, and its end too (IO 4.7)."""
+    """What a client writes to stdin arrives, and its end too."""
     # More than FIFO and pipe hold: ctr forgets to close stdin when it ends before Create does.
     done = containerd.ctr(*RUN, "--rm", IMAGE, "c1", "wc", "-c", stdin=b"x" * 1_000_000)
 
@@ -133,7 +133,7 @@ def test_stdin_reaches_the_container(containerd: Containerd) -> None:
 
 
 def test_eight_mebibytes_of_output_arrive_unchanged(containerd: Containerd) -> None:
-    """Nothing written before the exit is lost, however fast the exit comes (design 4.3)."""
+    """Nothing written before the exit is lost, however fast the exit comes."""
     size = 8 * 1024 * 1024
     script = f"yes 0123456789abcdef | head -c {size}"
 
@@ -198,7 +198,7 @@ def test_twenty_containers_at_once_all_answer(containerd: Containerd) -> None:
 
 @pytest.mark.timeout(120)
 def test_twenty_short_runs_have_their_events_in_order(containerd: Containerd, host: Host) -> None:
-    """create, start, exit, delete, each once, even for the shortest process (events 5.3)."""
+    """create, start, exit, delete, each once, even for the shortest process."""
     _short_runs(containerd, host, 20)
 
 

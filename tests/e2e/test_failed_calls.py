@@ -24,7 +24,7 @@ SLEEP = spec.Wanted(["sleep", "1000"])
 
 @pytest.mark.rule("task.create.14")
 def test_create_is_rolled_back_when_its_client_leaves(faulty: Setup, faults: Faults) -> None:
-    """Nothing of a Create outlives the daemon that asked for it (faults row 28)."""
+    """Nothing of a Create outlives the daemon that asked for it."""
 
     async def scenario(harness: Harness) -> None:
         container = await harness.start_shim("c1", SLEEP)
@@ -55,7 +55,7 @@ def test_create_is_rolled_back_when_its_client_leaves(faulty: Setup, faults: Fau
 
 @pytest.mark.rule("task.create.15")
 def test_create_whose_time_is_over_is_rolled_back(faulty: Setup, faults: Faults) -> None:
-    """A hung runtime is killed with what it made; the client is told in time (faults row 10)."""
+    """A hung runtime is killed with what it made; the client is told in time."""
 
     async def scenario(harness: Harness) -> None:
         container = await harness.start_shim("c1", SLEEP)
@@ -74,7 +74,7 @@ def test_create_whose_time_is_over_is_rolled_back(faulty: Setup, faults: Faults)
 def test_delete_goes_on_without_its_client_and_tells_a_repeated_call_the_same(
     faulty: Setup, faults: Faults
 ) -> None:
-    """A Delete whose reply is lost is not done twice, and its exit is not lost (faults row 26)."""
+    """A Delete whose reply is lost is not done twice, and its exit is not lost."""
 
     async def scenario(harness: Harness) -> None:
         container = await harness.run("c1", "sh", "-c", "exit 6")
@@ -101,7 +101,7 @@ def test_delete_goes_on_without_its_client_and_tells_a_repeated_call_the_same(
 
 @pytest.mark.rule("task.delete.3")
 def test_delete_that_the_runtime_refuses_can_be_repeated(faulty: Setup, faults: Faults) -> None:
-    """A failed Delete leaves the state as it was (pitfall 46, O-240 to O-242)."""
+    """A failed Delete leaves the state as it was."""
 
     async def scenario(harness: Harness) -> None:
         container = await harness.run("c1", "true")
@@ -120,7 +120,7 @@ def test_delete_that_the_runtime_refuses_can_be_repeated(faulty: Setup, faults: 
 
 @pytest.mark.rule("task.start.3", "events.order.5")
 def test_failed_exec_leaves_everything_as_before(setup: Setup) -> None:
-    """What never ran has no exit; Start may be tried again (pitfall 44, O-156 to 160)."""
+    """What never ran has no exit; Start may be tried again."""
 
     async def scenario(harness: Harness) -> None:
         container = await harness.run("c1", *SLEEP.args)
@@ -181,7 +181,7 @@ def test_waiters_of_a_container_that_never_ran_are_released(setup: Setup) -> Non
 
 @pytest.mark.rule("task.errors.5", "io.open.2", "io.open.3")
 def test_output_that_nobody_opens_fails_create_in_time_and_says_so(setup: Setup) -> None:
-    """The client hears which FIFO it forgot; nothing is left (O-342, O-343)."""
+    """The client hears which FIFO it forgot; nothing is left."""
 
     async def scenario(harness: Harness) -> None:
         container = await harness.start_shim("c1", SLEEP)
@@ -205,7 +205,7 @@ def test_output_that_nobody_opens_fails_create_in_time_and_says_so(setup: Setup)
 
 @pytest.mark.rule("task.start.7", "io.open.3")
 def test_exec_whose_output_nobody_opens_is_killed_and_can_be_started_again(setup: Setup) -> None:
-    """State, Wait and events are as if it had never been started (O-344 to O-348)."""
+    """State, Wait and events are as if it had never been started."""
 
     async def scenario(harness: Harness) -> None:
         container = await harness.run("c1", *SLEEP.args)

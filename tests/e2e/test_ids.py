@@ -20,7 +20,7 @@ SLEEP = spec.Wanted(["sleep", "1000"])
     ["", "a/b", "..", "../../etc", pytest.param("ü", marks=pytest.mark.runc("crun takes it"))],
 )
 def test_id_that_the_runtime_does_not_take_leaves_nothing(setup: Setup, id_: str) -> None:
-    """Refused by the runtime, in its words; the shim is as empty as before (O-228)."""
+    """Refused by the runtime, in its words; the shim is as empty as before."""
 
     async def scenario(harness: Harness) -> None:
         container = await harness.start_shim("c1", SLEEP)
@@ -56,7 +56,7 @@ def test_id_of_200_characters_is_one_like_any_other(setup: Setup) -> None:
 @pytest.mark.ours("Go's writes the pid of an exec named init over the init's")
 @pytest.mark.rule("task.exec.7", "task.exec.8", "task.start.2")
 def test_any_id_of_an_exec_is_taken_and_leads_nowhere(setup: Setup) -> None:
-    """Empty, the container's, a path, long, of other alphabets (O-127, O-128, O-169 to O-173)."""
+    """Empty, the container's, a path, long, of other alphabets."""
 
     async def scenario(harness: Harness) -> None:
         container = await harness.run("c1", *SLEEP.args)

@@ -55,7 +55,7 @@ async def end_empty_shim(container: Container) -> None:
 def test_container_of_every_daemon_generation_runs_and_is_removed(
     setup: Setup, generation: Generation
 ) -> None:
-    """Input and reply of `start` fit each generation of containerd (CLI 1.5)."""
+    """Input and reply of `start` fit each generation of containerd."""
 
     async def scenario(harness: Harness) -> None:
         script = "echo out; echo err >&2; exit 3"
@@ -75,7 +75,7 @@ def test_container_of_every_daemon_generation_runs_and_is_removed(
 
 @pytest.mark.rule("cli.socket.2", "cli.socket.3")
 def test_socket_address_and_modes_are_containerds(setup: Setup) -> None:
-    """The socket's name is the documented hash, its mode 0600, its folder 0700 (CLI-20 to 23)."""
+    """The socket's name is the documented hash, its mode 0600, its folder 0700."""
 
     async def scenario(harness: Harness) -> None:
         container = await harness.start_shim("c1", spec.Wanted(["true"]))
@@ -93,7 +93,7 @@ def test_socket_address_and_modes_are_containerds(setup: Setup) -> None:
 
 @pytest.mark.rule("task.exits.8")
 def test_every_telling_of_an_exit_has_the_same_status_and_time(setup: Setup) -> None:
-    """Wait, State, TaskExit, TaskDelete and Delete agree to the nanosecond (pitfall 51)."""
+    """Wait, State, TaskExit, TaskDelete and Delete agree to the nanosecond."""
 
     async def scenario(harness: Harness) -> None:
         container = await harness.run("c1", "sh", "-c", "exit 9")
@@ -124,7 +124,7 @@ def test_every_telling_of_an_exit_has_the_same_status_and_time(setup: Setup) -> 
 
 @pytest.mark.rule("events.order.1")
 def test_events_carry_namespace_bare_type_and_metadata(setup: Setup) -> None:
-    """Envelope, type URL and call metadata are what Go clients compare (events 5.1, O-249)."""
+    """Envelope, type URL and call metadata are what Go clients compare."""
 
     async def scenario(harness: Harness) -> None:
         container = await harness.run("c1", "true")
@@ -158,7 +158,7 @@ def test_crun_serves_as_well_as_runc(setup: Setup, host: Host) -> None:
 
 @pytest.mark.rule("events.order.2", "io.select.3")
 def test_exec_has_its_own_streams_status_and_events(setup: Setup) -> None:
-    """A further process: added, started, ended; its exit comes before the init's (events 5.3)."""
+    """A further process: added, started, ended; its exit comes before the init's."""
 
     async def scenario(harness: Harness) -> None:
         container = await harness.run("c1", "sleep", "1000")
@@ -196,7 +196,7 @@ def test_exec_has_its_own_streams_status_and_events(setup: Setup) -> None:
 
 @pytest.mark.rule("task.closeio.1", "io.open.5", "io.closeio.1", "io.closeio.2", "io.closeio.3")
 def test_stdin_ends_only_with_close_io(setup: Setup) -> None:
-    """A client that goes away is no end of file; CloseIO is one (IO 4.7)."""
+    """A client that goes away is no end of file; CloseIO is one."""
 
     async def scenario(harness: Harness) -> None:
         container = await harness.run("c1", "sh", "-c", "cat; echo ended", stdin=True)
@@ -218,7 +218,7 @@ def test_stdin_ends_only_with_close_io(setup: Setup) -> None:
 
 @pytest.mark.rule("io.pipes.8", "io.pipes.10")
 def test_twenty_mebibytes_through_cat_come_back_unchanged(setup: Setup) -> None:
-    """Both directions at once, more than every buffer on the way holds (IO 4.8)."""
+    """Both directions at once, more than every buffer on the way holds."""
     sent = os.urandom(1024 * 1024) * 20
 
     async def scenario(harness: Harness) -> None:
@@ -237,7 +237,7 @@ def test_twenty_mebibytes_through_cat_come_back_unchanged(setup: Setup) -> None:
 
 @pytest.mark.rule("cli.end.2", "io.open.6", "io.open.7")
 def test_second_client_reads_on_where_the_first_one_stopped(setup: Setup) -> None:
-    """Readers may go and come back: nothing is lost, nothing repeated (IO 4.2)."""
+    """Readers may go and come back: nothing is lost, nothing repeated."""
     script = "i=0; while [ $i -lt 200 ]; do i=$((i+1)); echo line $i; sleep 0.005; done"
 
     async def scenario(harness: Harness) -> None:
@@ -262,7 +262,7 @@ def test_second_client_reads_on_where_the_first_one_stopped(setup: Setup) -> Non
 @pytest.mark.rule("cli.group.6")
 @pytest.mark.vm
 def test_containers_of_one_group_share_a_shim(setup: Setup) -> None:
-    """The group annotation decides; the shim stays until its last container is gone (CLI 1.7)."""
+    """The group annotation decides; the shim stays until its last container is gone."""
     group = {"io.containerd.runc.v2.group": "pod1"}
 
     async def scenario(harness: Harness) -> None:
@@ -286,7 +286,7 @@ def test_containers_of_one_group_share_a_shim(setup: Setup) -> None:
 @pytest.mark.rule("events.transport.5")
 @pytest.mark.ours("other shims drop events after a few tries, and reorder them")
 def test_events_wait_for_a_daemon_that_is_away(setup: Setup) -> None:
-    """With the sink gone from Start to Delete every event comes later, in order (design 4.2)."""
+    """With the sink gone from Start to Delete every event comes later, in order."""
 
     async def scenario(harness: Harness) -> None:
         container = await harness.create("c1", spec.Wanted(["sh", "-c", "exit 1"]))
@@ -306,7 +306,7 @@ def test_events_wait_for_a_daemon_that_is_away(setup: Setup) -> None:
 
 @pytest.mark.rule("events.transport.4")
 def test_sink_that_never_answers_holds_up_no_call(setup: Setup) -> None:
-    """Events are sent beside the calls, not within them (EV-9, O-275)."""
+    """Events are sent beside the calls, not within them."""
 
     async def scenario(harness: Harness) -> None:
         harness.sink.stall()
@@ -327,7 +327,7 @@ def test_sink_that_never_answers_holds_up_no_call(setup: Setup) -> None:
 @pytest.mark.rule("task.exits.10")
 @pytest.mark.ours("Go says 137, and leaves the dead socket")
 def test_delete_after_a_crash_tells_the_recorded_status(setup: Setup) -> None:
-    """The exit was recorded on disk when it was reaped: `delete` reports it (design 4.1)."""
+    """The exit was recorded on disk when it was reaped: `delete` reports it."""
 
     async def scenario(harness: Harness) -> None:
         container = await harness.run("c1", "sh", "-c", "exit 6")
@@ -344,7 +344,7 @@ def test_delete_after_a_crash_tells_the_recorded_status(setup: Setup) -> None:
 @pytest.mark.vm
 @pytest.mark.ours("Go leaves the dead socket")
 def test_delete_after_a_crash_ends_the_running_container(setup: Setup) -> None:
-    """With the shim gone, `delete` kills the container, unmounts and reports 137 (CLI 1.9)."""
+    """With the shim gone, `delete` kills the container, unmounts and reports 137."""
 
     async def scenario(harness: Harness) -> None:
         container = await harness.run("c1", "sleep", "1000")
@@ -360,7 +360,7 @@ def test_delete_after_a_crash_ends_the_running_container(setup: Setup) -> None:
 
 @pytest.mark.rule("cli.signals.1")
 def test_sigterm_ends_the_shim_and_leaves_the_container_running(setup: Setup) -> None:
-    """The shim goes in good order, its container stays until `delete` (CLI 1.13, O-446 to 450)."""
+    """The shim goes in good order, its container stays until `delete`."""
 
     async def scenario(harness: Harness) -> None:
         container = await harness.run("c1", "sleep", "1000")
@@ -378,7 +378,7 @@ def test_sigterm_ends_the_shim_and_leaves_the_container_running(setup: Setup) ->
 
 
 def test_state_of_an_unknown_container_is_not_found(setup: Setup) -> None:
-    """An empty shim knows nobody and says so in the reference's words (O-1)."""
+    """An empty shim knows nobody and says so in the reference's words."""
 
     async def scenario(harness: Harness) -> None:
         container = await harness.start_shim("c1", spec.Wanted(["true"]))

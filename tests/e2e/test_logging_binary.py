@@ -89,7 +89,7 @@ async def failing(harness: Harness, uri: str) -> str:
 
 @pytest.mark.rule("io.logger.2", "io.logger.3", "io.logger.4", "io.logger.12")
 def test_logger_has_its_fds_and_variables_and_nothing_else(setup: Setup, tmp_path: Path) -> None:
-    """§4.4: 3 and 4 to read, 5 to be ready, /dev/null; two variables; the shim's cwd and group."""
+    """3 and 4 to read, 5 to be ready, /dev/null; two variables; the shim's cwd and group."""
     path = tmp_path / "exact"
     path.write_text(EXACT)
     path.chmod(0o755)
@@ -137,7 +137,7 @@ async def pid_of(folder: Path) -> int:
 def test_logger_gets_arguments_two_variables_and_both_streams(
     setup: Setup, tmp_path: Path, scheme: str
 ) -> None:
-    """§4.4, O-356 to O-361: argv in the query's order, nothing inherited, complete output."""
+    """argv in the query's order, nothing inherited, complete output."""
     body = (
         'printf "%s|" "$@" >$F/argv; tr "\\0" "\\n" </proc/$$/environ >$F/env\n'
         f"ls -l /proc/$$/fd >$F/fds\n{READY}cat <&4 >$F/err &\ncat <&3 >$F/out; wait; : >$F/end\n"
@@ -176,7 +176,7 @@ def test_logger_gets_arguments_two_variables_and_both_streams(
 def test_logger_that_ends_before_it_is_ready_depends_on_the_scheme(
     setup: Setup, tmp_path: Path
 ) -> None:
-    """O-363, O-367: for `binary` an end is ready enough, `binary-v2` must say so."""
+    """For `binary` an end is ready enough, `binary-v2` must say so."""
     path = program(tmp_path, "exit 1\n")
 
     async def scenario(harness: Harness) -> None:
@@ -190,7 +190,7 @@ def test_logger_that_ends_before_it_is_ready_depends_on_the_scheme(
 @pytest.mark.rule("io.logger.7", "io.logger.15")
 @pytest.mark.ours("runs any program, in several words")
 def test_logger_that_is_missing_or_not_safe_is_refused(setup: Setup, tmp_path: Path) -> None:
-    """O-370, CVE-2026-53488: only what nobody but root could have put there is run."""
+    """CVE-2026-53488: only what nobody but root could have put there is run."""
     path = program(tmp_path, READY)
     start = f"{FAILED}failed to start binary process: "
 
@@ -216,7 +216,7 @@ def test_logger_that_is_missing_or_not_safe_is_refused(setup: Setup, tmp_path: P
 def test_logger_that_never_gets_ready_ends_with_the_callers_patience(
     setup: Setup, tmp_path: Path
 ) -> None:
-    """§4.4: the deadline of Create holds; the program is killed, State answers meanwhile."""
+    """The deadline of Create holds; the program is killed, State answers meanwhile."""
     path = program(tmp_path, "echo $$ >$F/pid\nwhile :; do sleep 0.1; done\n")
 
     async def scenario(harness: Harness) -> None:
@@ -282,7 +282,7 @@ def test_logger_that_never_gets_ready_ends_with_the_limit_of_the_verb(
 
 @pytest.mark.rule("io.logger.10", "io.logger.11", "io.logger.14")
 def test_logger_that_crashes_breaks_the_pipe_and_nothing_else(setup: Setup, tmp_path: Path) -> None:
-    """§4.4: the container gets SIGPIPE, the shim goes on; a terminal's container runs on."""
+    """The container gets SIGPIPE, the shim goes on; a terminal's container runs on."""
     path = program(tmp_path, f"echo $$ >$F/pid\n{READY}exec sleep 1000\n")
 
     async def scenario(harness: Harness) -> None:
@@ -320,7 +320,7 @@ def test_logger_that_crashes_breaks_the_pipe_and_nothing_else(setup: Setup, tmp_
 
 @pytest.mark.rule("io.logger.10")
 def test_logger_that_ignores_sigterm_is_killed_after_12_s(setup: Setup, tmp_path: Path) -> None:
-    """O-371 to O-374: Delete succeeds, and takes as long."""
+    """Delete succeeds, and takes as long."""
     path = program(tmp_path, f"trap '' TERM\n{READY}while :; do sleep 0.1; done\n")
 
     async def scenario(harness: Harness) -> None:
@@ -338,7 +338,7 @@ def test_logger_that_ignores_sigterm_is_killed_after_12_s(setup: Setup, tmp_path
 @pytest.mark.rule("io.logger.8")
 @pytest.mark.ours("the program stays")
 def test_logger_of_a_create_that_fails_is_ended(setup: Setup, tmp_path: Path) -> None:
-    """§4.4: what was started for a container that never was does not stay."""
+    """What was started for a container that never was does not stay."""
     path = program(tmp_path, f"echo $$ >$F/pid\n{READY}exec sleep 1000\n")
 
     async def scenario(harness: Harness) -> None:
@@ -355,7 +355,7 @@ def test_logger_of_a_create_that_fails_is_ended(setup: Setup, tmp_path: Path) ->
 
 @pytest.mark.rule("io.logger.14")
 def test_terminals_output_goes_to_the_logger(setup: Setup, tmp_path: Path) -> None:
-    """O-281 to O-284: the program sees all and the end before Delete."""
+    """The program sees all and the end before Delete."""
     path = program(tmp_path, f"{READY}cat <&3 >$F/out; : >$F/end\n")
 
     async def scenario(harness: Harness) -> None:
@@ -373,7 +373,7 @@ def test_terminals_output_goes_to_the_logger(setup: Setup, tmp_path: Path) -> No
 
 @pytest.mark.rule("io.select.4", "io.logger.2", "io.logger.13")
 def test_exec_has_a_logger_of_its_own(setup: Setup, tmp_path: Path) -> None:
-    """O-376, O-377: under the exec's id."""
+    """Under the exec's id."""
     path = program(tmp_path, f'echo "$CONTAINER_ID" >$F/id\n{READY}cat <&3 >$F/out\n')
 
     async def scenario(harness: Harness) -> None:

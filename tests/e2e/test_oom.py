@@ -55,7 +55,7 @@ async def add_exec(container: Container, exec_id: str, *args: str) -> None:
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("count", [20, pytest.param(100, marks=pytest.mark.soak)])
 def test_oom_of_an_init_is_told_before_its_exit_every_time(setup: Setup, count: int) -> None:
-    """Many containers that use more than they may: 137, and oom before exit (O-268, O-269).
+    """Many containers that use more than they may: 137, and oom before exit.
 
     All in one shim: each has a watch of its own, and a shim of its own would prove no more.
     """
@@ -87,7 +87,7 @@ def test_oom_of_an_init_is_told_before_its_exit_every_time(setup: Setup, count: 
 
 @pytest.mark.rule("stats.oom.1")
 def test_exec_that_is_killed_is_told_and_the_container_runs_on(setup: Setup) -> None:
-    """OOM before the exec's exit; the init lives (pitfall 81)."""
+    """OOM before the exec's exit; the init lives."""
 
     async def scenario(harness: Harness) -> None:
         container = await harness.run("c1", wanted=limited("sleep", "1000"))
@@ -136,7 +136,7 @@ def test_kill_of_a_process_that_nobody_waits_for_is_told(setup: Setup) -> None:
 @pytest.mark.rule("stats.oom.3")
 @pytest.mark.parametrize("ended", [True, False], ids=["stopped", "created"])
 def test_removal_of_a_cgroup_is_no_oom(setup: Setup, ended: bool) -> None:
-    """The kernel signals the end of a v1 cgroup like an OOM (pitfall 83)."""
+    """The kernel signals the end of a v1 cgroup like an OOM."""
 
     async def scenario(harness: Harness) -> None:
         container = await harness.create("c1", limited("true"))
@@ -158,7 +158,7 @@ def test_removal_of_a_cgroup_is_no_oom(setup: Setup, ended: bool) -> None:
 
 @pytest.mark.rule("events.topics.7", "stats.oom.4")
 def test_page_cache_at_the_limit_is_no_oom(setup: Setup) -> None:
-    """The limit is reached, memory is reclaimed, nobody is killed (faults row 38)."""
+    """The limit is reached, memory is reclaimed, nobody is killed."""
 
     async def scenario(harness: Harness) -> None:
         # In /var/tmp, which is on a disk: the pages of a tmpfs cannot be reclaimed.

@@ -26,7 +26,7 @@ SLEEP = spec.Wanted(["sleep", "1000"])
 def test_exec_that_ends_before_the_runtime_returns_is_told_after_started(
     faulty: Setup, faults: Faults
 ) -> None:
-    """Start before exit, however fast the process dies (pitfall 24)."""
+    """Start before exit, however fast the process dies."""
 
     async def scenario(harness: Harness) -> None:
         container = await harness.run("c1", *SLEEP.args)
@@ -54,7 +54,7 @@ def test_exec_that_ends_before_the_runtime_returns_is_told_after_started(
 
 @pytest.mark.rule("task.create.16")
 def test_init_that_dies_during_create_is_created_and_ended(faulty: Setup, faults: Faults) -> None:
-    """The init may be gone before `runc create` returns: one exit, no deadlock (faults row 7)."""
+    """The init may be gone before `runc create` returns: one exit, no deadlock."""
 
     async def scenario(harness: Harness) -> None:
         faults.at("create.after", "kill -9 $PID")
@@ -103,7 +103,7 @@ def test_exit_during_start_is_known_at_once_and_told_after_started(
 def test_reads_and_a_sibling_do_not_wait_for_a_stuck_verb(
     faulty: Setup, faults: Faults, verb: str
 ) -> None:
-    """State, Connect and Pids answer from memory; no verb holds up another container (E-6)."""
+    """State, Connect and Pids answer from memory; no verb holds up another container."""
     group = {"io.containerd.runc.v2.group": "pod"}
 
     async def scenario(harness: Harness) -> None:
@@ -142,7 +142,7 @@ def test_reads_and_a_sibling_do_not_wait_for_a_stuck_verb(
 
 @pytest.mark.rule("task.exits.4", "task.exits.5")
 def test_every_exec_is_told_before_the_init_that_is_killed_beside_it(setup: Setup) -> None:
-    """Each started exec has one exit, before the init's (pitfalls 39 to 41)."""
+    """Each started exec has one exit, before the init's."""
 
     async def one(container: Container, exec_id: str) -> bool:
         await add_exec(container, exec_id, "sleep", "1000")
@@ -174,7 +174,7 @@ def test_every_exec_is_told_before_the_init_that_is_killed_beside_it(setup: Setu
 @pytest.mark.rule("task.exits.6")
 @pytest.mark.vm
 def test_what_outlives_an_init_without_a_pid_namespace_is_killed(setup: Setup) -> None:
-    """The kernel ends the others only with a pid 1; else the shim does it (pitfall 42)."""
+    """The kernel ends the others only with a pid 1; else the shim does it."""
 
     async def scenario(harness: Harness) -> None:
         wanted = spec.Wanted(["sh", "-c", "sleep 1000"], host_namespaces=("pid",))

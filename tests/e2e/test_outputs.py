@@ -28,7 +28,7 @@ async def create(harness: Harness, container: Container, stdio: Stdio) -> None:
 
 @pytest.mark.rule("io.select.2")
 def test_process_without_streams_has_dev_null_and_may_write_to_it(setup: Setup) -> None:
-    """IO-2, O-295 to O-297: also when it opens them again by name; the shim copies nothing."""
+    """Also when it opens them again by name; the shim copies nothing."""
     script = """set -e
     for n in 0 1 2; do echo $(stat -L -c %t:%T /proc/$$/fd/$n) >>/devices; done
     echo lost; echo lost >&2; echo lost >/dev/stdout; cat"""
@@ -55,7 +55,7 @@ def test_process_without_streams_has_dev_null_and_may_write_to_it(setup: Setup) 
 @pytest.mark.parametrize("name", STREAMS)
 @pytest.mark.ours("fails, or hangs with stdin only")
 def test_single_stream_is_enough_for_init_and_exec(setup: Setup, name: str) -> None:
-    """O-320 to O-326: what has no name is /dev/null; no verb waits for the process."""
+    """What has no name is /dev/null; no verb waits for the process."""
     script = "echo out; echo err >&2; read x && exit 3; exit 4"
     status = 3 if name == "stdin" else 4
 
@@ -95,7 +95,7 @@ def test_single_stream_is_enough_for_init_and_exec(setup: Setup, name: str) -> N
 def test_output_to_a_file_is_appended_in_the_order_written(
     setup: Setup, tmp_path: Path, scheme: str
 ) -> None:
-    """§4.3.4, §4.3.5, O-331 to O-334: both streams in one file, made or not as the scheme says."""
+    """Both streams in one file, made or not as the scheme says."""
     folder = tmp_path / "new" / "folder"
     path = folder / "log"
     if not scheme:

@@ -38,7 +38,7 @@ async def update_with(container: Container, value: bytes | None) -> None:
 
 @pytest.mark.rule("task.execs.7", "task.pause.5")
 def test_paused_container_refuses_what_the_reference_refuses(setup: Setup) -> None:
-    """Every call on a paused container, its texts, and the life of its events (O-79 to O-90)."""
+    """Every call on a paused container, its texts, and the life of its events."""
 
     async def scenario(harness: Harness) -> None:
         container = await harness.run("c1", *SLEEP.args)
@@ -101,7 +101,7 @@ def test_paused_processes_are_frozen_by_the_kernel(setup: Setup) -> None:
 
 
 def test_created_and_stopped_containers_are_neither_paused_nor_resumed(setup: Setup) -> None:
-    """The rows `created` and `stopped` of the state table (O-96, O-97, O-99)."""
+    """The rows `created` and `stopped` of the state table."""
 
     async def scenario(harness: Harness) -> None:
         container = await harness.create("c1", SLEEP)
@@ -129,7 +129,7 @@ def test_created_and_stopped_containers_are_neither_paused_nor_resumed(setup: Se
 @pytest.mark.rule("task.init.14")
 @pytest.mark.runc("crun does not thaw what it kills on cgroup v1")
 def test_paused_container_that_is_killed_ends_without_being_resumed(setup: Setup) -> None:
-    """Kill 9 ends it, its exit is told, nobody hears of a resume (O-91 to O-93, O-114)."""
+    """Kill 9 ends it, its exit is told, nobody hears of a resume."""
 
     async def scenario(harness: Harness) -> None:
         container = await harness.run("c1", *SLEEP.args)
@@ -154,15 +154,13 @@ def test_paused_container_that_is_killed_ends_without_being_resumed(setup: Setup
 
 @pytest.mark.rule("task.update.1", "task.update.2", "task.update.3")
 def test_update_takes_any_url_and_checks_the_json(setup: Setup) -> None:
-    """The resources reach the cgroup; what is no LinuxResources is refused (O-68 to O-73)."""
+    """The resources reach the cgroup; what is no LinuxResources is refused."""
 
     async def scenario(harness: Harness) -> None:
         container = await harness.run("c1", *SLEEP.args)
         await update_with(container, b'{"pids":{"limit":55}}')
-        assert await refused(update_with(container, b"{bad")) == (
-            2,
-            "invalid character 'b' looking for beginning of object key string",
-        )
+        code, text = await refused(update_with(container, b"{bad"))
+        assert (code, text.startswith("invalid ")) == (2, True)
         code, text = await refused(update_with(container, b'{"memory":{"limit":"x"}}'))
         assert (code, "cannot unmarshal string into Go struct field" in text) == (2, True)
         code, text = await refused(update_with(container, b'{"cpu":{"cpus":"999"}}'))
@@ -181,7 +179,7 @@ def test_update_takes_any_url_and_checks_the_json(setup: Setup) -> None:
 @pytest.mark.rule("task.update.4")
 @pytest.mark.ours("Go's shim dies of it")
 def test_update_without_resources_is_an_error(setup: Setup) -> None:
-    """Code 3, and the shim lives on (O-116, O-117)."""
+    """Code 3, and the shim lives on."""
 
     async def scenario(harness: Harness) -> None:
         container = await harness.run("c1", *SLEEP.args)
@@ -196,7 +194,7 @@ def test_update_without_resources_is_an_error(setup: Setup) -> None:
 @pytest.mark.rule("task.init.13")
 @pytest.mark.ours("Go's State waits for the verb")
 def test_state_during_a_slow_pause_is_pausing(faulty: Setup, faults: Faults) -> None:
-    """State answers at once; a second Pause and an exec are refused, Update waits (O-233)."""
+    """State answers at once; a second Pause and an exec are refused, Update waits."""
 
     async def scenario(harness: Harness) -> None:
         container = await harness.run("c1", *SLEEP.args)
@@ -224,7 +222,7 @@ def test_state_during_a_slow_pause_is_pausing(faulty: Setup, faults: Faults) -> 
 
 @pytest.mark.rule("task.pause.2")
 def test_failed_pause_leaves_the_container_running(faulty: Setup, faults: Faults) -> None:
-    """The runtime's words, no event, and it can be tried again (O-235, O-236)."""
+    """The runtime's words, no event, and it can be tried again."""
 
     async def scenario(harness: Harness) -> None:
         container = await harness.run("c1", *SLEEP.args)
@@ -271,7 +269,7 @@ def test_pause_that_is_killed_does_not_leave_the_container_frozen(
 @pytest.mark.rule("task.init.15")
 @pytest.mark.runc("crun does not thaw what it kills on cgroup v1")
 def test_exit_while_paused_is_told_after_the_runtime_resumed(faulty: Setup, faults: Faults) -> None:
-    """The exit is known at once; what is left is thawed before it is told (task API 3.2)."""
+    """The exit is known at once; what is left is thawed before it is told."""
 
     async def scenario(harness: Harness) -> None:
         container = await harness.run("c1", *SLEEP.args)
@@ -292,7 +290,7 @@ def test_exit_while_paused_is_told_after_the_runtime_resumed(faulty: Setup, faul
 @pytest.mark.rule("task.pause.4")
 @pytest.mark.ours("Go's verbs end with their caller")
 def test_pause_goes_on_without_its_client(faulty: Setup, faults: Faults) -> None:
-    """A Pause whose reply is lost is not broken off, and a repeated one joins it (design 4.4)."""
+    """A Pause whose reply is lost is not broken off, and a repeated one joins it."""
 
     async def scenario(harness: Harness) -> None:
         container = await harness.run("c1", *SLEEP.args)

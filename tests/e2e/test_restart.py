@@ -11,7 +11,7 @@ pytestmark = pytest.mark.root
 
 @pytest.mark.rule("io.open.7")
 def test_three_restarts_lose_no_line_and_no_status(containerd: Containerd, host: Host) -> None:
-    """kill -9 of the daemon, 3 times: same pids, every line once, statuses right (design 4)."""
+    """kill -9 of the daemon, 3 times: same pids, every line once, statuses right."""
     _restarts(containerd, host, 3)
 
 

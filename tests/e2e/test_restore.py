@@ -67,7 +67,7 @@ async def pid_of(container: Container) -> int:
 
 @pytest.mark.rule("task.restore.1", "task.restore.4")
 def test_container_to_be_restored_is_created_and_nothing_else(setup: Setup, image: str) -> None:
-    """The row createdCheckpoint of the state table, and a restore that fails (O-559 to O-564)."""
+    """The row createdCheckpoint of the state table, and a restore that fails."""
 
     async def scenario(harness: Harness) -> None:
         container = await harness.create("c1", SLEEP, checkpoint=image)
@@ -142,7 +142,7 @@ def test_restored_container_has_streams_execs_stats_and_ends(
 
 @pytest.mark.rule("task.restore.3")
 def test_restored_container_has_its_terminal(faulty: Setup, faults: Faults, image: str) -> None:
-    """The console socket is handed to restore as to create (task API 3.3)."""
+    """The console socket is handed to restore as to create."""
 
     async def scenario(harness: Harness) -> None:
         wanted = spec.Wanted(["sh", "-c", "tty; read x; stty size"], terminal=True)
@@ -167,7 +167,7 @@ def test_restored_container_has_its_terminal(faulty: Setup, faults: Faults, imag
 def test_restored_process_that_ends_at_once_is_started_before_it_exits(
     faulty: Setup, faults: Faults, image: str
 ) -> None:
-    """Start, exit: in this order, however fast it was (task API 3.5)."""
+    """Start, exit: in this order, however fast it was."""
 
     async def scenario(harness: Harness) -> None:
         container = await harness.create("c1", spec.Wanted(["true"]), checkpoint=image)
@@ -222,7 +222,7 @@ def test_restore_whose_output_nobody_opens_is_undone_and_can_be_repeated(
 def test_restored_containers_streams_belong_to_the_configured_user(
     faulty: Setup, faults: Faults, image: str
 ) -> None:
-    """IoUid and IoGid apply to restored containers, too (pitfall 71)."""
+    """IoUid and IoGid apply to restored containers, too."""
 
     async def scenario(harness: Harness) -> None:
         script = "stat -Lc %u:%g /proc/self/fd/1"

@@ -92,7 +92,7 @@ def no_mounts(_bundle: Bundle) -> list[Mount]:
 @pytest.mark.rule("cli.user.1")
 @pytest.mark.parametrize("runtime", RUNTIMES)
 def test_container_of_an_ordinary_user_lives_a_whole_life(user: User, runtime: str) -> None:
-    """Create, Exec, Kill, Delete, Shutdown, `delete`: all without privileges (pitfall 106)."""
+    """Create, Exec, Kill, Delete, Shutdown, `delete`: all without privileges."""
 
     async def scenario(harness: Harness) -> None:
         script = "id -u; trap 'exit 5' TERM; while :; do sleep 0.05; done"

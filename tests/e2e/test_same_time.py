@@ -23,7 +23,7 @@ SLEEP = spec.Wanted(["sleep", "1000"])
 
 @pytest.mark.rule("task.create.12")
 def test_one_of_two_creates_of_an_id_succeeds(setup: Setup) -> None:
-    """The other is told what the runtime would say, and harms nothing (O-247, O-248)."""
+    """The other is told what the runtime would say, and harms nothing."""
 
     async def scenario(harness: Harness) -> None:
         container = await harness.start_shim("c1", SLEEP)
@@ -49,7 +49,7 @@ def test_one_of_two_creates_of_an_id_succeeds(setup: Setup) -> None:
 
 @pytest.mark.rule("task.start.5", "task.wait.1", "task.wait.3", "task.state.5")
 def test_one_of_two_starts_succeeds_and_all_waiters_are_told(setup: Setup) -> None:
-    """Waits that were there before Start get the same as those that came after (O-232)."""
+    """Waits that were there before Start get the same as those that came after."""
 
     async def scenario(harness: Harness) -> None:
         container = await harness.create("c1", spec.Wanted(["sh", "-c", "exit 6"]))
@@ -70,7 +70,7 @@ def test_one_of_two_starts_succeeds_and_all_waiters_are_told(setup: Setup) -> No
 @pytest.mark.ours("Go's wait on")
 @pytest.mark.rule("task.wait.4", "task.errors.5")
 def test_wait_ends_with_the_time_of_its_caller(setup: Setup) -> None:
-    """Code 4; the process runs on, and the next Wait is as good as the first (O-48, O-49)."""
+    """Code 4; the process runs on, and the next Wait is as good as the first."""
 
     async def scenario(harness: Harness) -> None:
         container = await harness.run("c1", *SLEEP.args)

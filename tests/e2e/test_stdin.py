@@ -57,7 +57,7 @@ async def started(container: Container, exec_id: str, script: str, *, close: boo
 
 @pytest.mark.rule("io.pipes.4", "io.closeio.4", "io.closeio.5", "io.closeio.7")
 def test_close_io_ends_the_input_with_the_last_writer(setup: Setup) -> None:
-    """IO 4.7: on a created init, with a client's writer open, twice, and after the exit."""
+    """On a created init, with a client's writer open, twice, and after the exit."""
 
     async def scenario(harness: Harness) -> None:
         wanted = spec.Wanted(["sh", "-c", "cat; echo ended"])
@@ -81,7 +81,7 @@ def test_close_io_ends_the_input_with_the_last_writer(setup: Setup) -> None:
         await task.close_io("c1")
         await container.outputs_ended()
         assert container.stdout.lines == ["one", "two", "three", "ended"]
-        # O-309: before Delete already, nothing of the client's is open any more.
+        # Before Delete already, nothing of the client's is open any more.
         assert not {path for path in fds(shim).values() if container.bundle.own in path}
         await container.remove()
 
@@ -91,7 +91,7 @@ def test_close_io_ends_the_input_with_the_last_writer(setup: Setup) -> None:
 @pytest.mark.rule("io.closeio.6", "io.closeio.7")
 @pytest.mark.ours("a CloseIO before Start of an exec has no effect")
 def test_close_io_before_an_exec_runs_is_made_good(setup: Setup) -> None:
-    """IO 4.7: clients that call it once would wait for ever."""
+    """Clients that call it once would wait for ever."""
 
     async def scenario(harness: Harness) -> None:
         container = await harness.run("c1", "sleep", "1000")
@@ -110,7 +110,7 @@ def test_close_io_before_an_exec_runs_is_made_good(setup: Setup) -> None:
 @pytest.mark.rule("io.closeio.8")
 @pytest.mark.ours("a client's writer waits until Delete")
 def test_input_that_its_process_has_given_up_breaks_the_clients_pipe(setup: Setup) -> None:
-    """IO 4.7: closed, or ended: a client that writes on gets EPIPE instead of waiting for ever."""
+    """Closed, or ended: a client that writes on gets EPIPE instead of waiting for ever."""
 
     async def scenario(harness: Harness) -> None:
         container = await harness.run("c1", "sleep", "1000")
@@ -141,7 +141,7 @@ def test_input_that_its_process_has_given_up_breaks_the_clients_pipe(setup: Setu
 @pytest.mark.rule("io.pipes.1", "io.pipes.3")
 @pytest.mark.parametrize("uid", [0, 1000])
 def test_streams_belong_to_the_owner_that_the_options_name(setup: Setup, uid: int) -> None:
-    """IO 4.3, O-408: init and exec; so a process of another user opens /dev/stdout itself."""
+    """Init and exec; so a process of another user opens /dev/stdout itself."""
     show = "stat -L -c %u:%g:%a /proc/self/fd/0 /proc/self/fd/1 /proc/self/fd/2"
     script = f"{show}; echo opened >/dev/stdout; echo again >/dev/stderr"
 

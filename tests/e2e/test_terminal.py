@@ -63,7 +63,7 @@ async def run(harness: Harness, id_: str, script: str, *, stdin: bool = True) ->
     "task.resize.1", "io.select.1", "io.terminal.5", "io.terminal.12", "io.terminal.14"
 )
 def test_terminal_container_has_a_tty_its_size_and_ends_with_its_status(setup: Setup) -> None:
-    """O-378 to O-384: resize before and after Start; the end of output comes before Delete."""
+    """Resize before and after Start; the end of output comes before Delete."""
     before = folders_for_consoles()
 
     async def scenario(harness: Harness) -> None:
@@ -92,7 +92,7 @@ def test_terminal_container_has_a_tty_its_size_and_ends_with_its_status(setup: S
 
 @pytest.mark.rule("io.terminal.6")
 def test_close_io_without_a_writer_hangs_the_terminal_up(setup: Setup) -> None:
-    """O-385, O-386, §4.5.5: the end of input ends the terminal."""
+    """The end of input ends the terminal."""
 
     async def scenario(harness: Harness) -> None:
         script = "trap 'exit 6' HUP; echo ready; while :; do sleep 0.1; done"
@@ -110,7 +110,7 @@ def test_close_io_without_a_writer_hangs_the_terminal_up(setup: Setup) -> None:
 
 @pytest.mark.rule("io.select.1", "io.terminal.18")
 def test_client_of_a_terminal_leaves_and_returns(setup: Setup) -> None:
-    """§4.7: a client that goes away, on both sides, is no end of anything."""
+    """A client that goes away, on both sides, is no end of anything."""
 
     async def scenario(harness: Harness) -> None:
         container = await run(harness, "c1", "while read x; do echo got $x; done")
@@ -131,7 +131,7 @@ def test_client_of_a_terminal_leaves_and_returns(setup: Setup) -> None:
 
 @pytest.mark.rule("task.delete.5", "io.terminal.9")
 def test_big_output_of_a_terminal_is_complete_at_its_end(setup: Setup) -> None:
-    """O-387, pitfall 65: 1 MiB, then the exit; the client reads slowly, Delete comes at once."""
+    """1 MiB, then the exit; the client reads slowly, Delete comes at once."""
 
     async def scenario(harness: Harness) -> None:
         script = f"stty -opost; head -c {MIB} /dev/zero | tr '\\0' x; echo END"
@@ -148,7 +148,7 @@ def test_big_output_of_a_terminal_is_complete_at_its_end(setup: Setup) -> None:
 
 @pytest.mark.rule("io.terminal.8")
 def test_terminal_closed_by_all_and_opened_again_is_not_over(setup: Setup) -> None:
-    """O-407, pitfall 64: without any open slave the shim waits, and uses no CPU for that."""
+    """Without any open slave the shim waits, and uses no CPU for that."""
 
     async def scenario(harness: Harness) -> None:
         late = "sleep 2; echo late > /dev/console; sleep 0.2"
@@ -177,7 +177,7 @@ def cpu_s(pid: int) -> float:
 
 @pytest.mark.rule("task.resize.4", "io.terminal.13")
 def test_exec_with_a_terminal_takes_its_first_size_from_the_request(setup: Setup) -> None:
-    """O-393 to O-397: a resize before Start is lost, one after it is seen."""
+    """A resize before Start is lost, one after it is seen."""
 
     async def scenario(harness: Harness) -> None:
         container = await harness.run("c1", "sleep", "60")
@@ -211,7 +211,7 @@ def test_exec_with_a_terminal_takes_its_first_size_from_the_request(setup: Setup
 @pytest.mark.rule("io.terminal.11")
 @pytest.mark.ours("the terminal is left in the shim")
 def test_exec_whose_child_keeps_the_terminal_is_over_all_the_same(setup: Setup) -> None:
-    """O-388, O-389, §4.5.8: the child is hung up with the exec, and Delete waits for nobody."""
+    """The child is hung up with the exec, and Delete waits for nobody."""
 
     async def scenario(harness: Harness) -> None:
         container = await harness.run("c1", "sleep", "1000")
@@ -247,7 +247,7 @@ def test_exec_whose_child_keeps_the_terminal_is_over_all_the_same(setup: Setup) 
 def test_console_socket_is_where_the_user_has_his_files_if_it_fits(
     setup: Setup, host: Host, letters: int
 ) -> None:
-    """§4.5.1: below XDG_RUNTIME_DIR; the runtime finds it also when that path is too long."""
+    """Below XDG_RUNTIME_DIR; the runtime finds it also when that path is too long."""
     folder = os.path.join(host.folder, "x" * letters)
     os.mkdir(folder)
 
@@ -314,7 +314,7 @@ TERMINALS_REFUSED = (
 @pytest.mark.rule("io.terminal.2", "io.terminal.7", "io.terminal.15")
 @pytest.mark.ours("a terminal is left in the shim")
 def test_terminal_that_cannot_be_is_refused_and_leaves_nothing(setup: Setup) -> None:
-    """IO 4.5.6, 4.5.11, O-390 to O-392: in the reference's words; no folder, terminal or fd."""
+    """In the reference's words; no folder, terminal or fd."""
     before = folders_for_consoles()
 
     async def scenario(harness: Harness) -> None:
@@ -340,7 +340,7 @@ def test_terminal_that_cannot_be_is_refused_and_leaves_nothing(setup: Setup) -> 
 @pytest.mark.rule("io.terminal.16")
 @pytest.mark.ours("terminals are left in the shim")
 def test_50_terminals_in_one_shim_leave_no_fd(setup: Setup) -> None:
-    """Pitfall 48: terminals of execs come and go; the fds stay the same."""
+    """Terminals of execs come and go; the fds stay the same."""
 
     async def scenario(harness: Harness) -> None:
         container = await harness.run("c1", "sleep", "60")

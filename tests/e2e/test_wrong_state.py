@@ -73,7 +73,7 @@ async def check(calls: Calls, said: Mapping[str, Said], *left_out: str) -> None:
     "task.init.1", "task.init.2", "task.init.3", "task.pids.2", "task.kill.5", "task.resize.2"
 )
 def test_created_container_is_started_updated_or_deleted(setup: Setup) -> None:
-    """The row `created`: what is left out would change the state (O-21 to O-38)."""
+    """The row `created`: what is left out would change the state."""
 
     async def scenario(harness: Harness) -> None:
         container = await harness.create("c1", SLEEP)
@@ -100,7 +100,7 @@ def test_created_container_is_started_updated_or_deleted(setup: Setup) -> None:
 
 @pytest.mark.rule("task.init.3", "task.init.4", "task.init.5", "task.shutdown.1")
 def test_running_container_is_neither_started_nor_deleted_nor_resumed(setup: Setup) -> None:
-    """The row `running`; nothing that was refused has changed anything (O-53 to O-60)."""
+    """The row `running`; nothing that was refused has changed anything."""
 
     async def scenario(harness: Harness) -> None:
         container = await harness.run("c1", *SLEEP.args)
@@ -128,7 +128,7 @@ def test_running_container_is_neither_started_nor_deleted_nor_resumed(setup: Set
 
 @pytest.mark.rule("task.init.6", "task.init.7", "task.resize.2")
 def test_paused_container_is_only_looked_at_updated_or_resumed(setup: Setup) -> None:
-    """The row `paused` (O-80 to O-90)."""
+    """The row `paused`."""
 
     async def scenario(harness: Harness) -> None:
         container = await harness.run("c1", *SLEEP.args)
@@ -155,7 +155,7 @@ def test_paused_container_is_only_looked_at_updated_or_resumed(setup: Setup) -> 
 
 @pytest.mark.rule("task.init.8", "task.init.9", "task.wait.2", "task.kill.3", "task.resize.2")
 def test_stopped_container_is_only_looked_at_or_deleted(setup: Setup) -> None:
-    """The row `stopped`; its Wait, State and Stats still answer (O-94 to O-109)."""
+    """The row `stopped`; its Wait, State and Stats still answer."""
 
     async def scenario(harness: Harness) -> None:
         container = await harness.run("c1", "sh", "-c", "exit 3")
@@ -200,7 +200,7 @@ def test_stopped_container_is_not_taken_for_leaked(setup: Setup) -> None:
 
 @pytest.mark.rule("task.kill.4")
 def test_kill_of_all_in_a_stopped_container_is_no_error(setup: Setup) -> None:
-    """What an init left behind can still be killed; that nothing is there is fine (O-103)."""
+    """What an init left behind can still be killed; that nothing is there is fine."""
 
     async def scenario(harness: Harness) -> None:
         container = await harness.run("c1", "true")
@@ -216,7 +216,7 @@ def test_kill_of_all_in_a_stopped_container_is_no_error(setup: Setup) -> None:
 )
 @pytest.mark.rule("task.errors.1", "task.init.10", "task.connect.2", "task.service.1")
 def test_container_that_is_not_there_is_not_found_by_any_method(setup: Setup, version: int) -> None:
-    """Never created, of another shim, deleted: all the same, in both services (O-1 to O-15)."""
+    """Never created, of another shim, deleted: all the same, in both services."""
 
     async def scenario(harness: Harness) -> None:
         container = await harness.start_shim("c1", SLEEP)
@@ -265,7 +265,7 @@ def test_container_that_is_not_there_is_not_found_by_any_method(setup: Setup, ve
     "cli.files.4",
 )
 def test_exec_refuses_what_its_state_does_not_allow(setup: Setup) -> None:
-    """Each row of the table of execs in turn, on one exec (O-126 to O-155)."""
+    """Each row of the table of execs in turn, on one exec."""
 
     async def scenario(harness: Harness) -> None:
         container = await harness.run("c1", *SLEEP.args)
@@ -327,7 +327,7 @@ async def end_with_events(harness: Harness, container: Container) -> None:
 @pytest.mark.ours("containerd 1.6's asks the runtime")
 @pytest.mark.rule("task.start.4")
 def test_exec_of_an_ended_container_is_not_started(setup: Setup) -> None:
-    """It was recorded in time; then the init died (O-176 to O-179)."""
+    """It was recorded in time; then the init died."""
 
     async def scenario(harness: Harness) -> None:
         container = await harness.run("c1", *SLEEP.args)

@@ -7,7 +7,7 @@ from shimv2.gocompat.anyurl import pack, type_name
 
 
 def test_packed_url_is_the_bare_full_name() -> None:
-    """protos 7.12: Go's UnmarshalTo compares the whole URL; a prefix or a slash breaks clients."""
+    """Go's UnmarshalTo compares the whole URL; a prefix or a slash breaks clients."""
     packed = pack(runc_pb2.ProcessDetails(exec_id="e1"))
 
     assert packed.type_url == "containerd.runc.v1.ProcessDetails"
@@ -24,5 +24,5 @@ def test_packed_url_is_the_bare_full_name() -> None:
     ],
 )
 def test_type_name_is_read_with_and_without_prefix(url: str, name: str) -> None:
-    """protos 7.12: readers accept both `X` and `<prefix>/X`."""
+    """Readers accept both `X` and `<prefix>/X`."""
     assert type_name(url) == name

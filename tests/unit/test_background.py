@@ -71,7 +71,7 @@ def test_rollback_runs_to_its_end_though_the_caller_is_cancelled_twice() -> None
 
 
 def test_verb_goes_on_when_its_caller_leaves_and_a_repeated_call_joins() -> None:
-    """design 4.4: what was begun is neither broken off nor done twice."""
+    """What was begun is neither broken off nor done twice."""
 
     async def main() -> None:
         background = Background()

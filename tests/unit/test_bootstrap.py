@@ -39,7 +39,7 @@ def options(*, url: str = "containerd.runc.v1.Options", **given: Any) -> Packed:
 
 @pytest.mark.rule("cli.reply.1")
 def test_matching_parameters_are_the_new_generation() -> None:
-    """CLI 1.5: id and namespace of the parameters are those of the flags."""
+    """Id and namespace of the parameters are those of the flags."""
     request = read_request(ME, params(socket_dir="/s"))
 
     assert request.new
@@ -64,7 +64,7 @@ def test_matching_parameters_are_the_new_generation() -> None:
     ],
 )
 def test_anything_else_is_an_old_generation(stdin: bytes) -> None:
-    """O-422 to O-426, pitfall 3: also an Any whose URL is the id, and garbage."""
+    """Also an Any whose URL is the id, and garbage."""
     request = read_request(ME, stdin)
 
     assert not request.new
@@ -83,7 +83,7 @@ def test_any_that_equals_id_and_namespace_is_taken_for_the_new_generation() -> N
     ("level", "debug"), [(0, False), (4, False), (-3, False), (-4, True), (-8, True), (12, False)]
 )
 def test_log_level_decides_about_debug_and_the_flag_does_not(level: int, debug: bool) -> None:
-    """CLI 1.2, O-445: the new generation's server gets -debug from the level only."""
+    """The new generation's server gets -debug from the level only."""
     flagged = Identity(ME.name, ME.namespace, ME.id, "", "", debug=True)
 
     assert read_request(flagged, params(log_level=level)).identity.debug is debug
@@ -92,7 +92,7 @@ def test_log_level_decides_about_debug_and_the_flag_does_not(level: int, debug: 
 
 @pytest.mark.rule("cli.reply.10")
 def test_events_go_where_the_environment_says_else_the_parameters() -> None:
-    """CLI 1.3: TTRPC_ADDRESS; the address of the parameters is better than none."""
+    """TTRPC_ADDRESS; the address of the parameters is better than none."""
     stdin = params(containerd_ttrpc_address="/params.ttrpc")
     silent = Identity(ME.name, ME.namespace, ME.id, "", "", debug=False)
 
@@ -192,7 +192,7 @@ def status(code: int, text: str) -> bytes:
     ],
 )
 def test_only_a_clear_no_counts_as_one(reply: bytes, served: bool) -> None:
-    """Fault 41: a new binary that joins an old shim answers for that shim; in doubt for its own."""
+    """A new binary that joins an old shim answers for that shim; in doubt for its own."""
     with shim(reply) as (path, asked):
         assert has_task_service(path, 3) is served
 
@@ -212,7 +212,7 @@ def test_silent_shim_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_server_is_shown_with_the_command_line_of_the_reference() -> None:
-    """CLI 1.11, O-433."""
+    """Operators and tools find a shim by it."""
     me = Identity("io.containerd.runc.v2", "ns", "c1", "/a.sock", "", debug=True)
 
     words = ["-namespace", "ns", "-id", "c1", "-address", "/a.sock", "-debug"]
@@ -230,7 +230,7 @@ def test_cgroup_that_is_no_absolute_path_is_refused(path: str) -> None:
 
 @pytest.mark.vm
 def test_missing_cgroup_is_refused() -> None:
-    """O-501."""
+    """The shim makes no cgroup of its own."""
     with pytest.raises(Refused, match=f"^{no_cgroup('/b-none')}$"):
         daemonize.join_cgroup("/b-none")
 

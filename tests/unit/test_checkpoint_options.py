@@ -26,7 +26,7 @@ def request(
 @pytest.mark.rule("task.checkpoint.2")
 @pytest.mark.parametrize("api", [task_v2_pb2, task_v3_pb2], ids=["v2", "v3"])
 def test_checkpoint_is_read_whole(api: Any) -> None:
-    """options 6.2: all that has a meaning; the image's path is that of the request."""
+    """All that has a meaning; the image's path is that of the request."""
     message = runc_pb2.CheckpointOptions(
         exit=True,
         open_tcp=True,
@@ -83,7 +83,7 @@ def test_checkpoint_without_options_has_the_defaults() -> None:
 def test_other_options_are_refused_in_the_reference_words(
     url: str, value: bytes, error: str
 ) -> None:
-    """O-74, O-75: unlike with Create, a prefix is another type, and an empty value is looked at."""
+    """Unlike with Create, a prefix is another type, and an empty value is looked at."""
     with pytest.raises(Refused) as refusal:
         requests.checkpoint_spec(request(url, value))
 

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from protos.task_v2_pb2 import DeleteResponse
-from shimv2.task.exits import ExitRecords, start_time_of
+from shimv2.kernel.proc import start_time_of
+from shimv2.task.exits import ExitRecords
 from shimv2.values.model import Exit
 from tests.support.boot import Boot, Done
 
@@ -76,7 +77,7 @@ def ended(pidfd: int) -> bool:
 def test_running_container_is_killed_and_its_rootfs_unmounted(
     boot: Boot, running: tuple[Path, int]
 ) -> None:
-    """O-452, O-462: after a SIGKILL of the shim nothing of the container is left."""
+    """After a SIGKILL of the shim nothing of the container is left."""
     bundle, pidfd = running
     assert not ended(pidfd)
 
@@ -93,7 +94,7 @@ def test_running_container_is_killed_and_its_rootfs_unmounted(
 def test_running_container_is_not_believed_to_have_ended(
     boot: Boot, running: tuple[Path, int]
 ) -> None:
-    """design 4.1: a record of the pid and start time of a process that runs is not true."""
+    """A record of the pid and start time of a process that runs is not true."""
     bundle, _ = running
     pid = int((bundle / "init.pid").read_text())
     records = ExitRecords(str(bundle), "c1")
@@ -104,7 +105,7 @@ def test_running_container_is_not_believed_to_have_ended(
 
 
 def test_wrong_root_is_told_and_the_container_stays(boot: Boot, running: tuple[Path, int]) -> None:
-    """Pitfall 89: where Create's root is not known, nothing else is guessed or killed."""
+    """Where Create's root is not known, nothing else is guessed or killed."""
     bundle, pidfd = running
     (bundle / "options.json").write_text(json.dumps({"root": str(boot.folder / "elsewhere")}))
     subprocess.run(["umount", "-l", bundle / "rootfs"], check=True)

@@ -55,7 +55,7 @@ def given(flags: Flags) -> dict[str, object]:
     ],
 )
 def test_flags_are_read_as_go_reads_them(line: str, expected: dict[str, object]) -> None:
-    """CLI 1.2: one or two dashes, `=`, switches without a value, the first word is the action."""
+    """One or two dashes, `=`, switches without a value, the first word is the action."""
     assert given(parse(line.split())) == expected
 
 
@@ -74,7 +74,9 @@ def test_flags_are_read_as_go_reads_them(line: str, expected: dict[str, object])
     ],
 )
 def test_bad_flags_are_told_in_the_words_of_go(line: str, text: str) -> None:
-    """O-413 to O-415."""
+    """Flags are read as Go's flag package reads them: one dash or two, `=`, switches without a
+    value, the first other word is the action.
+    """
     with pytest.raises(BadUsage) as raised:
         parse(line.split())
 
@@ -101,13 +103,13 @@ def test_help_is_asked_for_with_either_word(line: str) -> None:
     ],
 )
 def test_runtime_is_named_after_the_binary(program: str, name: str) -> None:
-    """design 1: installed under another name, the shim speaks by that name."""
+    """Installed under another name, the shim speaks by that name."""
     assert runtime_name(program) == name
 
 
 @pytest.mark.rule("cli.flags.2")
 def test_unknown_flag_prints_the_usage_and_exits_2(boot: Boot) -> None:
-    """O-413: the usage names the program as it was called, on stderr."""
+    """The usage names the program as it was called, on stderr."""
     done = boot.run([str(boot.shim), "-foo"])
 
     assert (done.returncode, done.stdout) == (2, b"")
@@ -128,7 +130,7 @@ def test_help_prints_the_usage_and_exits_0(boot: Boot) -> None:
 @pytest.mark.rule("cli.flags.3")
 @pytest.mark.parametrize("flag", ["-v", "--version"])
 def test_version_is_printed_before_anything_is_required(boot: Boot, flag: str) -> None:
-    """CLI 1.2: version comes first; no namespace is asked for."""
+    """Version comes first; no namespace is asked for."""
     done = boot.run([str(boot.shim), flag, "start"])
 
     assert (done.returncode, done.stderr) == (0, b"")
@@ -138,7 +140,7 @@ def test_version_is_printed_before_anything_is_required(boot: Boot, flag: str) -
 @pytest.mark.rule("cli.flags.4", "cli.flags.7")
 @pytest.mark.parametrize("action", [[], ["start"], ["delete"], ["-id", "c1", "serve"]])
 def test_missing_namespace_is_refused_for_every_action(boot: Boot, action: list[str]) -> None:
-    """O-411, O-412: `<name>: <error>` without a newline, exit 1."""
+    """`<name>: <error>` without a newline, exit 1."""
     done = boot.run([str(boot.shim), *action])
 
     assert (done.returncode, done.stdout) == (1, b"")
@@ -149,7 +151,7 @@ def test_missing_namespace_is_refused_for_every_action(boot: Boot, action: list[
 @pytest.mark.parametrize("action", ["start", "delete", "serve"])
 @pytest.mark.parametrize("namespace", ["no good!", "a/b", "../up", "-x", "x\n", "ä"])
 def test_namespace_of_bad_characters_is_refused(boot: Boot, namespace: str, action: str) -> None:
-    """Pitfall 100: it becomes a part of paths, those that are unmounted among them."""
+    """It becomes a part of paths, those that are unmounted among them."""
     done = boot.run([str(boot.shim), f"-namespace={namespace}", action])
 
     pattern = "^[A-Za-z0-9]+(?:[._-](?:[A-Za-z0-9]+))*$"
@@ -167,7 +169,7 @@ def test_namespace_that_is_too_long_is_refused(boot: Boot) -> None:
 
 @pytest.mark.rule("cli.flags.8")
 def test_errors_carry_the_name_of_the_binary(boot: Boot) -> None:
-    """design 1: a drop-in says io.containerd.runc.v2."""
+    """A drop-in says io.containerd.runc.v2."""
     other = install(boot.folder / "containerd-shim-runc-v2")
 
     done = boot.run([str(other)])
@@ -178,7 +180,7 @@ def test_errors_carry_the_name_of_the_binary(boot: Boot) -> None:
 @pytest.mark.rule("cli.flags.6", "cli.serve.2")
 @pytest.mark.parametrize("action", [[], ["frobnicate"], ["-socket", "/tmp/never.sock"]])
 def test_server_without_a_log_refuses_to_run(boot: Boot, action: list[str]) -> None:
-    """O-416, O-417: any other word is server mode, and the log comes first."""
+    """Any other word is server mode, and the log comes first."""
     done = boot.run([str(boot.shim), "-namespace", "x", *action])
 
     assert (done.returncode, done.stdout) == (1, b"")
@@ -189,7 +191,7 @@ def test_server_without_a_log_refuses_to_run(boot: Boot, action: list[str]) -> N
 
 @pytest.mark.rule("cli.flags.5")
 def test_too_long_socket_is_refused(boot: Boot) -> None:
-    """CLI 1.2: `-socket` is limited to 106 bytes."""
+    """`-socket` is limited to 106 bytes."""
     path = "/tmp/" + 102 * "x"
 
     done = boot.run([str(boot.shim), "-namespace", "x", "-socket", path], cwd=boot.bundle("c1"))
@@ -199,7 +201,7 @@ def test_too_long_socket_is_refused(boot: Boot) -> None:
 
 
 def test_server_without_fd_3_refuses_to_run(boot: Boot) -> None:
-    """CLI 1.11: a server listens on the socket it inherits as fd 3."""
+    """A server listens on the socket it inherits as fd 3."""
     done = boot.run([str(boot.shim), "-namespace", "x"], cwd=boot.bundle("c1"))
 
     # libffi 3.8 keeps its library open from the import of ctypes on: as fd 3, where that is free.
@@ -212,7 +214,7 @@ def test_server_without_fd_3_refuses_to_run(boot: Boot) -> None:
 def test_bug_is_told_with_its_place_and_without_a_traceback(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """CLI-12: what is on stderr becomes the daemon's error text: one line."""
+    """What is on stderr becomes the daemon's error text: one line."""
 
     def fails(*_: object) -> int:
         raise LookupError("no way")
@@ -226,7 +228,7 @@ def test_bug_is_told_with_its_place_and_without_a_traceback(
 
 
 def test_closed_standard_fds_are_no_obstacle(boot: Boot) -> None:
-    """Pitfall 17: nothing that is opened may land on 0, 1 or 2."""
+    """Nothing that is opened may land on 0, 1 or 2."""
     script = f"exec {boot.shim} -namespace x <&- >&- 2>&-"
     done = subprocess.run(["sh", "-c", script], check=False, timeout=30, cwd=boot.state)
 

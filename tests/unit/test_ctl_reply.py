@@ -27,7 +27,7 @@ ACCEPTED = {
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("generation", Generation, ids=lambda g: g.value)
 def test_reply_is_read_or_refused_as_that_daemon_does(form: str, generation: Generation) -> None:
-    """CLI 1.5: which forms and versions each generation understands."""
+    """Which forms and versions each generation understands."""
     if form not in ACCEPTED[generation]:
         with pytest.raises(BadReply):
             Reply.parse(FORMS[form], generation=generation)
@@ -40,13 +40,13 @@ def test_reply_is_read_or_refused_as_that_daemon_does(form: str, generation: Gen
 
 
 def test_plain_reply_may_end_with_white_space() -> None:
-    """Daemons trim it (CLI 1.5)."""
+    """Daemons trim it."""
     assert Reply.parse(PLAIN + b"\n", generation=Generation.V1_6).address == ADDRESS
 
 
 @pytest.mark.parametrize("output", [b"", b"warning: x\nunix:///a", b'{"version":4}', b"\xff\xfe"])
 def test_output_that_is_no_reply_is_refused(output: bytes) -> None:
-    """A stray line on stderr would become part of the address (CLI-12)."""
+    """A stray line on stderr would become part of the address."""
     with pytest.raises(BadReply):
         Reply.parse(output)
 
@@ -60,7 +60,7 @@ def test_remembered_reply_reads_back() -> None:
 
 @pytest.mark.parametrize("generation", Generation, ids=lambda g: g.value)
 def test_stdin_and_environment_of_start_are_that_daemons(generation: Generation) -> None:
-    """Old daemons write the bare options or nothing, new ones BootstrapParams (CLI 1.3, 1.5)."""
+    """Old daemons write the bare options or nothing, new ones BootstrapParams."""
     binary = Binary("/shim", "ns", "/g.sock", "/t.sock", generation=generation)
     options = runc_options(binary_name="crun")
     assert options is not None
@@ -83,7 +83,7 @@ def test_stdin_and_environment_of_start_are_that_daemons(generation: Generation)
 
 
 def test_command_line_has_the_daemons_flags_first() -> None:
-    """The order containerd writes them in (observed.md, runc command lines)."""
+    """The order containerd writes them in."""
     binary = Binary("/shim", "ns", "/g.sock", "/t.sock", containerd="/bin/c")
 
     assert binary.arguments("-id", "c1", "start") == [
@@ -93,7 +93,7 @@ def test_command_line_has_the_daemons_flags_first() -> None:
 
 
 def test_default_options_are_none_at_all() -> None:
-    """containerd passes nothing when nothing is asked for; a type name is bare (protos 7.12)."""
+    """containerd passes nothing when nothing is asked for; a type name is bare."""
     options = runc_options(binary_name="crun", root="/r")
 
     assert runc_options() is None

@@ -3,7 +3,6 @@
 import contextlib
 import json
 import os
-import signal
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shimv2.task.exits import ExitRecord, ExitRecords, recorded_exit, start_time_of
+from shimv2.kernel.proc import start_time_of
+from shimv2.task.exits import ExitRecord, ExitRecords, recorded_exit
 from shimv2.values.model import Exit
 
 AT_NS = 1_795_475_259_000_000_007
@@ -38,7 +38,7 @@ def recorded(bundle: Path, *, pid: int = ENDED.pid) -> Exit | None:
 
 
 def test_record_has_all_that_is_known(tmp_path: Path) -> None:
-    """design 4.1: id, pid, start time, code, signal, time, oom; for root only."""
+    """Id, pid, start time, code, signal, time, oom; for root only."""
     with records(tmp_path) as open_records:
         open_records.write_init(Exit(7, 137, AT_NS), start_time=99, oom=True)
 
@@ -56,7 +56,7 @@ def test_record_has_all_that_is_known(tmp_path: Path) -> None:
 
 
 def test_recorded_exit_is_the_one_that_was_told(tmp_path: Path) -> None:
-    """design 4.1: `delete` after a crash reports it, to the nanosecond."""
+    """`delete` after a crash reports it, to the nanosecond."""
     with records(tmp_path) as open_records:
         open_records.write_init(ENDED, start_time=12)
 
@@ -167,7 +167,7 @@ def test_bundle_moved_away_still_gets_its_records(tmp_path: Path) -> None:
 def test_full_disk_is_logged_and_costs_nothing_else(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """design 4.1: never fatal; no half-written file is left."""
+    """Never fatal; no half-written file is left."""
     disk = tmp_path / "disk"
     disk.mkdir()
     mounted = os.system(f"mount -t tmpfs -o size=16k,nr_inodes=8 tmpfs {disk}")
@@ -248,7 +248,7 @@ def test_record_that_is_a_fifo_does_not_hang_delete(tmp_path: Path) -> None:
 
 
 def test_missing_bundle_has_no_record() -> None:
-    """CLI 1.9: `delete` works without a bundle, too."""
+    """`delete` works without a bundle, too."""
     assert recorded_exit("/no/such/bundle", container_id="c1", init_pid=1) is None
 
 
@@ -266,23 +266,3 @@ def test_record_survives_its_text_form(
     record = ExitRecord(id_, pid, start_time, code, at_ns, oom)
 
     assert ExitRecord.from_json(record.to_json()) == record
-
-
-def test_start_time_tells_processes_apart() -> None:
-    """Read from /proc, whatever the process calls itself; gone with the process."""
-    pid = os.fork()
-    if pid == 0:
-        with open("/proc/self/comm", "w") as file:
-            file.write("a) S 1 (b")
-        os.kill(os.getpid(), signal.SIGSTOP)
-        os._exit(0)
-    os.waitpid(pid, os.WUNTRACED)
-    born = start_time_of(pid)
-    os.kill(pid, signal.SIGKILL)
-    os.waitpid(pid, 0)
-
-    mine = start_time_of(os.getpid())
-    assert born is not None
-    assert mine is not None
-    assert born >= mine
-    assert start_time_of(pid) is None

@@ -24,7 +24,7 @@ def test_errno_is_told_as_go_tells_it(number: int, text: str) -> None:
 
 
 def test_error_with_a_path_names_the_call_and_the_path() -> None:
-    """T-25: `open P: no such file or directory`."""
+    """`open P: no such file or directory`."""
     error = OSError(errno.ENOENT, "No such file or directory", "/x/options.json")
 
     assert os_error(error) == "open /x/options.json: no such file or directory"

@@ -48,7 +48,7 @@ def packed(*, url: str = RUNC_OPTIONS, **options: Any) -> bytes:
 
 @pytest.mark.rule("cli.info.1")
 def test_info_names_the_shim_and_what_its_runtime_can_do(boot: Boot) -> None:
-    """CLI 1.10, O-418: without options, as containerd asks once in its life (CLI-7)."""
+    """Without options, as containerd asks once in its life."""
     info = told(ask(boot))
 
     assert (info.name, info.version.version) == (RUNTIME, VERSION)
@@ -63,7 +63,7 @@ def test_info_names_the_shim_and_what_its_runtime_can_do(boot: Boot) -> None:
 @pytest.mark.rule("cli.info.2")
 @pytest.mark.parametrize("url", [RUNC_OPTIONS, f"type.googleapis.com/{RUNC_OPTIONS}"])
 def test_options_are_echoed_with_a_bare_type(boot: Boot, url: str) -> None:
-    """O-419; protos 7.12: the daemon compares the name."""
+    """The daemon compares the name."""
     info = told(ask(boot, packed(url=url, root="/x")))
 
     assert info.options.type_url == RUNC_OPTIONS
@@ -72,7 +72,7 @@ def test_options_are_echoed_with_a_bare_type(boot: Boot, url: str) -> None:
 
 @pytest.mark.rule("options.generic.3")
 def test_runtime_may_be_named_in_a_configuration_file(boot: Boot) -> None:
-    """Options 6.1: what the daemon has for a runtime it knows nothing about is echoed as it is."""
+    """What the daemon has for a runtime it knows nothing about is echoed as it is."""
     other = program(boot, "other", "echo '{\"other\": 1}'")
     config = boot.folder / "options.toml"
     config.write_text(f'BinaryName = "{other}"\nUnknown = 1\n')
@@ -110,7 +110,7 @@ def test_configuration_file_of_no_use_is_an_error(boot: Boot, text: str) -> None
     "body", ["exit 1", "echo no json", "echo '[]'", "echo", "echo '{}' >&2; exit 3"]
 )
 def test_runtime_that_does_not_tell_is_no_error(boot: Boot, body: str) -> None:
-    """O-419: crun 1.8.1 has no such command; then there are no features."""
+    """crun 1.8.1 has no such command; then there are no features."""
     other = program(boot, "other", body)
 
     info = told(ask(boot, packed(binary_name=other)))

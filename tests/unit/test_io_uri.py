@@ -29,7 +29,7 @@ from shimv2.values.errors import Refused
     ],
 )
 def test_uri_well_formed_gives_scheme_and_path(text: str, scheme: str, path: str) -> None:
-    """IO-1..IO-5: the scheme selects; host, query and fragment are no part of the path."""
+    """The scheme selects; host, query and fragment are no part of the path."""
     found = parse(text)
 
     assert (found.scheme, found.path) == (scheme, path)
@@ -51,7 +51,7 @@ def test_uri_well_formed_gives_scheme_and_path(text: str, scheme: str, path: str
     ],
 )
 def test_uri_malformed_is_refused_in_go_words(text: str, why: str) -> None:
-    """IO-6, O-224, O-225: clients see what Go's url.Parse says."""
+    """Clients see what Go's url.Parse says."""
     with pytest.raises(Refused) as caught:
         parse(text)
 
@@ -59,7 +59,7 @@ def test_uri_malformed_is_refused_in_go_words(text: str, why: str) -> None:
 
 
 def test_uri_arguments_are_keys_with_their_first_values_in_order() -> None:
-    """IO 4.4: argv[1:] of a logging binary; order kept, the empty value included (O-357)."""
+    """argv[1:] of a logging binary; order kept, the empty value included."""
     found = parse("binary:///bin/log?b=2&a=1&c&a=9&mode=x%20y&p=q+r")
 
     assert found.arguments() == ["b", "2", "a", "1", "c", "", "mode", "x y", "p", "q r"]
@@ -81,7 +81,7 @@ def test_uri_arguments_leave_out_what_cannot_be_decoded() -> None:
     ],
 )
 def test_fifo_path_scheme_is_taken_off(text: str, path: str) -> None:
-    """§4.1: the reference opens the raw string and fails (O-336)."""
+    """The reference opens the raw string and fails."""
     assert fifo_path(text) == path
 
 
@@ -99,5 +99,5 @@ def test_uri_any_text_is_parsed_or_refused(text: str) -> None:
 
 @given(st.from_regex(r"/[a-z0-9/._-]*", fullmatch=True).filter(lambda p: not p.startswith("//")))
 def test_uri_plain_path_is_itself(path: str) -> None:
-    """IO-3: an absolute path has no scheme and is not touched."""
+    """An absolute path has no scheme and is not touched."""
     assert parse(path) == StdioUri("", path)

@@ -7,7 +7,7 @@ import pytest
 from shimv2.values.errors import NotFound, WrongState
 from shimv2.values.lifecycle import EXEC, INIT, Lifecycle, State, Step, Table
 
-# The reference's table (spec/task-api 3.2): a state is where the step leads, a text is a refusal.
+# The reference's table: a state is where the step leads, a text is a refusal.
 INIT_RULES: dict[State, dict[Step, State | str]] = {
     State.CREATED: {
         Step.START: State.RUNNING,

@@ -62,7 +62,7 @@ def line(msg: object, *args: Any, **options: Any) -> str:
 
 @pytest.mark.rule("cli.serve.7")
 def test_line_has_the_form_of_the_daemon() -> None:
-    """CLI 1.12: time, level, message, then the fields by name."""
+    """Time, level, message, then the fields by name."""
     text = line("exit of %s", "c1", pid=7, container="c1")
 
     head = 'time="2001-09-09T01:46:40.250000000Z" level=info msg="exit of c1"'
@@ -111,7 +111,7 @@ def test_exception_is_a_field_and_stays_on_the_line() -> None:
 
 
 def test_full_fifo_drops_lines_and_tells_how_many(pipe: Pipe) -> None:
-    """Pitfall 19: nothing waits for a reader that does not read; design 5: dropped and counted."""
+    """Nothing waits for a reader that does not read; its lines are dropped and counted."""
     while not pipe.handler.dropped:
         pipe.handler.emit(record("x" * 200))
     for _ in range(9):
@@ -139,7 +139,7 @@ def test_line_longer_than_the_fifo_is_cut_and_the_next_one_is_whole(pipe: Pipe) 
 
 @pytest.mark.rule("cli.signals.3")
 def test_lost_reader_is_no_error(pipe: Pipe) -> None:
-    """Pitfall 18: EPIPE is counted and dropped."""
+    """EPIPE is counted and dropped."""
     reader, pipe.reader = pipe.reader, os.open(os.devnull, os.O_RDONLY)
     os.close(reader)
 
@@ -155,7 +155,7 @@ def test_unformattable_record_is_told_and_harms_nobody(pipe: Pipe) -> None:
 
 
 def test_argument_that_logs_does_not_recurse(pipe: Pipe) -> None:
-    """Fault 19: logging cannot recurse."""
+    """Logging cannot recurse."""
 
     class Talkative:
         def __str__(self) -> str:
@@ -214,7 +214,7 @@ def test_lines_go_to_the_fifo_from_info_on(tmp_path: Path, fifo: int) -> None:
 
 @pytest.mark.rule("cli.serve.1")
 def test_traceback_goes_to_the_fifo_and_not_to_the_outputs(tmp_path: Path, fifo: int) -> None:
-    """Pitfall 20: fd 2 is the log, so that a crash reaches the daemon."""
+    """Fd 2 is the log, so that a crash reaches the daemon."""
     done = child(tmp_path, "raise ValueError('no way')")
 
     assert (done.returncode, done.stdout, done.stderr) == (1, b"", b"")
@@ -231,7 +231,7 @@ def test_crash_in_c_leaves_a_stack_in_the_fifo(tmp_path: Path, fifo: int) -> Non
 
 @pytest.mark.rule("cli.serve.3", "io.open.8")
 def test_fifo_without_reader_or_with_a_full_one_blocks_nobody(tmp_path: Path) -> None:
-    """Pitfalls 18, 19, 104: 1 MiB of lines that nobody reads."""
+    """1 MiB of lines that nobody reads."""
     os.mkfifo(tmp_path / "log")
 
     done = child(tmp_path, "for i in range(10000): logging.info('x' * 100)\nprint('alive')")
@@ -248,7 +248,7 @@ def test_fifo_without_reader_or_with_a_full_one_blocks_nobody(tmp_path: Path) ->
     ],
 )
 def test_other_things_than_a_fifo_are_refused(tmp_path: Path, kind: str, text: str) -> None:
-    """design 5: stat that it is one, O_NOFOLLOW; O-416."""
+    """Checked with stat, and opened with O_NOFOLLOW."""
     if kind == "file":
         (tmp_path / "log").write_text("")
     elif kind == "link":
@@ -265,7 +265,7 @@ def test_other_things_than_a_fifo_are_refused(tmp_path: Path, kind: str, text: s
 
 @pytest.mark.rule("cli.signals.2")
 def test_stacks_of_all_tasks_and_threads_are_told(caplog: pytest.LogCaptureFixture) -> None:
-    """CLI 1.13: where every task waits, through all it awaits, at level info."""
+    """Where every task waits, through all it awaits, at level info."""
 
     async def innermost() -> None:
         await asyncio.Event().wait()

@@ -233,7 +233,7 @@ def test_fd_closed_without_removal_is_replaced_by_the_next_of_its_number() -> No
 def test_copy_of_a_closed_fd_does_not_make_the_loop_spin(caplog: pytest.LogCaptureFixture) -> None:
     """Lean loop: epoll reports a file that lives on in a copy and cannot be taken out any more.
 
-    Nobody waits for it: the loop must get rid of it and go on to serve the others (fault row 23).
+    Nobody waits for it: the loop must get rid of it and go on to serve the others.
     """
 
     async def main() -> int:

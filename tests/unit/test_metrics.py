@@ -98,7 +98,7 @@ def test_v1_memory_has_every_key_of_the_kernel(tmp_path: Path) -> None:
 
 @pytest.mark.rule("stats.answer.3")
 def test_v1_limit_of_max_pids_is_zero(tmp_path: Path) -> None:
-    """The reference says no limit with 0 here, other than on v2 (O-604)."""
+    """The reference says no limit with 0 here, other than on v2."""
     (tmp_path / "pids.current").write_text("4\n")
     (tmp_path / "pids.max").write_text("max\n")
 

@@ -32,7 +32,7 @@ def rootfs(tmp_path: Path) -> Iterator[str]:
 
 @pytest.mark.rule("mounts.mount.7")
 def test_refused_mount_says_what_the_reference_says(rootfs: str) -> None:
-    """O-227, the text of 2.1.9: Go's quoting, and Go's words for the errno."""
+    """The text of 2.1.9: Go's quoting, and Go's words for the errno."""
 
     async def main() -> None:
         with pytest.raises(Refused) as caught:
@@ -281,7 +281,7 @@ def test_loop_runs_on_while_a_mount_hangs(
 def test_thread_that_cannot_be_started_is_an_answer(
     rootfs: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Fault row 46: at the task limit the caller hears EAGAIN and may try again."""
+    """At the task limit the caller hears EAGAIN and may try again."""
 
     def refuse(_thread: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")

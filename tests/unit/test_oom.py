@@ -86,7 +86,7 @@ def test_kill_that_is_counted_after_its_signal_is_told_once(memory: V1Memory) ->
 
 
 def test_signal_without_a_kill_is_told_to_nobody(memory: V1Memory) -> None:
-    """Memory was used up and then freed: no process was killed (faults row 38)."""
+    """Memory was used up and then freed: no process was killed."""
 
     async def scenario() -> None:
         watch = memory.watch()
@@ -125,7 +125,7 @@ def test_look_before_an_exit_tells_what_was_counted_until_then(memory: V1Memory)
 
 
 def test_removed_cgroup_ends_the_watch_without_an_event(memory: V1Memory) -> None:
-    """The kernel signals the removal, too; nothing is left open (pitfall 83)."""
+    """The kernel signals the removal, too; nothing is left open."""
 
     async def scenario() -> None:
         before = open_fds()

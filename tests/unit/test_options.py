@@ -32,7 +32,7 @@ def generic(body: bytes = b"", path: str = "") -> any_pb2.Any:
 
 @pytest.mark.parametrize("api", APIS, ids=["v2", "v3"])
 def test_create_is_read_whole(api: Any) -> None:
-    """task-api 3.5: every field of the request arrives, in both services."""
+    """Every field of the request arrives, in both services."""
     request = api.CreateTaskRequest(
         id="c1",
         bundle="/b",
@@ -68,7 +68,7 @@ def test_create_without_options_has_the_defaults() -> None:
 
 @pytest.mark.rule("task.create.2", "options.runc.6")
 def test_every_option_arrives() -> None:
-    """options 6.1: the fields of containerd.runc.v1.Options."""
+    """The fields of containerd.runc.v1.Options."""
     message = runc_pb2.Options(
         no_pivot_root=True,
         no_new_keyring=True,
@@ -102,7 +102,9 @@ def test_every_option_arrives() -> None:
 
 @pytest.mark.rule("task.create.2")
 def test_options_with_a_prefixed_url_are_read() -> None:
-    """O-208, protos 7.12."""
+    """Options are `containerd.runc.v1.Options`, under their bare name or a prefixed one; any other
+    type is refused with code 2 if it has a value.
+    """
     url = "type.googleapis.com/containerd.runc.v1.Options"
 
     assert requests.runtime_options(packed(runc_pb2.Options(root="/r"), url)).root == "/r"
@@ -110,7 +112,7 @@ def test_options_with_a_prefixed_url_are_read() -> None:
 
 @pytest.mark.rule("options.runc.5")
 def test_criu_path_of_an_old_daemon_is_read() -> None:
-    """options 6.1: field 8 is reserved since 2.0; accepted from 1.x daemons."""
+    """Field 8 is reserved since 2.0; accepted from 1.x daemons."""
     any_ = any_pb2.Any(type_url="containerd.runc.v1.Options", value=b"\x42\x04/cri\x3a\x02/r")
 
     assert requests.runtime_options(any_) == RuncOptions(root="/r", criu_path="/cri")
@@ -119,14 +121,14 @@ def test_criu_path_of_an_old_daemon_is_read() -> None:
 @pytest.mark.rule("task.create.2")
 @pytest.mark.parametrize("url", ["foo.Bar", "", "containerd.runc.v1.CheckpointOptions"])
 def test_options_without_a_value_are_the_defaults(url: str) -> None:
-    """O-207: the URL of an empty value is not looked at."""
+    """The URL of an empty value is not looked at."""
     assert requests.runtime_options(any_pb2.Any(type_url=url)) == RuncOptions()
 
 
 @pytest.mark.rule("task.create.2")
 @pytest.mark.parametrize("url", ["foo.Bar", "", "x/y/foo.Bar", "bad type!"])
 def test_options_of_an_unknown_type_are_refused(url: str) -> None:
-    """O-206: code 2, without a second class word."""
+    """Code 2, without a second class word."""
     with pytest.raises(Refused) as caught:
         requests.runtime_options(any_pb2.Any(type_url=url, value=b"x"))
 
@@ -135,7 +137,7 @@ def test_options_of_an_unknown_type_are_refused(url: str) -> None:
 
 @pytest.mark.rule("task.create.3")
 def test_options_of_a_known_but_other_type_are_an_invalid_argument() -> None:
-    """O-211: the reference dies of it; ours answers code 3."""
+    """The reference dies of it; ours answers code 3."""
     with pytest.raises(InvalidArgument, match=r"CheckpointOptions.*: invalid argument$"):
         requests.runtime_options(packed(runc_pb2.CheckpointOptions(exit=True)))
 
@@ -152,7 +154,7 @@ def test_options_of_a_known_but_other_type_are_an_invalid_argument() -> None:
     ],
 )
 def test_garbage_is_refused_in_the_reference_words(url: str, value: bytes) -> None:
-    """O-210."""
+    """Options that cannot be read have code 2, those of another known type code 3."""
     with pytest.raises(Refused) as caught:
         requests.runtime_options(any_pb2.Any(type_url=url, value=value))
 
@@ -174,7 +176,7 @@ def test_any_value_is_read_or_refused(value: bytes, url: str) -> None:
 
 @pytest.mark.rule("task.create.4")
 def test_generic_options_in_a_toml_body_are_read() -> None:
-    """task-api 3.5: what CRI sends for runtimes it does not know; names in either spelling."""
+    """What CRI sends for runtimes it does not know; names in either spelling."""
     body = b"""
         TypeUrl = "not ours"
         BinaryName = "crun"
@@ -207,7 +209,7 @@ def test_generic_options_in_a_toml_body_are_read() -> None:
 
 @pytest.mark.rule("task.create.4")
 def test_generic_options_in_a_file_are_read(tmp_path: Path) -> None:
-    """options 6.1: config_path, as `ctr --runtime-config-path` sends it."""
+    """config_path, as `ctr --runtime-config-path` sends it."""
     config = tmp_path / "config.toml"
     config.write_text('BinaryName = "crun"\n')
 
@@ -279,5 +281,5 @@ def test_missing_file_of_generic_options_is_an_invalid_argument(tmp_path: Path) 
     ],
 )
 def test_options_file_is_that_of_the_reference(given_options: RuncOptions, text: str) -> None:
-    """O-582, O-600, options 6.1: snake case, field order, zero values left out."""
+    """Snake case, field order, zero values left out."""
     assert given_options.to_json() == text

@@ -27,35 +27,19 @@ ids = st.text(st.characters(blacklist_characters="\0"), max_size=20)
     ],
 )
 def test_join_cleans_like_go(parts: tuple[str, ...], joined: str) -> None:
-    """CLI-21: filepath.Join drops empty elements and resolves `//`, `.` and `..`."""
+    """filepath.Join drops empty elements and resolves `//`, `.` and `..`."""
     assert paths.go_join(*parts) == joined
 
 
 @pytest.mark.rule("cli.socket.2")
 def test_socket_is_named_by_the_hash_of_address_namespace_and_group() -> None:
-    """CLI-20, CLI-21: the daemon and every other `start` of the group find the same socket."""
+    """The daemon and every other `start` of the group find the same socket."""
     address = "/run/containerd/containerd.sock"
 
     assert paths.socket_path(address, "k8s.io", "abc") == (
         "/run/containerd/s/a99a1752d3a0fadfb1f869026f16760475df03a572e20f4ccea9e6c1e5470b72"
     )
     assert paths.socket_path("", "NS", "group", folder="/x").startswith("/x/")
-
-
-def test_debug_socket_has_a_name_of_its_own() -> None:
-    """CLI-21: `/debug` is appended before hashing."""
-    plain = paths.socket_path("/a", "b", "c")
-    debug = paths.socket_path("/a", "b", "c", debug=True)
-
-    assert debug != plain
-    assert debug == paths.socket_path("/a", "b", "c/debug")
-
-
-def test_socket_in_the_longest_folder_fits_its_address() -> None:
-    """CLI-24: sun_path holds 107 bytes."""
-    folder = "/" + "x" * (paths.MAX_SOCKET_DIR_BYTES - 1)
-
-    assert len(paths.socket_path("/a", "b", "c", folder=folder)) == 107
 
 
 @pytest.mark.parametrize(
@@ -70,12 +54,12 @@ def test_socket_in_the_longest_folder_fits_its_address() -> None:
 def test_group_is_the_first_annotation_that_is_present(
     annotations: dict[str, str], group: str
 ) -> None:
-    """CLI-31, CLI-32: an annotation that is there but empty wins."""
+    """An annotation that is there but empty wins."""
     assert paths.group_id(annotations, "own") == group
 
 
 def test_exec_pid_file_is_named_after_the_exec() -> None:
-    """task-api 3.5: `<exec id>.pid`, whatever the id is; the runtime refuses the impossible."""
+    """`<exec id>.pid`, whatever the id is; the runtime refuses the impossible."""
     assert paths.exec_pid_file("/b", "e1") == "/b/e1.pid"
     assert paths.exec_pid_file("/b", "") == "/b/.pid"
     assert paths.exec_pid_file("/b", "a/b") == "/b/a/b.pid"
@@ -101,24 +85,23 @@ def test_pid_file_of_an_id_that_would_leave_the_bundle_is_a_short_name() -> None
 
 
 def test_runtime_root_has_the_namespace_below_it() -> None:
-    """task-api 3.3: Options.root or /run/containerd/runc, and the namespace."""
+    """Options.root or /run/containerd/runc, and the namespace."""
     assert paths.runtime_root("", "k8s.io") == "/run/containerd/runc/k8s.io"
     assert paths.runtime_root("/var/rr/", "moby") == "/var/rr/moby"
 
 
 def test_bundle_for_delete_is_the_sibling_named_by_the_id() -> None:
-    """CLI 1.9: dirname(cwd)/ID, whatever -bundle says; without an id the parent folder."""
+    """dirname(cwd)/ID, whatever -bundle says; without an id the parent folder."""
     assert paths.bundle_for_delete("/run/x/ns/pause", "c1") == "/run/x/ns/c1"
     assert paths.bundle_for_delete("/run/x/ns/pause", "") == "/run/x/ns"
 
 
 def test_files_of_a_bundle_have_the_names_daemons_and_runtimes_know() -> None:
-    """CLI 1.8."""
+    """Daemons and runtimes open them by name."""
     names = {
         paths.config_file: "config.json",
         paths.rootfs: "rootfs",
         paths.work_dir: "work",
-        paths.log_fifo: "log",
         paths.address_file: "address",
         paths.socket_dir_link: "s",
         paths.options_file: "options.json",
@@ -134,5 +117,5 @@ def test_files_of_a_bundle_have_the_names_daemons_and_runtimes_know() -> None:
 
 
 def test_address_is_the_url_of_the_socket() -> None:
-    """CLI-22."""
+    """Daemons dial this address."""
     assert paths.address_of("/run/containerd/s/67") == "unix:///run/containerd/s/67"

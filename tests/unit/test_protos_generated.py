@@ -125,7 +125,7 @@ def test_lower_bound_of_protobuf_is_the_modules_version() -> None:
 
 
 def test_modules_import_without_a_warning_beside_googleapis() -> None:
-    """Design 3: googleapis-common-protos, which owns google.rpc, can live in the same process.
+    """googleapis-common-protos, which owns google.rpc, can live in the same process.
 
     A fresh interpreter, so that the name is registered in nobody else's pool.
     """
@@ -156,7 +156,7 @@ def test_modules_import_without_a_warning_beside_googleapis() -> None:
 
 
 def test_envelopes_stay_in_a_package_of_our_own() -> None:
-    """Design 3: nothing of the envelopes is registered under a name of others."""
+    """Nothing of the envelopes is registered under a name of others."""
     assert _wire_pb2.DESCRIPTOR.package == "pyrunc.ttrpc.wire"
     assert {
         message.full_name for message in _wire_pb2.DESCRIPTOR.message_types_by_name.values()
@@ -169,7 +169,7 @@ def test_envelopes_stay_in_a_package_of_our_own() -> None:
 
 
 def test_both_versions_of_the_task_service_are_identical() -> None:
-    """Task API 3: v2 and v3 differ in the package's name alone."""
+    """V2 and v3 differ in the package's name alone."""
     v2, v3 = FileDescriptorProto(), FileDescriptorProto()
     task_v2_pb2.DESCRIPTOR.CopyToProto(v2)
     task_v3_pb2.DESCRIPTOR.CopyToProto(v3)

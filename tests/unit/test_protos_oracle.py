@@ -147,7 +147,7 @@ def all_services(files: list[FileDescriptorProto]) -> Mapping[str, ServiceDescri
 def test_every_field_is_the_references(
     ours: list[FileDescriptorProto], theirs: list[FileDescriptorProto]
 ) -> None:
-    """Protos 7: numbers, names, types and labels are those of the reference, but for known rows."""
+    """Numbers, names, types and labels are those of the reference, but for known rows."""
     reference = all_messages(theirs)
     different = {}
     for name, message in all_messages(ours).items():
@@ -165,7 +165,7 @@ def test_every_field_is_the_references(
 def test_every_message_is_compared_or_newer_than_the_reference(
     ours: list[FileDescriptorProto], theirs: list[FileDescriptorProto]
 ) -> None:
-    """Protos 7: nothing of ours escapes the comparison without a reason."""
+    """Nothing of ours escapes the comparison without a reason."""
     reference = {**all_messages(theirs), **all_enums(theirs), **all_services(theirs)}
     names = [*all_messages(ours), *all_enums(ours), *all_services(ours)]
 
@@ -194,7 +194,7 @@ def test_every_exempt_field_really_differs(
 def test_every_enum_value_is_the_references(
     ours: list[FileDescriptorProto], theirs: list[FileDescriptorProto]
 ) -> None:
-    """Protos 7.4: the states of a task have the reference's numbers."""
+    """The states of a task have the reference's numbers."""
     reference = all_enums(theirs)
 
     compared = {
@@ -210,7 +210,7 @@ def test_every_enum_value_is_the_references(
 def test_every_method_is_the_references(
     ours: list[FileDescriptorProto], theirs: list[FileDescriptorProto]
 ) -> None:
-    """Protos 7.3, 7.7: methods take and give the reference's messages."""
+    """Methods take and give the reference's messages."""
     reference = all_services(theirs)
 
     compared = {

@@ -16,6 +16,7 @@ from shimv2.kernel.spawn import spawn
 from shimv2.values.model import Exit
 from tests.support.aio import LOOPS, LoopName, run
 from tests.support.children import status_of
+from tests.support.kernel import is_child_subreaper
 from tests.support.until import until
 
 both_loops = pytest.mark.parametrize("loop", LOOPS)
@@ -35,17 +36,14 @@ def dead(pid: int) -> None:
     """Return when `pid` has exited; a loop of ours does not run meanwhile, so it is not reaped."""
 
     def is_dead() -> bool:
-        try:
-            return status_of(pid)["State"][0] == "Z"
-        except FileNotFoundError:
-            return True
+        return not os.path.exists(f"/proc/{pid}") or status_of(pid)["State"][0] == "Z"
 
     until(is_dead, f"{pid} to exit")
 
 
 @pytest.fixture
 def subreaper() -> Iterator[None]:
-    before = linux.is_child_subreaper()
+    before = is_child_subreaper()
     linux.set_child_subreaper()
     yield
     linux.set_child_subreaper(before)
@@ -53,7 +51,7 @@ def subreaper() -> Iterator[None]:
 
 @both_loops
 def test_exit_is_told_with_its_status_and_time(loop: LoopName) -> None:
-    """33: the code, or 128 + the signal, the core dump bit ignored; the time of the wall clock."""
+    """The code, or 128 + the signal, the core dump bit ignored; the time of the wall clock."""
 
     async def main() -> None:
         mine = started()
@@ -76,7 +74,7 @@ def test_exit_is_told_with_its_status_and_time(loop: LoopName) -> None:
 @pytest.mark.rule("cli.signals.4", "task.exits.1")
 @both_loops
 def test_burst_of_exits_is_told_once_each_while_waiters_are_stalled(loop: LoopName) -> None:
-    """21, fault row 1: one SIGCHLD stands for many exits, and no waiter holds up the reaping."""
+    """One SIGCHLD stands for many exits, and no waiter holds up the reaping."""
 
     async def main() -> None:
         mine, told = started(), dict[int, list[int]]()
@@ -126,7 +124,7 @@ loop.run(main())
 
 
 def test_exits_during_a_stop_of_the_shim_are_told_after_it() -> None:
-    """Fault row 1: SIGSTOP the shim, let its children die, SIGCONT: none is missing."""
+    """SIGSTOP the shim, let its children die, SIGCONT: none is missing."""
     source, sink = os.pipe2(os.O_CLOEXEC)
     with open(source, encoding="ascii") as output:
         shim = spawn([sys.executable, "-c", STOPPED_SHIM], cwd=os.getcwd(), fds={1: sink, 2: 2})
@@ -147,7 +145,7 @@ def test_exits_during_a_stop_of_the_shim_are_told_after_it() -> None:
 
 @both_loops
 def test_exit_before_the_claim_is_kept_while_a_launch_window_is_open(loop: LoopName) -> None:
-    """23, 24: dead and reaped before its pid is known: the claim resolves at once."""
+    """Dead and reaped before its pid is known: the claim resolves at once."""
 
     async def main() -> None:
         mine = started()
@@ -168,7 +166,7 @@ def test_exit_before_the_claim_is_kept_while_a_launch_window_is_open(loop: LoopN
 
 @pytest.mark.rule("task.exits.7")
 def test_exit_outside_of_every_window_is_forgotten() -> None:
-    """25: orphans are reaped silently; a claim that could never resolve is an error, not a hang."""
+    """Orphans are reaped silently; a claim that could never resolve is an error, not a hang."""
 
     async def main() -> None:
         mine = started()
@@ -209,7 +207,7 @@ def test_windows_overlap_and_the_last_one_forgets() -> None:
 
 @both_loops
 def test_everyone_who_claims_gets_the_same_exit(loop: LoopName) -> None:
-    """51: one exit, one time; whoever is cancelled harms no other."""
+    """One exit, one time; whoever is cancelled harms no other."""
 
     async def main() -> None:
         mine = started()
@@ -229,7 +227,7 @@ def test_everyone_who_claims_gets_the_same_exit(loop: LoopName) -> None:
 
 
 def test_claims_that_are_given_up_leave_nothing_behind() -> None:
-    """28, 52: 1,000 waits with a time limit on one long-lived process: memory stays flat."""
+    """1,000 waits with a time limit on one long-lived process: memory stays flat."""
 
     async def main() -> None:
         mine = started()
@@ -270,7 +268,7 @@ def test_exits_are_kept_and_delivered_in_the_order_of_reaping() -> None:
 
 @both_loops
 def test_orphan_can_be_claimed_after_its_parent_was_reaped(subreaper: None, loop: LoopName) -> None:
-    """24: that is how a container's init becomes ours: runc leaves it behind and exits."""
+    """That is how a container's init becomes ours: runc leaves it behind and exits."""
 
     async def main() -> None:
         mine = started()
@@ -309,7 +307,7 @@ def test_children_that_died_before_the_start_are_collected_by_it(loop: LoopName)
 
 def test_storm_of_orphans_gives_the_loop_its_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     """Fault row 9: 20,000 short children must not keep State from being answered."""
-    monkeypatch.setattr(reaper, "_REAPED_PER_TURN", 4)
+    monkeypatch.setattr(reaper, "_REAPED_PER_ITERATION", 4)
 
     async def main() -> None:
         mine = Reaper(asyncio.get_running_loop())
@@ -331,7 +329,7 @@ def test_storm_of_orphans_gives_the_loop_its_turns(monkeypatch: pytest.MonkeyPat
 
 def test_stop_in_the_middle_of_a_storm_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is scheduled any more; what is dead stays a zombie for whoever comes next."""
-    monkeypatch.setattr(reaper, "_REAPED_PER_TURN", 1)
+    monkeypatch.setattr(reaper, "_REAPED_PER_ITERATION", 1)
 
     async def main() -> None:
         mine = Reaper(asyncio.get_running_loop())
@@ -351,7 +349,7 @@ def test_stop_in_the_middle_of_a_storm_ends_it(monkeypatch: pytest.MonkeyPatch) 
 def test_kept_exits_are_bounded(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Fault row 9: a fork storm during a launch costs no more than the limit; the loss is told."""
+    """A fork storm during a launch costs no more than the limit; the loss is told."""
     monkeypatch.setattr(reaper, "KEPT_EXITS_LIMIT", 3)
 
     async def main() -> None:
@@ -377,7 +375,7 @@ def test_kept_exits_are_bounded(
 
 @pytest.mark.root
 def test_recycled_pid_does_not_get_its_predecessors_exit() -> None:
-    """27, fault row 5: a live child's claim waits, though an exit of the same number is kept."""
+    """A live child's claim waits, though an exit of the same number is kept."""
 
     async def main() -> bool:
         mine = started()
@@ -390,8 +388,7 @@ def test_recycled_pid_does_not_get_its_predecessors_exit() -> None:
             gate, hold = os.pipe2(os.O_CLOEXEC)
             second = shell("read x; exit 2", fds={0: gate})
             claimed = mine.claim(second)
-            if second == first:
-                assert not claimed.done()
+            assert second != first or not claimed.done()
             os.close(hold)
             os.close(gate)
             assert (await claimed).status == 2

@@ -36,7 +36,7 @@ def fake(tmp_path: Path) -> FakeRuntime:
 def test_verb_has_the_command_line_of_the_reference(
     fake: FakeRuntime, verb: str, line: str, loop: LoopName
 ) -> None:
-    """task-api 3.3, O-565 to O-579: exact order."""
+    """Exact order."""
     fake.script('for ARG; do echo "$ARG"; done >$HERE/argv')
     fake.run(VERBS[verb], loop=loop)
 
@@ -49,7 +49,7 @@ def test_verb_has_the_command_line_of_the_reference(
 
 @pytest.mark.rule("task.lines.2", "options.runc.3", "options.runc.4")
 def test_options_of_create_stand_in_the_order_of_the_reference(fake: FakeRuntime) -> None:
-    """task-api 3.3."""
+    """The options of a Create reach the command line at their place."""
     fake.script('for ARG; do echo "$ARG"; done >$HERE/argv')
     options = {"console_socket": "/s", "no_pivot": True, "no_new_keyring": True}
     fake.run(lambda runc: create(runc, **options), systemd_cgroup=True, criu_path="/criu")
@@ -65,7 +65,7 @@ def test_options_of_create_stand_in_the_order_of_the_reference(fake: FakeRuntime
 def test_pid_file_of_a_relative_bundle_is_absolute(
     fake: FakeRuntime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """task-api 3.3, O-226: the bundle is told as it came."""
+    """The bundle is told as it came."""
     monkeypatch.chdir(fake.folder)
     fake.script('for ARG; do echo "$ARG"; done >$HERE/argv')
     fake.run(lambda runc: create(runc, bundle="bundle", pid_file="bundle/init.pid"))
@@ -79,7 +79,7 @@ def test_pid_file_of_a_relative_bundle_is_absolute(
 def test_runtime_gets_our_environment_but_for_the_notify_socket(
     fake: FakeRuntime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Pitfall 95: runc would wait for a readiness message; O-586."""
+    """runc would wait for a readiness message."""
     monkeypatch.setenv("NOTIFY_SOCKET", "/run/notify")
     monkeypatch.setenv("OTEL_SERVICE_NAME", "containerd-shim-c1")
     fake.script("tr '\\0' '\\n' </proc/$$/environ >$HERE/env; pwd >$HERE/cwd")
@@ -93,7 +93,7 @@ def test_runtime_gets_our_environment_but_for_the_notify_socket(
 
 @pytest.mark.rule("task.lines.5")
 def test_create_hands_the_streams_of_the_container_to_the_runtime(fake: FakeRuntime) -> None:
-    """task-api 3.3: runc's stdio are the container's; what is missing is /dev/null."""
+    """runc's stdio are the container's; what is missing is /dev/null."""
     fake.script("ls -l /proc/$$/fd | grep -v fakerunc >$HERE/fds; echo hello; echo oops >&2")
     out_r, out_w = os.pipe()
     spawned: list[bool] = []
@@ -126,7 +126,7 @@ def test_other_verbs_have_their_output_caught_in_memory(fake: FakeRuntime) -> No
 
 @pytest.mark.rule("task.lines.8")
 def test_update_hands_the_resources_over_as_one_line(fake: FakeRuntime) -> None:
-    """task-api 3.3: JSON and a newline on stdin."""
+    """JSON and a newline on stdin."""
     fake.script("cat >$HERE/stdin")
     resources = {"memory": {"limit": 1}, "new": "x" * 200_000}
     fake.run(lambda runc: runc.update("c1", resources=resources, timeout_s=LIMIT_S))
@@ -143,7 +143,7 @@ def test_update_hands_the_resources_over_as_one_line(fake: FakeRuntime) -> None:
 def test_process_file_is_private_and_gone_afterwards(
     fake: FakeRuntime, monkeypatch: pytest.MonkeyPatch, outcome: str
 ) -> None:
-    """task-api 3.3: `runc-process*`, 0600 (it holds the environment), removed whatever happens."""
+    """`runc-process*`, 0600 (it holds the environment), removed whatever happens."""
     folder = fake.folder / "tmp"
     folder.mkdir()
     monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)

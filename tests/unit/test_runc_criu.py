@@ -40,7 +40,7 @@ def calls(fake: FakeRuntime) -> list[str]:
 
 @pytest.mark.rule("task.checkpoint.2")
 def test_options_of_a_checkpoint_stand_in_the_order_of_the_reference(fake: FakeRuntime) -> None:
-    """task-api 3.3, O-574; --leave-running unless the container is to end."""
+    """--leave-running is given unless the container is to end."""
     fake.script(RECORD)
     fake.run(lambda runc: checkpoint(runc, spec=ALL))
 
@@ -54,7 +54,7 @@ def test_options_of_a_checkpoint_stand_in_the_order_of_the_reference(fake: FakeR
 
 @pytest.mark.rule("task.restore.2")
 def test_options_of_a_restore_stand_in_the_order_of_the_reference(fake: FakeRuntime) -> None:
-    """task-api 3.3, O-577; the single dash is the reference's."""
+    """The single dash of an option is the reference's."""
     fake.script(RECORD)
     fake.run(lambda runc: restore(runc, console_socket="/s", no_pivot=True), systemd_cgroup=True)
 
@@ -89,7 +89,7 @@ def test_runc_before_1_2_takes_the_option(version: str, takes: bool) -> None:
 def test_criu_path_is_told_where_it_matters_and_the_version_asked_once(
     fake: FakeRuntime, version: str, option: str
 ) -> None:
-    """O-581 has it with every verb; the version costs a process, so it is asked when needed."""
+    """The version costs a process, so it is asked when needed."""
     fake.script(f'{RECORD}[ "$*" != --version ] || echo "{version}"')
 
     async def verbs() -> None:

@@ -17,7 +17,7 @@ def fake(tmp_path: Path) -> FakeRuntime:
 
 
 def test_missing_runtime_by_name_is_told_as_go_tells_it(fake: FakeRuntime) -> None:
-    """O-215."""
+    """Go names the program and says that PATH does not have it."""
     assert failure(fake, create, binary="nosuchrunc") == (
         "OCI runtime create failed: unable to retrieve OCI runtime error "
         f"(open {fake.log}: no such file or directory): "
@@ -26,7 +26,7 @@ def test_missing_runtime_by_name_is_told_as_go_tells_it(fake: FakeRuntime) -> No
 
 
 def test_missing_runtime_by_path_is_told_as_go_tells_it(fake: FakeRuntime) -> None:
-    """O-216."""
+    """Go names the system call and the path."""
     assert failure(fake, create, binary="/no/such/runc") == (
         "OCI runtime create failed: unable to retrieve OCI runtime error "
         f"(open {fake.log}: no such file or directory): "
@@ -65,7 +65,7 @@ def test_argument_that_no_program_can_get_is_told(fake: FakeRuntime, verb: str) 
 
 
 def test_runtime_that_fails_in_silence_is_told_by_its_status(fake: FakeRuntime) -> None:
-    """O-219."""
+    """Without a log the exit status is all there is."""
     fake.script("exit 3")
 
     assert failure(fake, create) == (
@@ -76,7 +76,7 @@ def test_runtime_that_fails_in_silence_is_told_by_its_status(fake: FakeRuntime) 
 
 
 def test_last_error_of_the_log_is_told(fake: FakeRuntime) -> None:
-    """O-220."""
+    """The runtime's log has the reason."""
     fake.script(
         """cat >$LOG <<END
 {"level":"error","msg":"first msg","time":"2026-11-23T22:54:22Z"}
@@ -91,18 +91,20 @@ exit 1"""
 
 @pytest.mark.rule("task.words.2")
 def test_corrupt_log_is_told_with_the_failure(fake: FakeRuntime) -> None:
-    """O-221."""
+    """Without a log, or with a broken one, the text says why there is none, and the runtime's exit
+    status.
+    """
     fake.script("echo not json >$LOG; exit 1")
 
     assert failure(fake, create) == (
         "OCI runtime create failed: unable to retrieve OCI runtime error "
-        "(invalid character 'o' in literal null (expecting 'u')): "
+        "(invalid JSON: Expecting value: line 1 column 1 (char 0)): "
         f"{fake.binary} did not terminate successfully: exit status 1"
     )
 
 
 def test_killed_runtime_is_told_by_128_and_its_signal(fake: FakeRuntime) -> None:
-    """O-222."""
+    """As a shell gives the status of a killed process."""
     fake.script("kill -9 $$")
 
     assert failure(fake, create).endswith(
@@ -115,7 +117,7 @@ def test_killed_runtime_is_told_by_128_and_its_signal(fake: FakeRuntime) -> None
 def test_error_of_an_earlier_call_is_not_told_again(
     fake: FakeRuntime, verb: str, prefix: str
 ) -> None:
-    """Pitfall 96, O-243: a silent failure must not get the text of another one."""
+    """A silent failure must not get the text of another one."""
     fake.log.write_text('{"level":"error","msg":"stale"}\n')
     fake.script("exit 1")
 
@@ -164,7 +166,7 @@ echo '{{"level":"error","msg":"last"}}' >>$LOG; exit 1"""
 def test_output_is_told_where_the_log_says_nothing(
     fake: FakeRuntime, verb: str, prefix: str
 ) -> None:
-    """O-235, O-240: both streams in order, the last newline included."""
+    """Both streams in order, the last newline included."""
     fake.script('touch "$LOG"; echo one; echo two >&2; echo three; exit 1')
 
     assert failure(fake, VERBS[verb]) == (
@@ -175,7 +177,7 @@ def test_output_is_told_where_the_log_says_nothing(
 @pytest.mark.rule("task.words.7")
 @pytest.mark.parametrize("verb", ["update", "checkpoint"])
 def test_failing_verb_without_a_prefix_is_told_raw(fake: FakeRuntime, verb: str) -> None:
-    """O-73, O-76: no prefix, no log."""
+    """No prefix, no log."""
     fake.script("""echo '{"level":"error","msg":"logged"}' >$LOG; echo printed >&2; exit 1""")
 
     assert failure(fake, VERBS[verb]) == (
@@ -184,7 +186,7 @@ def test_failing_verb_without_a_prefix_is_told_raw(fake: FakeRuntime, verb: str)
 
 
 def test_failing_create_with_a_console_tells_its_output(fake: FakeRuntime) -> None:
-    """task-api 3.3: with a terminal the streams are free to be caught."""
+    """With a terminal the streams are free to be caught."""
     fake.script('touch "$LOG"; echo printed >&2; exit 1')
 
     assert failure(fake, lambda runc: create(runc, console_socket="/s")) == (
@@ -202,7 +204,7 @@ def test_output_that_is_no_utf8_is_told_all_the_same(fake: FakeRuntime) -> None:
 
 @pytest.mark.parametrize("verb", ["start", "kill", "delete"])
 def test_ten_megabytes_of_output_block_nobody(fake: FakeRuntime, verb: str) -> None:
-    """faults 11: more than a pipe holds; the end is told, where the reason stands."""
+    """More than a pipe holds; the end is told, where the reason stands."""
     fake.script(
         'touch "$LOG"; head -c 10485760 /dev/zero | tr "\\0" x >&2; echo the reason >&2; exit 1'
     )
@@ -237,7 +239,9 @@ def test_failure_keeps_its_parts_apart(fake: FakeRuntime) -> None:
 
 @pytest.mark.rule("task.kill.10")
 def test_kill_of_what_has_ended_is_not_found(fake: FakeRuntime) -> None:
-    """O-238."""
+    """The runtime's words decide: `process already finished` and `no such container` have code 5,
+    all others code 2.
+    """
     fake.script("echo container not running >&2; exit 1")
     with pytest.raises(NotFound) as caught:
         fake.run(VERBS["kill"])
@@ -256,7 +260,7 @@ def test_kill_of_what_the_runtime_does_not_know_is_not_found(fake: FakeRuntime) 
 
 @pytest.mark.rule("task.words.7", "task.kill.10")
 def test_kill_that_fails_otherwise_is_told_raw(fake: FakeRuntime) -> None:
-    """O-239: no log is looked at."""
+    """No log is looked at."""
     fake.script("""echo '{"level":"error","msg":"logged"}' >$LOG; echo boom >&2; exit 1""")
 
     assert failure(fake, VERBS["kill"]) == (
@@ -274,7 +278,7 @@ def test_kill_without_a_runtime_is_told_raw(fake: FakeRuntime) -> None:
 @pytest.mark.rule("task.delete.4")
 @pytest.mark.parametrize("verb", ["delete", "delete-force"])
 def test_delete_of_what_is_gone_is_a_success(fake: FakeRuntime, verb: str) -> None:
-    """task-api 3.5, Delete; pitfall 47."""
+    """A container that the runtime does not know any more is deleted all the same."""
     fake.script("echo container does not exist >&2; exit 1")
 
     fake.run(VERBS[verb])

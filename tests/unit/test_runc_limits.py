@@ -68,7 +68,7 @@ def verb(runc: Runc, name: str, timeout_s: float) -> "asyncio.Future[None]":
 def test_hanging_runtime_is_killed_at_its_limit(
     fake: FakeRuntime, name: str, loop: LoopName
 ) -> None:
-    """faults 10, T-32: a killed runtime reads as exit status 137, for every verb."""
+    """A killed runtime reads as exit status 137, for every verb."""
     fake.script(HANG + "exec sleep 1000")
     fake.log.touch()
 
@@ -89,7 +89,7 @@ def test_hanging_runtime_is_killed_at_its_limit(
 def test_runtime_of_a_cancelled_caller_is_dead_before_the_caller_knows(
     fake: FakeRuntime, name: str
 ) -> None:
-    """design 4.4: roll-back must not race the runtime it rolls back."""
+    """Roll-back must not race the runtime it rolls back."""
     fake.script(HANG + "exec sleep 1000")
 
     async def cancel(runc: Runc) -> None:
@@ -122,7 +122,7 @@ def test_runtime_is_awaited_though_its_caller_is_cancelled_again(fake: FakeRunti
 
 
 def test_stopped_runtime_is_killed_at_its_limit(fake: FakeRuntime) -> None:
-    """faults 10: SIGSTOP of the runtime."""
+    """SIGSTOP of the runtime."""
     fake.script("kill -STOP $$")
     fake.log.touch()
 
@@ -136,7 +136,7 @@ def test_stopped_runtime_is_killed_at_its_limit(fake: FakeRuntime) -> None:
 @pytest.mark.usefixtures("_subreaper")
 @pytest.mark.parametrize("name", ["create", "exec"])
 def test_what_a_killed_runtime_had_started_is_killed_too(fake: FakeRuntime, name: str) -> None:
-    """faults 10: `runc init` of a cancelled create must not stay, nor a hook of a hook."""
+    """`runc init` of a cancelled create must not stay, nor a hook of a hook."""
     fake.script(
         HANG + "(sh -c 'setsid sleep 1000 & echo $! >$0/hook; wait' $HERE & "
         "echo $! >$HERE/init; wait) & wait"
@@ -174,7 +174,7 @@ def test_caller_that_fails_once_the_runtime_runs_does_not_orphan_it(fake: FakeRu
 
 @pytest.mark.parametrize("limit_s", [0.0, -1.0])
 def test_runtime_is_not_run_when_the_time_is_up(fake: FakeRuntime, limit_s: float) -> None:
-    """O-51: code 2, in these words, and nothing has happened."""
+    """Code 2, in these words, and nothing has happened."""
     fake.script("touch $HERE/ran")
     fake.log.touch()
 
@@ -185,7 +185,7 @@ def test_runtime_is_not_run_when_the_time_is_up(fake: FakeRuntime, limit_s: floa
 
 
 def test_other_calls_go_on_while_one_hangs(fake: FakeRuntime) -> None:
-    """faults 6, 10: nothing is locked across a runtime that hangs."""
+    """Nothing is locked across a runtime that hangs."""
     fake.script(f'[ "$VERB" = pause ] || exit 0; {HANG} exec sleep 1000')
 
     async def both(runc: Runc) -> None:

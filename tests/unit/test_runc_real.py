@@ -118,7 +118,7 @@ def is_crun(machine: Machine) -> bool:
 
 @pytest.mark.vm
 def test_container_lives_its_whole_life(machine: Machine) -> None:
-    """task-api 3.3: create, start, exec, pause, resume, update, kill, delete."""
+    """Create, start, exec, pause, resume, update, kill, delete."""
 
     async def story(runc: Runc, reaper: Reaper) -> None:
         exited = await machine.create(runc, reaper)
@@ -140,7 +140,7 @@ def test_container_lives_its_whole_life(machine: Machine) -> None:
 
 
 def test_missing_binary_is_told_with_its_name(machine: Machine) -> None:
-    """O-198, task-api 3.1: docker maps the text to exit status 127."""
+    """Docker maps the text to exit status 127."""
     machine.configure("/bin/nosuch")
 
     async def story(runc: Runc, reaper: Reaper) -> None:
@@ -156,7 +156,7 @@ def test_missing_binary_is_told_with_its_name(machine: Machine) -> None:
 
 
 def test_exec_of_a_missing_binary_is_told(machine: Machine) -> None:
-    """O-161; and the error is not told again for a call that fails in silence (O-243)."""
+    """The error is not told again for a call that fails in silence."""
 
     async def story(runc: Runc, reaper: Reaper) -> None:
         exited = await machine.create(runc, reaper)
@@ -174,7 +174,7 @@ def test_exec_of_a_missing_binary_is_told(machine: Machine) -> None:
 
 
 def test_second_create_leaves_the_first_container_alone(machine: Machine) -> None:
-    """O-59."""
+    """The runtime refuses the id that is in use."""
 
     async def story(runc: Runc, reaper: Reaper) -> None:
         exited = await machine.create(runc, reaper)
@@ -188,7 +188,7 @@ def test_second_create_leaves_the_first_container_alone(machine: Machine) -> Non
 
 
 def test_invalid_signal_is_told_raw(machine: Machine) -> None:
-    """O-64."""
+    """The runtime's text as it is."""
 
     async def story(runc: Runc, reaper: Reaper) -> None:
         await machine.create(runc, reaper)
@@ -202,7 +202,7 @@ def test_invalid_signal_is_told_raw(machine: Machine) -> None:
 
 
 def test_kill_and_delete_after_the_end_are_no_errors_a_daemon_minds(machine: Machine) -> None:
-    """task-api 3.1: NotFound on kill is ignored; a repeated delete succeeds."""
+    """NotFound on kill is ignored; a repeated delete succeeds."""
 
     async def story(runc: Runc, reaper: Reaper) -> None:
         exited = await machine.create(runc, reaper)
@@ -221,7 +221,7 @@ def test_kill_and_delete_after_the_end_are_no_errors_a_daemon_minds(machine: Mac
 
 @pytest.mark.vm
 def test_refused_update_is_told_raw(machine: Machine) -> None:
-    """O-73."""
+    """The runtime's text as it is."""
 
     async def story(runc: Runc, reaper: Reaper) -> None:
         await machine.create(runc, reaper)
@@ -237,7 +237,7 @@ def test_refused_update_is_told_raw(machine: Machine) -> None:
 
 @pytest.mark.parametrize("delay_ms", [0, 5, 10, 15, 20, 30, 50, 80])
 def test_create_cancelled_at_any_moment_can_be_undone(machine: Machine, delay_ms: int) -> None:
-    """design 4.4: after the roll-back's forced delete no process, state or cgroup is left."""
+    """After the roll-back's forced delete no process, state or cgroup is left."""
 
     async def story(runc: Runc, reaper: Reaper) -> None:
         call = asyncio.ensure_future(machine.create(runc, reaper))
@@ -252,7 +252,7 @@ def test_create_cancelled_at_any_moment_can_be_undone(machine: Machine, delay_ms
 
 @pytest.mark.vm
 def test_forced_delete_ends_a_running_container(machine: Machine) -> None:
-    """CLI 1.9: what the `delete` action does after a crash of the shim."""
+    """What the `delete` action does after a crash of the shim."""
 
     async def story(runc: Runc, reaper: Reaper) -> None:
         exited = await machine.create(runc, reaper)

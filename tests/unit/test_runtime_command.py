@@ -14,14 +14,14 @@ from shimv2.values.errors import Refused
 
 
 def test_pid_is_read_from_its_file(tmp_path: Path) -> None:
-    """O-138: decimal, without a newline."""
+    """Decimal, without a newline."""
     (tmp_path / "init.pid").write_text("4711")
 
     assert read_pid_file(str(tmp_path / "init.pid")) == 4711
 
 
 def test_missing_pid_file_is_told_as_the_reference_does() -> None:
-    """task-api 3.5."""
+    """The text is Go's for a file that is not there."""
     with pytest.raises(Refused) as caught:
         read_pid_file("/no/init.pid")
 

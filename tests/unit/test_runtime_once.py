@@ -28,7 +28,7 @@ def delete(fake: FakeRuntime, *, binary: str | None = None, timeout_s: float = 2
 
 
 def test_forced_delete_has_the_command_line_of_the_reference(fake: FakeRuntime) -> None:
-    """CLI 1.9: without --systemd-cgroup."""
+    """Without --systemd-cgroup."""
     fake.script('for ARG; do echo "$ARG"; done >$HERE/argv')
     delete(fake)
 
@@ -37,7 +37,7 @@ def test_forced_delete_has_the_command_line_of_the_reference(fake: FakeRuntime) 
 
 
 def test_empty_runtime_file_means_runc(fake: FakeRuntime, monkeypatch: pytest.MonkeyPatch) -> None:
-    """O-600: the file `runtime` is empty when no binary was named."""
+    """The file `runtime` is empty when no binary was named."""
     fake.script("touch $HERE/ran")
     os.rename(fake.binary, fake.folder / "runc")
     monkeypatch.setenv("PATH", f"{fake.folder}:{os.environ['PATH']}")
@@ -47,7 +47,7 @@ def test_empty_runtime_file_means_runc(fake: FakeRuntime, monkeypatch: pytest.Mo
 
 
 def test_failure_is_told_with_its_output(fake: FakeRuntime) -> None:
-    """O-461: what `delete` puts into its warning."""
+    """What `delete` puts into its warning."""
     fake.script("echo container id cannot be empty >&2; exit 1")
     with pytest.raises(CommandFailed) as caught:
         delete(fake)
@@ -77,7 +77,7 @@ def test_hanging_runtime_is_killed_with_its_children(fake: FakeRuntime) -> None:
 
 
 def test_endless_output_blocks_nobody(fake: FakeRuntime) -> None:
-    """faults 11."""
+    """The output is cut at a limit and the program goes on."""
     fake.script('head -c 10485760 /dev/zero | tr "\\0" x; exit 1')
     with pytest.raises(CommandFailed) as caught:
         delete(fake)
@@ -86,7 +86,7 @@ def test_endless_output_blocks_nobody(fake: FakeRuntime) -> None:
 
 
 def test_features_are_what_the_runtime_prints(fake: FakeRuntime) -> None:
-    """CLI 1.10: the JSON of `runc features`; one that does not know the question is an error."""
+    """The JSON of `runc features`; one that does not know the question is an error."""
     fake.script("""[ "$1" = features ] && echo '{"ociVersionMin":"1.0.0"}' || exit 1""")
 
     assert features_now(fake.binary, timeout_s=20.0) == b'{"ociVersionMin":"1.0.0"}\n'

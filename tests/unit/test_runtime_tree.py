@@ -11,6 +11,8 @@ from shimv2.kernel import linux
 from shimv2.kernel.spawn import spawn
 from shimv2.runtime.tree import kill_leaves, kill_tree
 from tests.support.fake_runtime import is_alive
+from tests.support.isolation import end_children
+from tests.support.leaks import children_of
 from tests.support.until import until
 
 DEPTH = 5
@@ -26,17 +28,14 @@ while :; do sleep 1000; done
 def _subreaper() -> Iterator[None]:
     """As in the shim: what a dead parent leaves becomes ours, and is reaped here."""
     linux.set_child_subreaper(True)
+    before = children_of(os.getpid())
     yield
-    while True:
-        try:
-            os.waitpid(-1, 0)
-        except ChildProcessError:
-            break
+    end_children(before)
     linux.set_child_subreaper(False)
 
 
 def test_whole_tree_is_killed(tmp_path: Path) -> None:
-    """faults 10: sessions, ignored signals and depth make no difference."""
+    """Sessions, ignored signals and depth make no difference."""
     script = tmp_path / "nest"
     script.write_text(NEST)
     script.chmod(0o755)

@@ -49,7 +49,7 @@ def connects(path: Path) -> bool:
 @pytest.mark.rule("cli.socket.3")
 @pytest.mark.parametrize("umask", [0o000, 0o022, 0o777])
 def test_modes_do_not_depend_on_the_umask(folder: Path, umask: int) -> None:
-    """CLI-23, fault 45: new folders 0700, the socket 0600, also under umask 0 and 0777."""
+    """New folders 0700, the socket 0600, also under umask 0 and 0777."""
     path = folder / "run" / "s" / "sock"
     before = os.umask(umask)
     try:
@@ -72,7 +72,7 @@ def test_existing_folder_keeps_its_mode(folder: Path) -> None:
 
 @pytest.mark.rule("cli.reply.7")
 def test_bound_socket_takes_connections_at_once(folder: Path) -> None:
-    """CLI-26: connectable before anybody accepts; not inherited by children."""
+    """Connectable before anybody accepts; not inherited by children."""
     made = bind_or_join(str(folder / "sock"))
     assert made is not None
 
@@ -83,7 +83,7 @@ def test_bound_socket_takes_connections_at_once(folder: Path) -> None:
 
 @pytest.mark.rule("cli.socket.6")
 def test_taken_name_is_joined(folder: Path) -> None:
-    """CLI 1.6: a name at which somebody listens is left alone."""
+    """A name at which somebody listens is left alone."""
     path = folder / "sock"
     with listening(str(path)):
         inode = path.stat().st_ino
@@ -110,7 +110,7 @@ def test_full_backlog_counts_as_alive(folder: Path) -> None:
 
 @pytest.mark.rule("cli.socket.6")
 def test_stale_name_is_taken_over(folder: Path) -> None:
-    """Pitfall 6: EADDRINUSE and a refused connection: unlinked and bound again."""
+    """EADDRINUSE and a refused connection: unlinked and bound again."""
     path = folder / "sock"
     dead_socket(str(path))
 
@@ -132,7 +132,7 @@ def test_stale_name_that_cannot_be_removed_is_an_error(folder: Path) -> None:
 
 
 def test_too_long_path_is_refused_with_its_length(folder: Path) -> None:
-    """CLI-24, O-499, fault 44: Go's text, and how long it is."""
+    """Go's text, and how long it is."""
     path = f"{folder}/{'x' * 60}/{'0' * 64}"
 
     with pytest.raises(Refused) as raised:
@@ -144,7 +144,7 @@ def test_too_long_path_is_refused_with_its_length(folder: Path) -> None:
 
 
 def test_longest_path_is_bound(folder: Path) -> None:
-    """CLI-24: a folder of 42 bytes is the longest that leaves room for 64 hex digits."""
+    """A folder of 42 bytes is the longest that leaves room for 64 hex digits."""
     path = folder / ("x" * (41 - len(str(folder)))) / ("0" * 64)
     assert len(str(path)) == 107
 
@@ -190,7 +190,7 @@ def test_locked_folder_is_waited_for_up_to_a_limit(folder: Path, short_limits: N
 
 
 def test_name_is_not_removed_without_the_lock(folder: Path, short_limits: None) -> None:
-    """design 4.5: server and `delete` unlink under the lock under which `start` binds."""
+    """Server and `delete` unlink under the lock under which `start` binds."""
     ours = bound(folder / "sock")
     holder = os.open(folder, os.O_RDONLY)
     try:
@@ -219,7 +219,7 @@ def test_own_name_is_removed_once(folder: Path) -> None:
 
 @pytest.mark.rule("cli.end.3")
 def test_name_that_another_took_over_is_left(folder: Path) -> None:
-    """Pitfall 9: the late unlink of an old shim must not hit the new one's socket."""
+    """The late unlink of an old shim must not hit the new one's socket."""
     ours = bound(folder / "sock")
     theirs = bound(folder / "sock")
 
@@ -249,7 +249,7 @@ def test_missing_folder_is_fine_when_unlinking(folder: Path) -> None:
 
 
 def test_dead_socket_is_unlinked_and_a_live_one_is_not(folder: Path) -> None:
-    """design 4.5: `delete` removes only what refuses connections."""
+    """`delete` removes only what refuses connections."""
     dead_socket(str(folder / "dead"))
     with listening(str(folder / "live")):
         unlink_if_dead(str(folder / "dead"))
@@ -298,7 +298,7 @@ def fd_3(monkeypatch: pytest.MonkeyPatch) -> Iterator[socket.socket]:
 
 
 def test_inherited_socket_is_taken_with_its_name(folder: Path, fd_3: socket.socket) -> None:
-    """CLI 1.14: the path that is really bound is remembered and unlinked."""
+    """The path that is really bound is remembered and unlinked."""
     fd_3.bind(f"{folder}/sock")
     fd_3.listen()
 

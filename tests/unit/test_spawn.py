@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from shimv2.kernel import linux, spawn
 from tests.support.children import a_child, fds_of, status_of, wait_for
+from tests.support.kernel import is_child_subreaper
 
 SLEEP = ("/bin/sleep", "600")
 SHELL = "/bin/sh"
@@ -46,7 +47,7 @@ def output_of(*argv: str, **options: object) -> str:
 
 @pytest.mark.rule("task.lines.10", "cli.signals.3")
 def test_signals_of_a_child_are_all_default_and_unblocked() -> None:
-    """31: Python ignores SIGPIPE, and a container would inherit that; so would a blocked signal."""
+    """Python ignores SIGPIPE, and a container would inherit that; so would a blocked signal."""
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1, signal.SIGRTMAX})
     signal.signal(signal.SIGUSR2, lambda *_: None)
@@ -120,7 +121,7 @@ print(number.value)
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, None])
 def test_child_gets_the_death_signal_that_was_asked_for(number: int | None) -> None:
-    """30: set between fork and exec; None for what must outlive us."""
+    """Set between fork and exec; None for what must outlive us."""
     text = output_of(sys.executable, "-S", "-c", READ_DEATH_SIGNAL, death_signal=number)
 
     assert int(text) == (number or 0)
@@ -137,7 +138,7 @@ def test_child_dies_with_its_parent() -> None:
         "os.write(1, b'%d %d\\n' % (dies, lives))\n"
         "sys.stdin.read()\n"
     )
-    was_subreaper = linux.is_child_subreaper()
+    was_subreaper = is_child_subreaper()
     linux.set_child_subreaper()
     source, sink = os.pipe2(os.O_CLOEXEC)
     hold, held = os.pipe2(os.O_CLOEXEC)
@@ -159,7 +160,7 @@ def test_child_dies_with_its_parent() -> None:
 
 
 def test_other_threads_may_not_spawn_what_dies_with_them() -> None:
-    """29: the death signal is sent when the *thread* ends that made the child."""
+    """The death signal is sent when the *thread* ends that made the child."""
     errors: list[Exception] = []
 
     def wrong() -> None:
@@ -180,7 +181,7 @@ def test_other_threads_may_not_spawn_what_dies_with_them() -> None:
 
 @pytest.mark.rule("task.lines.10")
 def test_child_without_fds_has_dev_null_three_times() -> None:
-    """72: read-write, so that runc can reopen it; and nothing of ours leaks, inheritable or not."""
+    """Read-write, so that runc can reopen it; and nothing of ours leaks, inheritable or not."""
     leaky, other = os.pipe()
     os.set_inheritable(leaky, True)
     try:
@@ -258,7 +259,7 @@ def test_swapped_standard_fds_arrive_swapped() -> None:
 
 
 def test_standard_fds_that_are_closed_here_are_no_trap() -> None:
-    """17: with 0 closed, /dev/null and pipes open as 0; the child's set is the same."""
+    """With 0 closed, /dev/null and pipes open as 0; the child's set is the same."""
     kept = os.dup(0)
     os.close(0)
     try:
@@ -275,7 +276,7 @@ def test_standard_fds_that_are_closed_here_are_no_trap() -> None:
 
 
 def test_umask_limits_group_and_session_stay_ours() -> None:
-    """Containers inherit them: runc stays in the shim's process group (O-587), limits unchanged."""
+    """Containers inherit them: runc stays in the shim's process group, limits unchanged."""
     before = os.umask(0o027)
     soft, hard = resource.getrlimit(resource.RLIMIT_CORE)
     resource.setrlimit(resource.RLIMIT_CORE, (min(soft, 4096) if soft >= 0 else 4096, hard))
@@ -330,7 +331,7 @@ def test_environment_is_ours_as_it_is_now_or_exactly_the_given_one(
 
 
 def test_working_directory_is_ours_or_the_given_one(tmp_path: Path) -> None:
-    """O-585: runc runs in the bundle, which is the shim's own working directory."""
+    """runc runs in the bundle, which is the shim's own working directory."""
     with a_child(*SLEEP) as pid:
         assert os.readlink(f"/proc/{pid}/cwd") == os.getcwd()
     with a_child(*SLEEP, cwd=str(tmp_path)) as pid:

@@ -67,7 +67,7 @@ def test_failure_before_the_exec_names_what_failed(tmp_path: Path) -> None:
 
 
 def test_fd_limit_is_an_answer_and_not_a_crash() -> None:
-    """Fault row 46: out of fds is an error to the caller; the next one, with fds, works."""
+    """Out of fds is an error to the caller; the next one, with fds, works."""
     before = set(os.listdir("/proc/self/fd"))
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(map(int, before)), hard))

@@ -19,7 +19,6 @@ from ttrpc.errors import StatusError
         (errors.AlreadyExists("id e1"), 6, "id e1: already exists"),
         (errors.FailedPrecondition("init is gone"), 9, "init is gone: failed precondition"),
         (errors.InvalidArgument("no spec"), 3, "no spec: invalid argument"),
-        (errors.Unsupported("method Stats"), 12, "method Stats"),
         (errors.ResourceExhausted("too many events"), 8, "too many events"),
         (errors.WrongState("cannot start a running process"), 2, "cannot start a running process"),
         (errors.Refused("unknown STDIO scheme foo"), 2, "unknown STDIO scheme foo"),
@@ -31,7 +30,7 @@ from ttrpc.errors import StatusError
     ],
 )
 def test_domain_errors_have_the_reference_codes(exc: Exception, code: int, text: str) -> None:
-    """E-1, E-2: the class word stands at the end, once; plain errors are code 2."""
+    """The class word stands at the end, once; plain errors are code 2."""
     status = to_status(exc)
 
     assert (status.code, status.message) == (code, text)
@@ -52,12 +51,12 @@ def test_domain_errors_have_the_reference_codes(exc: Exception, code: int, text:
     ],
 )
 def test_errors_of_the_system_have_go_codes(number: int, code: int) -> None:
-    """T-25: by the unwrapped errno; ETIMEDOUT is not the caller's deadline."""
+    """By the unwrapped errno; ETIMEDOUT is not the caller's deadline."""
     assert to_status(OSError(number, "text", "/p")).code == code
 
 
 def test_missing_bundle_is_told_as_the_reference_does() -> None:
-    """O-16: Create with a bundle that does not exist."""
+    """Create with a bundle that does not exist."""
     with pytest.raises(OSError, match="No such file") as caught:
         os.stat("/nobundle/options.json")
 
@@ -70,7 +69,7 @@ def test_missing_bundle_is_told_as_the_reference_does() -> None:
 
 
 def test_time_out_without_a_text_is_go_words() -> None:
-    """E-3: a deadline that passed is code 4 `context deadline exceeded`."""
+    """A deadline that passed is code 4 `context deadline exceeded`."""
     status = to_status(TimeoutError())
 
     assert (status.code, status.message) == (4, "context deadline exceeded")

@@ -19,7 +19,7 @@ texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 
 @pytest.mark.rule("ttrpc.frame.2")
 def test_request_has_the_bytes_of_the_vector() -> None:
-    """2.9: Connect{id: "c1"} of the Task service."""
+    """Connect{id: "c1"} of the Task service."""
     data = codec.encode_request("containerd.task.v2.Task", "Connect", bytes.fromhex("0a026331"))
 
     assert data.hex() == (
@@ -29,7 +29,7 @@ def test_request_has_the_bytes_of_the_vector() -> None:
 
 @pytest.mark.rule("ttrpc.frame.4")
 def test_error_has_the_bytes_of_the_vector() -> None:
-    """2.9: an unknown service."""
+    """An unknown service."""
     data = codec.encode_error(StatusError(Code.UNIMPLEMENTED, "service foo"))
 
     assert data.hex() == "0a0f080c120b7365727669636520666f6f"
@@ -37,7 +37,7 @@ def test_error_has_the_bytes_of_the_vector() -> None:
 
 @pytest.mark.rule("ttrpc.frame.3")
 def test_success_without_content_has_no_bytes() -> None:
-    """2.1: no status, no payload: a frame of length 0."""
+    """No status, no payload: a frame of length 0."""
     assert codec.encode_response(b"") == b""
     assert codec.decode_response(b"") == (b"", None)
 
@@ -53,7 +53,7 @@ def test_success_without_content_has_no_bytes() -> None:
 def test_request_comes_back_as_it_was(
     service: str, method: str, payload: bytes, timeout_ns: int, metadata: list[tuple[str, str]]
 ) -> None:
-    """2.1: all five fields; repeated keys keep their order."""
+    """All five fields; repeated keys keep their order."""
     data = codec.encode_request(service, method, payload, timeout_ns=timeout_ns, metadata=metadata)
     request = codec.decode_request(data)
 
@@ -64,7 +64,7 @@ def test_request_comes_back_as_it_was(
 
 @pytest.mark.parametrize(("asked", "sent"), [(2**70, 2**63 - 1), (-(2**70), -(2**63))])
 def test_timeout_beyond_the_field_is_clamped(asked: int, sent: int) -> None:
-    """2.1: timeout_nano is an int64."""
+    """timeout_nano is an int64."""
     assert (
         codec.decode_request(codec.encode_request("s", "m", b"", timeout_ns=asked)).timeout_nano
         == sent
@@ -78,7 +78,7 @@ def test_timeout_beyond_the_field_is_clamped(asked: int, sent: int) -> None:
     st.lists(st.tuples(texts, st.binary(max_size=9)), max_size=3),
 )
 def test_error_comes_back_as_it_was(code: int, text: str, details: list[tuple[str, bytes]]) -> None:
-    """2.1: code, text and details; codes nobody knows are kept."""
+    """Code, text and details; codes nobody knows are kept."""
     sent = StatusError(code, text, [Detail(*one) for one in details])
     payload, error = codec.decode_response(codec.encode_error(sent))
 
@@ -89,7 +89,7 @@ def test_error_comes_back_as_it_was(code: int, text: str, details: list[tuple[st
 
 @pytest.mark.rule("ttrpc.frame.3")
 def test_status_with_code_zero_is_no_error() -> None:
-    """2.1: clients treat status present with code 0 as OK."""
+    """Clients treat status present with code 0 as OK."""
     data = bytes.fromhex("0a001203616263")
 
     assert codec.decode_response(data) == (b"abc", None)
@@ -113,7 +113,7 @@ def test_error_text_beyond_the_limit_is_cut_between_characters() -> None:
 
 @pytest.mark.parametrize(("data", "text"), [CUT_SHORT, NO_UTF8])
 def test_request_that_is_none_is_a_remote_error(data: bytes, text: str) -> None:
-    """T-8: the words of the Go implementation (observed: O-520, O-522)."""
+    """The words of the Go implementation."""
     with pytest.raises(RemoteProtocolError) as refused:
         codec.decode_request(data)
 
@@ -130,7 +130,7 @@ def test_any_bytes_are_an_envelope_or_a_remote_error(data: bytes) -> None:
 
 @pytest.mark.parametrize(("payload", "text"), [CUT_SHORT, NO_UTF8])
 def test_payload_that_is_none_is_an_internal_error(payload: bytes, text: str) -> None:
-    """T-12 (observed: O-532, O-534)."""
+    """The envelope is right, its payload is not a message."""
     with pytest.raises(StatusError) as refused:
         parse(StringValue, payload)
 
@@ -139,7 +139,7 @@ def test_payload_that_is_none_is_an_internal_error(payload: bytes, text: str) ->
 
 
 def test_field_with_a_wrong_wire_type_is_an_unknown_field() -> None:
-    """T-12 (observed: O-533): not an error since 1.7."""
+    """Not an error since 1.7."""
     assert parse(StringValue, b"\x08\x01") == StringValue.FromString(b"\x08\x01")
     assert parse(StringValue, b"\x08\x01").value == ""
 

@@ -39,7 +39,7 @@ def open_stream(*, half_closed: bool = False) -> ServerConnection:
 
 
 def test_request_is_reported_whole() -> None:
-    """2.1: all fields of the envelope and the flags of the frame."""
+    """All fields of the envelope and the flags of the frame."""
     server = ServerConnection()
     data = codec.encode_request("s", "m", b"p", timeout_ns=-5, metadata=[("k", "v"), ("k", "w")])
 
@@ -51,7 +51,7 @@ def test_request_is_reported_whole() -> None:
 
 
 def test_oversized_request_is_refused_and_its_id_is_not_consumed() -> None:
-    """T-2, T-7: code 8; the same id may be used again (observed: O-509 to O-511)."""
+    """Code 8; the same id may be used again."""
     server = ServerConnection()
     header = wire.HEADER.pack(len(TOO_LONG), 5, wire.REQUEST, 0)
     text = "message length 4194305 exceed maximum message size of 4194304"
@@ -61,7 +61,7 @@ def test_oversized_request_is_refused_and_its_id_is_not_consumed() -> None:
 
 
 def test_length_is_checked_before_the_id() -> None:
-    """T-2 before T-3."""
+    """The size is judged before the id."""
     header = wire.HEADER.pack(len(TOO_LONG), 4, wire.REQUEST, 0)
 
     assert only_refusal(server_events(ServerConnection(), header + TOO_LONG))[1] == 8
@@ -70,7 +70,7 @@ def test_length_is_checked_before_the_id() -> None:
 @pytest.mark.parametrize("stream_id", [0, 2, 2**32 - 2])
 @pytest.mark.parametrize("kind", [0, wire.REQUEST, wire.RESPONSE, wire.DATA, 9])
 def test_even_id_is_refused_whatever_the_kind(stream_id: int, kind: int) -> None:
-    """T-3 (observed: O-513 to O-517)."""
+    """Even ids belong to the server."""
     frame = wire.encode_frame(stream_id, kind, 0, b"")
     text = "StreamID must be odd for client initiated streams"
 
@@ -79,7 +79,7 @@ def test_even_id_is_refused_whatever_the_kind(stream_id: int, kind: int) -> None
 
 @pytest.mark.parametrize("flags", [0, 1, 2, 4, 5, 255])
 def test_data_without_a_stream_is_refused(flags: int) -> None:
-    """T-4: unknown, unary in flight, finished (observed: O-518, O-519; O-554 is a crash there)."""
+    """Unknown, unary in flight, finished."""
     server = ServerConnection()
     refusal = (1, 3, "StreamID is no longer active")
 
@@ -95,7 +95,7 @@ def test_data_without_a_stream_is_refused(flags: int) -> None:
 
 @pytest.mark.rule("ttrpc.receive.5")
 def test_data_of_a_stream_is_reported_empty_messages_too() -> None:
-    """T-5, T-51: without the no-data flag, zero bytes are a message."""
+    """Without the no-data flag, zero bytes are a message."""
     server = open_stream()
 
     assert server_events(server, data_frame(1, b"x") + data_frame(1)) == [
@@ -106,7 +106,7 @@ def test_data_of_a_stream_is_reported_empty_messages_too() -> None:
 
 
 def test_closing_frame_half_closes_the_stream() -> None:
-    """T-6: a pure close; saying it again changes nothing."""
+    """A pure close; saying it again changes nothing."""
     server = open_stream()
     close = data_frame(1, flags=wire.REMOTE_CLOSED | wire.NO_DATA)
 
@@ -115,7 +115,7 @@ def test_closing_frame_half_closes_the_stream() -> None:
 
 
 def test_closing_frame_without_the_no_data_flag_is_an_empty_message_and_a_close() -> None:
-    """T-5, T-6, T-51."""
+    """Zero bytes are a message unless the flag says that there is none."""
     assert server_events(open_stream(), data_frame(1, flags=wire.REMOTE_CLOSED)) == [
         DataReceived(1, b""),
         HalfClosed(1),
@@ -124,7 +124,7 @@ def test_closing_frame_without_the_no_data_flag_is_an_empty_message_and_a_close(
 
 @pytest.mark.rule("ttrpc.receive.6")
 def test_closing_frame_with_data_delivers_closes_and_is_refused() -> None:
-    """T-6: the message was delivered already; the error ends the stream."""
+    """The message was delivered already; the error ends the stream."""
     server = open_stream()
     events = server_events(server, data_frame(1, b"x", flags=wire.REMOTE_CLOSED))
 
@@ -138,7 +138,7 @@ def test_closing_frame_with_data_delivers_closes_and_is_refused() -> None:
 
 @pytest.mark.rule("ttrpc.receive.5")
 def test_data_after_the_close_breaks_the_stream() -> None:
-    """T-5, T-53: nothing can be delivered behind a close."""
+    """Nothing can be delivered behind a close."""
     [event] = server_events(open_stream(half_closed=True), data_frame(1, b"x"))
 
     assert isinstance(event, ErrorReply)
@@ -147,7 +147,7 @@ def test_data_after_the_close_breaks_the_stream() -> None:
 
 
 def test_request_ids_must_increase_with_any_gaps() -> None:
-    """T-7 (observed: O-505 to O-508); the call in flight under that id is left alone."""
+    """The call in flight under that id is left alone."""
     server = ServerConnection()
     server_events(server, request(101))
     text = "StreamID cannot be re-used and must increment"
@@ -159,7 +159,7 @@ def test_request_ids_must_increase_with_any_gaps() -> None:
 
 
 def test_unreadable_request_is_refused_and_its_id_is_consumed() -> None:
-    """T-8 (observed: O-520, O-521)."""
+    """A later request needs a higher id."""
     server = ServerConnection()
     text = "unmarshal request error: proto: cannot parse invalid wire-format data"
 
@@ -170,7 +170,7 @@ def test_unreadable_request_is_refused_and_its_id_is_consumed() -> None:
 
 @pytest.mark.parametrize("kind", [0, wire.RESPONSE, 4, 255])
 def test_kinds_of_the_future_are_ignored(kind: int) -> None:
-    """T-11 (observed: O-530, O-531)."""
+    """A newer peer may send kinds of frames that we do not know."""
     server = ServerConnection()
     events = server_events(server, wire.encode_frame(1, kind, 255, b"x") + request(1))
 
@@ -178,7 +178,7 @@ def test_kinds_of_the_future_are_ignored(kind: int) -> None:
 
 
 def test_response_of_exactly_the_limit_is_sent() -> None:
-    """2.9: 4 194 304 bytes of Response are the most."""
+    """4 194 304 bytes of Response are the most."""
     server = open_stream()
     payload = bytes(wire.MAX_DATA_BYTES - 5)  # a tag and a length of four bytes
     frame = server.respond(1, payload)
@@ -187,7 +187,7 @@ def test_response_of_exactly_the_limit_is_sent() -> None:
 
 
 def test_response_beyond_the_limit_becomes_an_error_of_its_stream() -> None:
-    """T-28: the Go server closes the connection; ours answers code 8."""
+    """The Go server closes the connection; ours answers code 8."""
     for answer in ("respond", "finish"):
         server = open_stream()
         client = ClientConnection()
@@ -229,7 +229,7 @@ def test_call_is_answered_once() -> None:
 
 @pytest.mark.rule("ttrpc.stream.7")
 def test_server_cannot_send_on_what_is_no_open_stream() -> None:
-    """T-53: a unary call, an ended one."""
+    """A unary call, an ended one."""
     server = ServerConnection()
     server_events(server, request(1))
     with pytest.raises(StreamClosed):

@@ -28,7 +28,7 @@ TOO_LONG = bytes(wire.MAX_DATA_BYTES + 1)
 
 
 def test_client_ids_are_odd_and_increase() -> None:
-    """2.7: 1, 3, 5; flags say which sides stream (2.6)."""
+    """1, 3, 5; flags say which sides stream."""
     client = ClientConnection()
     seen = []
     for sends, receives in [(False, False), (True, False), (False, True), (True, True)]:
@@ -39,7 +39,7 @@ def test_client_ids_are_odd_and_increase() -> None:
 
 
 def test_client_refuses_an_oversized_request_and_consumes_its_id() -> None:
-    """2.7: nothing is sent."""
+    """Nothing is sent."""
     client = ClientConnection()
     with pytest.raises(StatusError) as refused:
         client.request("s", "m", TOO_LONG)
@@ -49,7 +49,7 @@ def test_client_refuses_an_oversized_request_and_consumes_its_id() -> None:
 
 
 def test_client_has_ids_for_two_thousand_million_calls_only() -> None:
-    """2.1: an id has 32 bits."""
+    """An id has 32 bits."""
     client = ClientConnection()
     client._next_id = MAX_STREAM_ID
     assert client.request("s", "m", b"")[0] == MAX_STREAM_ID
@@ -58,7 +58,7 @@ def test_client_has_ids_for_two_thousand_million_calls_only() -> None:
 
 
 def test_client_reports_what_it_does_not_wait_for_as_stray() -> None:
-    """T-31, 2.7: an answer after the client gave up is no error."""
+    """An answer after the client gave up is no error."""
     client = ClientConnection()
     client.request("s", "m", b"")
     client.forget(1)
@@ -71,7 +71,7 @@ def test_client_reports_what_it_does_not_wait_for_as_stray() -> None:
 
 
 def test_client_ignores_kinds_of_the_future_on_a_call() -> None:
-    """T-11 for clients."""
+    """A newer server may send kinds of frames that we do not know."""
     client = ClientConnection()
     client.request("s", "m", b"")
 
@@ -82,7 +82,7 @@ def test_client_ignores_kinds_of_the_future_on_a_call() -> None:
 
 
 def test_client_ends_a_call_whose_answer_is_too_long_or_unreadable() -> None:
-    """2.7: an error of this call, not of the connection."""
+    """An error of this call, not of the connection."""
     client = ClientConnection()
     client.request("s", "m", b"")
     client.request("s", "m", b"")
@@ -99,7 +99,7 @@ def test_client_ends_a_call_whose_answer_is_too_long_or_unreadable() -> None:
 
 @pytest.mark.parametrize("sends", [False, True])
 def test_data_from_a_server_that_does_not_stream_is_an_error(sends: bool) -> None:
-    """T-55."""
+    """The call fails; the connection is used on."""
     client = ClientConnection()
     client.request("s", "m", b"", sends_data=sends)
     [event] = client_events(client, data_frame(1, b"x"))
@@ -110,7 +110,7 @@ def test_data_from_a_server_that_does_not_stream_is_an_error(sends: bool) -> Non
 
 
 def test_client_stream_is_read_to_its_end() -> None:
-    """2.6: messages, and a last frame with or without one."""
+    """Messages, and a last frame with or without one."""
     for last, messages in [(b"", []), (b"z", [DataReceived(1, b"z")])]:
         client = ClientConnection()
         client.request("s", "m", b"", receives_data=True)
@@ -123,7 +123,7 @@ def test_client_stream_is_read_to_its_end() -> None:
 
 
 def test_client_sends_until_it_closed_its_side() -> None:
-    """2.6, T-53: Data, then a pure close; nothing after it."""
+    """Data, then a pure close; nothing after it."""
     client = ClientConnection()
     client.request("s", "m", b"", sends_data=True)
 
@@ -153,7 +153,7 @@ def test_unary_call_between_both_ends() -> None:
 
 
 def test_refused_data_ends_the_unary_call_at_the_client_only() -> None:
-    """T-4: the client is told; the call runs on, its own answer is a stray frame then."""
+    """The client is told; the call runs on, its own answer is a stray frame then."""
     client, server = ClientConnection(), ServerConnection()
     _id, frame = client.request("s", "m", b"")
     [_request, refusal] = server_events(server, frame + data_frame(1, b"x"))
@@ -166,7 +166,7 @@ def test_refused_data_ends_the_unary_call_at_the_client_only() -> None:
 
 
 def test_bidirectional_stream_between_both_ends() -> None:
-    """2.6, T-54: the server may end before the client has closed its side."""
+    """The server may end before the client has closed its side."""
     client, server = ClientConnection(), ServerConnection()
     _id, frame = client.request("s", "m", b"", sends_data=True, receives_data=True)
     server_events(server, frame)

@@ -29,7 +29,7 @@ async def echo_async(request: StringValue, _call: Call) -> StringValue:
 
 
 def test_metadata_lookup_ignores_case_and_keeps_all_values() -> None:
-    """T-33: repeated keys accumulate, in order."""
+    """Repeated keys accumulate, in order."""
     metadata = Metadata([("Trace", "1"), ("tracE", "2"), ("other", "")])
 
     assert metadata.get("TRACE") == ("1", "2")
@@ -49,7 +49,7 @@ def test_call_says_what_and_from_whom() -> None:
 
 @pytest.mark.rule("ttrpc.frame.6")
 def test_unknown_service_and_method_have_the_texts_of_the_go_server() -> None:
-    """T-9, T-10 (observed: O-523 to O-529); names are case-sensitive."""
+    """Names are case-sensitive."""
     registry = Registry()
     registry.unary("a.B", "Do", StringValue, echo)
     for service, method, text in [
@@ -98,14 +98,14 @@ def test_method_registered_twice_is_refused() -> None:
 def test_error_of_a_handler_gets_the_code_of_its_kind(
     error: Exception, code: Code, text: str
 ) -> None:
-    """T-25: by identity; anything else is UNKNOWN with its text."""
+    """By identity; anything else is UNKNOWN with its text."""
     status = to_status(error)
 
     assert (status.code, str(status)) == (code, text)
 
 
 def test_status_error_is_taken_as_it_is() -> None:
-    """T-25: a status is used verbatim."""
+    """A status is used verbatim."""
     status = StatusError(Code.ABORTED, "x", [Detail("t", b"v")])
 
     assert to_status(status) is status

@@ -56,7 +56,7 @@ def test_empty_response_is_a_header_only() -> None:
 
 @pytest.mark.rule("ttrpc.frame.1")
 def test_frame_at_the_limit_is_encoded_and_beyond_is_refused() -> None:
-    """2.1: at most 4 194 304 bytes of data; the text is that of the Go implementation."""
+    """At most 4 194 304 bytes of data; the text is that of the Go implementation."""
     assert len(encode_frame(1, DATA, 0, bytes(MAX_DATA_BYTES))) == MAX_DATA_BYTES + 10
 
     with pytest.raises(StatusError) as refused:
@@ -86,7 +86,7 @@ def test_decoder_gives_the_same_frames_however_the_bytes_are_cut(
 def test_decoder_skips_oversized_frames_however_the_bytes_are_cut(
     sent: list[tuple[Frame, int]], places: list[int]
 ) -> None:
-    """T-2: exactly the claimed bytes are dropped; every frame after them is whole."""
+    """Exactly the claimed bytes are dropped; every frame after them is whole."""
     limit_bytes = 20
     stream = b""
     expected: list[Frame | Oversized] = []
@@ -114,7 +114,7 @@ def test_decoder_raises_nothing_for_any_garbage(chunks: list[bytes]) -> None:
 
 
 def test_oversized_frame_is_reported_after_its_last_byte() -> None:
-    """T-2: first discard, then answer; nothing of it is kept."""
+    """First discard, then answer; nothing of it is kept."""
     decoder = FrameDecoder()
     decoder.feed(HEADER.pack(MAX_DATA_BYTES + 2, 5, REQUEST, 0) + b"x")
     before = decoder.next_frame()
@@ -130,7 +130,7 @@ def test_oversized_frame_is_reported_after_its_last_byte() -> None:
 
 
 def test_decoder_knows_when_part_of_a_frame_is_missing() -> None:
-    """T-1: an end inside a header or a body is not a clean one."""
+    """An end inside a header or a body is not a clean one."""
     whole = encode_frame(1, REQUEST, 0, b"abc")
     for length in range(len(whole) + 1):
         decoder = FrameDecoder()

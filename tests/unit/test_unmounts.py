@@ -97,7 +97,7 @@ def test_target_that_is_missing_or_empty_is_nothing_to_do(tmp_path: Path) -> Non
 
 @pytest.mark.rule("mounts.unmount.3")
 def test_busy_mount_is_tried_again(rootfs: str) -> None:
-    """92: a file that is closed a moment later must not fail a Delete; it never detaches lazily."""
+    """A file that is closed a moment later must not fail a Delete; it never detaches lazily."""
     mount_tmpfs(rootfs)
     fd = os.open(rootfs, os.O_RDONLY)
     timer = threading.Timer(0.02, os.close, (fd,))

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from shimv2.io import pty as shim_console
-from shimv2.io.stdio import IoPolicy
+from shimv2.values.settings import IoPolicy
 from tests.support.consoles import Session, console, hand_over, open_console, slave
 from tests.support.streams import (
     REST_WAKEUPS,
@@ -49,7 +49,7 @@ def filled(reader_of: str) -> FifoReader:
 def test_terminal_that_nobody_has_open_is_not_over(
     tmp_path: Path, old: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """IO 4.5.7: EIO means wait until the process has ended; the loop sleeps meanwhile."""
+    """EIO means wait until the process has ended; the loop sleeps meanwhile."""
     if old:  # no way to open the slave from here
         monkeypatch.setattr(shim_console, "_TIOCGPTPEER", 0)
     (out,) = fifos(tmp_path, ["out"])
@@ -76,7 +76,7 @@ def test_terminal_that_nobody_has_open_is_not_over(
 def test_terminal_that_its_session_hung_up_is_opened_again(
     tmp_path: Path, old: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """IO 4.5.7: the end of a session hangs up the shim's own slave, too; the next one is served."""
+    """The end of a session hangs up the shim's own slave, too; the next one is served."""
     if old:
         monkeypatch.setattr(shim_console, "_TIOCGPTPEER", 0)
     stdin, out = fifos(tmp_path, ["in", "out"])
@@ -101,7 +101,7 @@ def test_terminal_that_its_session_hung_up_is_opened_again(
 def test_input_after_a_hang_up_waits_also_when_nobody_takes_the_output(
     tmp_path: Path, old: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """IO 4.5.8: what a client types while nobody has the terminal open is there for the next."""
+    """What a client types while nobody has the terminal open is there for the next."""
     if old:
         monkeypatch.setattr(shim_console, "_TIOCGPTPEER", 0)
     stdin, out = fifos(tmp_path, ["in", "out"])
@@ -130,7 +130,7 @@ def waiting(number: int) -> int:
 
 @pytest.mark.rule("io.terminal.6")
 def test_end_of_input_hangs_up_after_what_was_written(tmp_path: Path) -> None:
-    """IO 4.5.5: the container's side gets SIGHUP; what it had written by then arrives."""
+    """The container's side gets SIGHUP; what it had written by then arrives."""
     stdin, out = fifos(tmp_path, ["in", "out"])
 
     async def scenario() -> None:
@@ -151,7 +151,7 @@ def test_end_of_input_hangs_up_after_what_was_written(tmp_path: Path) -> None:
 
 
 def test_close_io_before_there_is_a_terminal_is_made_good(tmp_path: Path) -> None:
-    """IO 4.7: CloseIO that came before the terminal hangs it up once it is there."""
+    """CloseIO that came before the terminal hangs it up once it is there."""
     stdin, out = fifos(tmp_path, ["in", "out"])
 
     async def scenario() -> None:
@@ -176,7 +176,7 @@ def test_close_io_before_there_is_a_terminal_is_made_good(tmp_path: Path) -> Non
 def test_process_that_ended_is_not_waited_for_when_others_have_the_terminal(
     tmp_path: Path,
 ) -> None:
-    """O-388, O-389: a child in the background keeps the slave open: the stream ends all the same,
+    """A child in the background keeps the slave open: the stream ends all the same,
     with everything that was written, and the child is hung up."""
     (out,) = fifos(tmp_path, ["out"])
 
@@ -202,7 +202,7 @@ def test_process_that_ended_is_not_waited_for_when_others_have_the_terminal(
 def test_output_of_a_mebibyte_outlives_its_process_and_a_client_that_is_away(
     tmp_path: Path,
 ) -> None:
-    """IO 4.5.7, 4.5.8: what waits in the terminal at the exit is read to its end, at any pace."""
+    """What waits in the terminal at the exit is read to its end, at any pace."""
     (out,) = fifos(tmp_path, ["out"])
     size = 1 << 20
     script = f"stty -opost; head -c {size} /dev/zero | tr '\\0' x"
@@ -241,7 +241,7 @@ def test_output_of_a_mebibyte_outlives_its_process_and_a_client_that_is_away(
 def test_size_is_cut_to_16_bits(
     tmp_path: Path, asked: tuple[int, int], got: tuple[int, int]
 ) -> None:
-    """IO 4.5.10: width and height as they come, up to 32 bits."""
+    """Width and height as they come, up to 32 bits."""
     (out,) = fifos(tmp_path, ["out"])
 
     async def scenario() -> None:

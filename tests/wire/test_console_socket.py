@@ -38,7 +38,7 @@ def _nothing_stays(place: Path) -> Iterator[None]:
 
 @pytest.mark.rule("io.terminal.2")
 def test_terminal_is_taken_and_the_folder_goes_with_it(tmp_path: Path, place: Path) -> None:
-    """IO 4.5: the socket is removed as soon as the master has come, not with the process."""
+    """The socket is removed as soon as the master has come, not with the process."""
     (out,) = fifos(tmp_path, ["out"])
 
     async def scenario() -> None:
@@ -71,7 +71,7 @@ def test_terminal_is_taken_and_the_folder_goes_with_it(tmp_path: Path, place: Pa
 def test_message_that_is_no_terminal_is_refused_and_all_its_fds_are_closed(
     tmp_path: Path, masters: int, pipes: int, name: bytes, said: str
 ) -> None:
-    """IO 4.5: one message, one fd, a terminal; and the folder is gone all the same."""
+    """One message, one fd, a terminal; and the folder is gone all the same."""
     (out,) = fifos(tmp_path, ["out"])
 
     async def scenario() -> None:
@@ -93,7 +93,7 @@ def test_message_that_is_no_terminal_is_refused_and_all_its_fds_are_closed(
 
 @pytest.mark.rule("io.terminal.3")
 def test_name_of_the_longest_length_is_taken(tmp_path: Path) -> None:
-    """IO 4.5: up to 4095 bytes."""
+    """Up to 4095 bytes."""
 
     async def scenario() -> None:
         listening = ConsoleSocket()
@@ -127,7 +127,7 @@ def test_runtime_that_sends_nothing_is_not_waited_for_long() -> None:
 def test_runtime_folder_of_the_user_is_used_with_a_sticky_socket(
     place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """IO 4.5: below XDG_RUNTIME_DIR, where cleaners leave what is sticky alone."""
+    """Below XDG_RUNTIME_DIR, where cleaners leave what is sticky alone."""
     own = place / "xdg"
     own.mkdir()
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(own))

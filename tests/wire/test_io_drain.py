@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from shimv2.io.stdio import IoPolicy, ProcessIO
+from shimv2.io.stdio import ProcessIO
+from shimv2.values.settings import IoPolicy
 from tests.support.aio import LOOPS, LoopName
 from tests.support.streams import (
     REST_WAKEUPS,
@@ -36,7 +37,7 @@ async def drained_s(io: ProcessIO) -> float:
 @pytest.mark.rule("io.end.4")
 @pytest.mark.parametrize("loop", LOOPS)
 def test_drain_of_a_burst_delivers_all_to_a_slow_reader(tmp_path: Path, loop: LoopName) -> None:
-    """Design §4.3, faults 15, pitfall 60: 8 MiB and gone; Delete comes straight after Wait."""
+    """8 MiB and gone; Delete comes straight after Wait."""
     (out,) = fifos(tmp_path, ["out"])
     data = os.urandom(MIB) * 8
     (tmp_path / "data").write_bytes(data)
@@ -92,7 +93,7 @@ def test_drain_after_a_fast_exit_is_immediate(tmp_path: Path, stream: str) -> No
 def test_drain_with_a_background_process_ends_after_the_grace(
     tmp_path: Path, loop: LoopName, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Faults 13, O-400..O-403: somebody still holds the output, and is silent."""
+    """Somebody still holds the output, and is silent."""
     caplog.set_level(logging.WARNING)
     _, out, err = fifos(tmp_path)
 
@@ -164,7 +165,7 @@ def test_drain_grace_is_given_from_the_call_on(tmp_path: Path) -> None:
 def test_drain_of_unread_output_ends_at_its_limit(
     tmp_path: Path, script: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """§4.6, O-404..O-406: nobody reads; Delete goes on after the limit, the rest is counted."""
+    """Nobody reads; Delete goes on after the limit, the rest is counted."""
     caplog.set_level(logging.WARNING)
     (out,) = fifos(tmp_path, ["out"])
 
@@ -264,7 +265,7 @@ def test_close_ends_a_drain(tmp_path: Path) -> None:
 
 @pytest.mark.rule("io.end.6")
 def test_close_without_drain_delivers_what_the_fifo_takes(tmp_path: Path) -> None:
-    """§4.6: a careful shim first flushes; the loop has not even seen the bytes."""
+    """A careful shim first flushes; the loop has not even seen the bytes."""
     (out,) = fifos(tmp_path, ["out"])
 
     async def scenario() -> None:

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from shimv2.io.stdio import IoPolicy, open_io
+from shimv2.io.stdio import open_io
 from shimv2.kernel.linux import bytes_waiting
 from shimv2.values.errors import Refused
 from shimv2.values.model import Stdio
+from shimv2.values.settings import IoPolicy
 from tests.support.streams import (
     REST_WAKEUPS,
     Container,
@@ -34,7 +35,7 @@ async def _write_both(stdout: str, stderr: str) -> None:
 
 @pytest.mark.rule("io.pipes.5")
 def test_plain_file_is_appended_to_and_shared(tmp_path: Path) -> None:
-    """§4.3.5, O-331, O-332: stdout == stderr is one fd, closed after both."""
+    """stdout == stderr is one fd, closed after both."""
     path = tmp_path / "log"
     path.write_text("pre\n")
 
@@ -66,7 +67,7 @@ def test_plain_file_shared_stays_open_until_both_streams_end(tmp_path: Path) -> 
 
 
 def test_stderr_to_dev_null_beside_a_fifo(tmp_path: Path) -> None:
-    """O-337: epoll cannot wait for /dev/null, and need not."""
+    """epoll cannot wait for /dev/null, and need not."""
     (out,) = fifos(tmp_path, ["out"])
 
     async def scenario() -> None:
@@ -85,7 +86,7 @@ def test_stderr_to_dev_null_beside_a_fifo(tmp_path: Path) -> None:
 @pytest.mark.rule("io.file.1", "io.file.2")
 @pytest.mark.parametrize("stderr", ["", "/no/such/place"])
 def test_file_uri_takes_both_streams(tmp_path: Path, stderr: str) -> None:
-    """§4.3.4, O-333, O-335: made with its folders, appended to; stderr's name is not looked at."""
+    """Made with its folders, appended to; stderr's name is not looked at."""
     path = tmp_path / "a" / "b" / "log"
     before = os.umask(0)
     try:
@@ -100,7 +101,7 @@ def test_file_uri_takes_both_streams(tmp_path: Path, stderr: str) -> None:
 
 @pytest.mark.rule("io.file.2")
 def test_file_uri_existing_file_is_appended_to(tmp_path: Path) -> None:
-    """§4.3.4: O_APPEND, and never truncated."""
+    """O_APPEND, and never truncated."""
     path = tmp_path / "log"
     path.write_text("pre\n")
 

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from shimv2.io.fifo import Pinned
-from shimv2.io.stdio import IoPolicy, NoReader, open_io
+from shimv2.io.stdio import NoReader, open_io
 from shimv2.values.errors import Refused
 from shimv2.values.model import Stdio
+from shimv2.values.settings import IoPolicy
 from tests.support.aio import LOOPS, LoopName
 from tests.support.streams import (
     Container,
@@ -35,7 +36,7 @@ SHORT = IoPolicy(open_limit_s=0.1)
 @pytest.mark.parametrize("loop", LOOPS)
 @pytest.mark.parametrize("missing", ["out", "err"])
 def test_connect_without_reader_times_out(tmp_path: Path, missing: str, loop: LoopName) -> None:
-    """§4.2 (a), O-342: Create fails with code 4 and names the FIFO nobody reads."""
+    """Create fails with code 4 and names the FIFO nobody reads."""
     paths = dict(zip(("in", "out", "err"), fifos(tmp_path), strict=True))
 
     async def scenario() -> None:
@@ -59,7 +60,7 @@ def test_connect_without_reader_times_out(tmp_path: Path, missing: str, loop: Lo
 
 @pytest.mark.rule("io.open.2")
 def test_connect_callers_limit_counts_when_it_is_shorter(tmp_path: Path) -> None:
-    """§4.2: 30 s and the RPC's deadline, whichever comes first (O-343)."""
+    """30 s and the RPC's deadline, whichever comes first."""
     (out,) = fifos(tmp_path, ["out"])
 
     async def scenario() -> float:
@@ -75,7 +76,7 @@ def test_connect_callers_limit_counts_when_it_is_shorter(tmp_path: Path) -> None
 @pytest.mark.rule("io.open.2")
 @pytest.mark.parametrize("loop", LOOPS)
 def test_connect_waits_for_a_late_reader(tmp_path: Path, loop: LoopName) -> None:
-    """§4.2 (a): Create waits until both outputs have a reader, then goes on."""
+    """Create waits until both outputs have a reader, then goes on."""
     _, out, err = fifos(tmp_path)
 
     async def scenario() -> None:
@@ -138,7 +139,7 @@ def test_connect_reader_that_came_and_left_is_not_waited_for(tmp_path: Path) -> 
 
 @pytest.mark.rule("io.open.4")
 def test_connect_cancelled_leaves_nothing_open(tmp_path: Path) -> None:
-    """Lost connection: FIFO opens are cancelled (design §4.4), no thread and no fd stays behind."""
+    """Lost connection: FIFO opens are cancelled, no thread and no fd stays behind."""
     _, out, err = fifos(tmp_path)
 
     async def scenario() -> None:
@@ -188,7 +189,7 @@ def _connect_error(stdio: Stdio) -> str:
 
 
 def test_connect_missing_file_is_told(tmp_path: Path) -> None:
-    """§4.3.5, O-327: a missing name counts as a file, and a file is not created."""
+    """A missing name counts as a file, and a file is not created."""
     path = f"{tmp_path}/nofile"
 
     text = _connect_error(Stdio(stdout=path))
@@ -199,7 +200,7 @@ def test_connect_missing_file_is_told(tmp_path: Path) -> None:
 
 @pytest.mark.rule("io.pipes.6")
 def test_connect_directory_is_told() -> None:
-    """O-338."""
+    """A path that is missing, or a folder, fails the call."""
     text = _connect_error(Stdio(stdout="/"))
 
     assert text == f'{PREFIX}opening file "/" failed: open /: is a directory'
@@ -217,7 +218,7 @@ def test_connect_name_that_cannot_be_looked_at_is_told(path: str, why: str) -> N
 
 @pytest.mark.rule("io.open.9")
 def test_connect_missing_stdin_is_told(tmp_path: Path) -> None:
-    """§4.2: stdin is opened first, with a text of its own."""
+    """Stdin is opened first, with a text of its own."""
     path = f"{tmp_path}/in"
 
     text = _connect_error(Stdio(stdin=path))
@@ -256,7 +257,7 @@ def test_connect_without_descriptors_left_is_told(tmp_path: Path) -> None:
 
 @pytest.mark.rule("io.open.1")
 def test_pinned_name_replaced_after_the_look_opens_what_was_looked_at(tmp_path: Path) -> None:
-    """§4.2: rename, unlink or replace between stat and open is harmless."""
+    """Rename, unlink or replace between stat and open is harmless."""
     (out,) = fifos(tmp_path, ["out"])
     with nothing_leaked(), Pinned(out) as pinned:
         assert pinned.is_fifo()
@@ -271,7 +272,7 @@ def test_pinned_name_replaced_after_the_look_opens_what_was_looked_at(tmp_path: 
 
 @pytest.mark.rule("io.select.3")
 def test_fifo_scheme_is_taken_off_all_names(tmp_path: Path) -> None:
-    """§4.1, superset: the reference fails to open `fifo://…` (O-336)."""
+    """The reference fails to open `fifo://…`."""
     paths = fifos(tmp_path)
 
     async def scenario() -> None:

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from shimv2.io.stdio import ProcessIO
-from shimv2.kernel.linux import bytes_waiting, pipe_capacity_bytes
+from shimv2.kernel.linux import bytes_waiting
 from tests.support.aio import LOOPS, LoopName
+from tests.support.kernel import pipe_capacity_bytes
 from tests.support.streams import (
     REST_WAKEUPS,
     Container,
@@ -35,7 +36,7 @@ PIPE_BYTES = 65536
 @pytest.mark.rule("io.pipes.10")
 @pytest.mark.parametrize("loop", LOOPS)
 def test_streams_20_mib_through_cat_arrive_unchanged(tmp_path: Path, loop: LoopName) -> None:
-    """§4.8: 20 MiB from stdin to stdout, compared by CRC."""
+    """20 MiB from stdin to stdout, compared by CRC."""
     stdin, out, err = fifos(tmp_path)
     data = os.urandom(MIB) * 20
     (tmp_path / "data").write_bytes(data)
@@ -64,7 +65,7 @@ def test_streams_20_mib_through_cat_arrive_unchanged(tmp_path: Path, loop: LoopN
 @pytest.mark.rule("io.pipes.4")
 @pytest.mark.parametrize("loop", LOOPS)
 def test_output_end_is_seen_before_delete_and_fds_are_gone(tmp_path: Path, loop: LoopName) -> None:
-    """§4.3.4, O-303, O-308, O-309: clients wait for the end of the FIFO before they call Delete."""
+    """Clients wait for the end of the FIFO before they call Delete."""
     stdin, out, err = fifos(tmp_path)
 
     async def scenario() -> None:
@@ -89,7 +90,7 @@ def test_output_end_is_seen_before_delete_and_fds_are_gone(tmp_path: Path, loop:
 @pytest.mark.rule("io.pipes.7")
 @pytest.mark.parametrize("name", ["stdout", "stderr"])
 def test_output_alone_is_enough(tmp_path: Path, name: str) -> None:
-    """§4.3.5: names may be empty, one by one (the reference fails, O-320, O-323)."""
+    """Names may be empty, one by one (the reference fails)."""
     (path,) = fifos(tmp_path, ["fifo"])
 
     async def scenario() -> None:
@@ -126,7 +127,7 @@ def test_output_written_before_connect_is_delivered(tmp_path: Path) -> None:
 @pytest.mark.rule("io.open.6")
 @pytest.mark.parametrize("loop", LOOPS)
 def test_reader_lost_and_back_gets_everything_in_order(tmp_path: Path, loop: LoopName) -> None:
-    """§4.2 (b), (c), O-339..O-341: output waits, it is never dropped, nobody gets EPIPE."""
+    """Output waits, it is never dropped, nobody gets EPIPE."""
     (out,) = fifos(tmp_path, ["out"])
     count = 6000  # 480 kB: more than pipe and FIFO hold
 
@@ -154,7 +155,7 @@ def test_reader_lost_and_back_gets_everything_in_order(tmp_path: Path, loop: Loo
 def test_short_lines_without_reader_all_fit_the_fifo(
     tmp_path: Path, burst: int, turns: int
 ) -> None:
-    """Design §5: 800 lines of 80 bytes are 64,000 of the FIFO's 65,536, however they come.
+    """800 lines of 80 bytes are 64,000 of the FIFO's 65,536, however they come.
 
     52 lines are more than a page, which is the case for splice: it would take two slots for them.
     """
@@ -212,7 +213,7 @@ def test_short_lines_of_a_process_without_reader_all_fit_the_fifo(
     ],
 )
 def test_output_at_rest_wakes_nobody(tmp_path: Path, script: str, loop: LoopName) -> None:
-    """Faults 23: no busy loop, no timer, whichever side waits for which."""
+    """No busy loop, no timer, whichever side waits for which."""
     _, out, err = fifos(tmp_path)
 
     async def scenario() -> None:
@@ -238,7 +239,7 @@ def test_output_at_rest_wakes_nobody(tmp_path: Path, script: str, loop: LoopName
 def test_output_peers_closing_in_any_order_leave_nothing(
     tmp_path: Path, order: tuple[str, ...]
 ) -> None:
-    """Faults 23: each peer goes in each order; no descriptor is left, and nobody is woken."""
+    """Each peer goes in each order; no descriptor is left, and nobody is woken."""
     (out,) = fifos(tmp_path, ["out"])
 
     async def scenario() -> None:
@@ -261,7 +262,7 @@ def test_output_peers_closing_in_any_order_leave_nothing(
 
 
 def test_100_processes_leave_no_descriptors(tmp_path: Path) -> None:
-    """§4.8: the number of fds is stable."""
+    """The number of fds is stable."""
     stdin, out, err = fifos(tmp_path)
 
     async def scenario() -> None:

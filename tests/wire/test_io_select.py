@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from shimv2.io.stdio import IoPolicy, open_io
+from shimv2.io.stdio import open_io
 from shimv2.values.errors import Refused
 from shimv2.values.model import Stdio
+from shimv2.values.settings import IoPolicy
 from tests.support.streams import (
     fifos,
     nothing_leaked,
@@ -21,7 +22,7 @@ from tests.support.streams import (
 
 @pytest.mark.rule("io.select.2")
 def test_null_io_has_no_fds_and_does_nothing() -> None:
-    """IO-2: all names empty; nothing is copied, every call succeeds."""
+    """All names empty; nothing is copied, every call succeeds."""
 
     async def scenario() -> None:
         async with opened() as io:
@@ -59,7 +60,9 @@ def test_null_io_has_no_fds_and_does_nothing() -> None:
 def test_open_io_what_is_not_supported_is_refused(
     stdio: Stdio, error: type[Exception], text: str
 ) -> None:
-    """IO-1, IO-4, IO-6, O-223, O-224."""
+    """Another scheme, and a stdout that is no URL, fails Create and Start of an exec before the
+    runtime is called.
+    """
     with nothing_leaked(), pytest.raises(error) as caught:
         open_io(stdio, uid=0, gid=0, policy=IoPolicy())
 
@@ -68,7 +71,7 @@ def test_open_io_what_is_not_supported_is_refused(
 
 @pytest.mark.rule("io.pipes.1")
 def test_pipes_are_made_for_the_named_streams_only(tmp_path: Path) -> None:
-    """§4.3.1: what has no name is /dev/null in the container."""
+    """What has no name is /dev/null in the container."""
     paths = fifos(tmp_path)
 
     async def scenario() -> None:
@@ -103,7 +106,7 @@ def test_pipe_ends_container_side_blocks_and_nothing_is_inherited(tmp_path: Path
 @pytest.mark.rule("io.pipes.1")
 @pytest.mark.root
 def test_pipe_ends_belong_to_io_uid_and_io_gid(tmp_path: Path) -> None:
-    """§4.3.1, O-408: so that a container's user can open /dev/stdout again."""
+    """So that a container's user can open /dev/stdout again."""
     paths = fifos(tmp_path)
     stdio = Stdio(stdin=paths[0], stdout=paths[1], stderr=paths[2])
 
@@ -127,7 +130,7 @@ def test_pipe_ends_belong_to_io_uid_and_io_gid(tmp_path: Path) -> None:
     ],
 )
 def test_pipe_ends_chown_refused_is_told_by_stream(stdio: Stdio, name: str) -> None:
-    """§4.3.1: `failed to chown stdin|stdout|stderr: …`, and no pipe is left."""
+    """`failed to chown stdin|stdout|stderr: …`, and no pipe is left."""
     with nothing_leaked():
         os.seteuid(65534)
         try:

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from shimv2.io.process_io import BUFFER, DROP_OLDEST
-from shimv2.io.stdio import IoPolicy, ProcessIO
+from shimv2.io.stdio import ProcessIO
 from shimv2.kernel.linux import bytes_waiting
+from shimv2.values.settings import BUFFER, DROP_OLDEST, IoPolicy
 from tests.support.aio import LOOPS, LoopName
 from tests.support.streams import (
     REST_WAKEUPS,
@@ -35,7 +35,7 @@ from tests.support.streams import (
 def test_policy_buffer_holds_the_writer_only_when_it_is_full(
     tmp_path: Path, loop: LoopName
 ) -> None:
-    """Faults 17: up to the limit in memory on top of pipe and FIFO, and nothing is lost."""
+    """Up to the limit in memory on top of pipe and FIFO, and nothing is lost."""
     (out,) = fifos(tmp_path, ["out"])
     policy = IoPolicy(stdio_policy=BUFFER, limit_bytes=200_000)
     fits, too_much = 3800, 6000  # 304 kB; 480 kB, the pipes and the buffer hold 331,072
@@ -64,7 +64,7 @@ def test_policy_buffer_holds_the_writer_only_when_it_is_full(
 
 @pytest.mark.parametrize("loop", LOOPS)
 def test_policy_drop_oldest_never_holds_the_writer(tmp_path: Path, loop: LoopName) -> None:
-    """Faults 17: the newest bytes are kept, the dropped ones counted."""
+    """The newest bytes are kept, the dropped ones counted."""
     (out,) = fifos(tmp_path, ["out"])
     policy = IoPolicy(stdio_policy=DROP_OLDEST, limit_bytes=40_000)
     count = 6000
@@ -96,7 +96,7 @@ def test_policy_drop_oldest_never_holds_the_writer(tmp_path: Path, loop: LoopNam
 def test_sink_without_space_does_not_hold_the_writer(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Faults 16: retried, then dropped and counted, with one line in the log."""
+    """Retried, then dropped and counted, with one line in the log."""
     caplog.set_level(logging.WARNING)
 
     async def scenario() -> None:
@@ -131,7 +131,7 @@ def _file_size_limit(limit_bytes: int) -> Iterator[None]:
 
 @pytest.mark.rule("io.pipes.9")
 def test_sink_that_recovers_in_time_loses_nothing(tmp_path: Path) -> None:
-    """Faults 16: the log that cannot be written for a second (here EFBIG)."""
+    """The log that cannot be written for a second (here EFBIG)."""
     path = tmp_path / "log"
     path.touch()
 
@@ -178,7 +178,7 @@ def test_sink_that_recovers_late_goes_on_from_there(tmp_path: Path) -> None:
 
 @pytest.mark.rule("io.end.1")
 def test_output_unread_at_the_end_waits_for_the_next_client(tmp_path: Path) -> None:
-    """§4.2 (d): a process may end while its client restarts; the last bytes are not lost."""
+    """A process may end while its client restarts; the last bytes are not lost."""
     (out,) = fifos(tmp_path, ["out"])
 
     async def scenario() -> None:

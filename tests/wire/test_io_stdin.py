@@ -39,7 +39,7 @@ def writing_fails(number: int) -> bool:
 @pytest.mark.rule("io.open.5", "io.closeio.1", "io.closeio.2", "io.closeio.4")
 @pytest.mark.parametrize("loop", LOOPS)
 def test_stdin_client_detaches_and_another_attaches(tmp_path: Path, loop: LoopName) -> None:
-    """§4.7 rows 1, 2, 4 and O-304..O-308: only CloseIO and then the last writer end the input."""
+    """Only CloseIO and then the last writer end the input."""
     stdin, out, _ = fifos(tmp_path)
 
     async def scenario() -> None:
@@ -72,7 +72,7 @@ def test_stdin_client_detaches_and_another_attaches(tmp_path: Path, loop: LoopNa
 
 @pytest.mark.rule("io.pipes.8", "io.closeio.3")
 def test_close_io_without_any_writer_ends_the_input(tmp_path: Path) -> None:
-    """§4.7 row 3, O-312, O-313; stdin alone is enough (O-322: the reference hangs)."""
+    """Stdin alone is enough (the reference hangs)."""
     (stdin,) = fifos(tmp_path, ["in"])
 
     async def scenario() -> None:
@@ -91,7 +91,7 @@ def test_close_io_without_any_writer_ends_the_input(tmp_path: Path) -> None:
 
 @pytest.mark.rule("io.closeio.5")
 def test_close_io_before_the_process_runs_is_delivered_once_it_does(tmp_path: Path) -> None:
-    """§4.7 row 5, O-314, O-315: CloseIO on a created init."""
+    """CloseIO on a created init."""
     (stdin,) = fifos(tmp_path, ["in"])
 
     async def scenario() -> None:
@@ -107,7 +107,7 @@ def test_close_io_before_the_process_runs_is_delivered_once_it_does(tmp_path: Pa
 @pytest.mark.rule("io.closeio.6")
 @pytest.mark.parametrize("client", [True, False])
 def test_close_io_before_connect_is_remembered(tmp_path: Path, client: bool) -> None:
-    """§4.7 row 6, superset of O-316: an exec's CloseIO before its Start has its effect after it."""
+    """An exec's CloseIO before its Start has its effect after it."""
     stdin, out, _ = fifos(tmp_path)
 
     async def scenario() -> None:
@@ -134,7 +134,7 @@ def test_close_io_before_connect_is_remembered(tmp_path: Path, client: bool) -> 
 def test_stdin_closed_by_the_process_breaks_the_clients_pipe(
     tmp_path: Path, script: str, loop: LoopName
 ) -> None:
-    """§4.7 row 8: closed by the container or gone with it; a client must not block for ever."""
+    """Closed by the container or gone with it; a client must not block for ever."""
     (stdin,) = fifos(tmp_path, ["in"])
 
     async def scenario() -> None:
@@ -240,7 +240,7 @@ def test_stdin_from_dev_null_ends_at_once() -> None:
 def test_stdin_peers_closing_in_any_order_leave_nothing(
     tmp_path: Path, order: tuple[str, ...]
 ) -> None:
-    """Faults 23: each peer goes in each order; no descriptor is left, and nobody is woken."""
+    """Each peer goes in each order; no descriptor is left, and nobody is woken."""
     (stdin,) = fifos(tmp_path, ["in"])
 
     async def scenario() -> None:

@@ -72,7 +72,7 @@ async def publishing(address: str) -> AsyncIterator[Publisher]:
 
 @pytest.mark.rule("events.transport.1", "events.transport.2")
 def test_event_is_wrapped_as_containerd_expects(tmp_path: Path) -> None:
-    """Envelope, bare type URL, namespace, metadata and time limit of EV 5.1."""
+    """Envelope, bare type URL, namespace, metadata and time limit are what the daemon takes."""
 
     async def main() -> None:
         sink = Sink(tmp_path)
@@ -100,7 +100,7 @@ def test_event_is_wrapped_as_containerd_expects(tmp_path: Path) -> None:
 
 @pytest.mark.rule("events.transport.2")
 def test_events_while_the_daemon_is_away_arrive_in_order_once_it_is_back(tmp_path: Path) -> None:
-    """EV-3 is not copied: nothing is dropped, nothing overtakes (design 4.2)."""
+    """Unlike in the reference nothing is dropped, nothing overtakes."""
 
     async def main() -> None:
         sink = Sink(tmp_path)
@@ -126,7 +126,7 @@ def test_events_while_the_daemon_is_away_arrive_in_order_once_it_is_back(tmp_pat
     "code", [Code.DEADLINE_EXCEEDED, Code.RESOURCE_EXHAUSTED, Code.UNAVAILABLE]
 )
 def test_answer_that_means_not_now_is_tried_again_in_place(tmp_path: Path, code: Code) -> None:
-    """design 4.2: codes 4, 8 and 14 acknowledge nothing."""
+    """Codes 4, 8 and 14 acknowledge nothing."""
 
     async def main() -> None:
         sink = Sink(tmp_path)
@@ -186,7 +186,7 @@ def test_daemon_that_dies_over_an_event_gets_it_again(tmp_path: Path) -> None:
 
 @pytest.mark.rule("events.transport.3")
 def test_without_an_address_events_are_dropped_at_once() -> None:
-    """EV-8: a shim nobody listens to works all the same."""
+    """A shim nobody listens to works all the same."""
 
     async def main() -> None:
         async with publishing("") as publisher:
@@ -201,7 +201,7 @@ def test_without_an_address_events_are_dropped_at_once() -> None:
 def test_full_outbox_refuses_new_processes_and_drops_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """design 4.2: at the bound Create and Exec get code 8; what must be told is still taken."""
+    """At the bound Create and Exec get code 8; what must be told is still taken."""
     monkeypatch.setattr(module, "MAX_PENDING", 2)
 
     async def main() -> None:
@@ -220,7 +220,7 @@ def test_full_outbox_refuses_new_processes_and_drops_nothing(
 def test_what_nobody_took_at_the_end_is_logged(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """EV-7: the end of the shim waits a bounded time for its last events, and says what is lost."""
+    """The end of the shim waits a bounded time for its last events, and says what is lost."""
 
     async def main() -> None:
         async with publishing(str(tmp_path / "nobody.sock")) as publisher:
@@ -232,7 +232,7 @@ def test_what_nobody_took_at_the_end_is_logged(
 
 
 def test_ooms_of_one_container_are_told_once_while_none_was_taken(tmp_path: Path) -> None:
-    """A daemon that is away is told of each container's OOM once, in its place (design 4.2)."""
+    """A daemon that is away is told of each container's OOM once, in its place."""
 
     async def main() -> None:
         sink = Sink(tmp_path)
@@ -262,7 +262,7 @@ def test_ooms_of_one_container_are_told_once_while_none_was_taken(tmp_path: Path
 
 
 def test_pause_and_resume_have_their_topics(tmp_path: Path) -> None:
-    """Topics and bare type URLs of EV 5.2."""
+    """Topics and bare type URLs are those the daemon knows."""
 
     async def main() -> None:
         sink = Sink(tmp_path)

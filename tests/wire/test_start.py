@@ -46,7 +46,7 @@ def boot() -> Iterator[Boot]:
     ],
 )
 def test_old_daemons_get_the_plain_address(boot: Boot, stdin: bytes) -> None:
-    """CLI 1.5, O-428: no newline, nothing on stderr, whatever they sent."""
+    """No newline, nothing on stderr, whatever they sent."""
     boot.bundle("c1")
 
     done = boot.start("c1", stdin=stdin)
@@ -61,7 +61,7 @@ def test_old_daemons_get_the_plain_address(boot: Boot, stdin: bytes) -> None:
 @pytest.mark.rule("cli.reply.2")
 @pytest.mark.root
 def test_json_is_answered_where_the_administrator_says_so(boot: Boot) -> None:
-    """design 9: `json_v3_reply`; O-428 of 2.1.9, to the byte."""
+    """`json_v3_reply` gives the reply of containerd 2.1.9, to the byte."""
     boot.bundle("c1")
     settings = boot.folder / "shim.toml"
     settings.write_text("json_v3_reply = true\n")
@@ -76,7 +76,7 @@ def test_json_is_answered_where_the_administrator_says_so(boot: Boot) -> None:
 
 @pytest.mark.rule("cli.reply.3", "cli.socket.1")
 def test_new_daemons_get_a_message(boot: Boot) -> None:
-    """CLI 1.5: BootstrapResult, also with MAX_SHIM_VERSION=2 (pitfall 4)."""
+    """BootstrapResult, also with MAX_SHIM_VERSION=2."""
     boot.bundle("c1")
 
     done = boot.new_start("c1", env={"MAX_SHIM_VERSION": "2"})
@@ -90,7 +90,7 @@ def test_new_daemons_get_a_message(boot: Boot) -> None:
 @pytest.mark.root
 @pytest.mark.rule("cli.reply.11")
 def test_input_beyond_ten_mebibytes_is_not_read(boot: Boot) -> None:
-    """CLI 1.5: what is cut off is no message of the new kind any more."""
+    """What is cut off is no message of the new kind any more."""
     boot.bundle("c1")
     name, length = b"\xa2\x7d", b"\x80\x80\x80\x05"  # a field nobody knows, of 10 MiB
     stdin = boot.params("c1") + name + length + bytes(10 << 20)
@@ -103,7 +103,7 @@ def test_input_beyond_ten_mebibytes_is_not_read(boot: Boot) -> None:
 
 @pytest.mark.rule("cli.flags.9")
 def test_binary_for_publishing_need_not_be_there(boot: Boot) -> None:
-    """CLI 1.2: daemons still pass it; nobody runs it."""
+    """Daemons still pass it; nobody runs it."""
     bundle = boot.bundle("c1")
     args = boot.args("c1", "start")
     args[args.index("-publish-binary") + 1] = "/no/such/binary"
@@ -115,7 +115,7 @@ def test_binary_for_publishing_need_not_be_there(boot: Boot) -> None:
 
 
 def test_words_after_start_are_not_looked_at(boot: Boot) -> None:
-    """O-427."""
+    """Only the first word is the action."""
     boot.bundle("c1")
 
     done = boot.run(
@@ -129,7 +129,7 @@ def test_words_after_start_are_not_looked_at(boot: Boot) -> None:
 
 @pytest.mark.rule("cli.socket.6")
 def test_second_start_gives_the_same_answer_and_no_second_server(boot: Boot) -> None:
-    """O-442, O-443."""
+    """A name at which somebody listens is joined, a dead one is replaced."""
     boot.bundle("c1")
     first = boot.new_start("c1")
     pid = boot.server()
@@ -145,7 +145,7 @@ def test_second_start_gives_the_same_answer_and_no_second_server(boot: Boot) -> 
 
 @pytest.mark.rule("cli.reply.6")
 def test_start_ends_while_the_server_lives_and_holds_no_output(boot: Boot) -> None:
-    """CLI-13, pitfall 1: the daemon reads until every holder of the pipe has closed it."""
+    """The daemon reads until every holder of the pipe has closed it."""
     boot.bundle("c1")
 
     done = boot.new_start("c1")  # returns at the end of file of both pipes only
@@ -167,7 +167,7 @@ def test_start_ends_while_the_server_lives_and_holds_no_output(boot: Boot) -> No
     ],
 )
 def test_nothing_is_on_stderr_whatever_the_environment(boot: Boot, env: dict[str, str]) -> None:
-    """CLI-12, pitfall 2: a byte on stderr would be a part of the reply."""
+    """A byte on stderr would be a part of the reply."""
     boot.bundle("c1")
 
     done = boot.new_start("c1", env=env)
@@ -199,7 +199,7 @@ def test_script_without_isolation_warns_of_nothing(boot: Boot, warnings: str) ->
     ],
 )
 def test_closed_standard_fds_become_null(boot: Boot, closed: str) -> None:
-    """Pitfall 17: neither the socket nor a pipe may land on 0, 1 or 2."""
+    """Neither the socket nor a pipe may land on 0, 1 or 2."""
     boot.bundle("c1")
     (boot.folder / "stdin").write_bytes(b"" if "<" in closed else boot.params("c1"))
     words = " ".join(boot.args("c1", "start"))
@@ -228,7 +228,7 @@ def test_closed_standard_fds_become_null(boot: Boot, closed: str) -> None:
 
 @pytest.mark.rule("cli.files.1")
 def test_address_is_written_and_replaces_what_is_there(boot: Boot) -> None:
-    """CLI 1.8, pitfall 11: containerd 1.6 and 1.7 read only this after a restart."""
+    """containerd 1.6 and 1.7 read only this after a restart."""
     bundle = boot.bundle("c1")
     (boot.folder / "other").write_text("precious")
     (bundle / "address").symlink_to(boot.folder / "other")
@@ -243,7 +243,7 @@ def test_address_is_written_and_replaces_what_is_there(boot: Boot) -> None:
 
 @pytest.mark.rule("cli.socket.5")
 def test_link_to_the_socket_folder_replaces_an_older_one(boot: Boot) -> None:
-    """CLI-25, O-495."""
+    """A link `s` in the bundle names a folder that the daemon chose."""
     bundle = boot.bundle("c1")
     (bundle / "s").symlink_to("/nonexistent")
 
@@ -254,7 +254,7 @@ def test_link_to_the_socket_folder_replaces_an_older_one(boot: Boot) -> None:
 
 @pytest.mark.rule("cli.socket.6")
 def test_stale_socket_is_replaced(boot: Boot) -> None:
-    """O-444, pitfall 6."""
+    """A name at which somebody listens is joined, a dead one is replaced."""
     boot.bundle("c1")
     os.mkdir(boot.socket_dir)
     path = socket_path(boot.address, boot.namespace, "c1", folder=boot.socket_dir)
@@ -265,7 +265,7 @@ def test_stale_socket_is_replaced(boot: Boot) -> None:
 
 
 def test_ended_server_leaves_no_socket(boot: Boot) -> None:
-    """O-449, O-497."""
+    """A server removes its socket on its way out."""
     boot.bundle("c1")
     path = path_of(boot.new_start("c1"))
     boot.served(path)
@@ -278,7 +278,7 @@ def test_ended_server_leaves_no_socket(boot: Boot) -> None:
 
 @pytest.mark.rule("cli.serve.5")
 def test_server_that_is_executed_serves_the_socket_it_is_given(boot: Boot) -> None:
-    """CLI 1.11, 1.2: no action word; `-socket`, or fd 3."""
+    """No action word; `-socket`, or fd 3."""
     bundle = boot.bundle("c1")
     path = str(boot.folder / "x.sock")
     server = subprocess.Popen(
@@ -296,7 +296,7 @@ def test_server_that_is_executed_serves_the_socket_it_is_given(boot: Boot) -> No
 
 @pytest.mark.rule("cli.serve.2")
 def test_log_fifo_may_be_missing_when_start_runs(boot: Boot) -> None:
-    """O-489, O-490: `start` succeeds, then connections are refused."""
+    """`start` succeeds, then connections are refused."""
     boot.bundle("c1", log=False)
 
     path = path_of(boot.new_start("c1"))

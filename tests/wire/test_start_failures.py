@@ -43,9 +43,12 @@ def with_cgroup(path: str) -> dict[str, object]:
 @pytest.mark.parametrize(
     ("config", "text"),
     [
-        ("{broken", "invalid character 'b' looking for beginning of object key string"),
+        ("broken", "invalid JSON: Expecting value: line 1 column 1 (char 0)"),
         ("", "EOF"),
-        ('{"annotations": {"a"', "unexpected EOF"),
+        (
+            '{"annotations": {"a"',
+            "invalid JSON: Expecting ':' delimiter: line 1 column 21 (char 20)",
+        ),
         ("[]", "json: cannot unmarshal array into Go value of type manager.spec"),
         (
             '{"annotations": {"a": 1}}',
@@ -53,10 +56,10 @@ def with_cgroup(path: str) -> dict[str, object]:
         ),
     ],
 )
-def test_broken_configuration_is_told_in_the_words_of_go(
+def test_broken_configuration_is_refused_with_the_reason(
     boot: Boot, config: str, text: str
 ) -> None:
-    """CLI-30, O-421."""
+    """A configuration that is missing or broken fails `start`, in the words of Go."""
     bundle = boot.bundle("c1", config)
 
     done = boot.new_start("c1")
@@ -68,7 +71,7 @@ def test_broken_configuration_is_told_in_the_words_of_go(
 
 @pytest.mark.rule("cli.group.2")
 def test_missing_configuration_is_an_error(boot: Boot) -> None:
-    """O-420."""
+    """A configuration that is missing or broken fails `start`, in the words of Go."""
     bundle = boot.bundle("c1")
     (bundle / "config.json").unlink()
 
@@ -79,7 +82,7 @@ def test_missing_configuration_is_an_error(boot: Boot) -> None:
 
 
 def test_bad_settings_fail_with_their_line(boot: Boot) -> None:
-    """design 9."""
+    """The error names the file and the line."""
     bundle = boot.bundle("c1")
     settings = boot.folder / "shim.toml"
     settings.write_text("json_v3_reply = true\nnonsense = 1\n")
@@ -93,7 +96,7 @@ def test_bad_settings_fail_with_their_line(boot: Boot) -> None:
 
 @pytest.mark.rule("cli.socket.4")
 def test_too_long_socket_folder_is_told_with_its_length(boot: Boot) -> None:
-    """O-499, fault 44."""
+    """A path that is too long is told with Go's text."""
     bundle = boot.bundle("c1")
     folder = f"{boot.folder}/{'x' * 60}"
 
@@ -109,7 +112,9 @@ def test_too_long_socket_folder_is_told_with_its_length(boot: Boot) -> None:
 @pytest.mark.rule("cli.spawn.6")
 @pytest.mark.vm
 def test_missing_cgroup_of_the_shim_is_rolled_back(boot: Boot) -> None:
-    """CLI 1.11, O-501 to O-503."""
+    """It is moved into the cgroup that the options name; one that is missing fails `start` and
+    leaves nothing.
+    """
     bundle = boot.bundle("c1")
 
     done = boot.new_start("c1", params=with_cgroup("/b-none"))
@@ -123,7 +128,7 @@ def test_missing_cgroup_of_the_shim_is_rolled_back(boot: Boot) -> None:
 def test_options_in_a_file_are_those_of_the_start(
     boot: Boot, tmp_path: Path, generation: str
 ) -> None:
-    """Options 6.1: the cgroup of the shim, as CRI and ctr give it to runtimes they do not know."""
+    """The cgroup of the shim, as CRI and ctr give it to runtimes they do not know."""
     bundle = boot.bundle("c1")
     config = tmp_path / "options.toml"
     config.write_text('ShimCgroup = "/b-none"\nUnknown = 1\n')
@@ -160,7 +165,7 @@ def generic(config_path: str) -> Packed:
 @pytest.mark.vm
 @pytest.mark.root
 def test_server_joins_the_cgroup_of_the_shim(boot: Boot) -> None:
-    """O-492, O-493: in every hierarchy; also with options from an old daemon."""
+    """In every hierarchy; also with options from an old daemon."""
     boot.bundle("c1")
     path = f"/{boot.namespace}"
     folders = tree.folders(path)
@@ -185,7 +190,7 @@ def test_server_joins_the_cgroup_of_the_shim(boot: Boot) -> None:
 @pytest.mark.root
 @pytest.mark.unified
 def test_cgroup_of_the_shim_that_takes_no_process_is_rolled_back(boot: Boot) -> None:
-    """CLI 1.11: one that passes controllers on may hold no process itself, says the kernel."""
+    """One that passes controllers on may hold no process itself, says the kernel."""
     bundle = boot.bundle("c1")
     (folder,) = map(Path, tree.folders(f"/{boot.namespace}"))
     folder.mkdir()
@@ -209,7 +214,7 @@ def _empty(cgroup: str) -> bool:
 
 @pytest.mark.rule("cli.spawn.7")
 def test_core_scheduling_is_set_up_or_fails_the_start(boot: Boot) -> None:
-    """CLI 1.11, O-491: kernels without it answer EINVAL; others give the server a cookie."""
+    """Kernels without it answer EINVAL; others give the server a cookie."""
     bundle = boot.bundle("c1")
 
     done = boot.new_start("c1", env={"SCHED_CORE": "1"})
@@ -226,7 +231,7 @@ def test_core_scheduling_is_set_up_or_fails_the_start(boot: Boot) -> None:
 
 @pytest.mark.rule("cli.spawn.8")
 def test_full_disk_fails_cleanly(boot: Boot) -> None:
-    """Fault 47: no address, no socket, no server."""
+    """No address, no socket, no server."""
     bundle = boot.bundle("c1")
 
     def no_room() -> None:

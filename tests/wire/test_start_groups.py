@@ -51,7 +51,7 @@ def config(**annotations: str | None) -> str:
 def test_annotations_decide_who_shares_a_shim(
     boot: Boot, annotations: dict[str, str | None], group: str
 ) -> None:
-    """CLI-31, CLI-32, O-479, O-480: the first that is present wins, an empty one too."""
+    """The first that is present wins, an empty one too."""
     boot.bundle("c1", config(**annotations))
 
     path = path_of(boot.new_start("c1"))
@@ -61,7 +61,7 @@ def test_annotations_decide_who_shares_a_shim(
 
 @pytest.mark.rule("cli.group.3", "cli.group.4")
 def test_second_container_of_a_group_joins(boot: Boot) -> None:
-    """CLI-33, CLI-34, O-465 to O-468: the same answer, no new server, its own address file."""
+    """The same answer, no new server, its own address file."""
     boot.bundle("pause", config(**{SANDBOX: "pause"}))
     member = boot.bundle("member", config(**{SANDBOX: "pause"}))
     first = boot.new_start("pause")
@@ -76,7 +76,7 @@ def test_second_container_of_a_group_joins(boot: Boot) -> None:
 
 @pytest.mark.rule("cli.end.3")
 def test_socket_of_a_group_goes_with_its_shim(boot: Boot) -> None:
-    """Pitfall 8: the group is not the id; what was bound is what is unlinked."""
+    """The group is not the id; what was bound is what is unlinked."""
     boot.bundle("c1", config(**{GROUP: "another"}))
     path = path_of(boot.new_start("c1"))
     until(lambda: answers(path), "the server to answer")
@@ -88,7 +88,7 @@ def test_socket_of_a_group_goes_with_its_shim(boot: Boot) -> None:
 
 @pytest.mark.rule("cli.group.5")
 def test_parallel_starts_of_one_group_make_one_server(boot: Boot) -> None:
-    """Pitfall 7, O-500: all succeed with the same answer."""
+    """All succeed with the same answer."""
     ids = [f"c{i}" for i in range(PARALLEL)]
     for id_ in ids:
         boot.bundle(id_, config(**{GROUP: "g"}))
@@ -103,7 +103,7 @@ def test_parallel_starts_of_one_group_make_one_server(boot: Boot) -> None:
 
 
 def test_start_right_after_the_end_of_the_last_shim_is_served(boot: Boot) -> None:
-    """Pitfall 9: the old shim's unlink never removes the new one's socket."""
+    """The old shim's unlink never removes the new one's socket."""
     boot.bundle("c1")
     path = path_of(boot.new_start("c1"))
 
@@ -123,7 +123,7 @@ def test_start_right_after_the_end_of_the_last_shim_is_served(boot: Boot) -> Non
 
 
 def test_twenty_starts_during_the_last_shutdown_are_served(boot: Boot) -> None:
-    """Pitfalls 7 and 9: a member that comes while the pod's shim ends gets a shim."""
+    """A member that comes while the pod's shim ends gets a shim."""
     _starts_during_shutdown(boot, 20)
 
 
@@ -176,7 +176,7 @@ def shut_down(path: str) -> None:
 
 @pytest.mark.rule("cli.spawn.8")
 def test_killed_starts_and_delete_leave_nothing(boot: Boot) -> None:
-    """Fault 31: SIGKILL at random moments, then `delete`: no socket, no server."""
+    """SIGKILL at random moments, then `delete`: no socket, no server."""
     bundle = boot.bundle("c1")
     (boot.folder / "stdin").write_bytes(boot.params("c1"))
     (boot.folder / "true").symlink_to("/bin/true")
@@ -211,7 +211,7 @@ def _unsettled(boot: Boot) -> bool:
 @pytest.mark.rule("cli.group.4")
 @pytest.mark.root
 def test_running_shim_of_the_reference_is_joined_with_its_version(boot: Boot) -> None:
-    """CLI-33, fault 41: containerd 1.x's shim serves v2 only, and a new daemon is told so."""
+    """containerd 1.x's shim serves v2 only, and a new daemon is told so."""
     go_shim = shutil.which(GO_SHIM)
     if go_shim is None:
         pytest.skip("the reference's shim is not installed")

@@ -73,7 +73,7 @@ def answer(stream_id: int, value: str) -> bytes:
 
 
 def test_calls_one_after_another_over_a_real_server() -> None:
-    """2.7: small and large ones, with and without a limit, errors in between."""
+    """Small and large ones, with and without a limit, errors in between."""
     with server() as path, BlockingClient.connect(f"unix://{path}", timeout_s=LIMIT_S) as client:
         assert client.peer == PeerCredentials(os.getpid(), os.geteuid(), os.getegid())
         for value in ("a", "b" * 3_000_000, "c"):
@@ -90,7 +90,7 @@ def test_calls_one_after_another_over_a_real_server() -> None:
 
 
 def test_mute_server_costs_the_time_that_was_given_and_its_late_answer_is_dropped() -> None:
-    """T-31: cut anywhere, also inside a frame."""
+    """Cut anywhere, also inside a frame."""
     with pair() as (client, peer):
         late = answer(1, "late")
         peer.sendall(late[:7])
@@ -102,7 +102,7 @@ def test_mute_server_costs_the_time_that_was_given_and_its_late_answer_is_droppe
 
 
 def test_call_without_time_is_not_sent() -> None:
-    """T-31."""
+    """A deadline that has passed needs no request."""
     with pair() as (client, peer):
         with pytest.raises(StatusError, match="context deadline exceeded"):
             echo(client, timeout_s=0)
@@ -111,7 +111,7 @@ def test_call_without_time_is_not_sent() -> None:
 
 
 def test_server_that_does_not_read_costs_the_time_and_the_connection() -> None:
-    """2.7: half a frame is out; nothing can follow it."""
+    """Half a frame is out; nothing can follow it."""
     with pair() as (client, _peer):
         with pytest.raises(StatusError, match="context deadline exceeded"):
             echo(client, "x" * 3_000_000, timeout_s=MUTE_S)
@@ -120,7 +120,7 @@ def test_server_that_does_not_read_costs_the_time_and_the_connection() -> None:
 
 
 def test_request_that_was_not_begun_in_time_keeps_the_connection() -> None:
-    """2.7: nothing of it is on the wire."""
+    """Nothing of it is on the wire."""
     with pair() as (client, peer):
         client._sock.setblocking(False)
         filled = 0
@@ -137,7 +137,7 @@ def test_request_that_was_not_begun_in_time_keeps_the_connection() -> None:
 
 @pytest.mark.parametrize("rest", [b"", b"\0\0"])
 def test_lost_server_is_told(rest: bytes) -> None:
-    """2.7: EOF, also inside a frame; then EPIPE or a closed socket."""
+    """EOF, also inside a frame; then EPIPE or a closed socket."""
     with pair() as (client, peer):
         peer.sendall(rest)
         peer.shutdown(socket.SHUT_WR)
@@ -148,7 +148,7 @@ def test_lost_server_is_told(rest: bytes) -> None:
 
 
 def test_server_that_is_gone_before_the_call_is_told() -> None:
-    """2.7: EPIPE on write, ECONNRESET on read."""
+    """EPIPE on write, ECONNRESET on read."""
     with pair() as (client, peer):
         peer.close()
         with pytest.raises(ConnectionClosed):
@@ -161,7 +161,7 @@ def test_server_that_is_gone_before_the_call_is_told() -> None:
 
 
 def test_answer_that_is_none_is_a_protocol_error() -> None:
-    """2.7."""
+    """The bytes of the answer are no response."""
     with pair() as (client, peer):
         peer.sendall(wire.encode_frame(1, wire.RESPONSE, 0, b"\x0a\x05a"))
         with pytest.raises(RemoteProtocolError):
@@ -169,7 +169,7 @@ def test_answer_that_is_none_is_a_protocol_error() -> None:
 
 
 def test_nobody_there_is_told(tmp_path: Path) -> None:
-    """2.7: no file; nobody who accepts."""
+    """No file; nobody who accepts."""
     with pytest.raises(FileNotFoundError):
         BlockingClient.connect(str(tmp_path / "none"), timeout_s=LIMIT_S)
     path = str(tmp_path / "full")

@@ -30,7 +30,7 @@ def test_address_may_be_a_url(loop: LoopName) -> None:
 
 
 def test_nobody_there_is_told_at_once(loop: LoopName, tmp_path: Path) -> None:
-    """2.7: no file, no listener, no path at all."""
+    """No file, no listener, no path at all."""
 
     async def scenario() -> None:
         dead = tmp_path / "dead"
@@ -48,7 +48,7 @@ def test_nobody_there_is_told_at_once(loop: LoopName, tmp_path: Path) -> None:
 
 
 def test_full_backlog_is_waited_for_within_the_time(loop: LoopName, tmp_path: Path) -> None:
-    """2.7: a server that is busy or stopped."""
+    """A server that is busy or stopped."""
 
     async def scenario() -> None:
         path = str(tmp_path / "full")

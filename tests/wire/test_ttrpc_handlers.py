@@ -1,4 +1,4 @@
-"""Handlers: errors, deadlines, and what becomes of them when their client goes (T-20 to T-32)."""
+"""Handlers: errors, deadlines, and what becomes of them when their client goes."""
 
 import asyncio
 import logging
@@ -29,7 +29,7 @@ def one_method(handler: Any) -> Registry:
 
 @pytest.mark.rule("ttrpc.deadline.2")
 def test_handler_is_cancelled_at_its_deadline_and_the_client_told(loop: LoopName) -> None:
-    """T-30, T-32: code 4 in time; the connection is used on."""
+    """Code 4 in time; the connection is used on."""
 
     async def scenario() -> None:
         things = Things()
@@ -49,7 +49,7 @@ def test_handler_is_cancelled_at_its_deadline_and_the_client_told(loop: LoopName
 @pytest.mark.rule("ttrpc.deadline.1")
 @pytest.mark.parametrize("method", ["Echo", "Slowly"])
 def test_deadline_is_given_to_the_handler_in_loop_time(loop: LoopName, method: str) -> None:
-    """T-30: now + timeout at arrival; none without a timeout."""
+    """Now + timeout at arrival; none without a timeout."""
 
     async def scenario() -> None:
         things = Things()
@@ -70,7 +70,7 @@ def test_deadline_is_given_to_the_handler_in_loop_time(loop: LoopName, method: s
 
 @pytest.mark.rule("ttrpc.deadline.1")
 def test_deadline_in_the_past_reaches_the_handler_all_the_same(loop: LoopName) -> None:
-    """T-30 (observed: O-50): what needs no waiting is answered well; what waits is cancelled."""
+    """What needs no waiting is answered well; what waits is cancelled."""
 
     async def scenario() -> None:
         things = Things()
@@ -87,7 +87,7 @@ def test_deadline_in_the_past_reaches_the_handler_all_the_same(loop: LoopName) -
 
 
 def test_deadline_that_passes_before_the_first_step_waits_for_it(loop: LoopName) -> None:
-    """T-30: whatever order a loop runs timers and tasks in."""
+    """Whatever order a loop runs timers and tasks in."""
 
     async def scenario() -> None:
         things = Things()
@@ -114,7 +114,7 @@ def test_deadline_that_passes_before_the_first_step_waits_for_it(loop: LoopName)
 def test_handler_may_say_something_else_at_its_deadline(
     loop: LoopName, value: str, answer: Any
 ) -> None:
-    """T-32 (observed: O-51, O-545): a killed runtime is told in its own words."""
+    """A killed runtime is told in its own words."""
 
     async def scenario() -> None:
         things = Things()
@@ -154,7 +154,7 @@ def test_deadline_of_a_call_that_ended_leaves_no_timer(loop: LoopName) -> None:
 
 @pytest.mark.rule("ttrpc.deadline.3")
 def test_late_answer_is_no_error_for_either_side(loop: LoopName) -> None:
-    """T-31: the client gives up by itself and drops what comes late."""
+    """The client gives up by itself and drops what comes late."""
 
     async def scenario() -> None:
         things = Things()
@@ -227,7 +227,7 @@ def raise_odd_code(_request: StringValue, _call: Call) -> StringValue:
 def test_handler_that_goes_wrong_costs_its_own_call_only(
     loop: LoopName, handler: Any, code: int, text: str
 ) -> None:
-    """T-25, T-26, T-27: whatever it does, there is an answer and the connection is used on."""
+    """Whatever it does, there is an answer and the connection is used on."""
 
     async def scenario() -> None:
         registry = one_method(handler)
@@ -247,7 +247,7 @@ def test_handler_that_goes_wrong_costs_its_own_call_only(
 def test_unexpected_error_is_logged_with_its_traceback(
     loop: LoopName, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """T-27: it is a bug, and somebody must be able to find it."""
+    """It is a bug, and somebody must be able to find it."""
 
     async def scenario() -> None:
         async with serving(one_method(raise_bug)) as (_server, path), connected(path) as client:
@@ -261,7 +261,7 @@ def test_unexpected_error_is_logged_with_its_traceback(
 
 
 def test_error_converter_that_fails_costs_its_own_call_only(loop: LoopName) -> None:
-    """T-27: even then there is an answer."""
+    """Even then there is an answer."""
 
     def to_status(exc: Exception) -> StatusError:
         raise ZeroDivisionError from exc

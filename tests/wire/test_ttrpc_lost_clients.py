@@ -1,4 +1,4 @@
-"""What becomes of handlers when their client goes, or their server ends (T-1, T-27, T-32, 2.8)."""
+"""What becomes of handlers when their client goes, or their server ends."""
 
 import asyncio
 from typing import Any
@@ -23,7 +23,7 @@ def one_method(handler: Any) -> Registry:
 
 @pytest.mark.rule("ttrpc.deadline.4")
 def test_lost_client_cancels_its_handlers_and_no_others(loop: LoopName) -> None:
-    """T-32, T-56: the context of a call ends with its connection."""
+    """The context of a call ends with its connection."""
 
     async def scenario() -> None:
         things = Things()
@@ -44,7 +44,7 @@ def test_lost_client_cancels_its_handlers_and_no_others(loop: LoopName) -> None:
 @pytest.mark.rule("ttrpc.deadline.5")
 @pytest.mark.parametrize("method", ["Echo", "Stubborn"])
 def test_call_of_a_client_that_closes_at_once_still_begins(loop: LoopName, method: str) -> None:
-    """2.4: a Kill or Delete sent by a client that goes away must happen."""
+    """A Kill or Delete sent by a client that goes away must happen."""
 
     async def scenario() -> None:
         things = Things()
@@ -58,7 +58,7 @@ def test_call_of_a_client_that_closes_at_once_still_begins(loop: LoopName, metho
 
 
 def test_calls_of_a_client_that_reads_nothing_any_more_still_happen(loop: LoopName) -> None:
-    """T-1: the reply cannot be sent, but what was asked before the end counts."""
+    """The reply cannot be sent, but what was asked before the end counts."""
 
     async def scenario() -> None:
         things = Things()
@@ -75,7 +75,7 @@ def test_calls_of_a_client_that_reads_nothing_any_more_still_happen(loop: LoopNa
 def test_handler_that_fails_after_its_client_went_is_logged_only(
     loop: LoopName, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """T-27, T-32: nobody reads its answer."""
+    """Nobody reads its answer."""
     reached = []
 
     async def fail_when_cancelled(_request: StringValue, _call: Call) -> StringValue:
@@ -98,7 +98,7 @@ def test_handler_that_fails_after_its_client_went_is_logged_only(
 
 @pytest.mark.rule("ttrpc.stop.2")
 def test_closing_server_cancels_and_awaits_handlers(loop: LoopName) -> None:
-    """2.8: drop all at once; afterwards no handler runs."""
+    """Drop all at once; afterwards no handler runs."""
 
     async def scenario() -> None:
         things = Things()

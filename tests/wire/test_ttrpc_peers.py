@@ -1,4 +1,4 @@
-"""Who may connect: the credentials the kernel recorded (T-40, T-41)."""
+"""Who may connect: the credentials the kernel recorded."""
 
 import os
 import subprocess
@@ -48,7 +48,7 @@ async def ask_as(path: str, when: str) -> str:
 @pytest.mark.skipif(os.geteuid() != 0, reason="changes its groups")
 @pytest.mark.parametrize(("when", "served"), [("before", False), ("groups", True), ("after", True)])
 def test_other_primary_group_is_refused(loop: LoopName, when: str, served: bool) -> None:
-    """T-40, T-41 (observed: O-544, O-558): as it was at connect(); no other group counts."""
+    """As it was at connect(); no other group counts."""
 
     async def scenario() -> None:
         async with serving(Things().registry) as (server, path):
@@ -65,7 +65,7 @@ def test_other_primary_group_is_refused(loop: LoopName, when: str, served: bool)
 @pytest.mark.rule("ttrpc.peer.1")
 @pytest.mark.skipif(os.geteuid() != 0, reason="changes its user")
 def test_other_user_is_refused(loop: LoopName, caplog: pytest.LogCaptureFixture) -> None:
-    """T-40: though the permissions of the socket let it in."""
+    """Though the permissions of the socket let it in."""
 
     async def scenario() -> None:
         async with serving(Things().registry) as (_server, path):
@@ -80,7 +80,7 @@ def test_other_user_is_refused(loop: LoopName, caplog: pytest.LogCaptureFixture)
 
 
 def test_own_rule_decides_who_may_connect(loop: LoopName) -> None:
-    """T-40: an events sink takes anybody; a handler sees who calls."""
+    """An events sink takes anybody; a handler sees who calls."""
 
     async def scenario() -> None:
         things = Things()

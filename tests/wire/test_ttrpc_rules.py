@@ -1,4 +1,4 @@
-"""The rules of receiving, one by one, with bytes on a real socket (T-1 to T-12, T-31, T-33)."""
+"""The rules of receiving, one by one, with bytes on a real socket."""
 
 import asyncio
 import socket
@@ -24,7 +24,7 @@ async def still_usable(peer: Peer, stream_id: int) -> bool:
 
 @pytest.mark.rule("ttrpc.frame.3")
 def test_vector_of_a_call_is_answered(loop: LoopName) -> None:
-    """2.9: bytes as the daemon sends them; success has no status, Empty has frame length 0."""
+    """Bytes as the daemon sends them; success has no status, Empty has frame length 0."""
 
     async def scenario() -> None:
         async with serving(Things().registry) as (_server, path):
@@ -43,7 +43,7 @@ def test_vector_of_a_call_is_answered(loop: LoopName) -> None:
 def test_connection_that_ends_anywhere_is_closed_and_its_handlers_cancelled(
     loop: LoopName, keep: int
 ) -> None:
-    """T-1: in a header, between frames, in a body (observed: O-540 to O-542)."""
+    """In a header, between frames, in a body."""
 
     async def scenario() -> None:
         things = Things()
@@ -63,7 +63,7 @@ def test_connection_that_ends_anywhere_is_closed_and_its_handlers_cancelled(
 
 @pytest.mark.rule("ttrpc.receive.2")
 def test_oversized_request_is_refused_and_the_connection_usable(loop: LoopName) -> None:
-    """T-2, T-7 (observed: O-509 to O-511): the id may be used again."""
+    """The id may be used again."""
 
     async def scenario() -> None:
         async with serving(Things().registry) as (_server, path):
@@ -79,7 +79,7 @@ def test_oversized_request_is_refused_and_the_connection_usable(loop: LoopName) 
 
 @pytest.mark.rule("ttrpc.receive.2")
 def test_claim_of_ten_mib_by_a_slow_sender_keeps_others_served(loop: LoopName) -> None:
-    """T-2, T-22: nothing of it is kept, the answer comes after its last byte."""
+    """Nothing of it is kept, the answer comes after its last byte."""
 
     async def scenario() -> None:
         async with serving(Things().registry) as (_server, path):
@@ -96,7 +96,7 @@ def test_claim_of_ten_mib_by_a_slow_sender_keeps_others_served(loop: LoopName) -
 
 
 def test_request_of_nearly_the_limit_is_served(loop: LoopName) -> None:
-    """2.1 (observed: O-512)."""
+    """4 MiB is the most that a frame may hold."""
 
     async def scenario() -> None:
         async with serving(Things().registry) as (_server, path):
@@ -112,7 +112,7 @@ def test_request_of_nearly_the_limit_is_served(loop: LoopName) -> None:
 @pytest.mark.parametrize("stream_id", [0, 2])
 @pytest.mark.parametrize("kind", [wire.REQUEST, wire.DATA, 9])
 def test_even_stream_id_is_refused(loop: LoopName, stream_id: int, kind: int) -> None:
-    """T-3 (observed: O-513 to O-517)."""
+    """An even stream id is refused with code 3, whatever the kind."""
 
     async def scenario() -> None:
         async with serving(Things().registry) as (_server, path):
@@ -127,7 +127,7 @@ def test_even_stream_id_is_refused(loop: LoopName, stream_id: int, kind: int) ->
 @pytest.mark.rule("ttrpc.receive.4")
 @pytest.mark.parametrize("flags", [0, 1, 2, 5])
 def test_data_without_a_stream_is_refused(loop: LoopName, flags: int) -> None:
-    """T-4: never seen, finished (observed: O-518, O-519)."""
+    """Never seen, finished."""
 
     async def scenario() -> None:
         async with serving(Things().registry) as (_server, path):
@@ -144,7 +144,7 @@ def test_data_without_a_stream_is_refused(loop: LoopName, flags: int) -> None:
 @pytest.mark.rule("ttrpc.receive.4")
 @pytest.mark.parametrize("request_flags", [0, wire.REMOTE_OPEN])
 def test_data_for_a_unary_call_in_flight_is_refused(loop: LoopName, request_flags: int) -> None:
-    """T-4: where the Go shims crash (O-554 to O-557); the call itself runs on."""
+    """Where the Go shims crash; the call itself runs on."""
 
     async def scenario() -> None:
         things = Things()
@@ -163,7 +163,7 @@ def test_data_for_a_unary_call_in_flight_is_refused(loop: LoopName, request_flag
 
 @pytest.mark.rule("ttrpc.receive.13")
 def test_unary_method_ignores_the_flags_of_its_request(loop: LoopName) -> None:
-    """2.2 (observed: O-535 to O-537)."""
+    """A unary method does not look at the flags of its request."""
 
     async def scenario() -> None:
         async with serving(Things().registry) as (_server, path):
@@ -177,7 +177,7 @@ def test_unary_method_ignores_the_flags_of_its_request(loop: LoopName) -> None:
 
 @pytest.mark.rule("ttrpc.receive.7")
 def test_stream_id_must_increase(loop: LoopName) -> None:
-    """T-7 (observed: O-505 to O-508): gaps are fine."""
+    """Gaps are fine."""
 
     async def scenario() -> None:
         async with serving(Things().registry) as (_server, path):
@@ -194,7 +194,7 @@ def test_stream_id_must_increase(loop: LoopName) -> None:
 
 @pytest.mark.rule("ttrpc.receive.8")
 def test_request_that_is_no_request_is_refused_and_its_id_consumed(loop: LoopName) -> None:
-    """T-8 (observed: O-520 to O-522)."""
+    """A request that cannot be read is refused with code 3, and its id is used up."""
 
     async def scenario() -> None:
         async with serving(Things().registry) as (_server, path):
@@ -223,7 +223,7 @@ def test_request_that_is_no_request_is_refused_and_its_id_consumed(loop: LoopNam
 def test_unknown_name_is_unimplemented(
     loop: LoopName, service: str, method: str, text: str
 ) -> None:
-    """T-9, T-10 (observed: O-523 to O-529)."""
+    """An unknown service has code 12 and `service NAME`."""
 
     async def scenario() -> None:
         async with serving(Things().registry) as (_server, path):
@@ -237,7 +237,7 @@ def test_unknown_name_is_unimplemented(
 
 @pytest.mark.rule("ttrpc.receive.11")
 def test_kinds_of_the_future_are_ignored(loop: LoopName) -> None:
-    """T-11 (observed: O-530, O-531): the next answer is that of the next call."""
+    """The next answer is that of the next call."""
 
     async def scenario() -> None:
         async with serving(Things().registry) as (_server, path):
@@ -251,7 +251,7 @@ def test_kinds_of_the_future_are_ignored(loop: LoopName) -> None:
 
 @pytest.mark.rule("ttrpc.receive.12")
 def test_payload_that_is_no_message_is_an_internal_error(loop: LoopName) -> None:
-    """T-12 (observed: O-532 to O-534): a wrong wire type is an unknown field."""
+    """A wrong wire type is an unknown field."""
 
     async def scenario() -> None:
         async with serving(Things().registry) as (_server, path):
@@ -270,7 +270,7 @@ def test_payload_that_is_no_message_is_an_internal_error(loop: LoopName) -> None
 
 @pytest.mark.rule("ttrpc.frame.5")
 def test_unknown_fields_are_ignored(loop: LoopName) -> None:
-    """2.1 (observed: O-539): a newer client, in the envelope and in the message."""
+    """A newer client, in the envelope and in the message."""
 
     async def scenario() -> None:
         async with serving(Things().registry) as (_server, path):
@@ -287,7 +287,7 @@ def test_unknown_fields_are_ignored(loop: LoopName) -> None:
 
 @pytest.mark.rule("ttrpc.frame.1")
 def test_frames_may_come_in_single_bytes_and_many_at_once(loop: LoopName) -> None:
-    """2.1: framing does not depend on how the bytes come."""
+    """Framing does not depend on how the bytes come."""
 
     async def scenario() -> None:
         async with serving(Things().registry) as (_server, path):
@@ -305,7 +305,7 @@ def test_frames_may_come_in_single_bytes_and_many_at_once(loop: LoopName) -> Non
 
 @pytest.mark.rule("ttrpc.deadline.6")
 def test_metadata_reaches_the_handler(loop: LoopName) -> None:
-    """T-33: keys without regard to case, repeated keys accumulate."""
+    """Keys without regard to case, repeated keys accumulate."""
 
     async def scenario() -> None:
         things = Things()
@@ -326,7 +326,7 @@ def test_metadata_reaches_the_handler(loop: LoopName) -> None:
 def test_response_of_exactly_the_limit_arrives_and_one_byte_more_is_an_error(
     loop: LoopName,
 ) -> None:
-    """2.9, T-28: the connection and its other calls live on."""
+    """The connection and its other calls live on."""
 
     async def scenario() -> None:
         async with serving(Things().registry) as (_server, path):
@@ -346,7 +346,7 @@ def test_response_of_exactly_the_limit_arrives_and_one_byte_more_is_an_error(
 
 @pytest.mark.rule("ttrpc.serve.1")
 def test_answers_come_in_the_order_of_completion(loop: LoopName) -> None:
-    """T-20, T-21, T-22: a later call may be answered first."""
+    """A later call may be answered first."""
 
     async def scenario() -> None:
         things = Things()
@@ -365,7 +365,7 @@ def test_answers_come_in_the_order_of_completion(loop: LoopName) -> None:
 
 @pytest.mark.rule("ttrpc.serve.4")
 def test_status_of_a_handler_is_sent_verbatim(loop: LoopName) -> None:
-    """T-25: code and text, on a stream too."""
+    """Code and text, on a stream too."""
 
     async def scenario() -> None:
         things = Things()

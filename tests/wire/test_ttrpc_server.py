@@ -1,4 +1,4 @@
-"""The server as a whole: many, slow and hostile clients, and its end (T-20 to T-24, 2.8)."""
+"""The server as a whole: many, slow and hostile clients, and its end."""
 
 import asyncio
 import contextlib
@@ -39,7 +39,7 @@ def waiting_bytes(server: Server) -> int:
 
 @pytest.mark.rule("ttrpc.serve.1")
 def test_thousand_waits_on_one_connection_do_not_slow_a_quick_call(loop: LoopName) -> None:
-    """T-20, T-22 (observed: O-543): and each of them is answered."""
+    """And each of them is answered."""
 
     async def scenario() -> None:
         things = Things()
@@ -62,7 +62,7 @@ def test_thousand_waits_on_one_connection_do_not_slow_a_quick_call(loop: LoopNam
 
 @pytest.mark.rule("ttrpc.serve.3")
 def test_many_clients_at_once_are_all_answered(loop: LoopName) -> None:
-    """T-24 (observed: O-551)."""
+    """Any number of clients may connect."""
 
     async def scenario() -> None:
         things = Things()
@@ -82,7 +82,7 @@ def test_many_clients_at_once_are_all_answered(loop: LoopName) -> None:
 
 @pytest.mark.rule("ttrpc.serve.1")
 def test_flood_of_requests_leaves_others_their_turn(loop: LoopName) -> None:
-    """T-22: after a bounded number of requests the other connections are looked at."""
+    """After a bounded number of requests the other connections are looked at."""
 
     async def scenario() -> None:
         things = Things()
@@ -104,7 +104,7 @@ def test_flood_of_requests_leaves_others_their_turn(loop: LoopName) -> None:
 
 @pytest.mark.rule("ttrpc.serve.2")
 def test_client_that_does_not_read_stalls_itself_only(loop: LoopName) -> None:
-    """T-23: it costs a bounded amount, others see nothing of it, and nothing is lost."""
+    """It costs a bounded amount, others see nothing of it, and nothing is lost."""
 
     async def scenario() -> None:
         things = Things()
@@ -123,7 +123,7 @@ def test_client_that_does_not_read_stalls_itself_only(loop: LoopName) -> None:
 
 
 def test_client_that_leaves_without_reading_is_let_go(loop: LoopName) -> None:
-    """T-23, T-1: also while its connection is not read."""
+    """Also while its connection is not read."""
 
     async def scenario() -> None:
         things = Things()
@@ -139,7 +139,7 @@ def test_client_that_leaves_without_reading_is_let_go(loop: LoopName) -> None:
 
 
 def test_client_that_shuts_its_reading_side_is_let_go(loop: LoopName) -> None:
-    """T-1: its calls cannot be answered; what it asked before is done."""
+    """Its calls cannot be answered; what it asked before is done."""
 
     async def scenario() -> None:
         things = Things()
@@ -183,7 +183,7 @@ def test_client_that_shuts_its_reading_side_is_let_go(loop: LoopName) -> None:
     )
 )
 def test_any_bytes_leave_the_server_working(chunks: list[bytes]) -> None:
-    """2.2: garbage, half frames and broken streams harm their own connection at most."""
+    """Garbage, half frames and broken streams harm their own connection at most."""
 
     async def scenario() -> None:
         things = Things()
@@ -203,7 +203,7 @@ def test_any_bytes_leave_the_server_working(chunks: list[bytes]) -> None:
 def test_accept_that_fails_is_tried_again_after_a_pause(
     loop: LoopName, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """T-24: out of fds; connections that wait are served later, the CPU is not burnt meanwhile."""
+    """Out of fds; connections that wait are served later, the CPU is not burnt meanwhile."""
 
     def failures() -> int:
         return caplog.text.count("accept failed")
@@ -229,7 +229,7 @@ def test_accept_that_fails_is_tried_again_after_a_pause(
 def test_server_ends_also_while_it_pauses_accepting(
     loop: LoopName, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """T-24, 2.8: no timer is left to look at a closed listener."""
+    """No timer is left to look at a closed listener."""
 
     async def scenario() -> None:
         async with serving(Things().registry) as (server, path):
@@ -264,7 +264,7 @@ def no_fd_left() -> Iterator[None]:
 
 
 def test_server_that_stopped_listening_serves_who_is_there(loop: LoopName) -> None:
-    """2.8: the listener goes, connections stay."""
+    """The listener goes, connections stay."""
 
     async def scenario() -> None:
         async with serving(Things().registry) as (server, path), connected(path) as client:
@@ -279,7 +279,7 @@ def test_server_that_stopped_listening_serves_who_is_there(loop: LoopName) -> No
 
 @pytest.mark.rule("ttrpc.stop.1")
 def test_graceful_end_waits_for_calls_and_closes_idle_connections(loop: LoopName) -> None:
-    """2.8: active is who has an outstanding call."""
+    """Active is who has an outstanding call."""
 
     async def scenario() -> None:
         things = Things()
@@ -306,7 +306,7 @@ def test_graceful_end_waits_for_calls_and_closes_idle_connections(loop: LoopName
 
 @pytest.mark.rule("ttrpc.stop.1")
 def test_graceful_end_has_a_limit(loop: LoopName) -> None:
-    """2.8: then the rest is dropped, its handlers are cancelled."""
+    """Then the rest is dropped, its handlers are cancelled."""
 
     async def scenario() -> None:
         things = Things()
@@ -342,7 +342,7 @@ def test_handler_may_end_the_server(loop: LoopName) -> None:
 def test_handler_that_does_not_end_is_left_behind_and_logged(
     loop: LoopName, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """2.8: the end of the server has a limit of its own."""
+    """The end of the server has a limit of its own."""
     monkeypatch.setattr("ttrpc.server.HANDLERS_END_S", 0.05)
 
     async def scenario() -> None:

@@ -1,4 +1,4 @@
-"""Streaming calls of all kinds, frame by frame (T-50 to T-54)."""
+"""Streaming calls of all kinds, frame by frame."""
 
 import pytest
 from google.protobuf.wrappers_pb2 import StringValue
@@ -19,7 +19,7 @@ def payload(value: str) -> bytes:
 
 @pytest.mark.rule("ttrpc.stream.2", "ttrpc.stream.4")
 def test_frames_of_a_server_stream(loop: LoopName) -> None:
-    """2.6, T-50: the final frame is 0x05, or 0x01 with a message; an empty request counts."""
+    """The final frame is 0x05, or 0x01 with a message; an empty request counts."""
 
     async def scenario() -> None:
         async with serving(Things().registry) as (_server, path):
@@ -42,7 +42,7 @@ def test_frames_of_a_server_stream(loop: LoopName) -> None:
 
 @pytest.mark.rule("ttrpc.stream.1", "ttrpc.stream.4")
 def test_frames_of_a_client_stream(loop: LoopName) -> None:
-    """2.6, T-50, T-51: an absent payload delivers nothing; zero bytes of Data are a message."""
+    """An absent payload delivers nothing; zero bytes of Data are a message."""
 
     async def scenario() -> None:
         async with serving(Things().registry) as (_server, path):
@@ -63,7 +63,7 @@ def test_frames_of_a_client_stream(loop: LoopName) -> None:
 
 @pytest.mark.rule("ttrpc.stream.6")
 def test_stream_has_ended_when_its_handler_has(loop: LoopName) -> None:
-    """T-54: though the client has not closed its side."""
+    """Though the client has not closed its side."""
 
     async def scenario() -> None:
         async with serving(Things().registry) as (_server, path):
@@ -87,7 +87,7 @@ def test_stream_has_ended_when_its_handler_has(loop: LoopName) -> None:
 def test_client_that_breaks_its_stream_loses_the_stream_only(
     loop: LoopName, first: int, then: int | None, why: str
 ) -> None:
-    """T-5, T-6: one error, nothing after it; the handler is cancelled."""
+    """One error, nothing after it; the handler is cancelled."""
 
     async def scenario() -> None:
         things = Things()
@@ -109,7 +109,7 @@ def test_client_that_breaks_its_stream_loses_the_stream_only(
 
 
 def test_message_that_is_none_ends_the_stream_with_an_internal_error(loop: LoopName) -> None:
-    """T-12 for streams."""
+    """The error ends the stream, not the connection."""
 
     async def scenario() -> None:
         async with serving(Things().registry) as (_server, path):

@@ -1,4 +1,4 @@
-"""Streams whose other end takes nothing (T-23, T-52)."""
+"""Streams whose other end takes nothing."""
 
 import asyncio
 
@@ -38,7 +38,7 @@ async def deaf(client: Client) -> ClientStream[StringValue]:
 
 @pytest.mark.rule("ttrpc.stream.5")
 def test_full_stream_waits_for_its_handler(loop: LoopName) -> None:
-    """T-52: more than 64 messages at once are no error if the handler comes in time."""
+    """More than 64 messages at once are no error if the handler comes in time."""
 
     async def scenario() -> None:
         things = Things()
@@ -62,7 +62,7 @@ def test_full_stream_waits_for_its_handler(loop: LoopName) -> None:
 def test_stream_nobody_takes_from_is_given_up_and_the_connection_used_on(
     loop: LoopName, short_patience: None
 ) -> None:
-    """T-52: after 1 s; older implementations block the whole connection for ever."""
+    """After 1 s; older implementations block the whole connection for ever."""
 
     async def scenario() -> None:
         things = Things()
@@ -85,7 +85,7 @@ def test_stream_nobody_takes_from_is_given_up_and_the_connection_used_on(
 
 
 def test_handler_that_ends_with_a_full_stream_frees_the_connection(loop: LoopName) -> None:
-    """T-52, T-54: nobody will ever take these messages."""
+    """Nobody will ever take these messages."""
 
     async def scenario() -> None:
         async with serving(Things().registry) as (_server, path):
@@ -103,7 +103,7 @@ def test_handler_that_ends_with_a_full_stream_frees_the_connection(loop: LoopNam
 
 
 def test_rest_of_a_frame_outlives_its_stream_harmlessly(loop: LoopName) -> None:
-    """T-6, T-52: its message waited for room when the handler ended."""
+    """Its message waited for room when the handler ended."""
 
     async def scenario() -> None:
         async with serving(Things().registry) as (_server, path):
@@ -121,7 +121,7 @@ def test_rest_of_a_frame_outlives_its_stream_harmlessly(loop: LoopName) -> None:
 
 
 def test_connection_that_ends_with_a_full_stream_is_let_go(loop: LoopName) -> None:
-    """T-1, T-52: no timer, no task is left."""
+    """No timer, no task is left."""
 
     async def scenario() -> None:
         things = Things()
@@ -141,7 +141,7 @@ def test_connection_that_ends_with_a_full_stream_is_let_go(loop: LoopName) -> No
 def test_client_that_takes_nothing_loses_the_stream_only(
     loop: LoopName, short_patience: None
 ) -> None:
-    """T-52 at the client."""
+    """The error ends this stream, not the connection."""
 
     async def scenario() -> None:
         async with serving(Things().registry) as (server, path), connected(path) as client:
@@ -159,7 +159,7 @@ def test_client_that_takes_nothing_loses_the_stream_only(
 
 
 def test_server_stream_waits_for_a_client_that_does_not_read(loop: LoopName) -> None:
-    """T-23: it stalls itself; what it costs is bounded."""
+    """It stalls itself; what it costs is bounded."""
 
     async def scenario() -> None:
         things = Things()

@@ -1,4 +1,4 @@
-"""Streaming calls of all kinds, between our two ends (T-50 to T-56)."""
+"""Streaming calls of all kinds, between our two ends."""
 
 import asyncio
 
@@ -41,7 +41,7 @@ async def talk(client: Client, method: str = "Talk", **options: float) -> Client
 
 @pytest.mark.rule("ttrpc.stream.1")
 def test_client_stream_is_answered_once_at_its_end(loop: LoopName) -> None:
-    """2.6: many requests, one response."""
+    """Many requests, one response."""
 
     async def scenario() -> None:
         async with serving(Things().registry) as (server, path), connected(path) as client:
@@ -64,7 +64,7 @@ def test_client_stream_is_answered_once_at_its_end(loop: LoopName) -> None:
 @pytest.mark.rule("ttrpc.stream.2")
 @pytest.mark.parametrize("asked", ["a,b", "a,!b", "!", ""])
 def test_server_stream_sends_many_answers(loop: LoopName, asked: str) -> None:
-    """2.6: one request; what the handler returns comes with the last frame."""
+    """One request; what the handler returns comes with the last frame."""
 
     async def scenario() -> None:
         async with serving(Things().registry) as (_server, path), connected(path) as client:
@@ -79,7 +79,7 @@ def test_server_stream_sends_many_answers(loop: LoopName, asked: str) -> None:
 
 @pytest.mark.rule("ttrpc.stream.3")
 def test_bidirectional_stream_goes_both_ways_in_any_order(loop: LoopName) -> None:
-    """2.6: and other calls go on beside it."""
+    """And other calls go on beside it."""
 
     async def scenario() -> None:
         things = Things()
@@ -99,7 +99,7 @@ def test_bidirectional_stream_goes_both_ways_in_any_order(loop: LoopName) -> Non
 
 @pytest.mark.rule("ttrpc.stream.4")
 def test_first_request_of_a_client_stream_may_come_with_the_call(loop: LoopName) -> None:
-    """T-50: a payload in the request is the first message."""
+    """A payload in the request is the first message."""
 
     async def scenario() -> None:
         async with serving(Things().registry) as (_server, path), connected(path) as client:
@@ -112,7 +112,7 @@ def test_first_request_of_a_client_stream_may_come_with_the_call(loop: LoopName)
 
 
 def test_error_ends_a_stream_after_what_was_sent_before_it(loop: LoopName) -> None:
-    """2.6: Response with a status; earlier messages are not lost."""
+    """Response with a status; earlier messages are not lost."""
 
     async def scenario() -> None:
         async with serving(Things().registry) as (_server, path), connected(path) as client:
@@ -130,7 +130,7 @@ def test_error_ends_a_stream_after_what_was_sent_before_it(loop: LoopName) -> No
 
 @pytest.mark.rule("ttrpc.stream.9")
 def test_stream_ends_at_its_deadline_on_both_sides(loop: LoopName) -> None:
-    """T-30, T-32: as for a unary call."""
+    """As for a unary call."""
 
     async def scenario() -> None:
         things = Things()
@@ -147,7 +147,7 @@ def test_stream_ends_at_its_deadline_on_both_sides(loop: LoopName) -> None:
 
 @pytest.mark.rule("ttrpc.stream.9")
 def test_streams_end_with_their_connection(loop: LoopName) -> None:
-    """T-56: the handler is cancelled; the client is told what happened."""
+    """The handler is cancelled; the client is told what happened."""
 
     async def scenario() -> None:
         async with serving(Things().registry) as (server, path), connected(path) as client:
@@ -165,7 +165,7 @@ def test_streams_end_with_their_connection(loop: LoopName) -> None:
 
 
 def test_stream_that_is_left_is_forgotten_and_the_connection_used_on(loop: LoopName) -> None:
-    """T-31: there is no cancel frame; what still comes is dropped."""
+    """There is no cancel frame; what still comes is dropped."""
 
     async def scenario() -> None:
         things = Things()
@@ -214,7 +214,7 @@ def test_cancelled_receiver_loses_no_message(loop: LoopName) -> None:
 
 
 def test_message_beyond_the_limit_is_refused_and_the_stream_goes_on(loop: LoopName) -> None:
-    """2.7: refused where it is sent; nothing of it is sent."""
+    """Refused where it is sent; nothing of it is sent."""
 
     async def scenario() -> None:
         async with serving(Things().registry) as (_server, path), connected(path) as client:
@@ -240,7 +240,7 @@ def test_client_that_does_not_stream_needs_its_request(loop: LoopName) -> None:
 
 
 def test_message_that_cannot_be_read_is_a_protocol_error(loop: LoopName) -> None:
-    """2.7: this message only; what follows it can be taken."""
+    """This message only; what follows it can be taken."""
 
     async def scenario() -> None:
         async with serving(Things().registry) as (_server, path), connected(path) as client:
@@ -257,7 +257,7 @@ def test_message_that_cannot_be_read_is_a_protocol_error(loop: LoopName) -> None
 
 @pytest.mark.rule("ttrpc.stream.8")
 def test_answers_that_are_no_messages_are_protocol_errors(loop: LoopName) -> None:
-    """2.7, T-55: of this call only."""
+    """Of this call only."""
 
     async def scenario() -> None:
         async with serving(Things().registry) as (_server, path), connected(path) as client:

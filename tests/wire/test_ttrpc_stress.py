@@ -17,7 +17,7 @@ METHODS = ("Echo", "Slowly")
 )
 @pytest.mark.parametrize("connections", [1, 10])
 def test_workers_all_get_their_own_answers(loop: LoopName, calls: int, connections: int) -> None:
-    """T-20, T-21; faults 54: the load under which other implementations deadlocked."""
+    """The load under which other implementations deadlocked."""
 
     async def calling(client: Client, name: str) -> None:
         for number in range(calls // WORKERS):

@@ -107,7 +107,7 @@ def test_readiness_that_is_none_is_no_end(loop: LoopName) -> None:
 
 
 def test_congestion_stops_reading_at_a_server_only(loop: LoopName) -> None:
-    """T-23: a client reads on: what comes in makes room at the other end."""
+    """A client reads on: what comes in makes room at the other end."""
 
     async def scenario() -> None:
         for stops in (True, False):
@@ -131,7 +131,7 @@ def test_congestion_stops_reading_at_a_server_only(loop: LoopName) -> None:
 
 
 def test_drain_of_a_lost_connection_tells_it(loop: LoopName) -> None:
-    """2.7: before and meanwhile; who only waits for the kernel has nothing to wait for."""
+    """Before and meanwhile; who only waits for the kernel has nothing to wait for."""
 
     async def scenario() -> None:
         async with pump() as one:
@@ -154,7 +154,7 @@ def test_drain_of_a_lost_connection_tells_it(loop: LoopName) -> None:
 
 
 def test_end_is_told_once_and_nothing_after_it(loop: LoopName) -> None:
-    """2.7: whichever side ended it; what is written then is dropped."""
+    """Whichever side ended it; what is written then is dropped."""
 
     async def scenario() -> None:
         async with pump() as one:
@@ -171,7 +171,7 @@ def test_end_is_told_once_and_nothing_after_it(loop: LoopName) -> None:
 
 
 def test_step_is_bounded(loop: LoopName) -> None:
-    """T-22: then others have their turn, and it goes on by itself."""
+    """Then others have their turn, and it goes on by itself."""
 
     async def scenario() -> None:
         async with pump() as one:
@@ -186,7 +186,7 @@ def test_step_is_bounded(loop: LoopName) -> None:
 
 
 def test_held_transport_hands_out_nothing_until_it_is_released(loop: LoopName) -> None:
-    """T-52: a stream that is full stops its connection."""
+    """A stream that is full stops its connection."""
 
     async def scenario() -> None:
         async with pump() as one:

@@ -1,4 +1,4 @@
-"""Take over a running container: show its output from where the last reader stopped."""
+"""Show a running container's output from where the last reader stopped; exit with its status."""
 
 import argparse
 import asyncio

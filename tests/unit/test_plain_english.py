@@ -1,0 +1,69 @@
+"""Comments, docstrings and pages name things, not people: see CONTRIBUTING.md, Code."""
+
+import io
+import re
+import tokenize
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+ROOT: Final = Path(__file__).parents[2]
+# Where every text has been written for readers whose language may not be English.
+CODE: Final = (
+    *("shimv2/api", "shimv2/cgroups", "shimv2/mounts", "shimv2/runtime", "shimv2/shimctl"),
+    *("shimv2/cli.py", "shimv2/daemon.py", "shimv2/daemon_config.py", "shimv2/log.py"),
+    *("shimv2/settings.py", "shimv2/actions", "ttrpc", "protos/generate.py"),
+)
+NOT_YET: Final = (
+    *("shimv2/api/publisher.py", "shimv2/api/task_service.py", "shimv2/actions/daemonize.py"),
+    *("ttrpc/call.py", "ttrpc/server.py", "ttrpc/session.py", "ttrpc/transport.py"),
+)
+PAGES: Final = (
+    *("README.md", "CHANGELOG.md", "docs/design.md", "docs/glossary.md", "docs/daemons.md"),
+    *("docs/differences.md", "docs/protocol.md", "docs/adr/0002-one-process-per-container.md"),
+)
+PEOPLE: Final = re.compile(
+    r"\b(whoever|whom|nobody|somebody|anybody|told|said|anew|come what may)\b", re.IGNORECASE
+)
+
+
+def python_files() -> Iterator[Path]:
+    for name in CODE:
+        path = ROOT / name
+        for file in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
+            if str(file.relative_to(ROOT)) not in NOT_YET:
+                yield file
+
+
+def texts(path: Path) -> Iterator[tuple[int, str]]:
+    """Yield the comments and docstrings of a Python file, with their first lines."""
+    source = path.read_text(encoding="utf-8")
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        is_docstring = token.type == tokenize.STRING and token.string.startswith('"""')
+        if token.type == tokenize.COMMENT or is_docstring:
+            yield token.start[0], token.string
+
+
+def test_texts_of_the_code_name_no_people() -> None:
+    """A process, a client or the kernel does something; "nobody" and "whoever" hide which."""
+    files = list(python_files())
+    found = [
+        f"{path.relative_to(ROOT)}:{line}: {match[0]}"
+        for path in files
+        for line, text in texts(path)
+        for match in PEOPLE.finditer(text)
+    ]
+
+    assert len(files) > 60
+    assert found == []
+
+
+def test_pages_name_no_people() -> None:
+    found = [
+        f"{page}:{number}: {match[0]}"
+        for page in PAGES
+        for number, line in enumerate(ROOT.joinpath(page).read_text("utf-8").splitlines(), start=1)
+        for match in PEOPLE.finditer(line)
+    ]
+
+    assert found == []
