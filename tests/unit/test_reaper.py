@@ -306,7 +306,7 @@ def test_children_that_died_before_the_start_are_collected_by_it(loop: LoopName)
 
 
 def test_storm_of_orphans_gives_the_loop_its_turns(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fault row 9: 20,000 short children must not keep State from being answered."""
+    """20,000 short children must not keep State from being answered."""
     monkeypatch.setattr(reaper, "_REAPED_PER_ITERATION", 4)
 
     async def main() -> None:

@@ -166,7 +166,7 @@ def test_settings_are_plain_values() -> None:
 
 
 def test_container_without_annotations_is_as_the_settings_say() -> None:
-    """design 5: `block` is the default, as in the reference."""
+    """`block` is the default, as in the reference."""
     policy = io_policy({"other": "x"}, Settings(drain_grace_s=0.25))
 
     assert policy == IoPolicy(BLOCK, 0, drain_grace_s=0.25)
