@@ -19,7 +19,7 @@ PIP = $(PY) -m pip -q --disable-pip-version-check install --root-user-action=ign
 NATIVE := $(wildcard shimv2/*/*.[ch])
 SCRIPTS := $(VENV)/bin/containerd-shim-pyrunc-v2 $(VENV)/bin/shimctl
 
-.PHONY: help setup venv run test vm unit criu lint fmt type check cover protos soak e2e-matrix critest differential conformance conformance-page bench bench-guard density performance install uninstall clean clean-room
+.PHONY: help setup venv run test test-pythons vm unit criu lint fmt type check cover protos soak e2e-matrix critest differential conformance conformance-page bench bench-guard density performance install uninstall clean clean-room
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -42,7 +42,7 @@ $(PY):
 
 $(RUN_STAMP): pyproject.toml | $(PY)
 	@echo "venv: what the shim needs"
-	@$(call requirements,p["dependencies"]) > $(VENV)/run.txt
+	@$(call requirements,p["dependencies"] + p["optional-dependencies"]["shimctl"]) > $(VENV)/run.txt
 	@$(PIP) -r $(VENV)/run.txt
 	@# A path file, no import hook: what is imported is the tree, and start-up costs one stat more.
 	@echo "$(CURDIR)" > "$$($(PY) -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/containerd-shim-pyrunc.pth"
@@ -138,6 +138,11 @@ fmt: $(DEV_STAMP) ## rewrite in the house format
 
 type: $(DEV_STAMP) ## mypy --strict
 	@$(PY) -m mypy
+
+# PYTHONS="3.13 3.14t /path/to/python" names them, PARTS="unit memory e2e protobuf" what each of them runs.
+test-pythons: setup venv ## unit, wire and a core of e2e with each CPython from 3.11 that is here or in Debian
+	@echo "SEED=$(SEED)"
+	@PYTHONS="$(PYTHONS)" PARTS="$(PARTS)" $(PY) -m tests.pythons --randomly-seed=$(SEED) --hypothesis-seed=$(SEED) $(ARGS)
 
 cover: setup venv ## branch coverage of the unprivileged tests
 	@$(PIP) 'coverage>=7.4'

@@ -86,7 +86,7 @@ class _Daemon:
         if idle_hook is not None and isinstance(running, loop.LeanLoop):
             running.before_sleep = idle_hook.before_sleep
         if os.geteuid() == 0:
-            linux.set_dumpable(False)  # last: it makes /proc/self root's
+            linux.set_dumpable(False)  # last: afterwards root owns the files of /proc/self
         await self._stop.wait()
 
         self._unlist()

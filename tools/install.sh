@@ -48,7 +48,7 @@ install() {
 	echo "install: $lib/$build"
 	mkdir -p "$lib" "$bin"
 	"$PYTHON" -m venv --without-pip "$lib/$build"
-	pip --python "$lib/$build/bin/python" install --root-user-action=ignore "$wheels"/*.whl
+	pip --python "$lib/$build/bin/python" install --root-user-action=ignore "$(echo "$wheels"/*.whl)[shimctl]"
 	rm -f "$lib/$build"/bin/[Aa]ctivate*
 	shim
 	PY=$final/$build/bin/python tools/script.sh "$lib/$build/bin/shimctl" shimv2.shimctl.cli

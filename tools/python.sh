@@ -5,8 +5,8 @@
 #
 # /usr/bin's own comes first, then the package of the Debian release that has this version, unpacked with
 # its own libc into a folder of the cache (nothing is installed), then one on PATH or in a pyenv.
-# Exit status 3: there is none, and standard error says why.  VIRTUAL environments: `-m venv --without-pip`,
-# for Debian ships no pip with it.
+# Exit status 3: there is none, and standard error says why.  Those of Debian have no pip: virtual
+# environments are made `--without-pip`.
 set -euo pipefail
 
 [ $# = 1 ] || { sed -n '2,9p' "$0" >&2 && exit 2; }
@@ -58,10 +58,8 @@ if runs "/usr/bin/python$version"; then
 	exit
 fi
 suite=$(suite)
-if [ "$suite" ]; then
-	unpacked "$suite" && exit
-else
-	echo "python: no release of Debian has a package of CPython $version" >&2
+if [ "$suite" ] && unpacked "$suite"; then
+	exit
 fi
 mapfile -t found < <(type -ap "python$version"; compgen -G "${PYENV_ROOT:-$HOME/.pyenv}/versions/*/bin/python$version")
 for python in "${found[@]}"; do
@@ -70,5 +68,6 @@ for python in "${found[@]}"; do
 		exit
 	fi
 done
-echo "python: and there is none on PATH or in a pyenv" >&2
+where=${suite:+"in Debian $suite"}
+echo "python: there is no CPython $version ${where:-among the packages of Debian}, on PATH or in a pyenv" >&2
 exit 3

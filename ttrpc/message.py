@@ -26,7 +26,7 @@ UNREADABLE: Final = (DecodeError, UnicodeDecodeError)  # the second: protobuf wi
 def reason(exc: Exception) -> str:
     """Return the Go implementation's text for bytes that are not a message.
 
-    protobuf before 5 does not distinguish the two cases; then the second text is returned.
+    Before 7.35 the C core of protobuf has one error for both; then it is the wire format.
     """
     if isinstance(exc, UnicodeDecodeError) or "UTF-8" in str(exc):
         return "string field contains invalid UTF-8"

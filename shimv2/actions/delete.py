@@ -25,6 +25,7 @@ from shimv2.mounts.umount import (
     left_by_criu,
     unmount_recursive_now,
 )
+from shimv2.runtime import pidfile
 from shimv2.runtime.command import CommandFailed
 from shimv2.runtime.once import delete_force_now, run_now
 from shimv2.task.exits import recorded_exit
@@ -35,7 +36,6 @@ from shimv2.values.model import Exit, Identity
 RUNTIME_LIMIT_S: Final = 4.0  # containerd's 5 s, less the time for the steps after it
 _DEATH_LIMIT_S: Final = 1.0
 KILLED: Final = 137  # 128 + SIGKILL: reported when no exit was recorded
-_PID_FILE_BYTES: Final = 32
 _OPTIONS: Final = gojson.Struct(
     "Options", {"root": "string", "binary_name": "string"}, package="options"
 )
@@ -163,15 +163,11 @@ def _warn(what: str, error: Exception, *, op: str = "open") -> None:
 
 
 def _init_pid(path: str) -> tuple[int, Exception | None]:
-    """Read the runtime's pid file; on failure return 0 and the error."""
+    """Read the pid that the runtime wrote; 0 and the reason if there is none."""
     try:
-        with open(path, "rb") as file:
-            text = os.fsdecode(file.read(_PID_FILE_BYTES))
-    except OSError as error:
+        return pidfile.read(path), None
+    except (OSError, ValueError) as error:
         return 0, error
-    if not (text.isascii() and text.isdecimal()):
-        return 0, ValueError(f"strconv.Atoi: parsing {quote(text)}: invalid syntax")
-    return int(text), None
 
 
 def _socket(bundle: str, identity: Identity) -> str:

@@ -100,22 +100,30 @@ def start(
             undo.callback(_withdraw, listener, bound)
             undo.callback(_forget, paths.address_file(""))
             _write_address(path)  # before the server exists: it may die at once
-            from shimv2.actions import daemonize  # noqa: PLC0415 - a `start` that joins needs no server
-
-            score = caller.daemon_oom_score if caller else daemonize.oom_score_of(os.getppid())
-            place = daemonize.Place(daemonize.oom_score_above(score), request.options.shim_cgroup)
-            _isolate_cores()
             idle_hook = caller.idle_hook if caller else None
             config = DaemonConfig(request.identity, listener, bound, settings, idle_hook)
-
-            def reply() -> None:
-                answer(_reply(request, path, settings, joined=False))
-
-            if caller is None:
-                daemonize.leave(config, place, reply)
-            else:
-                daemonize.stay(config, place, reply, told=caller.let_go, kept=caller.kept)
+            _make_server(
+                config,
+                request.options.shim_cgroup,
+                lambda: answer(_reply(request, path, settings, joined=False)),
+                caller,
+            )
         undo.pop_all()
+
+
+def _make_server(
+    config: DaemonConfig, cgroup: str, reply: Callable[[], None], caller: Caller | None
+) -> None:
+    """Fork the server, or with a `caller` become the server and do not return."""
+    from shimv2.actions import daemonize  # noqa: PLC0415 - a `start` that joins needs no server
+
+    score = caller.daemon_oom_score if caller else daemonize.oom_score_of(os.getppid())
+    place = daemonize.Place(daemonize.oom_score_above(score), cgroup)
+    _isolate_cores()
+    if caller is None:
+        daemonize.leave(config, place, reply)
+    else:
+        daemonize.stay(config, place, reply, told=caller.let_go, kept=caller.kept)
 
 
 def _withdraw(listener: socket.socket, bound: BoundSocket) -> None:
@@ -158,12 +166,9 @@ def _annotations() -> Mapping[str, str]:
     with open(paths.config_file(""), "rb") as file:
         text = file.read()
     try:
-        config = gojson.loads(text)
-    except gojson.JsonError:
-        found = gojson.decode_next(text, 0)  # as in the Go shim, later values are ignored
-        if found is None:
-            raise ValueError("EOF") from None
-        config = found[0]
+        config = next(gojson.values(text))  # as in the Go shim, later values are ignored
+    except StopIteration:
+        raise ValueError("EOF") from None
     gojson.check(config, _CONFIG)
     annotations = (config.get("annotations") if isinstance(config, dict) else None) or {}
     return {name: value or "" for name, value in annotations.items()}  # Go reads null as ""

@@ -1,4 +1,4 @@
-"""Tasks that belong to the daemon and not to a request."""
+"""asyncio tasks that belong to the shim and not to one request."""
 
 import asyncio
 import logging
@@ -12,10 +12,10 @@ log = logging.getLogger(__name__)
 
 
 class Background:
-    """The daemon's own tasks: watchers of exits, verbs whose caller left.
+    """The shim's own tasks: watchers of exits, and verbs whose client has disconnected.
 
-    A failure in one is logged with its traceback and ends only that task: a shim that died of it
-    would take the container along, because containerd kills what it cannot reach.
+    An exception in a task is logged with its traceback and ends only that task.  If it ended the
+    shim, containerd would kill the container, because it kills containers whose shim is gone.
     """
 
     def __init__(self) -> None:
@@ -24,9 +24,9 @@ class Background:
     def start(
         self, work: Coroutine[Any, Any, T], what: str, *, for_a_request: bool = False
     ) -> asyncio.Task[T]:
-        """Run `work` as a task of the daemon's; `what` names it in stack dumps and the log.
+        """Run `work` as a task and return it; `what` is its name in stack dumps and in the log.
 
-        With `for_a_request` a failure is an answer to somebody, and not logged.
+        With `for_a_request`, an exception is the reply to a request and is not logged.
         """
         task = asyncio.get_running_loop().create_task(work, name=what)
         self._tasks.add(task)
@@ -36,7 +36,7 @@ class Background:
     def _answered(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)
         if not task.cancelled():
-            task.exception()  # looked at: nobody may be left who does
+            task.exception()  # retrieve it, or asyncio logs it as never retrieved
 
     def _ended(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)
@@ -45,10 +45,10 @@ class Background:
 
     @asynccontextmanager
     async def all_or_nothing(self, what: str) -> AsyncIterator[AsyncExitStack]:
-        """Undo what the block pushed on the stack, unless the block reaches its end.
+        """Run the callbacks that the block pushed on the stack, if the block raises.
 
-        The roll-back is the daemon's task: it runs to its end even when the request that failed
-        is given up a second time.
+        The roll-back is a task of the shim.  It runs to its end even if the request is cancelled
+        once more.  `what` names it in the log.
         """
         undo = AsyncExitStack()
         try:
@@ -59,7 +59,7 @@ class Background:
         undo.pop_all()
 
     async def stop(self) -> None:
-        """Cancel what still runs and wait for its end."""
+        """Cancel the tasks that still run, and wait for their end."""
         while self._tasks:
             for task in self._tasks:
                 task.cancel()
@@ -67,14 +67,14 @@ class Background:
 
 
 class Verbs:
-    """Runs verbs that go on when their caller leaves, and lets a repeated call join.
+    """Runs verbs to their end even if the call is cancelled; a repeated call joins such a run.
 
-    containerd repeats a call whose connection or deadline it lost; what was begun (a start, a
-    delete) must neither be broken off half way nor be done twice.  Two callers at the same time
-    do not join: the second is refused by the state table, as with the reference shim.
+    containerd repeats a call whose connection it lost or whose deadline expired.  A verb that has
+    begun (a start, a delete) must neither stop half way nor be done twice.  Two calls at the same
+    time do not join: the state table refuses the second one, as the Go shim does.
     """
 
-    MAX_KEPT = 64  # outcomes kept for a caller who may never come back
+    MAX_KEPT = 64  # results kept for calls that may never be repeated
 
     def __init__(self, background: Background) -> None:
         self._background = background
@@ -83,10 +83,10 @@ class Verbs:
     async def run(
         self, key: Hashable, verb: Callable[[], Coroutine[Any, Any, T]], *, keep: bool = False
     ) -> T:
-        """Await `verb()`, or the run of it that an earlier caller with this `key` left behind.
+        """Await `verb()`, or the run of it that an earlier, cancelled call with `key` left.
 
-        With `keep` the outcome of an abandoned run that succeeded is told to every later caller
-        until `forget`.
+        With `keep`, the result of an abandoned run that succeeded is also the result of every later
+        call with `key`, until `forget`.
         """
         task: asyncio.Task[T] | None = self._abandoned.get(key)
         if task is None:

@@ -1,16 +1,16 @@
-"""Waiting for one file to become readable."""
+"""Wait until one descriptor is readable."""
 
 import asyncio
 
 
 async def readable(fd: int) -> None:
-    """Return once `fd` has something to read, its end included."""
+    """Return once `fd` has data to read, is at its end, or is in error."""
     loop = asyncio.get_running_loop()
     ready = loop.create_future()
 
     def tell() -> None:
         loop.remove_reader(fd)
-        if not ready.done():  # the caller was cancelled in the same turn of the loop
+        if not ready.done():  # cancelled in the same iteration of the loop
             ready.set_result(None)
 
     loop.add_reader(fd, tell)

@@ -16,7 +16,6 @@ CODES: Final[dict[type[BaseException], Code]] = {
     errors.AlreadyExists: Code.ALREADY_EXISTS,
     errors.FailedPrecondition: Code.FAILED_PRECONDITION,
     errors.InvalidArgument: Code.INVALID_ARGUMENT,
-    errors.Unsupported: Code.UNIMPLEMENTED,
     errors.ResourceExhausted: Code.RESOURCE_EXHAUSTED,
     errors.WrongState: Code.UNKNOWN,  # the Go shim's code
     errors.Refused: Code.UNKNOWN,

@@ -5,14 +5,13 @@ from google.protobuf.message import Message
 
 
 def pack(message: Message) -> Any:
-    """Put `message` into an Any.
+    """Put `message` into an Any, with its bare full name as the type URL.
 
-    By hand: `Any.Pack` would write a prefix (or at least a slash), and Go's clients compare the
-    whole URL.
+    `Any.Pack` would write a prefix, or at least a slash, and clients in Go compare the whole URL.
     """
     return Any(type_url=message.DESCRIPTOR.full_name, value=message.SerializeToString())
 
 
 def type_name(url: str) -> str:
-    """Return the full name of the type, whatever stands before it: readers accept both forms."""
+    """Return the full name of the type in a type URL, with or without a prefix."""
     return url.rpartition("/")[2]

@@ -1,82 +1,69 @@
-"""JSON whose errors are told in the words of Go's encoding/json.  Pure.
+"""JSON whose values of a wrong type are refused in the words of Go's encoding/json.  Pure.
 
-Clients get to see these texts (Exec and Update with a bad payload, a runtime's corrupt log, a
-broken configuration), and the suites of the daemons compare them.
+Clients show these texts (Exec and Update with a bad payload, a corrupt log of the runtime, a broken
+configuration), and the test suites of the daemons compare them.  A syntax error has the text of
+Python's own parser, after `invalid JSON: `.
 """
 
 import json
 import math
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final, NoReturn
 
-_SPACE: Final = frozenset(b" \t\r\n")
-_DIGITS: Final = frozenset(b"0123456789")
-_HEX: Final = frozenset(b"0123456789abcdefABCDEF")
-_LITERALS: Final = {ord("t"): b"true", ord("f"): b"false", ord("n"): b"null"}
+_SPACE: Final = re.compile(r"[ \t\r\n]*")  # RFC 8259, section 2
 
 
 class JsonError(ValueError):
-    """What is wrong with a text, or with a value in it, as encoding/json says it."""
+    """What is wrong with a text, or with a value in it."""
 
 
 def loads(data: bytes) -> object:
-    """Parse one JSON text.
+    """Parse one JSON text.  Bytes that are no UTF-8 become U+FFFD, as in Go.
 
     Raises:
-        JsonError: Go's text for the first character it would stumble over.
+        JsonError: it is no JSON, or is nested too deeply.
     """
-    text = data.decode("utf-8", "replace")  # as Go: bytes that are no UTF-8 become U+FFFD
     try:
-        return _DECODER.decode(text)
-    except RecursionError:
-        raise JsonError("exceeded max depth") from None
-    except JsonError:
-        raise
-    except ValueError as error:
-        raise JsonError(syntax_error(data) or str(error)) from None
+        return _DECODER.decode(data.decode("utf-8", "replace"))
+    except (ValueError, RecursionError) as error:
+        raise _as_json_error(error) from None
 
 
-def decode_next(data: bytes, start: int) -> tuple[object, int] | None:
-    """Parse the next value of a stream of JSON values; it and where it ends, or None at the end.
+def values(data: bytes) -> Iterator[object]:
+    """Parse a stream of JSON values, with white space between them or none.
 
     Raises:
-        JsonError: Go's text; `unexpected EOF` when the last value is cut.
+        JsonError: after the values before it, the next one is no JSON, or is nested too deeply.
     """
-    while start < len(data) and data[start] in _SPACE:
-        start += 1
-    if start == len(data):
-        return None
-    scan = _Scan(data, start)
-    try:
-        scan.value()
-    except JsonError as error:
-        if scan.at >= len(data):
-            raise JsonError("unexpected EOF") from None
-        raise error from None
-    except RecursionError:
-        raise JsonError("exceeded max depth") from None
-    return loads(data[start : scan.at]), scan.at
+    text = data.decode("utf-8", "replace")
+    at = _after_space(text, 0)
+    while at < len(text):
+        try:
+            value, at = _DECODER.raw_decode(text, at)
+        except (ValueError, RecursionError) as error:
+            raise _as_json_error(error) from None
+        yield value
+        at = _after_space(text, at)
 
 
-def syntax_error(data: bytes) -> str:
-    """Say what Go's scanner finds wrong with `data`; "" when it finds nothing."""
-    scan = _Scan(data, 0)
-    try:
-        scan.value()
-        scan.space()
-        if scan.at < len(data):
-            scan.fail("after top-level value")
-    except JsonError as error:
-        return str(error)
-    except RecursionError:
-        return "exceeded max depth"
-    return ""
+def _after_space(text: str, at: int) -> int:
+    found = _SPACE.match(text, at)
+    return at if found is None else found.end()
 
 
-def _no_constant(name: str) -> NoReturn:
+def _as_json_error(error: ValueError | RecursionError) -> JsonError:
+    if isinstance(error, JsonError):
+        return error
+    if isinstance(error, RecursionError):
+        return JsonError("exceeded max depth")
+    return JsonError(f"invalid JSON: {error}")
+
+
+def _refuse_constant(name: str) -> NoReturn:
     """Refuse NaN and Infinity, which Python's parser would take."""
-    raise ValueError(name)
+    raise ValueError(f"{name} is no JSON value")
 
 
 def _finite(text: str) -> float:
@@ -86,151 +73,7 @@ def _finite(text: str) -> float:
     return value
 
 
-_DECODER: Final = json.JSONDecoder(parse_constant=_no_constant, parse_float=_finite)
-
-
-class _Scan:
-    """The scanner of encoding/json, reduced to where it stops and what it says there."""
-
-    def __init__(self, data: bytes, at: int) -> None:
-        self.data = data
-        self.at = at
-
-    def fail(self, context: str) -> NoReturn:
-        char = chr(self.data[self.at])  # Go looks at bytes, and prints them as code points
-        named = {"'": r"'\''", '"': "'\"'", "\\": r"'\\'"}.get(char)
-        if named is None:
-            named = f"'{char}'" if char.isprintable() else _go_escape(char)
-        raise JsonError(f"invalid character {named} {context}")
-
-    def peek(self) -> int:
-        if self.at >= len(self.data):
-            raise JsonError("unexpected end of JSON input")
-        return self.data[self.at]
-
-    def space(self) -> None:
-        while self.at < len(self.data) and self.data[self.at] in _SPACE:
-            self.at += 1
-
-    def value(self) -> None:
-        self.space()
-        first = self.peek()
-        if first == ord("{"):
-            self.members()
-        elif first == ord("["):
-            self.elements()
-        elif first == ord('"'):
-            self.string()
-        elif first == ord("-") or first in _DIGITS:
-            self.number()
-        elif first in _LITERALS:
-            self.literal(_LITERALS[first])
-        else:
-            self.fail("looking for beginning of value")
-
-    def members(self) -> None:
-        self.at += 1
-        self.space()
-        if self.peek() == ord("}"):
-            self.at += 1
-            return
-        while True:
-            self.space()
-            if self.peek() != ord('"'):
-                self.fail("looking for beginning of object key string")
-            self.string()
-            self.space()
-            if self.peek() != ord(":"):
-                self.fail("after object key")
-            self.at += 1
-            self.value()
-            if self.closes(ord("}"), "after object key:value pair"):
-                return
-
-    def elements(self) -> None:
-        self.at += 1
-        self.space()
-        if self.peek() == ord("]"):
-            self.at += 1
-            return
-        while True:
-            self.value()
-            if self.closes(ord("]"), "after array element"):
-                return
-
-    def closes(self, end: int, context: str) -> bool:
-        self.space()
-        char = self.peek()
-        if char not in (end, ord(",")):
-            self.fail(context)
-        self.at += 1
-        return char == end
-
-    def string(self) -> None:
-        self.at += 1
-        while (char := self.peek()) != ord('"'):
-            if char < 0x20:
-                self.fail("in string literal")
-            self.at += 1
-            if char == ord("\\"):
-                self.escape()
-        self.at += 1
-
-    def escape(self) -> None:
-        char = self.peek()
-        if char not in b'bfnrt\\/"u':
-            self.fail("in string escape code")
-        self.at += 1
-        if char == ord("u"):
-            for _ in range(4):
-                self.one_of(_HEX, "in \\u hexadecimal character escape")
-
-    def number(self) -> None:
-        if self.data[self.at] == ord("-"):
-            self.at += 1
-            if self.peek() not in _DIGITS:
-                self.fail("in numeric literal")
-        if self.data[self.at] == ord("0"):
-            self.at += 1
-        else:
-            self.digits()
-        if self.next_is(b"."):
-            self.one_of(_DIGITS, "after decimal point in numeric literal")
-            self.digits()
-        if self.next_is(b"eE"):
-            self.next_is(b"+-")
-            self.one_of(_DIGITS, "in exponent of numeric literal")
-            self.digits()
-
-    def digits(self) -> None:
-        while self.at < len(self.data) and self.data[self.at] in _DIGITS:
-            self.at += 1
-
-    def next_is(self, chars: bytes) -> bool:
-        found = self.at < len(self.data) and self.data[self.at] in chars
-        self.at += found
-        return found
-
-    def one_of(self, chars: frozenset[int], context: str) -> None:
-        if self.peek() not in chars:
-            self.fail(context)
-        self.at += 1
-
-    def literal(self, word: bytes) -> None:
-        self.at += 1
-        for expected in word[1:]:
-            if self.peek() != expected:
-                self.fail(f"in literal {word.decode()} (expecting '{chr(expected)}')")
-            self.at += 1
-
-
-def _go_escape(char: str) -> str:
-    short = {"\a": r"\a", "\b": r"\b", "\f": r"\f", "\n": r"\n"}
-    short |= {"\r": r"\r", "\t": r"\t", "\v": r"\v"}
-    escaped = short.get(char)
-    if escaped is None:
-        escaped = f"\\x{ord(char):02x}" if ord(char) < 0x80 else f"\\u{ord(char):04x}"
-    return f"'{escaped}'"
+_DECODER: Final = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=_finite)
 
 
 # --- types ------------------------------------------------------------------------------------
@@ -262,10 +105,10 @@ Shape = Struct | Slice | StringMap | str
 
 
 def check(value: object, shape: Shape) -> None:
-    """Make sure that Go could decode `value` into `shape`; unknown fields are fine, so is null.
+    """Check that Go could decode `value` into `shape`.  Unknown fields and null are allowed.
 
     Raises:
-        JsonError: Go's text for the first value of a wrong type, in document order.
+        JsonError: Go's text (json.UnmarshalTypeError) for the first value of a wrong type.
     """
     _check(value, shape, "", "")
 
@@ -290,7 +133,7 @@ def _check(value: object, shape: Shape, struct: str, path: str) -> None:
 
 
 def _fold(key: str, fields: Mapping[str, Shape]) -> str:
-    """Find the field that `key` names but for its case, as Go does; "" when there is none."""
+    """Return the field that `key` names if case is ignored, as Go does; "" if there is none."""
     return next((name for name in fields if name.lower() == key.lower()), "")
 
 
@@ -327,7 +170,7 @@ def _kind(value: object, target: str) -> str:
 
 
 def json_kind(value: object) -> str:
-    """Name the kind of a parsed value as Go's errors do."""
+    """Return the kind of a parsed value as Go's errors name it."""
     match value:
         case bool():
             return "bool"

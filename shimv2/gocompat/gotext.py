@@ -1,22 +1,25 @@
-"""Go's words for what the operating system says: clients match and show these texts.  Pure."""
+"""Texts of operating system errors, times and quoted names as Go writes them.  Pure.
+
+Clients match and show these texts.
+"""
 
 import os
 import time
 
 
 def strerror(number: int) -> str:
-    """Say an errno as Go does: the C library's words, the first letter small.
+    """Return Go's text for an errno (syscall.Errno.Error): the C library's, in lower case.
 
-    An abbreviation at the start stays as it is (`RFS specific error`).
+    An abbreviation at the start keeps its capitals (`RFS specific error`).
     """
     text = os.strerror(number)
     return text if text[1:2].isupper() else text[:1].lower() + text[1:]
 
 
 def os_error(error: OSError, *, op: str = "open") -> str:
-    """Say `error` as Go's PathError does: `open P: no such file or directory`.
+    """Return Go's text of an fs.PathError: `open P: no such file or directory`.
 
-    Whoever raised it may have set an attribute `op` that names the call more exactly.
+    An attribute `op` of `error`, if there is one, names the call in the place of `op`.
     """
     if error.errno is None:  # raised with a text only
         return str(error)
@@ -29,16 +32,16 @@ def os_error(error: OSError, *, op: str = "open") -> str:
 
 
 def rfc3339(at_ns: int) -> str:
-    """Say a time, in nanoseconds since 1970, in UTC with all nine digits."""
+    """Format a time, in nanoseconds since 1970, in UTC with nine digits after the point."""
     seconds, nanoseconds = divmod(at_ns, 1_000_000_000)
     day = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
     return f"{day}.{nanoseconds:09d}Z"
 
 
 def quote(text: str) -> str:
-    r"""Put `text` in double quotes as Go's %q does, for the characters that occur in names.
+    r"""Put `text` in double quotes as Go's %q does (strconv.Quote).
 
-    Only what is printable stays as it is; the rest becomes \n, \t, \xNN, \uNNNN or \UNNNNNNNN.
+    Printable characters are unchanged; others become \n, \t, \xNN, \uNNNN or \UNNNNNNNN.
     """
     return '"' + "".join(map(_quoted, text)) + '"'
 

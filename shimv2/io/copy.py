@@ -12,9 +12,10 @@ import os
 from typing import Final, Protocol
 
 from shimv2.io.fifo import grow_pipes
-from shimv2.io.process_io import BUFFER, DROP_OLDEST, IoPolicy, StreamCounters
+from shimv2.io.process_io import StreamCounters
 from shimv2.io.sinks import PAGE_BYTES, Sink
 from shimv2.kernel.linux import bytes_waiting, splice
+from shimv2.values.settings import BUFFER, DROP_OLDEST, IoPolicy
 
 STEP_BYTES: Final = 1024 * 1024
 """Moved in one callback at most, so that one busy container does not keep the others waiting."""

@@ -7,13 +7,13 @@ from typing import Final
 
 from shimv2.io.copy import Relay
 from shimv2.io.fifo import Fd, reason
-from shimv2.io.process_io import IoPolicy
 from shimv2.io.relayed import RelayedIO
 from shimv2.io.sinks import FileSink, NoReader, PipeSink, Sink, open_output
 from shimv2.io.stdin import StdinRelay
 from shimv2.io.uri import fifo_path
 from shimv2.values.errors import Refused
 from shimv2.values.model import Stdio
+from shimv2.values.settings import IoPolicy
 
 _NAMES: Final = ("stdin", "stdout", "stderr")
 _COPY_FAILED: Final = "failed to start io pipe copy: unable to copy pipes: "

@@ -4,25 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-# The words of the annotation `pyrunc.shim/stdio-policy`.
-BLOCK: Final = "block"  # the container waits, as with the reference
-BUFFER: Final = "buffer"  # it waits once `limit_bytes` are kept
-DROP_OLDEST: Final = "drop-oldest"  # it never waits
-
 _NO_FDS: Final[Mapping[int, int]] = {}
-
-
-@dataclass(frozen=True, slots=True)
-class IoPolicy:
-    """What the operator chose: settings, and the container's annotations."""
-
-    stdio_policy: str = BLOCK  # what an output does when nobody takes its bytes
-    limit_bytes: int = 0  # kept in memory per stream, beside pipe and FIFO; 0 with BLOCK
-    drain_grace_s: float = 0.5  # without a byte, while somebody still holds the writing end
-    drain_limit_s: float = 10.0
-    stdin_hangup_s: float | None = None  # after the last client left; None: never the end
-    exit_output_s: float = 0.25  # for a client to take what came before an exit, which waits
-    open_limit_s: float = 30.0  # for all output FIFOs together
 
 
 @dataclass(slots=True)

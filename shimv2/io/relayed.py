@@ -7,7 +7,8 @@ from typing import Final
 
 from shimv2.io.copy import Relay
 from shimv2.io.fifo import StdinFifo
-from shimv2.io.process_io import IoCounters, IoPolicy, ProcessIO, StreamCounters
+from shimv2.io.process_io import IoCounters, ProcessIO, StreamCounters
+from shimv2.values.settings import IoPolicy
 
 _BUSY_LOOK_S: Final = 0.1  # a drain looks again no sooner while bytes are under way
 _TAKEN_FIRST_S: Final = 0.001  # nothing tells that a FIFO was read: it is looked at,

@@ -6,8 +6,8 @@ from typing import Final
 
 from shimv2.io.copy import Relay
 from shimv2.io.fifo import StdinFifo
-from shimv2.io.process_io import IoPolicy
 from shimv2.io.sinks import Sink
+from shimv2.values.settings import IoPolicy
 
 _POLICY: Final = IoPolicy()  # blocks: what a client writes is never dropped
 

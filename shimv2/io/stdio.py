@@ -5,15 +5,15 @@ from typing import Final
 from shimv2.io import uri
 from shimv2.io.logger import Logger, LoggerHost, LoggerIO
 from shimv2.io.pipes import PipeIO
-from shimv2.io.process_io import IoCounters, IoPolicy, ProcessIO, StreamCounters
+from shimv2.io.process_io import IoCounters, ProcessIO, StreamCounters
 from shimv2.io.sinks import NoReader, create_file
 from shimv2.io.terminal import COPY_FAILED, ConsoleIO
 from shimv2.values.errors import Refused
 from shimv2.values.model import Stdio
+from shimv2.values.settings import IoPolicy
 
 __all__ = [
     "IoCounters",
-    "IoPolicy",
     "LoggerHost",
     "NoReader",
     "ProcessIO",

@@ -7,7 +7,6 @@ from typing import Final
 from shimv2.io.copy import Relay
 from shimv2.io.fifo import Fd, Pinned, reason
 from shimv2.io.logger import Logger
-from shimv2.io.process_io import IoPolicy
 from shimv2.io.pty import Console, ConsoleSocket
 from shimv2.io.relayed import RelayedIO
 from shimv2.io.sinks import Sink, open_output
@@ -15,6 +14,7 @@ from shimv2.io.stdin import StdinRelay
 from shimv2.io.uri import fifo_path
 from shimv2.values.errors import Refused
 from shimv2.values.model import Stdio
+from shimv2.values.settings import IoPolicy
 
 COPY_FAILED: Final = "failed to start console copy: "
 _AWAY_LOOK_S: Final = 0.1  # only where the slave cannot be held open

@@ -1,13 +1,13 @@
 /* One function that makes a child: vfork, set up, execve.
  *
- * vfork and not fork: the shim's page tables are not copied (0.6 ms against 1.2-2.1 ms) and the
- * child shares our memory, so that the reason of a failure is simply there when vfork returns.
- * Not posix_spawn: it knows no parent death signal, and glibc's leaves signal 32 ignored.
+ * vfork and not fork: the page tables are not copied (0.6 ms against 1.2-2.1 ms), and the child
+ * shares the parent's memory, so that the parent can read the reason of a failure after vfork.
+ * Not posix_spawn: it has no parent death signal, and glibc's leaves signal 32 ignored.
  *
- * The child runs on our stack while we are suspended.  It may only make system calls: no malloc,
- * no stdio, no return.  All signals are blocked meanwhile, for a handler that runs in the child
- * would run in our memory.  Called with the interpreter lock held, from the main thread: the
- * parent death signal is sent when the *thread* that made the child ends.
+ * The child runs on the parent's stack while the parent is suspended.  It may only make system
+ * calls: no malloc, no stdio, no return.  All signals are blocked meanwhile: a signal handler in
+ * the child would change the parent's memory.  Call it with the interpreter lock held, from the
+ * main thread: the kernel sends the parent death signal when the *thread* that made the child ends.
  */
 
 #define _GNU_SOURCE
@@ -36,9 +36,9 @@ struct plan {
 	const char *executable;
 	char *const *argv;
 	char *const *envp;
-	const char *cwd; /* NULL = ours */
+	const char *cwd; /* NULL = the parent's */
 	int *wanted;     /* the child's fd numbers, ascending, 0, 1 and 2 always among them */
-	int *sources;    /* our fds in the same order; -1 = /dev/null; the child overwrites them */
+	int *sources;    /* the parent's fds, in the same order; -1 = /dev/null; the child overwrites them */
 	int count;
 	int death_signal; /* 0 = none */
 	int new_group;
@@ -58,7 +58,7 @@ static void reset_signals(void)
 		syscall(SYS_rt_sigaction, number, defaults, NULL, SIGSET_BYTES);
 }
 
-/* Bring all sources to their wanted numbers, whatever the overlap. */
+/* Give the sources their wanted numbers; both sets of numbers may overlap. */
 static enum step place_fds(struct plan *p)
 {
 	int last = p->wanted[p->count - 1];
@@ -75,7 +75,7 @@ static enum step place_fds(struct plan *p)
 				return STEP_NULL;
 			source = null;
 		}
-		/* A source among the wanted numbers could be overwritten before it is its turn. */
+		/* A source among the wanted numbers would be overwritten before its turn. */
 		if (source <= last)
 			source = fcntl(source, F_DUPFD_CLOEXEC, last + 1);
 		if (source < 0)
@@ -99,7 +99,7 @@ static int close_others(const struct plan *p)
 		if (end > first || i == p->count)
 			if (syscall(SYS_close_range, first, i < p->count ? end - 1 : end,
 				    CLOEXEC_RANGE) < 0)
-				/* An older kernel: our fds are all close-on-exec already. */
+				/* An older kernel: Python has opened all fds close-on-exec. */
 				return errno == ENOSYS || errno == EINVAL ? 0 : -1;
 		first = end + 1;
 	}
@@ -115,7 +115,7 @@ static enum step set_up(struct plan *p)
 	if (p->death_signal) {
 		if (prctl(PR_SET_PDEATHSIG, p->death_signal, 0, 0, 0) < 0)
 			return STEP_SETUP;
-		if (getppid() != p->parent) /* it died before the line above: nobody will signal */
+		if (getppid() != p->parent) /* the parent died before the line above: no signal comes */
 			_exit(127);
 	}
 	if (p->new_group && setpgid(0, 0) < 0)
@@ -149,8 +149,8 @@ __attribute__((noinline)) static pid_t vfork_child(struct plan *p)
 	return pid;
 }
 
-/* The child's pid, or -errno with the step in *failed.  A child that failed is reaped here: nobody
- * else knows of it, and no signal handler of ours has run since it was made. */
+/* Returns the child's pid, or -errno and the step in *failed.  A child that failed is reaped here:
+ * no caller knows its pid, and no signal handler has run since it was made. */
 __attribute__((visibility("default"))) int pyrunc_spawn_1(
 	const char *executable, char *const *argv, char *const *envp, const char *cwd,
 	int *wanted, int *sources, int count, int death_signal, int new_group, int *failed)

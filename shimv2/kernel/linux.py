@@ -1,8 +1,8 @@
-"""One thin function per system call that Python does not offer, or not in 3.11.
+"""One function for each system call that Python 3.11 lacks.
 
--1 becomes `OSError` with the path it is about.  Calls that can wait on a disk or a network (mount,
-umount) go through a library handle that releases the interpreter lock, so that a thread may be
-stuck in one while the loop runs on.  Nothing here keeps state.
+A result of -1 becomes an `OSError`, with the path that the call was given.  The interpreter lock is
+released during a call, so that a thread can wait in mount(2) or umount2(2) for a disk or a network
+while the loop runs.  Nothing here keeps state.
 """
 
 import ctypes
@@ -12,13 +12,14 @@ import functools
 import mmap
 import os
 import platform
-import re
 import struct
 import sys
 import termios
 from collections.abc import Sequence
 from ctypes import c_char_p, c_int, c_long, c_ulong, c_void_p
 from typing import Final
+
+from shimv2.kernel import proc
 
 # mount(2); Linux keeps these numbers on every architecture.
 MS_RDONLY: Final = 0x1
@@ -33,10 +34,7 @@ MS_NOATIME: Final = 0x400
 MS_NODIRATIME: Final = 0x800
 MS_BIND: Final = 0x1000
 MS_REC: Final = 0x4000
-MS_UNBINDABLE: Final = 0x20000
 MS_PRIVATE: Final = 0x40000
-MS_SLAVE: Final = 0x80000
-MS_SHARED: Final = 0x100000
 MS_RELATIME: Final = 0x200000
 MS_STRICTATIME: Final = 0x1000000
 
@@ -48,11 +46,8 @@ CLONE_NEWUSER: Final = 0x10000000
 
 # Operations of prctl(2).
 PR_SET_PDEATHSIG: Final = 1
-PR_GET_PDEATHSIG: Final = 2
-PR_GET_DUMPABLE: Final = 3
 PR_SET_DUMPABLE: Final = 4
 PR_SET_CHILD_SUBREAPER: Final = 36
-PR_GET_CHILD_SUBREAPER: Final = 37
 PR_SCHED_CORE: Final = 62
 _PR_SET_NAME: Final = 15
 _PR_SET_MM: Final = 35
@@ -109,8 +104,6 @@ _SYS_IOPRIO_SET, _SYS_IOPRIO_GET = {
 }.get(platform.machine(), (30, 31))  # fmt: skip
 _IOPRIO_WHO_PROCESS: Final = 1
 
-CGROUP2_SUPER_MAGIC: Final = 0x63677270
-TMPFS_MAGIC: Final = 0x01021994
 _STATFS_BYTES: Final = 256  # more than any architecture's struct statfs; f_type is its first word
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -131,10 +124,10 @@ def _checked(result: int, path: str | None = None) -> int:
 
 
 def c_string(text: str) -> bytes:
-    """A string for the kernel.
+    """Encode a string for the kernel.
 
     Raises:
-        OSError: EINVAL, as Go says it: with a NUL inside it would be cut there without a word.
+        OSError: EINVAL, as in Go: it contains NUL, where the kernel would cut it.
     """
     raw = os.fsencode(text)
     if b"\0" in raw:
@@ -143,7 +136,7 @@ def c_string(text: str) -> bytes:
 
 
 def syscall(number: int, *args: int | bytes | None) -> int:
-    """A call without a wrapper: ints become longs, bytes pointers to them, None a null pointer."""
+    """Make a system call by its number: int is passed as long, bytes as a pointer, None as NULL."""
     return _checked(
         int(_libc.syscall(number, *(c_long(a) if isinstance(a, int) else a for a in args)))
     )
@@ -153,14 +146,14 @@ def syscall(number: int, *args: int | bytes | None) -> int:
 
 
 def duplicate(fd: int, lowest: int) -> int:
-    """A copy of `fd` with a number not below `lowest`, closed on exec."""
+    """Return a copy of `fd` with a number not below `lowest`, closed on exec."""
     return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, lowest)
 
 
 def close_on_exec_except(kept: Sequence[int]) -> None:
-    """Let an exec close every fd but those in `kept` (ascending).
+    """Let execve(2) close every descriptor except those in `kept`, which is ascending.
 
-    Before Linux 5.11 nothing is done: Python opens all its fds close-on-exec.
+    Before Linux 5.11 this does nothing: Python opens all its descriptors close-on-exec.
     """
     first = 0
     try:
@@ -180,69 +173,43 @@ def prctl(option: int, value: int = 0, arg3: int = 0, arg4: int = 0, arg5: int =
     return _checked(_libc.prctl(option, value, arg3, arg4, arg5))
 
 
-def _prctl_int(option: int) -> int:
-    out = c_int()
-    _checked(_libc.prctl(option, ctypes.addressof(out), 0, 0, 0))
-    return out.value
-
-
 def set_child_subreaper(enabled: bool = True) -> None:
     """Make this process the parent of its descendants' orphans (not inherited by children)."""
     prctl(PR_SET_CHILD_SUBREAPER, int(enabled))
 
 
-def is_child_subreaper() -> bool:
-    return bool(_prctl_int(PR_GET_CHILD_SUBREAPER))
-
-
 def set_parent_death_signal(signal_number: int) -> None:
-    """Send ourselves this signal when the *thread* that made us ends; 0 = none."""
+    """Have the kernel send this signal when the *thread* that made this process ends; 0 = none."""
     prctl(PR_SET_PDEATHSIG, signal_number)
 
 
-def parent_death_signal() -> int:
-    return _prctl_int(PR_GET_PDEATHSIG)
-
-
 def set_dumpable(enabled: bool) -> None:
-    """Not dumpable = no core, no ptrace, and /proc/self belongs to root."""
+    """Not dumpable: no core file, no ptrace, and the files of /proc/self belong to root."""
     prctl(PR_SET_DUMPABLE, int(enabled))
 
 
-def is_dumpable() -> bool:
-    return prctl(PR_GET_DUMPABLE) == 1
-
-
-def is_namespace_init(pid: int) -> bool:
-    """Whether a process is number 1 of the innermost pid namespace it is in; not if it is gone."""
-    try:
-        with open(f"/proc/{pid}/status", "rb") as file:
-            numbers = re.search(rb"^NSpid:(.*)$", file.read(), re.MULTILINE)
-    except OSError:
-        return False
-    return numbers is not None and numbers[1].split()[-1:] == [b"1"]
-
-
 def create_core_scheduling_group() -> None:
-    """Give the process group a core scheduling cookie of its own; children inherit it."""
+    """Give this process group a core scheduling cookie (Linux 5.14); children inherit it."""
     prctl(PR_SCHED_CORE, _SCHED_CORE_CREATE, 0, _PIDTYPE_PGID, 0)
 
 
 def set_name(name: str) -> None:
-    """Set the name of the main thread, `comm`: the kernel keeps 15 bytes."""
+    """Set the name of the main thread, `comm`, of which the kernel keeps 15 bytes."""
     buffer = ctypes.create_string_buffer(os.fsencode(name))
     prctl(_PR_SET_NAME, ctypes.addressof(buffer))
 
 
 def show(arguments: Sequence[str], environment: Sequence[bytes]) -> object:
-    """Make /proc/self/cmdline and environ show these; what is returned has to be kept for ever.
+    """Make /proc/self/cmdline and environ show these words; return the memory they are in.
+
+    The caller keeps that memory for as long as the process lives.
 
     Raises:
-        OSError: a kernel without CONFIG_CHECKPOINT_RESTORE.
+        OSError: the kernel has no CONFIG_CHECKPOINT_RESTORE.
     """
     args = b"".join(os.fsencode(word) + b"\0" for word in arguments)
     shown = args + b"".join(pair + b"\0" for pair in environment)
-    # Of its own, and made anew each time: the kernel shows nothing that lies in a file's pages.
+    # Anonymous memory, mapped for each call: the kernel does not show words in a file mapping.
     area = mmap.mmap(-1, len(shown), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     area.write(shown)
     start = ctypes.addressof(ctypes.c_char.from_buffer(area))
@@ -256,17 +223,16 @@ def show(arguments: Sequence[str], environment: Sequence[bytes]) -> object:
 
 @functools.cache
 def _areas() -> Sequence[Sequence[int]]:
-    """Where code, data, heap and stack of this process begin, and of its forks."""
-    with open("/proc/self/stat", "rb") as file:
-        fields = file.read().rpartition(b")")[2].split()
-    return [[int(fields[number - 3]) for number in numbers] for numbers in _STAT_AREAS]
+    """Return where code, data, heap and stack of this process and of its forks are."""
+    fields = proc.stat_fields("self")
+    return [[proc.stat_field(fields, number) for number in numbers] for numbers in _STAT_AREAS]
 
 
 # --- priorities --------------------------------------------------------------------------------
 
 
 def io_priority(pid: int = 0) -> int:
-    """The I/O class and priority of a process (0 = us) as ioprio_get(2) packs them; 0 = none."""
+    """Return I/O class and priority as ioprio_get(2) packs them; pid 0 is this process."""
     return syscall(_SYS_IOPRIO_GET, _IOPRIO_WHO_PROCESS, pid)
 
 
@@ -278,7 +244,7 @@ def set_io_priority(value: int) -> None:
 
 
 def mount(source: str, target: str, fstype: str, flags: int, data: str) -> None:
-    """mount(2), all strings passed as they are: an empty one is empty, not absent."""
+    """Call mount(2).  An empty string is passed as an empty string, not as NULL."""
     _checked(
         _libc.mount(c_string(source), c_string(target), c_string(fstype), flags, c_string(data)),
         target,
@@ -290,19 +256,19 @@ def unmount(target: str, flags: int = 0) -> None:
 
 
 def unshare(flags: int) -> None:
-    """Of the calling thread (os.unshare is only in Python 3.12)."""
+    """Call unshare(2) for the calling thread (Python has `os.unshare` from 3.12 on)."""
     _checked(_libc.unshare(flags))
 
 
 def filesystem_type(path: str) -> int:
-    """The magic number of the filesystem `path` is on (statfs(2) f_type)."""
+    """Return the magic number of the file system that `path` is on (statfs(2), f_type)."""
     buffer = ctypes.create_string_buffer(_STATFS_BYTES)
     _checked(_libc.statfs(c_string(path), buffer), path)
     return int(c_ulong.from_buffer(buffer).value)
 
 
 def open_in_root(root_fd: int, path: str, flags: int) -> int:
-    """Open `path` as if `root_fd` were `/`: neither `..` nor a symlink leads out (openat2).
+    """Open `path` as if `root_fd` were `/`: neither `..` nor a symlink leaves it (openat2(2)).
 
     Raises:
         OSError: ENOSYS before Linux 5.6.
@@ -312,13 +278,13 @@ def open_in_root(root_fd: int, path: str, flags: int) -> int:
         try:
             return syscall(_SYS_OPENAT2, root_fd, c_string(path), how, len(how))
         except (BlockingIOError, InterruptedError):
-            pass  # a rename raced with the look-up of a `..`: the kernel says try again
+            pass  # a rename during the look-up of a `..`: the kernel asks to try again
         except OSError as exc:
             raise OSError(exc.errno, exc.strerror, path) from None
 
 
 def open_tree(path: str, *, recursive: bool = False) -> int:
-    """Clone what is mounted at `path`, which may be below the mount point: an fd (Linux 5.2)."""
+    """Clone the mount at or below `path` and return it, detached, as an fd (Linux 5.2)."""
     flags = _OPEN_TREE_CLONE | os.O_CLOEXEC | (_AT_RECURSIVE if recursive else 0)
     return syscall(_SYS_OPEN_TREE, _AT_FDCWD, c_string(path), flags)
 
@@ -326,10 +292,10 @@ def open_tree(path: str, *, recursive: bool = False) -> int:
 def set_idmap(
     tree_fd: int, namespace_fd: int, *, recursive: bool = False, read_only: bool = False
 ) -> None:
-    """Map the ids of a mount that is nowhere yet (Linux 5.12).
+    """Map the ids of a detached mount (Linux 5.12).
 
     Raises:
-        OSError: EINVAL where the filesystem cannot do it.
+        OSError: EINVAL: the file system does not support it.
     """
     attributes = _MOUNT_ATTR_IDMAP | (_MOUNT_ATTR_RDONLY if read_only else 0)
     packed = _MOUNT_ATTR.pack(attributes, 0, 0, namespace_fd)
@@ -338,7 +304,7 @@ def set_idmap(
 
 
 def move_mount(tree_fd: int, target: str) -> None:
-    """Give a mount that is nowhere yet its place (Linux 5.2)."""
+    """Attach a detached mount at `target` (Linux 5.2)."""
     flags = _MOVE_MOUNT_F_EMPTY_PATH | _MOVE_MOUNT_T_SYMLINKS
     syscall(_SYS_MOVE_MOUNT, tree_fd, b"", _AT_FDCWD, c_string(target), flags)
 
@@ -347,7 +313,7 @@ def move_mount(tree_fd: int, target: str) -> None:
 
 
 def free_loop_device(control_fd: int) -> int:
-    """The number of a loop device that is free now: another process may take it first."""
+    """Return the number of a free loop device.  Another process may take it first."""
     return fcntl.ioctl(control_fd, _LOOP_CTL_GET_FREE)
 
 
@@ -355,7 +321,7 @@ def configure_loop_device(device_fd: int, backing_fd: int, name: str, flags: int
     """Attach a file to a loop device in one step (Linux 5.8).
 
     Raises:
-        OSError: EBUSY when somebody else took the device.
+        OSError: EBUSY: another process took the device.
     """
     short = os.fsencode(name)[: _LOOP_NAME_BYTES - 1]
     info = (0, 0, 0, 0, 0, 0, 0, 0, flags, short, b"", b"", 0, 0)
@@ -366,24 +332,24 @@ def configure_loop_device(device_fd: int, backing_fd: int, name: str, flags: int
 
 
 def splice(source: int, sink: int, count_bytes: int) -> int:
-    """Move bytes between two fds without copying, one of them a pipe; 0 = end of file.
+    """Move bytes between two descriptors, one of them a pipe; return how many, 0 at end of file.
 
     Raises:
-        BlockingIOError: nothing to read, or no room: it does not say which.
+        BlockingIOError: `source` has no data, or `sink` has no room.
     """
     return os.splice(source, sink, count_bytes, flags=os.SPLICE_F_NONBLOCK | os.SPLICE_F_MOVE)
 
 
-def pipe_capacity_bytes(fd: int) -> int:
-    return fcntl.fcntl(fd, fcntl.F_GETPIPE_SZ)
-
-
 def set_pipe_capacity(fd: int, capacity_bytes: int) -> int:
-    """Return what the kernel made of it; EPERM above /proc/sys/fs/pipe-max-size."""
+    """Set a pipe's capacity; return what the kernel rounded it up to.
+
+    Raises:
+        PermissionError: it is above /proc/sys/fs/pipe-max-size.
+    """
     return fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, capacity_bytes)
 
 
 def bytes_waiting(fd: int) -> int:
-    """How much a pipe, socket or tty has to read now."""
+    """Return how many bytes a pipe, socket or terminal has to read (ioctl FIONREAD)."""
     out = fcntl.ioctl(fd, termios.FIONREAD, b"\0" * 4)
     return int.from_bytes(out, sys.byteorder)

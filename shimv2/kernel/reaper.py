@@ -1,15 +1,15 @@
-"""The only caller of waitpid: exits of our children, and of orphans we inherit, as futures.
+"""Reaps the shim's children, and the orphans re-parented to it; gives their exits as futures.
 
-Every SIGCHLD is followed by waitpid until nothing is left, for one signal may stand for a thousand
-exits.  Whoever claimed the pid gets a future resolved - that only schedules, so a stalled waiter
-holds up nobody - and an exit nobody claimed is forgotten, which is how orphans are reaped silently.
+One SIGCHLD may stand for many exits, so that waitpid is called until it finds none.  An exit
+resolves the futures that were claimed for its pid.  That only schedules callbacks: a slow waiter
+delays no other one.  An exit without a claim is dropped; this is how orphans are reaped.
 
-An exit may come before its pid is known: the init of a container dies while `runc create` still
+An exit may come before its pid is known: the init of a container can die while `runc create` still
 writes the pid file.  While a launch window is open, exits are kept for a later claim.
 
-No pidfds here: a pid names one process until it is reaped, and nobody but us reaps.  A pid that is
-our child now therefore cannot be the one a kept exit tells of, and `claim` looks (waitid with
-WNOWAIT) before it believes a kept exit: a recycled pid does not get its predecessor's status.
+Recycled pids: a pid identifies one process until it is reaped, and only this module reaps.  If a
+pid is a child now, then a kept exit of the same pid is that of an earlier process.  `claim` checks
+this (waitid(2) with WNOWAIT) before it uses a kept exit.  No pidfd is needed.
 """
 
 import asyncio
@@ -24,43 +24,43 @@ from typing import Final
 from shimv2.values.model import Exit
 
 KEPT_EXITS_LIMIT: Final = 32_768
-"""Exits kept while a launch window is open: as many as there are pids where pid_max has
-its default, so that nothing can be lost there (a pid is kept once).  About 6 MiB when full."""
+"""Exits kept while a launch window is open: the default of /proc/sys/kernel/pid_max.  With that
+default no exit is lost, because a pid is kept once.  About 6 MiB when full."""
 
-_REAPED_PER_TURN: Final = 256  # then the loop has a turn: 20,000 orphans must not stall an answer
+_REAPED_PER_ITERATION: Final = 256  # of the loop: 20,000 orphans must not delay a reply
 
 log = logging.getLogger(__name__)
 
 
 class Reaper:
-    """Belongs to one loop, in the main thread.  Needs the process to be a subreaper for orphans."""
+    """Belongs to one loop, in the main thread.  Gets orphans if the process is a subreaper."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._claims: dict[int, list[asyncio.Future[Exit]]] = {}
         self._kept: dict[int, Exit] = {}  # in the order of reaping
         self._windows = 0
-        self._lost = 0  # kept exits that were pushed out since the first window opened
+        self._lost = 0  # exits dropped at the limit since the first window opened
         self._again: asyncio.Handle | None = None
 
     def start(self) -> None:
-        """Begin to reap; children that are dead already are collected at once."""
+        """Begin to reap; children that have already exited are reaped at once."""
         self._loop.add_signal_handler(signal.SIGCHLD, self.collect)
         self.collect()
 
     def stop(self) -> None:
-        """Reap no more.  Claims stay unresolved."""
+        """Stop reaping.  Claims stay unresolved."""
         self._loop.remove_signal_handler(signal.SIGCHLD)
         if self._again is not None:
             self._again.cancel()
             self._again = None
 
     def collect(self) -> None:
-        """Reap what is dead now, in the order the kernel gives; never blocks, never waits."""
+        """Reap the children that have exited, in the order of the kernel.  Does not block."""
         if self._again is not None:
             self._again.cancel()
             self._again = None
-        for _ in range(_REAPED_PER_TURN):
+        for _ in range(_REAPED_PER_ITERATION):
             try:
                 pid, status = os.waitpid(-1, os.WNOHANG)  # noqa: TID251 - this is the one place
             except ChildProcessError:
@@ -77,7 +77,7 @@ class Reaper:
                 if not future.done():
                     future.set_result(ended)
         if self._windows:
-            self._kept.pop(ended.pid, None)  # an earlier life of a recycled pid
+            self._kept.pop(ended.pid, None)  # of an earlier process with this pid
             if len(self._kept) >= KEPT_EXITS_LIMIT:
                 del self._kept[next(iter(self._kept))]
                 self._lost += 1
@@ -85,7 +85,10 @@ class Reaper:
 
     @contextlib.contextmanager
     def launching(self) -> Iterator[None]:
-        """Keep all exits until the last open window closes; windows may overlap and nest."""
+        """Open a launch window: exits are kept until the last open window closes.
+
+        Windows may overlap and nest.
+        """
         self._windows += 1
         try:
             yield
@@ -98,21 +101,21 @@ class Reaper:
                     self._lost = 0
 
     def claim(self, pid: int) -> asyncio.Future[Exit]:
-        """A future of the exit of a child of ours, resolved now if an open window kept it.
+        """Return a future of a child's exit, resolved at once if an open window kept the exit.
 
-        Everyone who claims gets a future of their own and the same Exit; cancelling one harms no
-        other.  Claim a process that the runtime leaves behind after the runtime itself was reaped:
-        only then is it our child.
+        Every claim gets a future of its own and the same Exit; cancelling one future does not
+        affect the others.  Claim a process that the runtime leaves behind only after the runtime
+        was reaped: before that it is not a child of the shim.
 
         Raises:
-            ChildProcessError: it is no child of ours and its exit is not known: it was told
-                already or came outside of a window.  A future would never resolve.
+            ChildProcessError: it is no child, and no exit of it was kept.  A future would never
+                be resolved.
         """
         future: asyncio.Future[Exit] = self._loop.create_future()
         if not self._is_child(pid):
             kept = self._kept.get(pid)
             if kept is None:
-                raise ChildProcessError(f"process {pid} is no child of this one, or was reaped")
+                raise ChildProcessError(f"process {pid} is no child of this process, or was reaped")
             future.set_result(kept)
             return future
         self._claims.setdefault(pid, []).append(future)
@@ -121,7 +124,7 @@ class Reaper:
 
     @staticmethod
     def _is_child(pid: int) -> bool:
-        """Whether `pid` is a child of ours that is not reaped yet, dead or alive."""
+        """Tell whether `pid` is a child that has not been reaped, running or exited."""
         try:
             os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
         except ChildProcessError:
@@ -129,7 +132,7 @@ class Reaper:
         return True
 
     def _forget(self, pid: int, done: asyncio.Future[Exit]) -> None:
-        """Drop a claim that was cancelled; after an exit there is nothing left to drop."""
+        """Remove the future of a claim that was cancelled; after an exit there is none."""
         claims = self._claims.get(pid, [])
         if done.cancelled() and done in claims:
             claims.remove(done)

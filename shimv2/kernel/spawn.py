@@ -1,14 +1,14 @@
-"""The only place that makes children.
+"""Starts the programs that a shim executes.
 
-A child gets exactly the fds it is given (0, 1 and 2 are /dev/null otherwise), default signal
-handlers, an empty signal mask, and a signal at our death; umask, limits, priority, cgroup and
-session stay ours.  All of that matters because a runtime hands it on to the container: Python
-ignores SIGPIPE, and so would every program in every container.
+A child gets exactly the descriptors it is given (0, 1 and 2 are /dev/null by default), default
+signal handlers, an empty signal mask, and a signal when the shim dies.  It inherits umask, limits,
+priority, cgroup and session.  A runtime passes all of this on to the container: Python ignores
+SIGPIPE, and without a reset every program in every container would ignore it, too.
 
-The work is done by a C function (_spawn.c: vfork, 0.6 ms) or, where there was no compiler,
-by the same steps after `os.fork` (1.2 to 2.1 ms).  Both block all signals until the child has
-reset them.  Nothing is looked up on PATH here, and nobody is told of the pid: claim it from the
-reaper in the same step, or within a launch window.
+A C function does the work (_spawn.c: vfork, 0.6 ms).  Where it was not compiled, the same steps
+follow `os.fork` (1.2 to 2.1 ms).  Both block all signals until the child has reset them.  PATH is
+not searched.  The reaper does not learn the pid from here: claim it in the same iteration of the
+loop, or within a launch window.
 """
 
 import ctypes
@@ -31,7 +31,7 @@ _FROM_NULL: Final = -1  # in `Plan.sources`
 _STEP_FORK, _STEP_SETUP, _STEP_CWD, _STEP_FDS, _STEP_NULL, _STEP_EXEC = range(1, 7)
 
 _LIBRARY: Final = os.path.join(COMPILED_DIR, "libspawn.so")
-_HIDDEN_SIGNALS: Final = (32, 33)  # the C library keeps them to itself: `signal` cannot reset them
+_HIDDEN_SIGNALS: Final = (32, 33)  # reserved by the C library: `signal` cannot reset them
 _SIGSET_BYTES: Final = 8
 _RT_SIGACTION: Final = {
     "x86_64": 13, "aarch64": 134, "riscv64": 134, "loongarch64": 134, "ppc64le": 173, "s390x": 174
@@ -41,14 +41,14 @@ _DEFAULT_ACTION: Final = bytes(128)  # SIG_DFL, no flags, empty mask: all zero, 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """One child to be, with everything already in the form the kernel takes."""
+    """The arguments of one child, in the form that the kernel takes."""
 
     executable: bytes
     argv: list[bytes]
     env: list[bytes]  # NAME=value
     cwd: bytes | None
     wanted: list[int]  # the child's fd numbers, ascending, 0, 1 and 2 always among them
-    sources: list[int]  # ours, in the same order
+    sources: list[int]  # fds of the shim, in the same order; -1 = /dev/null
     death_signal: int
     process_group: bool
 
@@ -70,15 +70,16 @@ def spawn(
     death_signal: int | None = signal.SIGKILL,
     process_group: bool = False,
 ) -> int:
-    """Start a program and return its pid once it has been executed.
+    """Start a program; return its pid once execve(2) has succeeded.
 
-    `fds` maps the child's numbers to our fds, which stay ours and open; `env` None is our current
-    environment; `death_signal` goes to the child when this thread, the main one, ends.
+    `fds` maps descriptor numbers of the child to descriptors of the caller, which stay open.  With
+    `env` None, the child gets the current environment.  The kernel sends `death_signal` to the
+    child when the calling thread ends, which has to be the main thread.
 
     Raises:
-        OSError: of the exec, with the executable as its filename; of the working directory or an
-            fd, named likewise; of an argument with a NUL in it (EINVAL); or of making a process
-            (EAGAIN, ENOMEM).  There is no child then.
+        OSError: execve failed, with the executable as the filename; the working directory or a
+            descriptor is invalid, with its name; an argument contains NUL (EINVAL); or there can be
+            no process (EAGAIN, ENOMEM).  Then there is no child.
     """
     if death_signal and get_ident() != main_thread().ident:
         raise RuntimeError("only the main thread may spawn: its death would end the child")
@@ -117,8 +118,8 @@ def _environment(env: Mapping[str, str]) -> list[bytes]:
 
 
 def _load() -> "ctypes._NamedFuncPointer | None":
-    # PyDLL keeps the interpreter lock: no other thread of ours runs while the child is on our
-    # stack.  The name carries the version of the arguments: a file of another build is not called.
+    # PyDLL keeps the interpreter lock: no other thread runs while the child uses this stack.  The
+    # name of the function has the version of its arguments: another build's library is not called.
     try:
         function = ctypes.PyDLL(_LIBRARY).pyrunc_spawn_1
     except (OSError, AttributeError):
@@ -135,6 +136,7 @@ HAS_LIBRARY: Final = _library is not None
 
 
 def with_library(plan: Plan) -> int:
+    """Start the child with the C function; return its pid."""
     assert _library is not None
     failed = c_int(0)
     count = len(plan.wanted)
@@ -159,13 +161,14 @@ def with_library(plan: Plan) -> int:
 
 
 def with_fork(plan: Plan) -> int:
+    """Start the child with `os.fork`; return its pid."""
     read_end, write_end = os.pipe2(os.O_CLOEXEC)
     parent = os.getpid()
     try:
         before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         try:
             try:
-                pid = os.fork()  # noqa: TID251 - the fallback of this very file
+                pid = os.fork()  # noqa: TID251 - where the C function is missing
             except OSError as exc:
                 raise _Failed(_STEP_FORK, exc.errno or 0) from None
             if pid == 0:
@@ -174,26 +177,26 @@ def with_fork(plan: Plan) -> int:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
         os.close(write_end)
         write_end = -1
-        report = os.read(read_end, 64)  # nothing: closed by the exec
+        report = os.read(read_end, 64)  # empty: execve has closed the other end
     finally:
         os.close(read_end)
         if write_end >= 0:
             os.close(write_end)
     if report:
-        os.waitpid(pid, 0)  # noqa: TID251 - never announced: the reaper could only wonder about it
+        os.waitpid(pid, 0)  # noqa: TID251 - no caller knows the pid
         step, error = report.split()
         raise _Failed(int(step), int(error))
     return pid
 
 
 def _child(plan: Plan, parent: int, report_fd: int) -> NoReturn:
-    """After the fork: system calls only, no imports, no locks, and never back to the caller."""
+    """Run in the child: only system calls, no import and no lock; does not return."""
     step = _STEP_SETUP
     try:
         _reset_signals()
         if plan.death_signal:
             linux.set_parent_death_signal(plan.death_signal)
-            if os.getppid() != parent:  # it died before the line above: nobody will signal
+            if os.getppid() != parent:  # the parent died before the line above: no signal comes
                 os._exit(127)
         if plan.process_group:
             os.setpgid(0, 0)
@@ -232,8 +235,8 @@ def _reset_signals() -> None:
 
 
 def _place_fds(wanted: list[int], sources: list[int]) -> None:
-    """Bring the sources to their numbers, whatever the overlap."""
-    # First out of the way: a source among the wanted numbers could be overwritten before its turn.
+    """Give the sources their numbers in the child; both sets of numbers may overlap."""
+    # First move all sources above the wanted numbers, so that none is overwritten before its turn.
     placed = [linux.duplicate(source, wanted[-1] + 1) for source in sources]
     for source, number in zip(placed, wanted, strict=True):
         os.dup2(source, number)  # inheritable: close-on-exec is off
@@ -243,10 +246,11 @@ def _place_fds(wanted: list[int], sources: list[int]) -> None:
 
 
 def hold_user_namespace() -> tuple[int, int]:
-    """Start a child in a user namespace of its own, without mappings yet; its pid, and a pipe.
+    """Start a child in a user namespace of its own; return its pid and a pipe.
 
-    From the pipe, which is the caller's, comes one byte once it is there: 0, or an errno.  The
-    child runs nothing until it is killed, by our death at the latest.
+    The namespace has no id mappings yet.  The child writes one byte to the pipe once the namespace
+    exists: 0, or an errno.  The caller closes the pipe and kills the child; the kernel kills it
+    when the shim dies.
 
     Raises:
         OSError: there can be no process.
@@ -270,7 +274,7 @@ def hold_user_namespace() -> tuple[int, int]:
 
 
 def _hold_user_namespace(parent: int, report_fd: int) -> NoReturn:
-    """After the fork, with all signals blocked: wait to be killed, by the parent or its death."""
+    """Run in the child, with all signals blocked: wait for SIGKILL, or for the parent's death."""
     try:
         linux.set_parent_death_signal(signal.SIGKILL)
         number = 0
@@ -279,11 +283,11 @@ def _hold_user_namespace(parent: int, report_fd: int) -> NoReturn:
         except OSError as exc:
             number = exc.errno or 0
         os.write(report_fd, bytes([number]))
-        if os.getppid() == parent:  # or else it died before it could be told to the kernel
+        if os.getppid() == parent:  # else the parent died before PR_SET_PDEATHSIG: no signal comes
             signal.pause()
     finally:
         os._exit(0)
 
 
 method: Callable[[Plan], int] = with_library if HAS_LIBRARY else with_fork
-"""How children are made here; a test may choose."""
+"""How `spawn` makes children; tests choose either."""

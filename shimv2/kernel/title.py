@@ -1,34 +1,40 @@
-"""What `ps` and /proc show of a shim: its command line, its name, its environment."""
+"""What `ps` and /proc show of a shim: its command line, its name, its environment.
+
+prctl(2) PR_SET_MM_MAP, and not setproctitle: a shim that was forked from a zygote has the zygote's
+short area for its arguments, which setproctitle cannot extend, and it cannot show an environment.
+setproctitle serves kernels without CONFIG_CHECKPOINT_RESTORE; it is imported there only.
+"""
 
 import os
 from collections.abc import Sequence
 from typing import Final
 
-from setproctitle import setproctitle
-
 from shimv2.kernel import linux
 from shimv2.values.model import Identity
 
-_shown: Final[list[object]] = []  # what the kernel shows of us lies in our memory
+_shown: Final[list[object]] = []  # keeps the memory that the kernel reads the words from
 
 
 def server_words(identity: Identity) -> list[str]:
-    """The arguments of the reference's server."""
+    """Return the arguments that the Go shim's server has, and tools look for."""
     words = ["-namespace", identity.namespace, "-id", identity.id]
     words += ["-address", identity.grpc_address]
     return [*words, "-debug"] if identity.debug else words
 
 
 def set_title(words: Sequence[str]) -> None:
-    """Show `words` as our command line, and our environment as it is: people look for both.
+    """Show `words` as the command line, and the current environment as the environment.
 
-    A kernel that cannot do that shows the words as one, and the environment of the interpreter.
+    A kernel without PR_SET_MM_MAP shows all words as one, and the environment that the interpreter
+    was started with.
     """
-    linux.set_name(os.path.basename(words[0]))  # what top shows: the program's name
+    linux.set_name(os.path.basename(words[0]))  # `comm`, which top(1) shows: the program's name
     try:
         environment = [name + b"=" + value for name, value in os.environb.items()]
         _shown[:] = [linux.show(words, environment)]
     except OSError:
-        os.environ["SPT_NOENV"] = "1"  # setproctitle would take the environment's room
+        from setproctitle import setproctitle  # noqa: PLC0415 - most kernels do not need it
+
+        os.environ["SPT_NOENV"] = "1"  # or setproctitle writes over the environment
         setproctitle(" ".join(words))
         del os.environ["SPT_NOENV"]

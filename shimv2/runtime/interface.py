@@ -1,13 +1,12 @@
 """The interface of an OCI runtime to the rest of the shim."""
 
 from collections.abc import Callable, Mapping
-from typing import Final, Protocol
+from typing import Protocol
 
-from shimv2.gocompat.gotext import os_error, quote
+from shimv2.gocompat.gotext import os_error
+from shimv2.runtime import pidfile
 from shimv2.values.errors import Refused
 from shimv2.values.model import CheckpointSpec
-
-_PID_FILE_BYTES: Final = 32
 
 
 class Runtime(Protocol):
@@ -144,12 +143,7 @@ def read_pid_file(path: str, *, whose: str = "container") -> int:
         Refused: the file is missing or has no valid pid; the Go shim's text.
     """
     try:
-        with open(path, "rb") as file:
-            text = file.read(_PID_FILE_BYTES).decode("ascii", "backslashreplace")
-    except OSError as error:
-        raise Refused(f"failed to retrieve OCI runtime {whose} pid: {os_error(error)}") from None
-    # kill(2) of a pid <= 0 would signal a process group, or every process.
-    if not text.isdecimal() or int(text) == 0:
-        why = f"strconv.Atoi: parsing {quote(text)}: invalid syntax"
-        raise Refused(f"failed to retrieve OCI runtime {whose} pid: {why}")
-    return int(text)
+        return pidfile.read(path)
+    except (OSError, ValueError) as error:
+        why = os_error(error) if isinstance(error, OSError) else str(error)
+        raise Refused(f"failed to retrieve OCI runtime {whose} pid: {why}") from None

@@ -79,14 +79,19 @@ async def run(
             raise
         late = not exited.done()
         await _end(pid, exited, unwind=unwind)
-        status = exited.result().status if exited.done() else _KILLED
-        if late and status:  # killed, even if it exited by itself after its children's death
-            status = _KILLED
-        printed = output(caught) if caught is not None else ""
-        if status:
-            text = exit_text(argv[0], status)
-            raise CommandFailed(text if caught is None else f"{text}: {printed}", status)
-        return printed
+        return _result(argv[0], exited, caught, late=late)
+
+
+def _result(name: str, exited: "asyncio.Future[Exit]", caught: int | None, *, late: bool) -> str:
+    """Return the captured output of a runtime that ended, or raise CommandFailed."""
+    status = exited.result().status if exited.done() else _KILLED
+    if late and status:  # killed, even if it exited by itself after its children's death
+        status = _KILLED
+    printed = output(caught) if caught is not None else ""
+    if status:
+        text = exit_text(name, status)
+        raise CommandFailed(text if caught is None else f"{text}: {printed}", status)
+    return printed
 
 
 async def _wait(exited: "asyncio.Future[Exit]", timeout_s: float, caught: int | None) -> None:

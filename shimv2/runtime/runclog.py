@@ -5,12 +5,12 @@ from datetime import datetime
 from enum import Enum, auto
 from typing import Final
 
-from shimv2.gocompat.gojson import JsonError, decode_next, json_kind
+from shimv2.gocompat.gojson import JsonError, json_kind, values
 from shimv2.gocompat.gotext import quote
 
 
 class CorruptLog(ValueError):
-    """A runtime's log cannot be parsed; the text is Go's."""
+    """A runtime's log cannot be parsed; the text says why."""
 
 
 def last_error(log: bytes) -> str:
@@ -24,20 +24,14 @@ def last_error(log: bytes) -> str:
     """
     entry = {"level": "", "msg": ""}
     found = ""
-    at = 0
-    while (parsed := _next(log, at)) is not None:
-        value, at = parsed
-        _decode(value, entry)
-        if entry["level"] == "error":
-            found = entry["msg"].strip()
-    return found
-
-
-def _next(log: bytes, at: int) -> tuple[object, int] | None:
     try:
-        return decode_next(log, at)
+        for value in values(log):
+            _decode(value, entry)
+            if entry["level"] == "error":
+                found = entry["msg"].strip()
     except JsonError as error:
         raise CorruptLog(str(error)) from None
+    return found
 
 
 _GO_TYPE: Final = "struct { Level string; Msg string; Time time.Time }"
@@ -93,8 +87,9 @@ def _check_time(value: object) -> None:
     if found is None:
         layout = quote("2006-01-02T15:04:05Z07:00")
         raise CorruptLog(f"parsing time {quote(value)} as {layout}: {_misfit(value)}")
+    year, month, day, hour, minute, second = map(int, re.split("[-T:]", found[1]))
     try:
-        datetime.fromisoformat(found[1])
+        datetime(year, month, day, hour, minute, second)  # noqa: DTZ001 - a check, no time
     except ValueError:
         raise CorruptLog(f"parsing time {quote(value)}: out of range") from None
 

@@ -10,6 +10,8 @@ import os
 import signal
 from typing import Final
 
+from shimv2.kernel.proc import parent_of
+
 _DEPTH_LIMIT: Final = 32
 _COUNT_LIMIT: Final = 4096  # children of one process: bounds what is read from /proc
 
@@ -37,7 +39,7 @@ def kill_leaves(pid: int) -> None:
         with contextlib.suppress(OSError):  # the child has ended
             fd = os.pidfd_open(child)
             try:
-                if _parent_of(child) != pid:
+                if parent_of(child) != pid:
                     continue
                 if _children(child):
                     kill_leaves(child)
@@ -56,7 +58,7 @@ def _kill_children(parent: int, depth: int) -> None:
         except OSError:
             continue
         try:
-            if _parent_of(pid) == parent:
+            if parent_of(pid) == parent:
                 signal.pidfd_send_signal(fd, signal.SIGSTOP)
                 _kill_children(pid, depth - 1)
                 signal.pidfd_send_signal(fd, signal.SIGKILL)
@@ -74,10 +76,3 @@ def _children(pid: int) -> list[int]:
             with contextlib.suppress(OSError), open(f"/proc/{pid}/task/{thread}/children") as file:
                 found += map(int, file.read(16 * _COUNT_LIMIT).split())
     return found[:_COUNT_LIMIT]
-
-
-def _parent_of(pid: int) -> int:
-    with open(f"/proc/{pid}/stat", "rb") as file:
-        text = file.read()
-    # The name may contain parentheses: the numbers follow the last one (proc(5)).
-    return int(text.rpartition(b")")[2].split()[1])

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+from collections.abc import Mapping
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 from typing import Any, Final
@@ -10,7 +11,6 @@ from typing import Any, Final
 from shimv2.aio.background import Background
 from shimv2.cgroups import v1, v2
 from shimv2.cgroups.oom import OomWatch
-from shimv2.io.stdio import IoPolicy
 from shimv2.kernel.reaper import Reaper
 from shimv2.mounts import rootfs as rootfs_mounts
 from shimv2.runtime.criu import CriuOption
@@ -33,7 +33,7 @@ from shimv2.values.model import (
     Oom,
     ProcessState,
 )
-from shimv2.values.settings import Settings, container_policy
+from shimv2.values.settings import IoPolicy, Settings, io_policy
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,11 +54,12 @@ _TOLD_AS: Final = {State.DELETED: "STOPPED", State.CREATED_CHECKPOINT: "CREATED"
 class Container:
     """A container that exists in the runtime: from Create's success to Delete's."""
 
-    def __init__(self, spec: CreateSpec, scope: Scope) -> None:
+    def __init__(self, spec: CreateSpec, scope: Scope, *, own_pid_namespace: bool) -> None:
         self.spec = spec
         self.init = InitProcess(scope, spec)
         self.execs: dict[str, ExecProcess] = {}
         self._scope = scope
+        self._own_pid_namespace = own_pid_namespace
         self._oom: OomWatch | None = None
         self._running_execs = 0  # being started, or started and their exit not yet told
         self._execs_idle = asyncio.Event()
@@ -77,10 +78,12 @@ class Container:
         if rootfs:
             await rootfs_mounts.mount_all(spec.rootfs, rootfs, host.reaper)
             undo.push_async_callback(rootfs_mounts.unmount_all, spec.rootfs, rootfs, host.reaper)
-        policy = _io_policy(spec.bundle, host.settings)
+        config = _config(spec.bundle)
+        policy = io_policy(_annotations(config), host.settings)
         records = ExitRecords(spec.bundle, spec.id)
         undo.callback(records.close)
-        self = cls(spec, _scope(spec, host, records, rootfs, policy))
+        scope = _scope(spec, host, records, rootfs, policy)
+        self = cls(spec, scope, own_pid_namespace=_has_own_pid_namespace(config))
         await self.init.create(undo, deadline=deadline)
         return self
 
@@ -107,7 +110,7 @@ class Container:
     async def _watch_init(self) -> None:
         if await self.init.recorded() is None:
             return  # deleted before it ran
-        if self.init.state is not State.DELETED and not _has_own_pid_namespace(self.spec.bundle):
+        if self.init.state is not State.DELETED and not self._own_pid_namespace:
             await self.init.kill_leftovers()
         await self._execs_idle.wait()
         await self.init.tell_exit(self._look_for_oom)
@@ -296,43 +299,31 @@ def _write_private(path: str, text: str) -> None:
         file.write(text)
 
 
-def _io_policy(bundle: str, settings: Settings) -> IoPolicy:
-    """What the administrator and the container's annotations say about its streams.
-
-    Raises:
-        InvalidArgument: an annotation of ours cannot be used.
-    """
-    try:
-        annotations = {
-            key: value
-            for key, value in _config(bundle)["annotations"].items()
-            if isinstance(value, str)
-        }
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        annotations = {}  # none, or a configuration that the runtime will refuse in its own words
-    wanted = container_policy(annotations, settings)
-    return IoPolicy(
-        stdio_policy=wanted.stdio_policy,
-        limit_bytes=wanted.limit_bytes,
-        drain_grace_s=wanted.drain_grace_s,
-        drain_limit_s=settings.drain_limit_s,
-        exit_output_s=settings.exit_output_s,
-        stdin_hangup_s=wanted.stdin_hangup_s,
-    )
-
-
 def _config(bundle: str) -> Any:
-    with open(paths.config_file(bundle), "rb") as file:
-        return json.load(file)
+    """Parse the container's configuration; None if it cannot be used: the runtime says why."""
+    try:
+        with open(paths.config_file(bundle), "rb") as file:
+            return json.load(file)
+    except (OSError, ValueError, RecursionError):
+        return None
 
 
-def _has_own_pid_namespace(bundle: str) -> bool:
-    """Whether the kernel ends the container's processes with its init.
+def _annotations(config: Any) -> Mapping[str, str]:
+    try:
+        items = config["annotations"].items()
+    except (KeyError, TypeError, AttributeError):
+        return {}
+    return {key: value for key, value in items if isinstance(value, str)}
 
-    False when the configuration cannot be read: then all of them are killed, as the reference does.
+
+def _has_own_pid_namespace(config: Any) -> bool:
+    """Tell whether the kernel ends the container's processes together with its init.
+
+    False for a configuration that cannot be used: then the shim kills all of them, as the Go shim
+    does.
     """
     try:
-        namespaces = _config(bundle)["linux"]["namespaces"]
+        namespaces = config["linux"]["namespaces"]
         return any(each["type"] == "pid" and not each.get("path") for each in namespaces)
-    except (OSError, ValueError, KeyError, TypeError):
+    except (KeyError, TypeError, AttributeError):
         return False

@@ -27,6 +27,7 @@ from datetime import UTC, datetime
 from typing import Final
 
 from shimv2.gocompat.gotext import os_error, rfc3339
+from shimv2.kernel.proc import start_time_of
 from shimv2.values import paths
 from shimv2.values.model import Exit
 
@@ -34,7 +35,6 @@ log = logging.getLogger(__name__)
 
 _RECORD_LIMIT_BYTES: Final = 8192
 _FOLDER_FLAGS: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-_START_TIME_FIELD: Final = 22  # of /proc/<pid>/stat, counted from 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,20 +207,6 @@ def _read_init(bundle: str) -> ExitRecord | None:
     except (OSError, ValueError, RecursionError) as error:
         log.warning("the exit record in %s cannot be read: %s", bundle, error)
         return None
-
-
-def start_time_of(pid: int) -> int | None:
-    """When a process began, in clock ticks after boot: with its pid it names one process for ever.
-
-    A process that has ended still has one until it is reaped; after that it is None.
-    """
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            text = file.read()
-    except OSError:
-        return None
-    fields = text.rpartition(b")")[2].split()  # the name may hold blanks and parentheses
-    return int(fields[_START_TIME_FIELD - 3])
 
 
 _TIME: Final = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)\.(\d{9})Z")

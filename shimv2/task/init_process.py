@@ -8,11 +8,10 @@ from contextlib import AsyncExitStack
 from typing import Final
 
 from shimv2.cgroups.tree import Cgroup
-from shimv2.kernel import linux
+from shimv2.kernel.proc import is_namespace_init, start_time_of
 from shimv2.mounts import rootfs as rootfs_mounts
 from shimv2.runtime.interface import read_pid_file
 from shimv2.task import checkpoints
-from shimv2.task.exits import start_time_of
 from shimv2.task.process import Process, Scope, log, time_to_open
 from shimv2.values import paths
 from shimv2.values.errors import Refused, RuntimeFailed, ShimError
@@ -264,7 +263,7 @@ class InitProcess(Process):
         """
         if self.cgroup is None or self.cgroup.is_frozen():
             return False
-        if not linux.is_namespace_init(self.pid):
+        if not is_namespace_init(self.pid):
             return False
         if not self._scope.runtime.has_init(self.id, self.pid):
             return False

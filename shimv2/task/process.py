@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from typing import Final
 
 from shimv2.aio.background import Background
-from shimv2.io.stdio import IoPolicy, LoggerHost, ProcessIO, open_io
+from shimv2.io.stdio import LoggerHost, ProcessIO, open_io
 from shimv2.kernel.reaper import Reaper
 from shimv2.runtime.interface import Runtime
 from shimv2.task.exits import ExitRecords
 from shimv2.values.errors import Refused, WrongState
 from shimv2.values.lifecycle import Lifecycle, State, Step, Table
 from shimv2.values.model import EventSink, Exit, Exited, Stdio
-from shimv2.values.settings import Settings
+from shimv2.values.settings import IoPolicy, Settings
 
 log = logging.getLogger(__name__)
 

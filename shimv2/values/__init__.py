@@ -1,4 +1,4 @@
-"""The values that the parts of the shim hand to each other, and the tables of states.  Pure.
+"""The values that the packages of the shim pass to each other, and the state tables.  Pure.
 
-Any package may import from here; nothing here does I/O or looks at a clock.
+Any package may import from here; nothing here does I/O or reads a clock.
 """

@@ -1,13 +1,13 @@
-"""What can be wrong with a request, in the shim's own words.
+"""The errors that a request can be answered with.
 
-Each class says what is wrong; only `api.status` knows the code a client sees.  The texts are those
-of the reference shim (containerd's `containerd-shim-runc-v2`), because clients match them; the
-class word that containerd strips and wraps again (`: not found`) is added here, exactly once.
+Each class says what is wrong; only `api.status` knows the status code that a client sees.  The
+texts are those of the Go shim (containerd's `containerd-shim-runc-v2`), because clients match them.
+Some classes add a suffix (`: not found`), which containerd removes and adds again.
 """
 
 
 class ShimError(Exception):
-    """Something a client can be told."""
+    """The base class of all errors that a client sees."""
 
     suffix = ""
 
@@ -31,27 +31,23 @@ class InvalidArgument(ShimError):
     suffix = ": invalid argument"
 
 
-class Unsupported(ShimError):
-    """A method or feature this shim does not have; clients treat it as unimplemented."""
-
-
 class ResourceExhausted(ShimError):
-    """A bound of the shim itself is reached; the request was refused and changed nothing."""
+    """A limit of the shim itself is reached; the request changed nothing."""
 
 
 class WrongState(ShimError):
-    """The process is not in a state that allows the step (code 2, as the reference answers)."""
+    """The state of the process does not allow the step (code 2, as from the Go shim)."""
 
 
 class Refused(ShimError):
-    """The reference's plain error: a text, and code 2 without a class word."""
+    """An error for which the Go shim has no class: a text, and code 2."""
 
 
 class RuntimeFailed(ShimError):
-    """The OCI runtime refused or failed; the text is what the client sees, never reworded.
+    """The OCI runtime failed; the client sees the text unchanged.
 
-    `detail` is what go-runc would have said: `<argv0> did not terminate successfully: exit status
-    N: <output>`.  `exit_status` is -1 when the runtime could not be executed at all.
+    `detail` is the text of go-runc: `<argv0> did not terminate successfully: exit status N:
+    <output>`.  `exit_status` is -1 if the runtime could not be executed.
     """
 
     def __init__(self, text: str, *, verb: str, exit_status: int, detail: str) -> None:

@@ -1,6 +1,7 @@
-"""The life of a process as tables: which step is legal when, and what a refused client is told.
+"""The states of a process as tables: which step is legal in which state.  Pure.
 
-Sources of the texts: the reference shim, as observed; clients match and show them.  Pure.
+A step that is not legal has the text of the error in its cell.  The texts are those of the Go shim,
+as observed; clients match and show them.
 """
 
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from shimv2.values.errors import NotFound, ShimError, WrongState
 
 class State(Enum):
     CREATED = auto()
-    CREATED_CHECKPOINT = auto()  # nothing exists in the runtime: Start restores it
+    CREATED_CHECKPOINT = auto()  # the runtime has no container yet: Start restores it
     RUNNING = auto()
     PAUSING = auto()  # a step under way is a state, not a flag
     PAUSED = auto()
@@ -23,7 +24,7 @@ class State(Enum):
 class Step(Enum):
     START = auto()
     PAUSE = auto()
-    PAUSED = auto()  # the runtime has done it
+    PAUSED = auto()  # the runtime has paused it
     PAUSE_FAILED = auto()
     RESUME = auto()
     UPDATE = auto()
@@ -37,7 +38,7 @@ class Step(Enum):
 
 @dataclass(frozen=True, slots=True)
 class No:
-    """A step that is refused in a state, and how."""
+    """A step that is not legal in a state: the error that a client gets."""
 
     text: str
     error: type[ShimError] = WrongState
@@ -91,7 +92,7 @@ INIT: Final[Table] = {
         Step.PAUSED: State.PAUSED,
         Step.PAUSE_FAILED: State.RUNNING,
         Step.RESUME: No("cannot resume a running process"),
-        Step.UPDATE: State.PAUSING,  # not refused: it waits for the lock
+        Step.UPDATE: State.PAUSING,  # it waits for the lock
         Step.EXEC: No("cannot exec in a paused state"),
         Step.RESIZE: State.PAUSING,
         Step.KILL: State.PAUSING,
@@ -129,7 +130,7 @@ INIT: Final[Table] = {
         Step.EXEC: No("cannot exec in a deleted state"),
         Step.RESIZE: State.DELETED,
         Step.KILL: _GONE_KILL,
-        Step.EXIT: State.DELETED,  # deleted while created: the process dies after
+        Step.EXIT: State.DELETED,  # deleted while created: the process dies afterwards
         Step.DELETE: _GONE_DELETE,
     },
 }
@@ -138,7 +139,7 @@ EXEC: Final[Table] = {
     State.CREATED: {
         Step.START: State.RUNNING,
         Step.RESIZE: State.CREATED,
-        Step.KILL: State.CREATED,  # refused for want of a pid, in other words, by the process
+        Step.KILL: State.CREATED,  # task.process refuses it, with another text: there is no pid
         Step.EXIT: State.STOPPED,
         Step.DELETE: State.DELETED,
     },
@@ -166,14 +167,14 @@ EXEC: Final[Table] = {
 
 
 class Lifecycle:
-    """Where one process is in its table.  Checked before the side effect, taken after it."""
+    """The state of one process.  `check` before the side effect of a step, `take` after it."""
 
     def __init__(self, table: Table, state: State = State.CREATED) -> None:
         self._table = table
         self.state = state
 
     def check(self, step: Step, state: State | None = None) -> State:
-        """Return where `step` leads from `state` (default: the own one) without taking it.
+        """Return the state after `step` from `state` (default: the current one); change nothing.
 
         Raises:
             WrongState, NotFound: the text of the table's cell.

@@ -1,4 +1,4 @@
-"""The values the parts of the shim hand to each other: requests, exits, events.  Pure."""
+"""The values that the packages of the shim pass to each other: requests, exits, events.  Pure."""
 
 import json
 from collections.abc import Mapping
@@ -6,27 +6,27 @@ from dataclasses import dataclass, fields
 from typing import Final, Protocol
 
 GO_ZERO_TIME_S: Final = -62_135_596_800
-"""Seconds of Go's zero time (year 1): what clients expect as `exited_at` of a live process."""
+"""Go's zero time (year 1), in seconds: `exited_at` of a process that has not exited."""
 
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Who this shim is: the flags and environment it was started with (containerd, runtime v2)."""
+    """The flags and environment that containerd started this shim with."""
 
     name: str  # io.containerd.X.vN, from argv[0] containerd-shim-X-vN
     namespace: str
-    id: str  # of the first container: of the group when it is alone
-    grpc_address: str  # only an input of the socket's name
-    ttrpc_address: str  # where events go; "" = nowhere
+    id: str  # of the first container of the group
+    grpc_address: str  # the daemon's; only hashed into the name of the socket
+    ttrpc_address: str  # the socket that takes events; "" = none
     debug: bool
 
 
 @dataclass(frozen=True, slots=True)
 class Exit:
-    """How one process ended.  Recorded once, told everywhere with the identical time."""
+    """How one process ended.  Recorded once: every reply and event has the same time."""
 
     pid: int
-    status: int  # 0..255; 128 + signal when killed by one
+    status: int  # 0..255; 128 + the number of the signal that killed it
     at_ns: int  # CLOCK_REALTIME
 
 
@@ -40,7 +40,7 @@ class Mount:
 
 @dataclass(frozen=True, slots=True)
 class Stdio:
-    """Where a process's streams go, as the client said: FIFO paths, URIs or nothing."""
+    """The streams of a process, as the client gave them: FIFO paths, URIs, or "" for none."""
 
     stdin: str = ""
     stdout: str = ""
@@ -67,7 +67,7 @@ class RuncOptions:
     task_api_version: int = 0
 
     def to_json(self) -> str:
-        """Return the text of containerd's `options.json`: field order, without zero values."""
+        """Return the text of containerd's `options.json`: in field order, without zero values."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         given = {name: value for name, value in values.items() if value}
         return json.dumps(given, separators=(",", ":"))
@@ -86,24 +86,24 @@ class CreateSpec:
 
 @dataclass(frozen=True, slots=True)
 class CheckpointSpec:
-    """A checkpoint to be made; the names are those of `containerd.runc.v1.CheckpointOptions`."""
+    """A checkpoint to make; the names are those of `containerd.runc.v1.CheckpointOptions`."""
 
-    path: str  # the folder the image goes to
-    exit: bool = False  # end the container with it
+    path: str  # the directory of the image
+    exit: bool = False  # end the container afterwards
     open_tcp: bool = False
     external_unix_sockets: bool = False
     terminal: bool = False
     file_locks: bool = False
     empty_namespaces: tuple[str, ...] = ()
-    work_path: str = ""  # where CRIU logs; "" = in the bundle, and gone afterwards
-    parent_path: str = ""  # an earlier image this one is relative to
+    work_path: str = ""  # the directory of CRIU's logs; "" = in the bundle, removed afterwards
+    parent_path: str = ""  # an earlier image, of which this one is a difference
 
 
 @dataclass(frozen=True, slots=True)
 class ExecSpec:
     id: str
     stdio: Stdio
-    process: Mapping[str, object]  # the OCI process, `terminal` already set from the request
+    process: Mapping[str, object]  # the OCI process, with `terminal` as in the request
 
 
 # --- events, in the order of a life -----------------------------------------------------------
@@ -164,7 +164,7 @@ class Resumed:
 
 @dataclass(frozen=True, slots=True)
 class Oom:
-    """The kernel killed a process of the container for want of memory."""
+    """The kernel killed a process of the container because memory ran out."""
 
     container_id: str
 
@@ -173,14 +173,14 @@ Event = Created | Started | ExecAdded | ExecStarted | Exited | Deleted | Paused 
 
 
 class EventSink(Protocol):
-    """Takes events in order.  Never waits, never fails: what happened has happened."""
+    """Takes events in order.  `emit` does not wait and does not raise."""
 
     def emit(self, event: Event) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
 class ProcessState:
-    """What State answers."""
+    """The reply to State."""
 
     id: str
     bundle: str

@@ -1,7 +1,7 @@
-"""The types of OCI runtime-spec values that reach the shim as JSON.  Pure.
+"""The Go types (runtime-spec, specs-go) of the OCI values that reach the shim as JSON.  Pure.
 
-Only what is needed to refuse a value of a wrong type as the reference does; the values themselves
-are handed to the runtime as they came, unknown fields included.
+They serve to refuse a value of a wrong type as the Go shim does.  The values themselves are passed
+to the runtime unchanged, unknown fields included.
 """
 
 from typing import Final

@@ -1,4 +1,4 @@
-"""Names: of every file in a bundle, of the runtime's state, of the socket.  Pure."""
+"""The names of a bundle's files, of the runtime's state directory, and of the socket.  Pure."""
 
 import hashlib
 import os.path
@@ -6,13 +6,11 @@ from collections.abc import Mapping
 from typing import Final
 
 SOCKET_DIR: Final = "/run/containerd/s"
-MAX_SOCKET_DIR_BYTES: Final = 42
-"""sun_path holds 107 bytes and a NUL; a slash and 64 hex digits follow the folder."""
 
 RUNTIME_ROOT: Final = "/run/containerd/runc"
 
 GROUP_ANNOTATIONS: Final = ("io.containerd.runc.v2.group", "io.kubernetes.cri.sandbox-id")
-"""Containers with the same value share a shim; the first that is present wins."""
+"""Containers with the same value share a shim; the first annotation that is present counts."""
 
 # --- files of a bundle; the daemon makes config.json, rootfs, work and log ---------------------
 
@@ -26,23 +24,18 @@ def rootfs(bundle: str) -> str:
 
 
 def idmapped_layers(rootfs_dir: str) -> str:
-    """Name the folder in which an overlay's layers are while it is being mounted."""
+    """Name the directory with an overlay's layers while the overlay is being mounted."""
     return rootfs_dir.rstrip("/") + ".idmapped"
 
 
 def work_dir(bundle: str) -> str:
-    """Name the link to the folder that outlives a reboot: for checkpoints."""
+    """Name the link to the directory that outlives a reboot, for checkpoints."""
     return os.path.join(bundle, "work")
 
 
 def criu_work_dir(bundle: str) -> str:
-    """Name the folder of a checkpoint's logs, when the client names none."""
+    """Name the directory of a checkpoint's logs if the client names none."""
     return os.path.join(work_dir(bundle), "criu-work")
-
-
-def log_fifo(bundle: str) -> str:
-    """Name the FIFO that the daemon reads the shim's log from."""
-    return os.path.join(bundle, "log")
 
 
 def address_file(bundle: str) -> str:
@@ -50,7 +43,7 @@ def address_file(bundle: str) -> str:
 
 
 def socket_dir_link(bundle: str) -> str:
-    """Name the link to a socket folder that is not the usual one."""
+    """Name the link to the directory of the socket, if that is not SOCKET_DIR."""
     return os.path.join(bundle, "s")
 
 
@@ -59,7 +52,7 @@ def options_file(bundle: str) -> str:
 
 
 def runtime_file(bundle: str) -> str:
-    """Name the file that tells `delete` which runtime the container was made with."""
+    """Name the file with the runtime's name, which `delete` reads."""
     return os.path.join(bundle, "runtime")
 
 
@@ -76,12 +69,11 @@ def init_pid_file(bundle: str) -> str:
 
 
 def exec_pid_file(bundle: str, exec_id: str) -> str:
-    """Name the file in which the runtime leaves an exec's pid: `<bundle>/<exec id>.pid`.
+    """Name the file in which the runtime writes an exec's pid: `<bundle>/<exec id>.pid`.
 
-    Two kinds of ids get another name, which no other id can lead to: `init`, whose file would be
-    that of the container's init (and make `delete` believe in the wrong pid), and ids that would
-    leave the bundle.  An id with a harmless slash keeps its name; the runtime refuses it, in the
-    words clients know.
+    Two kinds of ids get a hashed name.  The file of `init` would be that of the container's init,
+    whose pid `delete` reads.  An id with `..` would name a file outside of the bundle.  An id with
+    another slash keeps its name; the runtime refuses it, with the text that clients know.
     """
     if exec_id == "init" or ".." in exec_id.split("/"):
         digest = hashlib.sha256(exec_id.encode("utf-8", "surrogateescape")).hexdigest()
@@ -99,12 +91,12 @@ INIT_RECORD: Final = "init.json"
 
 
 def runtime_root(root: str, namespace: str) -> str:
-    """Name the runtime's state folder: the option `root` or its default, and the namespace."""
+    """Name the runtime's state directory: the option `root` or its default, and the namespace."""
     return go_join(root or RUNTIME_ROOT, namespace)
 
 
 def bundle_for_delete(cwd: str, container_id: str) -> str:
-    """Name the bundle that `delete` is about: a sibling of its folder, or that folder."""
+    """Name the bundle that `delete` cleans up: `<parent of cwd>/<container_id>`."""
     return go_join(os.path.dirname(cwd), container_id)
 
 
@@ -112,18 +104,16 @@ def bundle_for_delete(cwd: str, container_id: str) -> str:
 
 
 def group_id(annotations: Mapping[str, str], container_id: str) -> str:
-    """Say which shim a container belongs to; an annotation that is there but empty wins too."""
+    """Return the group of a container.  An annotation that is present and empty counts."""
     for name in GROUP_ANNOTATIONS:
         if name in annotations:
             return annotations[name]
     return container_id
 
 
-def socket_path(
-    grpc_address: str, namespace: str, group: str, *, folder: str = SOCKET_DIR, debug: bool = False
-) -> str:
-    """Name the socket of a group's shim, the same for everybody who computes it."""
-    joined = go_join(grpc_address, namespace, group, *(["debug"] if debug else []))
+def socket_path(grpc_address: str, namespace: str, group: str, *, folder: str = SOCKET_DIR) -> str:
+    """Name the socket of a group's shim: a hash that the Go shim computes in the same way."""
+    joined = go_join(grpc_address, namespace, group)
     digest = hashlib.sha256(joined.encode("utf-8", "surrogateescape")).hexdigest()
     return f"{folder}/{digest}"
 
@@ -133,10 +123,10 @@ def address_of(path: str) -> str:
 
 
 def go_join(*parts: str) -> str:
-    """Join and clean as Go's filepath.Join: empty parts go, `.`, `..` and `//` are resolved."""
+    """Join and clean paths as Go's filepath.Join: without empty parts, `.`, `..` and `//`."""
     joined = "/".join(part for part in parts if part)
     if not joined:
         return ""
     cleaned = os.path.normpath(joined)
-    # POSIX lets two leading slashes mean something else; Go does not.
+    # normpath keeps two leading slashes, which POSIX allows to have a meaning; Go does not.
     return cleaned[1:] if cleaned.startswith("//") else cleaned

@@ -1,4 +1,4 @@
-"""What an administrator can set for all shims, and a pod's author for one container.  Pure."""
+"""Settings of the administrator for all shims, and annotations of one container.  Pure."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,33 +12,33 @@ LONGEST_S: Final = 86_400.0
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """The defaults are those of a shim without a settings file.  Plain values only."""
+    """The settings file.  The defaults are those of a shim without one."""
 
     json_v3_reply: bool = False
     """Answer `start` of containerd 2.0 to 2.2 in JSON, version 3, as their own shim does."""
 
     drain_grace_s: float = 0.5
-    """How long Delete waits after the last byte when somebody still holds the streams open."""
+    """How long Delete waits after the last byte while a process holds the streams open."""
 
     drain_limit_s: float = 10.0
-    """How long Delete waits for output that still moves."""
+    """How long Delete waits for output that is still being copied."""
 
     exit_output_s: float = 0.25
-    """How long an exit waits for a client that is there to take the output before it; 0 = not."""
+    """How long an exit waits for a connected reader to drain the output before it; 0 = not."""
 
     self_exit_s: float = 0.0
-    """A shim without container and connection ends after so long; 0 = never, as the reference."""
+    """After how long a shim without container and connection ends; 0 = never, as the Go shim."""
 
     zygote: bool = True
-    """Keep a warm process that later shims are forked from, where the launcher is installed."""
+    """Keep a zygote, from which later shims are forked, where the launcher is installed."""
 
     zygote_linger_s: float = 60.0
-    """How long it stays after the last of its shims."""
+    """How long the zygote stays after the last of its shims."""
 
     logging_binaries: tuple[str, ...] | None = None
-    """The programs that `binary://` may name, absolute paths; None = any."""
+    """The absolute paths of the programs that `binary://` may name; None = any."""
 
-    # How long one verb of the runtime may take; then it is killed.
+    # How long each command of the runtime may take; then the runtime is killed.
     create_s: float = 300.0
     restore_s: float = 300.0
     checkpoint_s: float = 300.0
@@ -53,35 +53,39 @@ class Settings:
 
 # --- one container -----------------------------------------------------------------------------
 
-BLOCK: Final = "block"
-BUFFER: Final = "buffer"
-DROP_OLDEST: Final = "drop-oldest"
+# The words of POLICY_ANNOTATION: what an output does while no reader takes its bytes.
+BLOCK: Final = "block"  # the container waits, as with the Go shim
+BUFFER: Final = "buffer"  # it waits once `limit_bytes` are kept
+DROP_OLDEST: Final = "drop-oldest"  # it never waits
 
 POLICY_ANNOTATION: Final = "pyrunc.shim/stdio-policy"
 GRACE_ANNOTATION: Final = "pyrunc.shim/drain-grace-ms"
 HANGUP_ANNOTATION: Final = "pyrunc.shim/stdin-hangup-s"
 
 BUFFER_LIMIT_BYTES: Final = 64 * 1024 * 1024
-"""The most that an annotation can make a shim keep of one stream: who writes it is not root."""
+"""The largest limit that an annotation can set: its author need not be an administrator."""
 
 _GRACE_LIMIT_MS: Final = 60_000
 
 
 @dataclass(frozen=True, slots=True)
-class ContainerPolicy:
+class IoPolicy:
     """How the streams of one container's processes are treated."""
 
-    stdio_policy: str = BLOCK  # when nobody reads: BLOCK the writer, BUFFER, or DROP_OLDEST
-    limit_bytes: int = 0  # of what is kept of one stream; 0 with BLOCK
-    drain_grace_s: float = 0.5
-    stdin_hangup_s: float | None = None  # from the last client's leaving to the end; None: no end
+    stdio_policy: str = BLOCK  # BLOCK, BUFFER or DROP_OLDEST
+    limit_bytes: int = 0  # kept in memory per stream, beside pipe and FIFO; 0 with BLOCK
+    drain_grace_s: float = 0.5  # without a byte, while a process still holds the writing end
+    drain_limit_s: float = 10.0
+    stdin_hangup_s: float | None = None  # from the last client's leaving to EOF; None: no EOF
+    exit_output_s: float = 0.25  # for a client to take what came before an exit, which waits
+    open_limit_s: float = 30.0  # for all output FIFOs together
 
 
-def container_policy(annotations: Mapping[str, str], settings: Settings) -> ContainerPolicy:
-    """Read the annotations of an OCI configuration; what is not annotated is as in `settings`.
+def io_policy(annotations: Mapping[str, str], settings: Settings) -> IoPolicy:
+    """Read the annotations of an OCI configuration; `settings` has the values for the others.
 
     Raises:
-        InvalidArgument: an annotation of ours has a value that cannot be used.
+        InvalidArgument: an annotation of this shim has an invalid value.
     """
     stdio_policy, limit_bytes = _policy(annotations.get(POLICY_ANNOTATION, BLOCK))
     grace_s = settings.drain_grace_s
@@ -90,7 +94,14 @@ def container_policy(annotations: Mapping[str, str], settings: Settings) -> Cont
     hangup_s = None
     if HANGUP_ANNOTATION in annotations:
         hangup_s = float(_number(annotations, HANGUP_ANNOTATION, int(LONGEST_S)))
-    return ContainerPolicy(stdio_policy, limit_bytes, grace_s, hangup_s)
+    return IoPolicy(
+        stdio_policy=stdio_policy,
+        limit_bytes=limit_bytes,
+        drain_grace_s=grace_s,
+        drain_limit_s=settings.drain_limit_s,
+        stdin_hangup_s=hangup_s,
+        exit_output_s=settings.exit_output_s,
+    )
 
 
 def _policy(text: str) -> tuple[str, int]:

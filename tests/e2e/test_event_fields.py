@@ -6,7 +6,9 @@ import pytest
 
 from protos import events_pb2, types_pb2
 from shimv2.shimctl import spec
+from shimv2.shimctl.bundle import Bundle
 from shimv2.shimctl.harness import Harness, Setup
+from shimv2.values.model import Mount
 from tests.support.harnessed import add_exec, in_harness
 
 pytestmark = pytest.mark.root
@@ -14,6 +16,15 @@ pytestmark = pytest.mark.root
 SLEEP = spec.Wanted(["sleep", "1000"])
 ZERO_TIME_S = -62_135_596_800  # Go's: the year 1
 POD = {"io.containerd.runc.v2.group": "pod"}
+
+
+def created(bundle: Bundle, mount: Mount, pid: int) -> events_pb2.TaskCreate:
+    """Return the event of a Create with one mount and two streams."""
+    root = types_pb2.Mount(type=mount.type, source=mount.source, options=mount.options)
+    io = events_pb2.TaskIO(stdout=bundle.fifo("stdout"), stderr=bundle.fifo("stderr"))
+    return events_pb2.TaskCreate(
+        container_id="c1", bundle=bundle.path, rootfs=[root], io=io, pid=pid
+    )
 
 
 @pytest.mark.rule(
@@ -35,7 +46,6 @@ def test_events_have_all_their_fields(setup: Setup) -> None:
     async def scenario(harness: Harness) -> None:
         container = await harness.create("c1", SLEEP)
         bundle, task = container.bundle, container.task
-        mount = harness.root_mount(bundle)
         pid = await task.start("c1")
         await add_exec(container, "e1", "sh", "-c", "exit 7")
         exec_pid = await task.start("c1", "e1")
@@ -54,15 +64,8 @@ def test_events_have_all_their_fields(setup: Setup) -> None:
         exec_exit.exited_at.FromNanoseconds(exec_ended.at_ns)
         exit_.MergeFrom(events_pb2.TaskExit(container_id="c1", id="c1", pid=pid, exit_status=137))
         gone.MergeFrom(events_pb2.TaskDelete(container_id="c1", pid=pid, exit_status=137))
-        root = types_pb2.Mount(type=mount.type, source=mount.source, options=mount.options)
-        io = events_pb2.TaskIO(stdout=bundle.fifo("stdout"), stderr=bundle.fifo("stderr"))
         expected = [
-            (
-                "/tasks/create",
-                events_pb2.TaskCreate(
-                    container_id="c1", bundle=bundle.path, rootfs=[root], io=io, pid=pid
-                ),
-            ),
+            ("/tasks/create", created(bundle, harness.root_mount(bundle), pid)),
             ("/tasks/start", events_pb2.TaskStart(container_id="c1", pid=pid)),
             ("/tasks/exec-added", events_pb2.TaskExecAdded(container_id="c1", exec_id="e1")),
             (

@@ -159,10 +159,8 @@ def test_update_takes_any_url_and_checks_the_json(setup: Setup) -> None:
     async def scenario(harness: Harness) -> None:
         container = await harness.run("c1", *SLEEP.args)
         await update_with(container, b'{"pids":{"limit":55}}')
-        assert await refused(update_with(container, b"{bad")) == (
-            2,
-            "invalid character 'b' looking for beginning of object key string",
-        )
+        code, text = await refused(update_with(container, b"{bad"))
+        assert (code, text.startswith("invalid ")) == (2, True)
         code, text = await refused(update_with(container, b'{"memory":{"limit":"x"}}'))
         assert (code, "cannot unmarshal string into Go struct field" in text) == (2, True)
         code, text = await refused(update_with(container, b'{"cpu":{"cpus":"999"}}'))

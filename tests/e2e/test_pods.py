@@ -103,6 +103,19 @@ def test_members_share_a_shim_until_the_last_one_is_gone(
     in_harness(setup, scenario)
 
 
+async def output_on_a_terminal(container: Container, exec_id: str, *args: str) -> str:
+    """Run an exec on a terminal to its end."""
+    fifo, task = container.bundle.fifo("stdout", exec_id=exec_id), container.task
+    container.bundle.make_fifos(exec_id=exec_id)
+    screen = Capture(fifo)
+    process = spec.process(spec.Wanted(list(args), terminal=True))
+    await task.exec(container.id, exec_id, process, stdio=Stdio(stdout=fifo, terminal=True))
+    await task.start(container.id, exec_id)
+    await screen.ended()
+    await task.delete(container.id, exec_id)
+    return screen.text
+
+
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize("runtime", ["runc", "crun"])
 def test_pod_goes_on_after_its_first_container_has_gone(
@@ -139,15 +152,7 @@ def test_pod_goes_on_after_its_first_container_has_gone(
         await task.wait("c2", "e2")
         await task.delete("c2", "e2")
         assert (tmp_path / "out").read_text() == "logged\n"
-        process = spec.process(spec.Wanted(["tty"], terminal=True))
-        second.bundle.make_fifos(exec_id="e3")
-        screen = Capture(second.bundle.fifo("stdout", exec_id="e3"))
-        stdio = Stdio(stdout=second.bundle.fifo("stdout", exec_id="e3"), terminal=True)
-        await task.exec("c2", "e3", process, stdio=stdio)
-        await task.start("c2", "e3")
-        await screen.ended()
-        assert screen.text == "/dev/pts/0\r\n"
-        await task.delete("c2", "e3")
+        assert await output_on_a_terminal(second, "e3", "tty") == "/dev/pts/0\r\n"
         if runtime == "runc":  # crun wants a cgroup freezer it can use on its own
             await task.pause("c2")
             await task.resume("c2")

@@ -26,7 +26,9 @@ _LIMIT_S: Final = 30.0
 _ROOT: Final = Path(__file__).resolve().parents[2]
 _SCRIPT: Final = """#!{python} {flags}
 import sys
+import warnings
 
+warnings.simplefilter("error")
 sys.path.insert(0, {root!r})
 from shimv2.cli import main
 
@@ -37,7 +39,7 @@ Done = subprocess.CompletedProcess[bytes]
 
 
 def install(path: Path, flags: str = "-I") -> Path:
-    """Write the shim's script; its name is the name it acts by."""
+    """Write the shim's script; its name is the name it acts by, and a warning is an error in it."""
     path.write_text(_SCRIPT.format(python=sys.executable, flags=flags, root=str(_ROOT)))
     path.chmod(0o755)
     return path

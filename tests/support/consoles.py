@@ -8,8 +8,9 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Final
 
 from shimv2.io.fifo import Fd
-from shimv2.io.stdio import IoPolicy, ProcessIO, open_io
+from shimv2.io.stdio import ProcessIO, open_io
 from shimv2.values.model import Stdio
+from shimv2.values.settings import IoPolicy
 from tests.support.streams import eventually
 
 NAME: Final = b"/dev/pts/0"

@@ -25,7 +25,9 @@ RUNTIME_UNDER_TEST: Final = os.environ.get("SHIM_TEST_RUNTIME", "runc")
 ROOT: Final = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 _SCRIPT: Final = """#!{python} -I
 import sys
+import warnings
 
+warnings.simplefilter("error")
 sys.path.insert(0, {root!r})
 from shimv2.cli import main
 
@@ -106,7 +108,7 @@ def install_shim(path: str) -> None:
 
 
 def write_shim(path: str, *, root: str, python: str) -> None:
-    """Write the shim's script, of the tree at `root`."""
+    """Write the shim's script, of the tree at `root`; a warning is an error in it."""
     with open(path, "w", encoding="utf-8") as file:
         file.write(_SCRIPT.format(python=python, root=root))
     os.chmod(path, 0o755)

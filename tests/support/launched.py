@@ -14,9 +14,11 @@ from tests.support.boot import fds
 _ROOT: Final = Path(__file__).resolve().parents[2]
 RECLAIMS: Final = os.environ.get("SHIM_TEST_RECLAIM") == "1"
 LAUNCHER: Final = _ROOT / "shimv2" / "_bin" / "launcher"
-# As shimv2/cold_start.py, of this tree: it may be installed nowhere.
+# As shimv2/cold_start.py, of this tree: it may be installed nowhere.  A warning is an error in it.
 _ENTRY: Final = """import sys
+import warnings
 
+warnings.simplefilter("error")
 sys.path.insert(0, {root!r})
 {more}
 from shimv2.cli import launched

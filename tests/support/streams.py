@@ -9,8 +9,9 @@ import subprocess
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from typing import Any, ClassVar, Final, TypeVar
 
-from shimv2.io.stdio import IoPolicy, ProcessIO, open_io
+from shimv2.io.stdio import ProcessIO, open_io
 from shimv2.values.model import Stdio
+from shimv2.values.settings import IoPolicy
 from tests.support.aio import LoopName, run
 
 T = TypeVar("T")

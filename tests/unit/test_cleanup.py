@@ -296,8 +296,8 @@ def test_unusable_pid_is_a_warning(boot: Boot, pid: str) -> None:
 @pytest.mark.parametrize(
     ("options", "text"),
     [
-        ("{bad", "invalid character 'b' looking for beginning of object key string"),
-        ("", "unexpected end of JSON input"),
+        ("bad", "invalid JSON: Expecting value: line 1 column 1 (char 0)"),
+        ("", "invalid JSON: Expecting value: line 1 column 1 (char 0)"),
         (
             '{"root":1}',
             "json: cannot unmarshal number into Go struct field Options.root of type string",

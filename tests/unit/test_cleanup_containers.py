@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from protos.task_v2_pb2 import DeleteResponse
-from shimv2.task.exits import ExitRecords, start_time_of
+from shimv2.kernel.proc import start_time_of
+from shimv2.task.exits import ExitRecords
 from shimv2.values.model import Exit
 from tests.support.boot import Boot, Done
 

@@ -204,8 +204,11 @@ def test_server_without_fd_3_refuses_to_run(boot: Boot) -> None:
     """A server listens on the socket it inherits as fd 3."""
     done = boot.run([str(boot.shim), "-namespace", "x"], cwd=boot.bundle("c1"))
 
-    expected = f"{RUNTIME}: listen on fd 3: bad file descriptor"
-    assert (done.returncode, done.stderr.decode()) == (1, expected)
+    # libffi 3.8 keeps its library open from the import of ctypes on: as fd 3, where that is free.
+    problems = ("bad file descriptor", "socket operation on non-socket")
+    expected = [f"{RUNTIME}: listen on fd 3: {problem}" for problem in problems]
+    assert done.returncode == 1
+    assert done.stderr.decode() in expected
 
 
 def test_bug_is_told_with_its_place_and_without_a_traceback(

@@ -3,7 +3,6 @@
 import contextlib
 import json
 import os
-import signal
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shimv2.task.exits import ExitRecord, ExitRecords, recorded_exit, start_time_of
+from shimv2.kernel.proc import start_time_of
+from shimv2.task.exits import ExitRecord, ExitRecords, recorded_exit
 from shimv2.values.model import Exit
 
 AT_NS = 1_795_475_259_000_000_007
@@ -266,23 +266,3 @@ def test_record_survives_its_text_form(
     record = ExitRecord(id_, pid, start_time, code, at_ns, oom)
 
     assert ExitRecord.from_json(record.to_json()) == record
-
-
-def test_start_time_tells_processes_apart() -> None:
-    """Read from /proc, whatever the process calls itself; gone with the process."""
-    pid = os.fork()
-    if pid == 0:
-        with open("/proc/self/comm", "w") as file:
-            file.write("a) S 1 (b")
-        os.kill(os.getpid(), signal.SIGSTOP)
-        os._exit(0)
-    os.waitpid(pid, os.WUNTRACED)
-    born = start_time_of(pid)
-    os.kill(pid, signal.SIGKILL)
-    os.waitpid(pid, 0)
-
-    mine = start_time_of(os.getpid())
-    assert born is not None
-    assert mine is not None
-    assert born >= mine
-    assert start_time_of(pid) is None

@@ -9,41 +9,40 @@ import pytest
 
 from shimv2.kernel import linux
 from tests.support.children import status_of
+from tests.support.kernel import (
+    is_child_subreaper,
+    is_dumpable,
+    parent_death_signal,
+    pipe_capacity_bytes,
+)
 
 
 def test_subreaper_is_set_and_read_back() -> None:
     """The shim inherits orphans only while it is one."""
-    before = linux.is_child_subreaper()
+    before = is_child_subreaper()
     linux.set_child_subreaper()
-    assert linux.is_child_subreaper()
+    assert is_child_subreaper()
     linux.set_child_subreaper(False)
-    assert not linux.is_child_subreaper()
+    assert not is_child_subreaper()
     linux.set_child_subreaper(before)
 
 
 def test_parent_death_signal_is_set_and_read_back() -> None:
     """0 takes it away again."""
-    before = linux.parent_death_signal()
+    before = parent_death_signal()
     linux.set_parent_death_signal(signal.SIGUSR1)
-    assert linux.parent_death_signal() == signal.SIGUSR1
+    assert parent_death_signal() == signal.SIGUSR1
     linux.set_parent_death_signal(before)
-    assert linux.parent_death_signal() == before
+    assert parent_death_signal() == before
 
 
 def test_dumpable_is_set_and_read_back() -> None:
     """The last step of a root shim's start-up: /proc/self belongs to root then."""
-    before = linux.is_dumpable()
+    before = is_dumpable()
     linux.set_dumpable(False)
-    assert not linux.is_dumpable()
+    assert not is_dumpable()
     linux.set_dumpable(before)
-    assert linux.is_dumpable() == before
-
-
-def test_init_of_a_namespace_is_its_number_1() -> None:
-    """Neither we nor what is gone; on this machine, process 1 is that of its own."""
-    assert linux.is_namespace_init(1)
-    assert not linux.is_namespace_init(os.getpid())
-    assert not linux.is_namespace_init(2**22 + 1)  # above any pid_max
+    assert is_dumpable() == before
 
 
 def test_refused_call_is_an_error_with_errno_and_path(tmp_path: Path) -> None:
@@ -176,7 +175,7 @@ def test_pipe_capacity_is_what_the_kernel_made_of_it() -> None:
     source, sink = os.pipe2(os.O_CLOEXEC)
     try:
         assert linux.set_pipe_capacity(sink, 100_000) == 131_072
-        assert linux.pipe_capacity_bytes(source) == 131_072
+        assert pipe_capacity_bytes(source) == 131_072
     finally:
         os.close(source)
         os.close(sink)

@@ -367,6 +367,7 @@ def test_slow_callback_is_judged_by_cpu_time(caplog: pytest.LogCaptureFixture) -
 def test_half_consumed_async_generator_is_finished() -> None:
     """By the collector while the loop runs, and by run() at its end."""
     finished = list[str]()
+    told = asyncio.Event()
 
     async def numbers(name: str) -> AsyncIterator[int]:
         try:
@@ -375,13 +376,14 @@ def test_half_consumed_async_generator_is_finished() -> None:
         finally:
             await asyncio.sleep(0)
             finished.append(name)
+            told.set()
 
     async def main() -> AsyncIterator[int]:
         dropped = numbers("dropped")
         assert await anext(dropped) == 1
         del dropped
         gc.collect()
-        await asyncio.sleep(0.01)
+        await asyncio.wait_for(told.wait(), 10)
         assert finished == ["dropped"]
         kept = numbers("kept")
         assert await anext(kept) == 1

@@ -59,8 +59,8 @@ def test_terminal_of_the_request_overrides_that_of_the_spec(terminal: bool, valu
 @pytest.mark.parametrize(
     ("value", "error"),
     [
-        (b"{bad", "invalid character 'b' looking for beginning of object key string"),
-        (b"", "unexpected end of JSON input"),
+        (b"bad", "invalid JSON: Expecting value: line 1 column 1 (char 0)"),
+        (b"", "invalid JSON: Expecting value: line 1 column 1 (char 0)"),
         (
             b'{"args":"x"}',
             "json: cannot unmarshal string into Go struct field Process.args of type []string",
@@ -104,7 +104,7 @@ LIMIT_FIELD = "Go struct field LinuxMemory.memory.limit of type int64"
 @pytest.mark.parametrize(
     ("value", "error"),
     [
-        (b"{bad", "invalid character 'b' looking for beginning of object key string"),
+        (b"bad", "invalid JSON: Expecting value: line 1 column 1 (char 0)"),
         (
             b'{"memory":{"limit":"x"}}',
             f"json: cannot unmarshal string into {LIMIT_FIELD}",

@@ -42,22 +42,6 @@ def test_socket_is_named_by_the_hash_of_address_namespace_and_group() -> None:
     assert paths.socket_path("", "NS", "group", folder="/x").startswith("/x/")
 
 
-def test_debug_socket_has_a_name_of_its_own() -> None:
-    """`/debug` is appended before hashing."""
-    plain = paths.socket_path("/a", "b", "c")
-    debug = paths.socket_path("/a", "b", "c", debug=True)
-
-    assert debug != plain
-    assert debug == paths.socket_path("/a", "b", "c/debug")
-
-
-def test_socket_in_the_longest_folder_fits_its_address() -> None:
-    """sun_path holds 107 bytes."""
-    folder = "/" + "x" * (paths.MAX_SOCKET_DIR_BYTES - 1)
-
-    assert len(paths.socket_path("/a", "b", "c", folder=folder)) == 107
-
-
 @pytest.mark.parametrize(
     ("annotations", "group"),
     [
@@ -118,7 +102,6 @@ def test_files_of_a_bundle_have_the_names_daemons_and_runtimes_know() -> None:
         paths.config_file: "config.json",
         paths.rootfs: "rootfs",
         paths.work_dir: "work",
-        paths.log_fifo: "log",
         paths.address_file: "address",
         paths.socket_dir_link: "s",
         paths.options_file: "options.json",

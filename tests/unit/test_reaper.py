@@ -17,6 +17,7 @@ from shimv2.shimctl.testbed.until import until
 from shimv2.values.model import Exit
 from tests.support.aio import LOOPS, LoopName, run
 from tests.support.children import status_of
+from tests.support.kernel import is_child_subreaper
 
 both_loops = pytest.mark.parametrize("loop", LOOPS)
 
@@ -35,17 +36,14 @@ def dead(pid: int) -> None:
     """Return when `pid` has exited; a loop of ours does not run meanwhile, so it is not reaped."""
 
     def is_dead() -> bool:
-        try:
-            return status_of(pid)["State"][0] == "Z"
-        except FileNotFoundError:
-            return True
+        return not os.path.exists(f"/proc/{pid}") or status_of(pid)["State"][0] == "Z"
 
     until(is_dead, f"{pid} to exit")
 
 
 @pytest.fixture
 def subreaper() -> Iterator[None]:
-    before = linux.is_child_subreaper()
+    before = is_child_subreaper()
     linux.set_child_subreaper()
     yield
     linux.set_child_subreaper(before)
@@ -309,7 +307,7 @@ def test_children_that_died_before_the_start_are_collected_by_it(loop: LoopName)
 
 def test_storm_of_orphans_gives_the_loop_its_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     """20,000 short children must not keep State from being answered."""
-    monkeypatch.setattr(reaper, "_REAPED_PER_TURN", 4)
+    monkeypatch.setattr(reaper, "_REAPED_PER_ITERATION", 4)
 
     async def main() -> None:
         mine = Reaper(asyncio.get_running_loop())
@@ -331,7 +329,7 @@ def test_storm_of_orphans_gives_the_loop_its_turns(monkeypatch: pytest.MonkeyPat
 
 def test_stop_in_the_middle_of_a_storm_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is scheduled any more; what is dead stays a zombie for whoever comes next."""
-    monkeypatch.setattr(reaper, "_REAPED_PER_TURN", 1)
+    monkeypatch.setattr(reaper, "_REAPED_PER_ITERATION", 1)
 
     async def main() -> None:
         mine = Reaper(asyncio.get_running_loop())
@@ -390,8 +388,7 @@ def test_recycled_pid_does_not_get_its_predecessors_exit() -> None:
             gate, hold = os.pipe2(os.O_CLOEXEC)
             second = shell("read x; exit 2", fds={0: gate})
             claimed = mine.claim(second)
-            if second == first:
-                assert not claimed.done()
+            assert second != first or not claimed.done()
             os.close(hold)
             os.close(gate)
             assert (await claimed).status == 2

@@ -98,7 +98,7 @@ def test_corrupt_log_is_told_with_the_failure(fake: FakeRuntime) -> None:
 
     assert failure(fake, create) == (
         "OCI runtime create failed: unable to retrieve OCI runtime error "
-        "(invalid character 'o' in literal null (expecting 'u')): "
+        "(invalid JSON: Expecting value: line 1 column 1 (char 0)): "
         f"{fake.binary} did not terminate successfully: exit status 1"
     )
 

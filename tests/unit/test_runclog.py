@@ -68,9 +68,15 @@ def test_last_error_of_a_readable_log_is_found(log: bytes, message: str) -> None
 @pytest.mark.parametrize(
     ("log", "why"),
     [
-        (b"not json", "invalid character 'o' in literal null (expecting 'u')"),
-        (b'{"level":"error","msg":"a"} x', "invalid character 'x' looking for beginning of value"),
-        (b'{"level":"error","msg":"a"', "unexpected EOF"),
+        (b"not json", "invalid JSON: Expecting value: line 1 column 1 (char 0)"),
+        (
+            b'{"level":"error","msg":"a"} x',
+            "invalid JSON: Expecting value: line 1 column 29 (char 28)",
+        ),
+        (
+            b'{"level":"error","msg":"a"',
+            "invalid JSON: Expecting ',' delimiter: line 1 column 27 (char 26)",
+        ),
         (
             b'{"level":5}',
             "json: cannot unmarshal number into Go struct field .Level of type string",
@@ -84,7 +90,7 @@ def test_last_error_of_a_readable_log_is_found(log: bytes, message: str) -> None
     ],
 )
 def test_log_that_is_none_is_told_why(log: bytes, why: str) -> None:
-    """Strict, and in Go's words."""
+    """Strict: one entry that is none spoils the log."""
     with pytest.raises(CorruptLog) as caught:
         last_error(log)
 

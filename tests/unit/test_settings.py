@@ -14,9 +14,9 @@ from shimv2.values.settings import (
     GRACE_ANNOTATION,
     HANGUP_ANNOTATION,
     POLICY_ANNOTATION,
-    ContainerPolicy,
+    IoPolicy,
     Settings,
-    container_policy,
+    io_policy,
 )
 
 
@@ -167,9 +167,9 @@ def test_settings_are_plain_values() -> None:
 
 def test_container_without_annotations_is_as_the_settings_say() -> None:
     """`block` is the default, as in the reference."""
-    policy = container_policy({"other": "x"}, Settings(drain_grace_s=0.25))
+    policy = io_policy({"other": "x"}, Settings(drain_grace_s=0.25))
 
-    assert policy == ContainerPolicy(BLOCK, 0, 0.25)
+    assert policy == IoPolicy(BLOCK, 0, drain_grace_s=0.25)
 
 
 @pytest.mark.parametrize(
@@ -182,7 +182,7 @@ def test_container_without_annotations_is_as_the_settings_say() -> None:
     ],
 )
 def test_policy_of_a_stalled_reader_is_read(text: str, stdio_policy: str, limit_bytes: int) -> None:
-    policy = container_policy({POLICY_ANNOTATION: text}, Settings())
+    policy = io_policy({POLICY_ANNOTATION: text}, Settings())
 
     assert (policy.stdio_policy, policy.limit_bytes) == (stdio_policy, limit_bytes)
 
@@ -194,17 +194,17 @@ def test_policy_of_a_stalled_reader_is_read(text: str, stdio_policy: str, limit_
 def test_bad_limit_of_a_policy_is_an_invalid_argument(name: str, size: str) -> None:
     """What is kept is the shim's memory, so it is bounded."""
     with pytest.raises(InvalidArgument, match="at most 67108864: invalid argument"):
-        container_policy({POLICY_ANNOTATION: name + size}, Settings())
+        io_policy({POLICY_ANNOTATION: name + size}, Settings())
 
 
 @pytest.mark.parametrize("text", ["", "drop", "block:1", "BLOCK", "Buffer:1"])
 def test_bad_policy_is_an_invalid_argument(text: str) -> None:
     with pytest.raises(InvalidArgument, match="expected block, buffer:BYTES or drop-oldest:BYTES"):
-        container_policy({POLICY_ANNOTATION: text}, Settings())
+        io_policy({POLICY_ANNOTATION: text}, Settings())
 
 
 def test_grace_time_is_read() -> None:
-    policy = container_policy({GRACE_ANNOTATION: "1500"}, Settings())
+    policy = io_policy({GRACE_ANNOTATION: "1500"}, Settings())
 
     assert policy.drain_grace_s == 1.5
 
@@ -212,14 +212,14 @@ def test_grace_time_is_read() -> None:
 @pytest.mark.parametrize(("text", "hangup_s"), [("0", 0.0), ("30", 30.0), ("86400", 86400.0)])
 def test_hangup_time_is_read(text: str, hangup_s: float) -> None:
     """Without the annotation input never ends by itself, as with the reference."""
-    policy = container_policy({HANGUP_ANNOTATION: text}, Settings())
+    policy = io_policy({HANGUP_ANNOTATION: text}, Settings())
 
     assert policy.stdin_hangup_s == hangup_s
-    assert container_policy({}, Settings()).stdin_hangup_s is None
+    assert io_policy({}, Settings()).stdin_hangup_s is None
 
 
 @pytest.mark.parametrize("name", [GRACE_ANNOTATION, HANGUP_ANNOTATION])
 @pytest.mark.parametrize("text", ["", "-1", "1.5", "x", "100000", "1" * 5000])
 def test_bad_time_is_an_invalid_argument(name: str, text: str) -> None:
     with pytest.raises(InvalidArgument, match=f"annotation {name}="):
-        container_policy({name: text}, Settings())
+        io_policy({name: text}, Settings())

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from shimv2.kernel import linux, spawn
 from tests.support.children import a_child, fds_of, status_of, wait_for
+from tests.support.kernel import is_child_subreaper
 
 SLEEP = ("/bin/sleep", "600")
 SHELL = "/bin/sh"
@@ -137,7 +138,7 @@ def test_child_dies_with_its_parent() -> None:
         "os.write(1, b'%d %d\\n' % (dies, lives))\n"
         "sys.stdin.read()\n"
     )
-    was_subreaper = linux.is_child_subreaper()
+    was_subreaper = is_child_subreaper()
     linux.set_child_subreaper()
     source, sink = os.pipe2(os.O_CLOEXEC)
     hold, held = os.pipe2(os.O_CLOEXEC)

@@ -19,7 +19,6 @@ from ttrpc.errors import StatusError
         (errors.AlreadyExists("id e1"), 6, "id e1: already exists"),
         (errors.FailedPrecondition("init is gone"), 9, "init is gone: failed precondition"),
         (errors.InvalidArgument("no spec"), 3, "no spec: invalid argument"),
-        (errors.Unsupported("method Stats"), 12, "method Stats"),
         (errors.ResourceExhausted("too many events"), 8, "too many events"),
         (errors.WrongState("cannot start a running process"), 2, "cannot start a running process"),
         (errors.Refused("unknown STDIO scheme foo"), 2, "unknown STDIO scheme foo"),

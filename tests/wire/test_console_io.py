@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from shimv2.io import pty as shim_console
-from shimv2.io.stdio import IoPolicy
+from shimv2.values.settings import IoPolicy
 from tests.support.consoles import Session, console, hand_over, open_console, slave
 from tests.support.streams import (
     REST_WAKEUPS,

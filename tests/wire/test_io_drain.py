@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from shimv2.io.stdio import IoPolicy, ProcessIO
+from shimv2.io.stdio import ProcessIO
+from shimv2.values.settings import IoPolicy
 from tests.support.aio import LOOPS, LoopName
 from tests.support.streams import (
     REST_WAKEUPS,

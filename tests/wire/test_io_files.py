@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from shimv2.io.stdio import IoPolicy, open_io
+from shimv2.io.stdio import open_io
 from shimv2.kernel.linux import bytes_waiting
 from shimv2.values.errors import Refused
 from shimv2.values.model import Stdio
+from shimv2.values.settings import IoPolicy
 from tests.support.streams import (
     REST_WAKEUPS,
     Container,

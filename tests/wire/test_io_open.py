@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from shimv2.io.fifo import Pinned
-from shimv2.io.stdio import IoPolicy, NoReader, open_io
+from shimv2.io.stdio import NoReader, open_io
 from shimv2.values.errors import Refused
 from shimv2.values.model import Stdio
+from shimv2.values.settings import IoPolicy
 from tests.support.aio import LOOPS, LoopName
 from tests.support.streams import (
     Container,

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from shimv2.io.stdio import ProcessIO
-from shimv2.kernel.linux import bytes_waiting, pipe_capacity_bytes
+from shimv2.kernel.linux import bytes_waiting
 from tests.support.aio import LOOPS, LoopName
+from tests.support.kernel import pipe_capacity_bytes
 from tests.support.streams import (
     REST_WAKEUPS,
     Container,

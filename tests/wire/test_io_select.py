@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from shimv2.io.stdio import IoPolicy, open_io
+from shimv2.io.stdio import open_io
 from shimv2.values.errors import Refused
 from shimv2.values.model import Stdio
+from shimv2.values.settings import IoPolicy
 from tests.support.streams import (
     fifos,
     nothing_leaked,

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from shimv2.io.process_io import BUFFER, DROP_OLDEST
-from shimv2.io.stdio import IoPolicy, ProcessIO
+from shimv2.io.stdio import ProcessIO
 from shimv2.kernel.linux import bytes_waiting
+from shimv2.values.settings import BUFFER, DROP_OLDEST, IoPolicy
 from tests.support.aio import LOOPS, LoopName
 from tests.support.streams import (
     REST_WAKEUPS,

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from shimv2.io.stdio import IoPolicy, ProcessIO
+from shimv2.io.stdio import ProcessIO
+from shimv2.values.settings import IoPolicy
 from tests.support.aio import LOOPS, LoopName
 from tests.support.consoles import Session, console
 from tests.support.streams import (

@@ -43,9 +43,12 @@ def with_cgroup(path: str) -> dict[str, object]:
 @pytest.mark.parametrize(
     ("config", "text"),
     [
-        ("{broken", "invalid character 'b' looking for beginning of object key string"),
+        ("broken", "invalid JSON: Expecting value: line 1 column 1 (char 0)"),
         ("", "EOF"),
-        ('{"annotations": {"a"', "unexpected EOF"),
+        (
+            '{"annotations": {"a"',
+            "invalid JSON: Expecting ':' delimiter: line 1 column 21 (char 20)",
+        ),
         ("[]", "json: cannot unmarshal array into Go value of type manager.spec"),
         (
             '{"annotations": {"a": 1}}',
@@ -53,7 +56,7 @@ def with_cgroup(path: str) -> dict[str, object]:
         ),
     ],
 )
-def test_broken_configuration_is_told_in_the_words_of_go(
+def test_broken_configuration_is_refused_with_the_reason(
     boot: Boot, config: str, text: str
 ) -> None:
     """A configuration that is missing or broken fails `start`, in the words of Go."""

@@ -9,6 +9,7 @@ from google.protobuf.wrappers_pb2 import StringValue
 from shimv2.shimctl.testbed.until import eventually
 from tests.support.aio import LoopName, run
 from tests.support.ttrpc_peer import SERVICE, Peer, Things, request_frame, serving
+from tests.support.unreadable import CUT_SHORT, NO_UTF8
 from ttrpc import StatusError, codec, wire
 
 ODD = "StreamID must be odd for client initiated streams"
@@ -198,10 +199,7 @@ def test_request_that_is_no_request_is_refused_and_its_id_consumed(loop: LoopNam
     async def scenario() -> None:
         async with serving(Things().registry) as (_server, path):
             with Peer.connect(path) as peer:
-                for stream_id, data, why in [
-                    (1, b"\x0a\x05a", "proto: cannot parse invalid wire-format data"),
-                    (3, b"\x0a\x02\xff\xfe", "string field contains invalid UTF-8"),
-                ]:
+                for stream_id, (data, why) in [(1, CUT_SHORT), (3, NO_UTF8)]:
                     await peer.send(wire.encode_frame(stream_id, wire.REQUEST, 0, data))
                     text = f"unmarshal request error: {why}"
                     assert await peer.refusal() == (stream_id, 3, text)
@@ -258,10 +256,7 @@ def test_payload_that_is_no_message_is_an_internal_error(loop: LoopName) -> None
     async def scenario() -> None:
         async with serving(Things().registry) as (_server, path):
             with Peer.connect(path) as peer:
-                for stream_id, payload, why in [
-                    (1, b"\x0a\x05a", "proto: cannot parse invalid wire-format data"),
-                    (3, b"\x0a\x02\xff\xfe", "string field contains invalid UTF-8"),
-                ]:
+                for stream_id, (payload, why) in [(1, CUT_SHORT), (3, NO_UTF8)]:
                     envelope = codec.encode_request(SERVICE, "Echo", payload)
                     await peer.send(wire.encode_frame(stream_id, wire.REQUEST, 0, envelope))
                     text = f"ttrpc: error unmarshalling payload: {why}"

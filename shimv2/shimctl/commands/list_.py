@@ -4,8 +4,6 @@ import argparse
 import asyncio
 import os
 
-import psutil
-
 from shimv2.shimctl.bundle import NoSuchContainer
 from shimv2.shimctl.commands.common import setup_of
 from shimv2.shimctl.container import Container, ShimGone
@@ -38,7 +36,7 @@ async def _line(options: argparse.Namespace) -> str:
         return f"{name:24} {'-':>8} {'NO SHIM':10} {'-':>4} {'-':>8} {'-':>9}"
     try:
         return await _described(container)
-    except (StatusError, ConnectionClosed, TimeoutError, psutil.Error) as error:
+    except (StatusError, ConnectionClosed, TimeoutError) as error:
         return f"{name:24} {error}"
     finally:
         await container.disconnect()
@@ -46,8 +44,22 @@ async def _line(options: argparse.Namespace) -> str:
 
 async def _described(container: Container) -> str:
     shim = (await container.task.connected(container.id, timeout_s=_LIMIT_S)).shim_pid
-    memory = psutil.Process(shim).memory_full_info().pss / 2**20
     state = await container.task.state(container.id, timeout_s=_LIMIT_S)
     status = "-" if state.exit is None else str(state.exit.status)
     row = f"{container.id:24} {state.pid:>8} {state.status:10} {status:>4}"
-    return f"{row} {shim:>8} {memory:>5.1f} MiB"
+    return f"{row} {shim:>8} {_pss(shim):>9}"
+
+
+def _pss(pid: int) -> str:
+    """Say how much memory a process has, its share of shared pages included; `-` if unknown.
+
+    psutil is the extra `shimctl` of the distribution, which an installation may lack.
+    """
+    try:
+        import psutil  # noqa: PLC0415 - may be missing
+    except ModuleNotFoundError:
+        return "-"
+    try:
+        return f"{psutil.Process(pid).memory_full_info().pss / 2**20:.1f} MiB"
+    except psutil.Error:  # it has ended meanwhile, or belongs to another user
+        return "-"

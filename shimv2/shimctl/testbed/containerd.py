@@ -39,7 +39,7 @@ class Task:
 
 
 class Containerd:
-    """One daemon.  Owns its process; its folders belong to whoever made `folder`.
+    """One daemon.  Owns its process; the caller owns its folders.
 
     `folder` must be short: containerd's socket lies in it, and a path ends at 107 bytes.
     `binaries` is where containerd and ctr are, if not on PATH; another release may take its place

@@ -88,7 +88,7 @@ class HostLeaks:
         ]
 
     def marked(self) -> list[str]:
-        """Say what carries the mark itself: that is ours, whoever else is at work here."""
+        """Return what carries the mark itself: it was left by the test, whatever else runs here."""
         return [
             *(f"process {pid}: {command(pid)}" for pid in self.processes()),
             *(f"mount {point}" for point in self.mounts()),
@@ -122,12 +122,12 @@ class HostLeaks:
         return [path.rstrip("/") for path in found]
 
     def sockets(self) -> list[str]:
-        """Return new socket files nobody listens on.  (One with a listener is a process's.)"""
+        """Return new socket files without a listener; one with a listener is counted as its process."""
         new = (os.path.join(_SOCKETS, name) for name in set(_listed(_SOCKETS)) - self._sockets)
         return [path for path in new if _dead(path)]
 
     def fifos(self) -> list[str]:
-        """Return new FIFO folders nobody has open.  ctr names them at random, so no mark tells."""
+        """Return new FIFO folders that no process has open; ctr names them at random, without the mark."""
         new = {os.path.join(_FIFOS, name) for name in set(_listed(_FIFOS)) - self._fifos}
         return sorted(new - _opened_folders() if new else new)
 

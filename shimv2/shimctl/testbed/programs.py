@@ -8,7 +8,7 @@ from typing import Final
 
 from shimv2.shimctl.testbed.until import until
 
-_SAID: Final = 2000  # of what was printed is told of a failure
+_SAID: Final = 2000  # of the output that a failure shows
 _STOP_LIMIT_S: Final = 60.0
 
 

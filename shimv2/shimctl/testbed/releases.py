@@ -66,7 +66,7 @@ def tool(script: str, *args: str) -> str:
     Returns what it prints.
 
     Raises:
-        ReleaseMissing: it failed; with what it said.
+        ReleaseMissing: the script failed; the text is its output.
     """
     done = subprocess.run(
         [os.path.join(ROOT, "tools", script), *args],

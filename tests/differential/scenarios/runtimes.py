@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+from collections.abc import Callable
 
 from protos import runc_pb2
 from shimv2.shimctl.reply import OPTIONS_URL, pack
@@ -88,6 +89,11 @@ async def failing_verbs(t: Tour) -> None:
     fail("resume", how="quiet")
     await t.do("Resume")
     await t.do("Resume")
+    await _failing_end(t, fail)
+
+
+async def _failing_end(t: Tour, fail: Callable[..., None]) -> None:
+    """The verbs that end a container: kill, whose texts mean something, and delete."""
     for text in (
         "container not running\n",
         "os: process already finished\n",
