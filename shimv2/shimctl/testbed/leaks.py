@@ -122,12 +122,12 @@ class HostLeaks:
         return [path.rstrip("/") for path in found]
 
     def sockets(self) -> list[str]:
-        """Return new socket files without a listener; one with a listener is counted as its process."""
+        """Return new socket files without a listener; with one, the process is counted."""
         new = (os.path.join(_SOCKETS, name) for name in set(_listed(_SOCKETS)) - self._sockets)
         return [path for path in new if _dead(path)]
 
     def fifos(self) -> list[str]:
-        """Return new FIFO folders that no process has open; ctr names them at random, without the mark."""
+        """Return new FIFO folders that no process has open; their random names have no mark."""
         new = {os.path.join(_FIFOS, name) for name in set(_listed(_FIFOS)) - self._fifos}
         return sorted(new - _opened_folders() if new else new)
 
