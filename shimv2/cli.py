@@ -127,14 +127,15 @@ def main() -> NoReturn:
     os._exit(run(sys.argv))
 
 
-def launched(birth_fd: str, argv: Sequence[str]) -> NoReturn:
-    """Run the shim binary for the launcher; after a successful `start`, fork a zygote.
+def launched(new_zygote: str, argv: Sequence[str]) -> NoReturn:
+    """Run the shim binary for the launcher; after a successful `start`, leave a zygote behind.
 
-    `birth_fd` is the number of an fd that describes the zygote, or "-" for none.
+    `new_zygote` is the number of an fd that describes the zygote, "-" for none, or the reason why
+    there can be none, which is logged.
     """
     status = run(argv)
-    if birth_fd.isdecimal() and status == 0 and argv[-1] == "start":
-        _leave_zygote(int(birth_fd))
+    if status == 0 and argv[-1] == "start" and new_zygote != "-":
+        _leave_zygote(new_zygote, runtime_name(argv[0]))
     os._exit(status)
 
 
@@ -221,19 +222,38 @@ def _start(identity: "Identity", caller: "Caller | None") -> None:
     from shimv2.actions.start import start
     from shimv2.settings import load
 
-    start(identity, _stdin(), load(), lambda reply: _write(1, reply), caller)
+    settings = caller.settings if caller else load()
+    start(identity, _stdin(), settings, lambda reply: _write(1, reply), caller)
 
 
-def _leave_zygote(birth_fd: int) -> None:
-    """Fork a zygote for later starts.  Errors are ignored: this `start` has succeeded already."""
-    from shimv2.settings import load
-    from shimv2.zygote.parent import leave_behind
-    from shimv2.zygote.protocol import Birth
+def _leave_zygote(new_zygote: str, name: str) -> None:
+    """Leave a zygote behind for later starts, or log why there can be none.
 
-    with contextlib.suppress(OSError):
+    Errors are ignored: this `start` has succeeded already.
+    """
+    from shimv2.settings import SettingsError, load
+
+    with contextlib.suppress(OSError, ValueError, SettingsError):
         settings = load()
-        if settings.zygote:
-            leave_behind(Birth.read(birth_fd), run, settings.zygote_linger_s)
+        if not settings.zygote:
+            return
+        if not new_zygote.isdecimal():
+            _log_cold_start(name, new_zygote)
+            return
+        from shimv2.zygote.protocol import NewZygote
+        from shimv2.zygote.supervisor import leave_behind
+
+        leave_behind(NewZygote.read(int(new_zygote)), run, settings, name)
+
+
+def _log_cold_start(name: str, reason: str) -> None:
+    import logging
+
+    from shimv2 import log
+
+    with contextlib.suppress(log.NoLog):
+        log.setup(name, debug=False)
+        logging.getLogger(__name__).info("cold start: %s", reason)
 
 
 def _serve(flags: Flags, name: str) -> int:

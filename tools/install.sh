@@ -25,13 +25,14 @@ pip() {
 	"$PY" -m pip -q --disable-pip-version-check "$@"
 }
 
-# The launcher and where its interpreter is, or, without a compiler, a Python script.
+# The launcher and the file that it reads, or, without a compiler, a Python script.
 shim() {
 	local program=$build/bin/containerd-shim-pyrunc-v2 python=$final/$build/bin/python package
 	package=$("$lib/$build/bin/python" -Ic 'import shimv2; print(*shimv2.__path__)')
 	if [ -x "$package/_bin/launcher" ]; then
 		cp "$package/_bin/launcher" "$lib/$program"
-		printf '%s\n' "$python" "${package/#$DESTDIR/}/cold_start.py" >"$lib/$program.conf"
+		"$lib/$build/bin/python" -I -m shimv2.zygote.conf "$python" "${package/#$DESTDIR/}/cold_start.py" \
+			"$DESTDIR" >"$lib/$program.conf"
 	else
 		PY=$python tools/script.sh "$lib/$program" shimv2.cli
 	fi

@@ -37,6 +37,11 @@ class Caller(Protocol):
     """The launcher that a pre-forked process serves (zygote/child.py)."""
 
     @property
+    def settings(self) -> Settings:
+        """The settings of this start."""
+        ...
+
+    @property
     def kept(self) -> Sequence[socket.socket]:
         """The sockets that stay open in the shim."""
         ...

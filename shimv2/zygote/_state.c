@@ -1,17 +1,35 @@
-/* Whether a spare is like its launcher already, by the launcher's own words: the ordinary case, which
- * then costs a few system calls and nothing of the interpreter (zygote/attributes.py). */
+/* For the waiting child: comparisons with what a launcher says of itself, in the launcher's own code, so
+ * that the ordinary case costs a few system calls and nothing of the interpreter. */
 
 #include "description.h"
 #include "text.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-__attribute__((visibility("default"))) int pyrunc_is_like_1(const char *state, long size)
+#define EXPORTED __attribute__((visibility("default")))
+
+/* Whether this process has the launcher's state already. */
+EXPORTED int pyrunc_is_like_1(const char *state, long size)
 {
 	struct text ours = {0};
 	int same = make_state(&ours) && ours.used == (size_t)size && !memcmp(ours.data, state, size);
 
 	free(ours.data);
+	return same;
+}
+
+/* Whether /proc says of process `pid` what the first part of a key says. */
+EXPORTED int pyrunc_is_key_of_1(const char *key, long size, int pid)
+{
+	struct text found = {0};
+	char proc[32];
+	int same;
+
+	snprintf(proc, sizeof proc, "/proc/%d", pid);
+	same = !describe_process(&found, proc) && found.used <= (size_t)size &&
+	       !memcmp(found.data, key, found.used);
+	free(found.data);
 	return same;
 }

@@ -1,7 +1,7 @@
-"""What a process can change of itself to be like another: the state in a launcher's request.
+"""The state in a launcher's request: what a process can change of itself to be like another.
 
-The lines are those of description.c, one attribute each.  In the ordinary case nothing
-differs, and the library that writes such lines sees it at once; else only what differs is touched.
+description.c writes the lines, one attribute each.  In the ordinary case nothing differs, which the
+library sees at once by writing its own; otherwise only what differs is changed.
 """
 
 import ctypes
@@ -9,7 +9,7 @@ import os
 import resource
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 from shimv2 import COMPILED_DIR
 from shimv2.cgroups import parse, tree
@@ -23,35 +23,40 @@ _PR_MCE_KILL_SET: Final = 1
 _PR_MCE_KILL_GET: Final = 34
 _COREDUMP_FILTER: Final = "/proc/self/coredump_filter"
 
-_UNKNOWN: Final = "a line of the state cannot be understood: "
+_UNKNOWN: Final = "a line of the state is not understood: "
 _LIBRARY: Final = os.path.join(COMPILED_DIR, "libstate.so")
 
 
-def _load() -> "ctypes._NamedFuncPointer | None":
+def library_function(name: str, *more: Any) -> "ctypes._NamedFuncPointer | None":
+    """Return a function of libstate.so, of bytes, their size and `more`; None without the file."""
     try:
-        function = ctypes.PyDLL(_LIBRARY).pyrunc_is_like_1
+        function: ctypes._NamedFuncPointer = getattr(ctypes.PyDLL(_LIBRARY), name)
     except (OSError, AttributeError):
         return None  # there was no compiler, or it is a file of another build
-    function.argtypes = [ctypes.c_char_p, ctypes.c_long]
+    function.argtypes = [ctypes.c_char_p, ctypes.c_long, *more]
     return function
 
 
-_is_like: Final = _load()
+_is_like: Final = library_function("pyrunc_is_like_1")
 
 
-def become_like(state: bytes) -> None:
-    """Become as the launcher's lines say.
+def has_library() -> bool:
+    return _is_like is not None
+
+
+def apply_state(state: bytes) -> None:
+    """Become what the launcher's lines say.
 
     Raises:
-        ValueError: one is not understood.  OSError: the kernel refuses.
+        ValueError: a line is not understood.  OSError: the kernel refuses.
     """
     if _is_like is None or not _is_like(state, len(state)):
-        Likeness.parse(state).apply()
+        State.parse(state).apply()
 
 
 @dataclass(slots=True)
-class Likeness:
-    """The attributes of a process, as they are inherited through an exec."""
+class State:
+    """The attributes that a process inherits through an exec and can change."""
 
     umask: int = 0o022
     nice: int = 0
@@ -65,11 +70,11 @@ class Likeness:
     cgroups: list[str] = field(default_factory=list)  # lines of /proc/self/cgroup
 
     @classmethod
-    def parse(cls, state: bytes) -> "Likeness":
+    def parse(cls, state: bytes) -> "State":
         """Read the launcher's lines.
 
         Raises:
-            ValueError: one is not understood: then nothing may be done in its name.
+            ValueError: a line is not understood, or a number is out of range.
         """
         self = cls()
         for line in os.fsdecode(state).splitlines():
@@ -106,10 +111,10 @@ class Likeness:
             raise ValueError(word)
 
     def apply(self) -> None:
-        """Become so.
+        """Change this process where it differs.
 
         Raises:
-            OSError, ValueError: the kernel refuses.
+            OSError, ValueError: the kernel refuses; what was changed before that stays changed.
         """
         os.umask(self.umask)
         self._join_cgroups()

@@ -1,9 +1,9 @@
-"""The child a zygote forks ahead of need: it takes one request and works it off.
+"""The waiting child: a process that a zygote forks ahead of need, and that serves one launcher.
 
-It waits where the zygote listens.  What may differ between the launcher and it is applied
-(attributes.py) before it says "ok"; until it has heard "go" nothing else has happened, so that the
-launcher can go another way at any time.  From then on it is to its caller as if the launcher did
-the work itself, and ends when the launcher does.
+It waits where the zygote listens.  It checks that the launcher is what its key says and takes over
+the launcher's state before it answers "ok".  Until it has received "go" nothing else has happened,
+so that the launcher can make a cold start instead at any time.  From then on it stands in for the
+launcher, and ends when the launcher ends.
 """
 
 import contextlib
@@ -11,15 +11,18 @@ import fcntl
 import os
 import select
 import socket
-import struct
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, NoReturn
 
 from shimv2.pagesharing import memory
+from shimv2.settings import ENVIRONMENT, SettingsError, load
 from shimv2.values.errors import Refused
-from shimv2.zygote.attributes import become_like
-from shimv2.zygote.protocol import TAKEN, TOUCHED, Given, Request
+from shimv2.values.settings import Settings
+from shimv2.zygote.attributes import apply_state
+from shimv2.zygote.peer import verified_pid
+from shimv2.zygote.protocol import RETIRE, TAKEN, TOUCHED, Handover, Request
 
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
@@ -27,13 +30,18 @@ if TYPE_CHECKING:
     from shimv2.daemon_config import IdleHook
 
 FD_LIMIT: Final = 2**31 - 1  # close_range(2) takes what there is
-_AGREE_LIMIT_S: Final = 1.0  # for the launcher's next word: it is waited for with nothing else
+# How long other launchers wait behind one that says nothing.
+_REQUEST_LIMIT_S: Final = 0.2
+_GO_LIMIT_S: Final = 1.0
 
 
 class Caller:
-    """The launcher a request came from, while it waits for the outcome; a `bootstrap.Caller`."""
+    """The launcher that waits for the outcome; a `start.Caller`."""
 
-    def __init__(self, connection: socket.socket, zygote: socket.socket, oom_score: str) -> None:
+    def __init__(
+        self, connection: socket.socket, zygote: socket.socket, settings: Settings, oom_score: str
+    ) -> None:
+        self.settings = settings
         self.kept = (zygote,)  # it tells the zygote that the shim lives
         self._connection = connection
         self._oom_score = oom_score
@@ -51,29 +59,38 @@ class Caller:
         return memory.Reclaimer if memory.is_published() else None
 
     def let_go(self) -> None:
-        self.tell(0)
+        self.send_status(0)
 
-    def tell(self, status: int) -> None:
-        """Tell the exit status; from then on the launcher's end is not ours.
+    def send_status(self, status: int) -> None:
+        """Send the exit status; from then on this process outlives the launcher.
 
         Raises:
-            OSError: it has gone before it was told.
+            OSError: the launcher has ended.
         """
-        _die_with(self._connection, on=False)
+        _end_with(self._connection, on=False)
         self._connection.send(bytes([status]))
         self._connection.close()
 
 
 Work = Callable[[Sequence[str], Caller], int]
-"""What a spare does with a command line: the exit status, which it has not told yet."""
+"""Does what a command line says; the exit status, which the caller has yet to be sent."""
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """Whom a zygote serves, and what its children do."""
+
+    key: bytes
+    settings: Settings  # a start with others is not served
+    work: Work
 
 
 def serve_once(
-    key: bytes, listener: socket.socket, zygote: socket.socket, work: Work, touched: bytes
+    service: Service, listener: socket.socket, zygote: socket.socket, touched: bytes
 ) -> NoReturn:
-    """Wait for a launcher with the same `key`, do its `work`, and end.
+    """Wait for a launcher, do its work, and end.
 
-    `touched` is what another has told to have touched; empty if none has.
+    `touched` is what the first shim of this zygote touched until it came to rest; empty for itself.
     """
     _close_all_but(listener.fileno(), zygote.fileno())
     if touched:
@@ -85,28 +102,28 @@ def serve_once(
         if connection is None:
             os._exit(0)
         with connection:
-            request = _taken(connection, key)
+            request = _agreed(connection, zygote, service)
             if request is None:
                 continue
             zygote.send(TAKEN)
             listener.close()
-            caller = Caller(connection, zygote, request.daemon_oom_score)
+            caller = Caller(connection, zygote, service.settings, request.daemon_oom_score)
             status = 1
             try:
-                status = work(request.argv, caller)
+                status = service.work(request.argv, caller)
             finally:
-                with contextlib.suppress(OSError):  # it has gone: nobody is left to tell
-                    caller.tell(status)
+                with contextlib.suppress(OSError):  # the launcher has ended
+                    caller.send_status(status)
                 os._exit(status)
 
 
 def _tell(zygote: socket.socket, word: bytes) -> None:
-    with contextlib.suppress(OSError):  # it has gone, or has too much to read: it is not needed
+    with contextlib.suppress(OSError):  # it has ended, or has too much to read: it can do without
         zygote.send(word, socket.MSG_DONTWAIT)
 
 
 def _next_connection(listener: socket.socket, zygote: socket.socket) -> socket.socket | None:
-    """Wait for a launcher; None when the zygote is gone and so is the reason to wait."""
+    """Wait for a launcher; None when the zygote has ended, for then no launcher comes."""
     waiting = select.poll()
     waiting.register(listener, select.POLLIN)
     waiting.register(zygote, select.POLLIN)
@@ -116,46 +133,82 @@ def _next_connection(listener: socket.socket, zygote: socket.socket) -> socket.s
             return None
         try:
             return listener.accept()[0]
-        except OSError:
-            continue  # it has gone again
+        except ConnectionAbortedError:
+            continue  # the launcher has ended
 
 
-def _taken(connection: socket.socket, key: bytes) -> Request | None:
-    """Agree with a launcher on its request and become like it; None when there is no agreement."""
+def _agreed(connection: socket.socket, zygote: socket.socket, service: Service) -> Request | None:
+    """Agree with a launcher on its request and take over its state; None without agreement."""
     try:
-        connection.settimeout(_AGREE_LIMIT_S)
-        if _peer_uid(connection) != os.geteuid():
-            return None
+        connection.settimeout(_REQUEST_LIMIT_S)
         request = Request.receive(connection)
-        if request is None or request.key != key:
+        if request is None or request.key != service.key:
             return None
-        become_like(request.state)
+        pid = verified_pid(connection, service.key)
+        if pid is None:
+            return None
+        settings = _settings(request, pid)
+    except (OSError, ValueError, SettingsError):
+        return None  # a cold start says what is wrong with the settings
+    if settings != service.settings:
+        _leave(zygote, RETIRE)
+    try:
+        apply_state(request.state)
+    except (OSError, ValueError, OverflowError):
+        _leave(zygote, TAKEN)  # a part of it may be changed
+    try:
         connection.send(b"ok")
-        given = Given.receive(connection)
+        handover = _handover(connection)
         connection.settimeout(None)
-    except (OSError, ValueError):
+    except OSError:
         return None
-    if given is None:
+    if handover is None:
         return None
-    _put_on(request.environ, given)
-    _die_with(connection, on=True)
-    if select.select([connection], [], [], 0)[0]:  # it went just before
+    _take_over(request.environ, handover)
+    _end_with(connection, on=True)
+    if select.select([connection], [], [], 0)[0]:  # it ended just before
         os._exit(0)
     return request
 
 
-def _peer_uid(connection: socket.socket) -> int:
-    raw = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
-    return int(struct.unpack("3i", raw)[1])
+def _leave(zygote: socket.socket, word: bytes) -> NoReturn:
+    """End without having done anything for the launcher, which makes a cold start."""
+    zygote.send(word)
+    os._exit(0)
 
 
-def _put_on(environ: Sequence[bytes], given: Given) -> None:
-    """Take over the launcher's streams, folder and environment."""
-    for number, fd in enumerate(given.streams):
+def _settings(request: Request, pid: int) -> Settings:
+    """Read the settings that the launcher's start is to have.
+
+    Raises:
+        SettingsError: they cannot be read.
+    """
+    named = request.variable(ENVIRONMENT)
+    return load(os.path.join(f"/proc/{pid}/cwd", named) if named else None)
+
+
+def _handover(connection: socket.socket) -> Handover | None:
+    """Receive what follows "ok".
+
+    Raises:
+        OSError: nothing came.
+    """
+    connection.settimeout(_GO_LIMIT_S)
+    try:
+        return Handover.receive(connection)
+    except TimeoutError:
+        # The launcher may send it at this moment: after this it fails to, or it is here.
+        connection.shutdown(socket.SHUT_RD)
+        return Handover.receive(connection)
+
+
+def _take_over(environ: Sequence[bytes], handover: Handover) -> None:
+    """Take over the launcher's streams, working directory and environment."""
+    for number, fd in enumerate(handover.streams):
         os.dup2(fd, number)
         os.close(fd)
-    os.fchdir(given.folder)
-    os.close(given.folder)
+    os.fchdir(handover.folder)
+    os.close(handover.folder)
     os.environb.clear()
     for pair in environ:
         name, _, value = pair.partition(b"=")
@@ -164,8 +217,8 @@ def _put_on(environ: Sequence[bytes], given: Given) -> None:
     time.tzset()
 
 
-def _die_with(connection: socket.socket, *, on: bool) -> None:
-    """End (SIGIO's default) when the launcher closes its end: its caller has given up."""
+def _end_with(connection: socket.socket, *, on: bool) -> None:
+    """End, by SIGIO's default, when the launcher's end is closed: its caller has given up."""
     fd = connection.fileno()
     flags = fcntl.fcntl(fd, fcntl.F_GETFL)
     fcntl.fcntl(fd, fcntl.F_SETOWN, os.getpid())

@@ -172,7 +172,7 @@ static void own_attributes(struct text *key)
 static int is_read_at_start(const char *variable)
 {
 	static const char *const names[] = {
-		"PYTHON", "LD_", "MALLOC_", "GLIBC_TUNABLES=", "LC_", "LANG", NULL,
+		"PYTHON", "LD_", "MALLOC_", "GLIBC_TUNABLES=", "LC_", "LANG", "PYRUNC_CONFIG=", NULL,
 	};
 	const char *const *name;
 
@@ -182,20 +182,43 @@ static int is_read_at_start(const char *variable)
 	return 0;
 }
 
+/* A line with the identity of a file of the code; 0 when there is no such file. */
+static int code(struct text *key, const char *path)
+{
+	struct stat found;
+
+	if (stat(path, &found))
+		return 0;
+	line(key, "code %s %lx %lx %lld %lld.%09ld\n", path, (long)found.st_dev, (long)found.st_ino,
+	     (long long)found.st_size, (long long)found.st_mtim.tv_sec, found.st_mtim.tv_nsec);
+	return 1;
+}
+
+/* All files that a launcher's file names, a line each: interpreter, entry point, libraries. */
+static int all_code(struct text *key, const char *conf)
+{
+	char path[PATH_MAX];
+	const char *end;
+
+	for (; *conf; conf = *end ? end + 1 : end) {
+		end = strchrnul(conf, '\n');
+		snprintf(path, sizeof path, "%.*s", (int)(end - conf), conf);
+		if (*path && !code(key, path))
+			return 0;
+	}
+	return 1;
+}
+
 const char *make_key(struct text *key, const char *self, const char *conf)
 {
 	const char *reason = describe_process(key, "/proc/self");
-	struct stat code;
 	char **variable;
 
 	if (reason)
 		return reason;
-	if (stat(self, &code))
-		return "the launcher's file is gone";
+	if (!code(key, self) || !all_code(key, conf))
+		return "a file that is named beside the launcher is missing";
 	own_attributes(key);
-	/* The code: another build is another file here. */
-	line(key, "code %s %lx %lx %ld.%09ld\n%s\n", self, (long)code.st_dev, (long)code.st_ino,
-	     (long)code.st_mtim.tv_sec, code.st_mtim.tv_nsec, conf);
 	for (variable = environ; *variable; variable++)
 		if (is_read_at_start(*variable)) {
 			append(key, *variable, strlen(*variable));

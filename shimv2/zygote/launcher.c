@@ -1,25 +1,26 @@
 /* The shim's binary where a compiler was there: hands `start` and `delete` to a warm process.
  *
- * An interpreter that has to start and import costs as much as the whole start of a shim.  So one
- * Python process (zygote/parent.py) stays behind after the first `start`, with everything imported, and
- * forks on request.  A fork cannot get back what the kernel ties to a process - ids, namespaces,
+ * An interpreter that starts and imports takes as long as the whole start of a shim.  So one Python
+ * process, the zygote (parent.py), stays behind after the first `start`, with everything imported, and
+ * forks on request.  A fork cannot change what the kernel ties to a process - ids, namespaces,
  * capabilities, hard limits: all that is one text, the key, and only a zygote with the very same
  * key is asked.  The rest (arguments, environment, working directory, streams, soft limits, the
  * cgroup ...) goes along with the request.
  *
- *     launcher               zygote's child
- *       key, state ...   ──►   compares, becomes like the launcher
+ *     launcher               the zygote's waiting child
+ *       key, state ...   ──►   compares, takes over the state
  *                        ◄──   "ok"
  *       "go", streams    ──►   does what the command line says
  *                        ◄──   exit status
  *
- * Nothing has happened before "go": when no zygote is there, when its key differs or when it does
- * not answer in time, the same work is done by a Python process of its own, which this becomes.
- * The streams go last for that reason: in the queue of a process that is stopped they would keep
- * the daemon, which reads to their end, waiting.
+ * Nothing has happened before "go": when there is no zygote, when its key differs or when it does
+ * not answer in time, this makes a cold start: it becomes a Python process of its own.  The streams
+ * go last for that reason: in the queue of a process that is stopped they would keep the daemon,
+ * which reads to their end, waiting.
  *
  * Beside the program lies a file of its name and `.conf`, written at install: a line with the
- * interpreter and a line with the Python entry point, cold_start.py.
+ * interpreter, a line with the Python entry point, cold_start.py, and a line for each file whose
+ * replacement, as by a security update, is to lead to a new zygote.
  */
 
 #define _GNU_SOURCE
@@ -47,7 +48,7 @@
 #define LOOK_MS 50
 #define LOOKS 10
 #define IDLE_LOOKS 2 /* without a fork: the waiting child does not work */
-#define ENTRY_ARGS 4 /* python -I entry birth */
+#define ENTRY_ARGS 4 /* python -I entry new-zygote */
 
 extern char **environ;
 
@@ -74,7 +75,7 @@ static int make_request(const struct text *key, const struct text *state, char *
 
 	snprintf(path, sizeof path, "/proc/%d/oom_score_adj", getppid());
 	if (content(path, score, sizeof score) < 0)
-		score[0] = 0; /* the entry point says what is wrong */
+		score[0] = 0; /* the start says what is wrong */
 	section(&body, key->data, key->used);
 	section(&body, state->data, state->used);
 	section(&body, score, strlen(score));
@@ -95,8 +96,8 @@ static int make_request(const struct text *key, const struct text *state, char *
 	return fd;
 }
 
-/* One word with fds; 0 when it cannot be sent. */
-static int say(int zygote, const char *word, const int *fds, int count)
+/* Send a word with fds; 0 when it cannot be sent. */
+static int send_word(int zygote, const char *word, const int *fds, int count)
 {
 	char control[CMSG_SPACE(4 * sizeof *fds)] = {0};
 	struct iovec data = {(char *)word, strlen(word)};
@@ -136,7 +137,7 @@ static int socket_path(char *path, size_t room, const struct text *key)
 	return used > 0 && (size_t)used < room;
 }
 
-/* Nobody else may be able to put a socket there. */
+/* Whether only this user can put a socket there. */
 static int is_ours_alone(const char *path)
 {
 	char folder[sizeof ((struct sockaddr_un *)0)->sun_path];
@@ -190,7 +191,7 @@ static long zygote_faults(int zygote)
 	return strchr("TtZX", state) ? -1 : faults;
 }
 
-static int says_ok(int zygote)
+static int answers_ok(int zygote)
 {
 	struct pollfd wait = {.fd = zygote, .events = POLLIN};
 	long faults = 0, before = 0;
@@ -210,7 +211,7 @@ static int says_ok(int zygote)
 	return came == 1 && read(zygote, answer, 2) == 2 && !memcmp(answer, "ok", 2);
 }
 
-/* Wait for the end of what was begun; there is no way back from here. */
+/* Wait for the exit status: from here on there is no cold start. */
 static int outcome(int zygote)
 {
 	static const char lost[] = "the process that did the work was killed";
@@ -224,7 +225,7 @@ static int outcome(int zygote)
 	if (size == 1)
 		return status;
 	if (write(2, lost, sizeof lost - 1) < 0)
-		return 1; /* nobody reads it: the status says as much */
+		return 1; /* the status says as much */
 	return 1;
 }
 
@@ -236,7 +237,7 @@ static int ask_zygote(const char *path, const struct text *key, int argc, char *
 
 	if (zygote >= 0 && make_state(&state))
 		body = make_request(key, &state, argv);
-	if (body >= 0 && say(zygote, "request", &body, 1) && says_ok(zygote)) {
+	if (body >= 0 && send_word(zygote, "request", &body, 1) && answers_ok(zygote)) {
 		int given[4] = {0, 1, 2, open(".", O_PATH | O_DIRECTORY | O_CLOEXEC)};
 
 		if (!strcmp(argv[argc - 1], "delete")) {
@@ -244,7 +245,7 @@ static int ask_zygote(const char *path, const struct text *key, int argc, char *
 			signal(SIGTERM, SIG_IGN);
 			signal(SIGINT, SIG_IGN);
 		}
-		if (given[3] >= 0 && say(zygote, "go", given, 4))
+		if (given[3] >= 0 && send_word(zygote, "go", given, 4))
 			status = outcome(zygote);
 	}
 	if (zygote >= 0)
@@ -255,11 +256,10 @@ static int ask_zygote(const char *path, const struct text *key, int argc, char *
 	return status;
 }
 
-/* --- the cold way ------------------------------------------------------------------------------ */
+/* --- the cold start ----------------------------------------------------------------------------- */
 
-/* What a zygote left behind by the cold way has to know; "-" = leave none. */
-static void make_birth(char *birth, size_t room, const char *path, const struct text *key,
-                       const char *self)
+/* What the zygote that a cold start leaves has to know, in a file in memory; -1 when there is none. */
+static int make_new_zygote(const char *path, const struct text *key, const char *self)
 {
 	struct text body = {0};
 	int fd = -1;
@@ -268,16 +268,20 @@ static void make_birth(char *birth, size_t room, const char *path, const struct 
 	section(&body, key->data, key->used);
 	section(&body, self, strlen(self));
 	if (!body.failed)
-		fd = memfd_create("birth", 0); /* inherited */
-	if (fd >= 0 && write(fd, body.data, body.used) == (ssize_t)body.used)
-		snprintf(birth, room, "%d", fd);
+		fd = memfd_create("new-zygote", 0); /* inherited */
+	if (fd >= 0 && write(fd, body.data, body.used) != (ssize_t)body.used) {
+		close(fd);
+		fd = -1;
+	}
 	free(body.data);
+	return fd;
 }
 
-/* Only these two are worth it; the action comes last on containerd's command lines. */
-static int is_worth_it(int argc, char *const *argv)
+/* Whether a zygote is to be asked: for `start` and `delete`, which come last on containerd's command
+ * lines, and not for a core-scheduling cookie, which belongs to one process group. */
+static int is_for_zygote(int argc, char *const *argv)
 {
-	const char *cores = getenv("SCHED_CORE"); /* a cookie belongs to one process group */
+	const char *cores = getenv("SCHED_CORE");
 	const char *before = argc > 2 ? argv[argc - 2] : "-";
 
 	if (argc < 3 || (cores && *cores))
@@ -288,7 +292,8 @@ static int is_worth_it(int argc, char *const *argv)
 	return *before != '-' || strchr(before, '=') || !strcmp(before, "-debug");
 }
 
-static int become_python(char *conf, char *birth, int argc, char *const *argv)
+/* `new_zygote`: the number of an fd, "-", or the reason why there can be none. */
+static int become_python(char *conf, char *new_zygote, int argc, char *const *argv)
 {
 	char *entry = strchr(conf, '\n'), **args = calloc(argc + ENTRY_ARGS + 1, sizeof *args);
 	int i;
@@ -300,7 +305,7 @@ static int become_python(char *conf, char *birth, int argc, char *const *argv)
 	args[0] = conf;
 	args[1] = "-I"; /* nothing of the daemon's environment or folder is imported */
 	args[2] = entry;
-	args[3] = birth;
+	args[3] = new_zygote;
 	for (i = 0; i < argc; i++)
 		args[ENTRY_ARGS + i] = argv[i];
 	execv(conf, args);
@@ -308,9 +313,9 @@ static int become_python(char *conf, char *birth, int argc, char *const *argv)
 	return 1;
 }
 
-/* Signals 32 and 33 are the C library's own: it takes them when a process first has a thread, and what
- * that process starts then finds them at their default, whatever it was itself born with.  So that it
- * is all one, they are at their default in all shims, as in Go's. */
+/* Signals 32 and 33 are the C library's own: it resets them when a process first has a thread, and what
+ * that process starts then finds them at their default, whatever it started with itself.  So that all
+ * shims are alike they are at their default in all, as in Go's. */
 static void reset_hidden_signals(void)
 {
 	static const unsigned char default_action[128]; /* all zero, whatever the layout */
@@ -320,12 +325,37 @@ static void reset_hidden_signals(void)
 		syscall(SYS_rt_sigaction, number, default_action, NULL, 8 /* bytes of a set */);
 }
 
+/* The exit status, or -1 with what become_python is to be given. */
+static int warm_start(const char *self, const char *conf, int argc, char *const *argv, char *new_zygote,
+                      size_t room)
+{
+	char path[sizeof ((struct sockaddr_un *)0)->sun_path];
+	struct text key = {0};
+	const char *reason = make_key(&key, self, conf);
+	int status, fd;
+
+	if (!reason && !socket_path(path, sizeof path, &key))
+		reason = "XDG_RUNTIME_DIR, where the zygote's socket would be, is not set";
+	if (reason) {
+		snprintf(new_zygote, room, "%s", reason);
+		return -1;
+	}
+	status = ask_zygote(path, &key, argc, argv);
+	if (status < 0) {
+		fd = make_new_zygote(path, &key, self);
+		if (fd >= 0)
+			snprintf(new_zygote, room, "%d", fd);
+		else
+			snprintf(new_zygote, room, "a file in memory: %s", strerror(errno));
+	}
+	return status;
+}
+
 int main(int argc, char **argv)
 {
-	char self[PATH_MAX], conf_path[PATH_MAX + 8], conf[2 * PATH_MAX], birth[16] = "-";
-	char path[sizeof ((struct sockaddr_un *)0)->sun_path];
+	char self[PATH_MAX], conf_path[PATH_MAX + 8], new_zygote[256] = "-";
 	ssize_t size = readlink("/proc/self/exe", self, sizeof self - 1);
-	struct text key = {0};
+	struct text conf = {0};
 	int status = -1;
 
 	reset_hidden_signals();
@@ -335,15 +365,11 @@ int main(int argc, char **argv)
 	}
 	self[size] = 0;
 	snprintf(conf_path, sizeof conf_path, "%s.conf", self);
-	if (content(conf_path, conf, sizeof conf) <= 0) {
+	if (append_file(&conf, conf_path)) {
 		dprintf(2, "%s: %s", conf_path, strerror(errno));
 		return 1;
 	}
-	if (is_worth_it(argc, argv) && !make_key(&key, self, conf) &&
-	    socket_path(path, sizeof path, &key)) {
-		status = ask_zygote(path, &key, argc, argv);
-		if (status < 0)
-			make_birth(birth, sizeof birth, path, &key, self);
-	}
-	return status >= 0 ? status : become_python(conf, birth, argc, argv);
+	if (is_for_zygote(argc, argv))
+		status = warm_start(self, conf.data, argc, argv, new_zygote, sizeof new_zygote);
+	return status >= 0 ? status : become_python(conf.data, new_zygote, argc, argv);
 }

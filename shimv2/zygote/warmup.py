@@ -1,11 +1,12 @@
-"""What a zygote goes through before it forks: the whole life of some containers that are none.
+"""The warm-up: what a zygote does before it forks: it runs some fake container lifecycles.
 
-A module that is imported is not yet warm.  The interpreter rewrites the code it runs, classes and
-regular expressions are completed when they are first used, and protobuf makes its messages then: in
-a fork all of that would be written to memory of its own, again in each.  So the zygote once serves
-as a shim, with a runtime that only makes a process, and a child of it is the client.
+A module that is imported is not yet warm.  The interpreter specializes the bytecode that it runs,
+classes and regular expressions are completed when they are first used, and protobuf makes its
+messages then: a fork would write all of that to memory of its own, and so would each one.  So the
+zygote once serves as a shim, with a runtime that only makes a process, and a child of it is the
+client.
 
-Afterwards nothing of that is left, on disk or in the process: no fd, no handler, no child.
+Afterwards nothing of that is left, on disk or in the process: no fd, no signal handler, no child.
 """
 
 import os
@@ -34,9 +35,9 @@ from ttrpc import BlockingClient, StatusError
 __all__ = ["up"]
 
 _ROUNDS: Final = 3  # below that some caches are still empty
-_LIMIT_S: Final = 20  # then the zygote ends: there will be another one
+_LIMIT_S: Final = 20  # then the warm-up has failed
 _SERVICE: Final = "containerd.task.v2.Task"
-_USED: Final = (start, delete, daemonize, info, bootstrap_params, running_shim)  # by a spare
+_USED: Final = (start, delete, daemonize, info, bootstrap_params, running_shim)  # by its children
 
 _RUNTIME: Final = """#!/bin/sh
 # Stands in for an OCI runtime: makes a process that does nothing, and ends it.
@@ -57,15 +58,16 @@ esac
 _CONFIG: Final = '{"annotations":{},"linux":{"namespaces":[{"type":"pid"}]}}'
 
 
-def up(folder: str) -> None:
-    """Live some lives in a folder below `folder`, and leave memory ready to be shared.
+def up(place: str) -> None:
+    """Run fake container lifecycles in a new folder, `place`, and prepare memory for sharing.
+
+    A warm-up that takes too long is killed (SIGALRM).
 
     Raises:
         OSError: it cannot be done here.
     """
     signal.alarm(_LIMIT_S)
     memory.prepare()
-    place = os.path.join(folder, f"warm-{os.getpid()}")  # the next zygote removes a dead one's
     os.mkdir(place, 0o700)
     try:
         _serve_once(place)
@@ -77,7 +79,7 @@ def up(folder: str) -> None:
 
 
 def _serve_once(place: str) -> None:
-    """Be the shim of a client that is a child of ours."""
+    """Serve as the shim of a client, which is a child of this process."""
     os.chdir(place)
     os.mkfifo("log", 0o700)
     _write("config.json", _CONFIG, 0o600)
@@ -105,7 +107,7 @@ def _write(path: str, text: str, mode: int) -> None:
 
 @contextmanager
 def _as_before() -> Iterator[None]:
-    """Take back what a shim does to its process."""
+    """Undo what a shim does to its process."""
     handlers = {number: signal.getsignal(number) for number in signal.valid_signals()}
     stderr = os.dup(2)
     try:
@@ -127,7 +129,7 @@ def _as_before() -> Iterator[None]:
 
 
 def _call(place: str, path: str) -> list[str]:
-    """Call all there is to call; what was refused, which is no reason to do without the rest."""
+    """Call every method; the errors, none of which is a reason to do without the rest."""
     refused = []
     with BlockingClient.connect(path, timeout_s=_LIMIT_S) as client:
         options = runc_pb2.Options(

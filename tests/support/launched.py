@@ -1,8 +1,10 @@
 """The shim as `make install` leaves it: the launcher, and beside it a file with its interpreter."""
 
 import atexit
+import functools
 import os
 import shutil
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -43,8 +45,22 @@ def install(path: Path, *, reclaims: bool = RECLAIMS) -> Path:
     entry = path.with_name(f"{path.name}.py")
     more = _AT_EVERY_REST if reclaims else ""
     entry.write_text(_ENTRY.format(root=str(_ROOT), more=more))
-    path.with_name(f"{path.name}.conf").write_text(f"{sys.executable}\n{entry}\n")
+    path.with_name(f"{path.name}.conf").write_text(_conf(str(entry)))
     return path
+
+
+@functools.cache
+def _code() -> list[str]:
+    """List the files of the code, as an installation would."""
+    argv = [sys.executable, "-m", "shimv2.zygote.conf", "", ""]
+    env = {**os.environ, "PYTHONPATH": str(_ROOT)}
+    done = subprocess.run(argv, env=env, capture_output=True, check=True)
+    return done.stdout.decode().splitlines()[2:]
+
+
+def _conf(entry: str) -> str:
+    """Return the text of the file beside the launcher."""
+    return "".join(f"{line}\n" for line in (sys.executable, entry, *_code()))
 
 
 def shared() -> Path:

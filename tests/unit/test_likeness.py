@@ -40,8 +40,8 @@ def test_who_is_like_the_launcher_already_changes_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Not even a line is read: the library has written the same ones."""
-    monkeypatch.setattr(attributes.Likeness, "parse", lambda _state: 1 / 0)
-    attributes.become_like(state())
+    monkeypatch.setattr(attributes.State, "parse", lambda _state: 1 / 0)
+    attributes.apply_state(state())
 
 
 @pytest.mark.parametrize("library", [pytest.param(True, marks=needs_library), False])
@@ -54,7 +54,7 @@ def test_what_differs_is_made_the_same(monkeypatch: pytest.MonkeyPatch, library:
         os.umask(0o022)
         nice = os.getpriority(os.PRIO_PROCESS, 0)
         wanted = state().replace(b"umask 22\n", b"umask 27\n")
-        attributes.become_like(wanted.replace(b"nice %d\n" % nice, b"nice %d\n" % (nice + 1)))
+        attributes.apply_state(wanted.replace(b"nice %d\n" % nice, b"nice %d\n" % (nice + 1)))
         return os.umask(0) == 0o027 and os.getpriority(os.PRIO_PROCESS, 0) == nice + 1
 
     assert in_fork(changed) == 0
@@ -62,5 +62,5 @@ def test_what_differs_is_made_the_same(monkeypatch: pytest.MonkeyPatch, library:
 
 def test_a_line_that_is_not_understood_is_refused() -> None:
     """A launcher of another build: nothing may be done in its name."""
-    with pytest.raises(ValueError, match="cannot be understood: colour blue"):
-        attributes.become_like(state() + b"colour blue\n")
+    with pytest.raises(ValueError, match="is not understood: colour blue"):
+        attributes.apply_state(state() + b"colour blue\n")

@@ -233,8 +233,9 @@ def _settings(boot: Boot, text: str) -> dict[str, str]:
 
 def test_zygote_lingers_and_ends_after_the_last_shim(boot: Boot) -> None:
     """Nothing of an idle node is left but for the time that was set."""
-    zygote = warmed(boot, env=_settings(boot, "zygote_linger_s = 0.2"))
-    started(boot, "c1")  # forked by it: it stays as long as this one
+    env = _settings(boot, "zygote_linger_s = 1.0")
+    zygote = warmed(boot, env=env)
+    started(boot, "c1", env=env)  # forked by it: it stays as long as this one
     mine = launched.socket_of(zygote)
 
     assert alive(zygote)

@@ -1,0 +1,170 @@
+"""Leaves a zygote behind: a supervisor forks it, and waits until it serves or has failed.
+
+    cold `start` ── fork ──► supervisor ── fork ──► zygote: warms up, listens, says "ready"
+                             logs a failure, ends what is left of it
+
+Only the supervisor outlives whatever can happen to a warm-up - an error, a limit of time, a seccomp
+filter, no memory - so that the reason is logged on the FIFO `log` of the `start` that wanted it.
+"""
+
+import contextlib
+import logging
+import os
+import select
+import shutil
+import signal
+import socket
+from typing import TYPE_CHECKING, Final
+
+from shimv2.values.settings import Settings
+from shimv2.zygote import folder
+from shimv2.zygote.protocol import NewZygote
+
+if TYPE_CHECKING:
+    from shimv2.zygote.child import Work
+
+_TITLE: Final = "containerd-shim-pyrunc-zygote"
+_READY: Final = b"\0ready"  # anything else is why it failed
+_REPORT_BYTES: Final = 4096
+_LAST_FD: Final = 2**31 - 1  # close_range(2) takes what there is
+
+
+def leave_behind(new: NewZygote, work: "Work", settings: Settings, name: str) -> None:
+    """Leave a zygote behind that serves until no one has needed it for the settings' time.
+
+    Returns at once: the caller has answered and wants to end.  `name`, of the runtime, is for the
+    log.
+    """
+    if os.fork() == 0:  # noqa: TID251 - no thread and no loop here, and none in the zygote
+        try:
+            _close_streams()
+            _supervise(new, work, settings, name)
+        finally:
+            os._exit(0)
+
+
+def _supervise(new: NewZygote, work: "Work", settings: Settings, name: str) -> None:
+    reason, pid = "", 0
+    try:
+        claim_fd = folder.claim(new.path)
+        if claim_fd is None:
+            return
+    except folder.RecentFailure as error:
+        reason = f"not tried again, {folder.RETRY_S:.0f} s after a failure: {error}"
+    except OSError as error:
+        reason = str(error)
+    else:
+        from shimv2.kernel import linux  # noqa: PLC0415 - here and below: the caller need not wait
+
+        os.setsid()
+        linux.set_child_subreaper()  # what a warm-up leaves becomes this process's child
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        pid = os.fork()  # noqa: TID251 - as above
+        if pid == 0:
+            ours.close()
+            _be_zygote(new, work, settings, theirs, claim_fd)
+        theirs.close()
+        reason = _outcome(ours, pid)
+        if not reason:
+            linux.set_child_subreaper(False)  # 1 is to be the parent of the zygote's children
+            return
+        folder.record_failure(claim_fd, reason)
+    _log_failure(name, reason)
+    if pid:
+        _end_children()
+        shutil.rmtree(folder.working_folder(new.path, pid), ignore_errors=True)
+
+
+def _close_streams() -> None:
+    """Close what `start` holds: the daemon reads its output to the end."""
+    null = os.open(os.devnull, os.O_RDWR)
+    for fd in range(3):
+        os.dup2(null, fd)
+    os.closerange(3, _LAST_FD)
+
+
+def _outcome(report: socket.socket, pid: int) -> str:
+    """Wait for the zygote; empty when it serves, otherwise why it does not."""
+    waiting = select.poll()
+    waiting.register(report, select.POLLIN)
+    with contextlib.suppress(OSError):  # before Linux 5.3
+        waiting.register(os.pidfd_open(pid), select.POLLIN)  # what it forked may hold the report
+    waiting.poll()
+    try:
+        text = report.recv(_REPORT_BYTES, socket.MSG_DONTWAIT)
+    except BlockingIOError:
+        text = b""
+    if text == _READY:
+        return ""
+    if not text:
+        _, status = os.waitpid(pid, 0)  # noqa: TID251 - there is no reaper here
+        code = os.waitstatus_to_exitcode(status)
+        how = f"killed by signal {-code}" if code < 0 else f"ended with status {code}"
+        return f"the process {how} while it warmed up"
+    return text.decode("utf-8", "replace")
+
+
+def _log_failure(name: str, reason: str) -> None:
+    from shimv2 import log  # noqa: PLC0415
+
+    with contextlib.suppress(log.NoLog):
+        log.setup(name, debug=False)
+        logging.getLogger(__name__).warning("no zygote: %s", reason)
+
+
+def _end_children() -> None:
+    """Kill and reap all that a failed warm-up left, its own children included."""
+    children = f"/proc/self/task/{os.getpid()}/children"
+    with contextlib.suppress(ChildProcessError):
+        while True:
+            with open(children, encoding="ascii") as file:
+                for pid in file.read().split():
+                    os.kill(int(pid), signal.SIGKILL)  # not reaped yet: it is no other process
+            os.waitpid(-1, 0)  # noqa: TID251 - as above
+
+
+# --- in the zygote ------------------------------------------------------------------------------
+
+
+def _be_zygote(
+    new: NewZygote, work: "Work", settings: Settings, report: socket.socket, claim_fd: int
+) -> None:
+    """Warm up, listen, and be the zygote; ends the process."""
+    try:
+        _become_zygote(new, work, settings, report, claim_fd)
+    except Exception as error:  # noqa: BLE001 - whatever it is, it is logged
+        with contextlib.suppress(OSError):  # the supervisor was killed
+            report.send(
+                f"{type(error).__name__}: {error}".encode("utf-8", "replace")[:_REPORT_BYTES]
+            )
+    finally:
+        os._exit(0)
+
+
+def _become_zygote(
+    new: NewZygote, work: "Work", settings: Settings, report: socket.socket, claim_fd: int
+) -> None:
+    from shimv2.kernel.title import set_title  # noqa: PLC0415
+    from shimv2.zygote.attributes import has_library  # noqa: PLC0415
+
+    if not has_library():
+        raise OSError("libstate.so, which compares launchers, was not built")
+    os.setsid()
+    os.environ.clear()  # a shim gets its caller's
+    set_title([_TITLE, new.program])
+    os.chdir("/")
+    from shimv2.zygote import warmup  # noqa: PLC0415 - all of the shim
+    from shimv2.zygote.child import Service  # noqa: PLC0415
+    from shimv2.zygote.parent import Zygote  # noqa: PLC0415
+
+    warmup.up(folder.working_folder(new.path, os.getpid()))
+    set_title([_TITLE, new.program])  # what was shown lies in a file's pages now
+    bound = folder.listen(new.path)
+    try:
+        report.send(_READY)
+        report.recv(1)  # until the supervisor has ended: then the parent of what is forked is 1
+        report.close()
+        os.close(claim_fd)
+        Zygote(Service(new.key, settings, work), bound.listener, settings.zygote_linger_s).run()
+    finally:
+        bound.unlink()

@@ -1,0 +1,268 @@
+"""A zygote that cannot be made, or must not serve: a cold start, a reason in the log, no rest."""
+
+import contextlib
+import ctypes
+import os
+import re
+import struct
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from shimv2.shimctl.testbed import zygotes
+from tests.support.boot import Boot, answers, path_of
+from tests.support.inherited import prctl
+from shimv2.shimctl.testbed.leaks import alive
+from shimv2.shimctl.testbed.until import until
+from tests.support.warm import booted, started, warmed
+
+# What a cold start takes here, several times over.
+_PATIENCE_S: Final = 5.0
+_LIMIT_S: Final = 20.0
+
+
+@pytest.fixture
+def boot() -> Iterator[Boot]:
+    with booted() as made:
+        yield made
+
+
+def settings(boot: Boot, text: str) -> dict[str, str]:
+    path = boot.folder / "settings.toml"
+    path.write_text(text)
+    return {"PYRUNC_CONFIG": str(path)}
+
+
+def logged(boot: Boot, id_: str, pattern: str) -> str:
+    """Wait for a line in the log of a container; it."""
+    lines: list[str] = []
+
+    def has_line() -> bool:
+        lines.extend(boot.log(boot.state / id_).splitlines())
+        return any(re.search(pattern, line) for line in lines)
+
+    until(has_line, f"{pattern} in the log", found=lambda: "\n".join(lines))
+    return next(line for line in lines if re.search(pattern, line))
+
+
+def sleepers(mark: str) -> list[str]:
+    """List the processes that a warm-up started and nobody has ended."""
+    words = [Path(f"/proc/{name}/cmdline") for name in os.listdir("/proc") if name.isdecimal()]
+    found = []
+    for path in words:
+        with contextlib.suppress(OSError):
+            found.append(path.read_bytes().decode(errors="replace"))
+    return [line for line in found if f"1000.{mark}" in line]
+
+
+def allow_all() -> None:
+    """Turn a seccomp filter on that allows every call."""
+    prctl(38, 1)  # PR_SET_NO_NEW_PRIVS
+    instruction = ctypes.create_string_buffer(struct.pack("=HBBI", 6, 0, 0, 0x7FFF0000))
+    program = ctypes.create_string_buffer(struct.pack("@HP", 1, ctypes.addressof(instruction)))
+    prctl(22, 2, ctypes.addressof(program))  # PR_SET_SECCOMP, SECCOMP_MODE_FILTER
+
+
+# --- a warm-up that fails -----------------------------------------------------------------------
+
+
+def broken(boot: Boot, code: str) -> None:
+    """Have the entry point run `code` before anything else: the fault of a machine."""
+    entry = boot.shim.with_name(f"{boot.shim.name}.py")
+    first, _, rest = entry.read_text().partition("from shimv2.cli")
+    entry.write_text(f"{first}{code}\nfrom shimv2.cli{rest}")
+
+
+def marker_with(reason: str) -> Path:
+    """Return the file that holds why a warm-up failed, the newest with this reason."""
+    found = [path for path in zygotes.sockets_folder().glob("*.warmup") if reason in text_of(path)]
+    return max(found, key=lambda path: path.stat().st_mtime)
+
+
+def text_of(path: Path) -> str:
+    try:
+        return path.read_text()
+    except FileNotFoundError:  # another test's
+        return ""
+
+
+def dead_folders() -> list[Path]:
+    """List the folders of warm-ups whose process has ended."""
+    folders = zygotes.sockets_folder().glob("warm-*")
+    return [path for path in folders if not Path("/proc", path.name.removeprefix("warm-")).exists()]
+
+
+def no_zygote(boot: Boot, id_: str) -> float:
+    """Start a shim; the time it took, in seconds.  No zygote serves, or may be about to."""
+    boot.bundle(id_)
+    began = time.monotonic()
+    path = path_of(boot.start(id_))
+    took_s = time.monotonic() - began
+    until(lambda: answers(path), "the server to answer")
+    return took_s
+
+
+# A warm-up that fails, as it would with no room for a memory image.
+_REFUSES: Final = """
+import errno, os
+import shimv2.zygote.warmup as warmup
+def up(place):
+    os.mkdir(place)
+    if os.fork() == 0:
+        os.execv("/bin/sleep", ["sleep", "1000.{mark}"])
+    {act}
+warmup.up = up
+"""
+_WAITS: Final = """
+import shimv2.zygote.warmup as warmup
+up = warmup.up
+warmup.up = lambda place: (open("{gate}").read(), up(place))
+"""
+FAILURES: Final = {
+    "ENOMEM": ('raise OSError(errno.ENOMEM, "memfd_create")', "memfd_create"),
+    "killed": ("os.kill(os.getpid(), 9)", "killed by signal 9"),
+    "too long": ("import signal; signal.alarm(1); signal.pause()", "killed by signal 14"),
+}
+
+
+@pytest.mark.parametrize("failure", FAILURES)
+def test_failed_warmup_logs_its_reason_and_leaves_nothing(boot: Boot, failure: str) -> None:
+    """The start itself is not concerned: it has been answered."""
+    act, reason = FAILURES[failure]
+    mark = str(time.monotonic_ns())
+    broken(boot, (_REFUSES.format(act=act, mark=mark)))
+
+    took_s = no_zygote(boot, "c1")
+
+    line = logged(boot, "c1", "no zygote")
+    assert took_s < _PATIENCE_S
+    assert reason in line
+    assert "level=warning" in line
+    until(lambda: not sleepers(mark), "what the warm-up started to end")
+    until(lambda: not dead_folders(), "its folder to be removed")
+    assert not marker_with(reason).with_suffix(".sock").exists()
+
+
+def test_failed_warmup_is_not_tried_again_for_a_minute(boot: Boot) -> None:
+    """Then it is: what was wrong may have been mended."""
+    tries = boot.folder / "tries"
+    reason = f"OSError: no room {time.monotonic_ns()}"
+    act = f'open("{tries}", "a").write("x"); raise OSError("{reason[9:]}")'
+    broken(boot, (_REFUSES.format(act=act, mark="0")))
+    no_zygote(boot, "c1")
+    logged(boot, "c1", f"no zygote: {reason}")
+    marker = marker_with(reason)
+
+    no_zygote(boot, "c2")
+    logged(boot, "c2", f"not tried again, 60 s after a failure: {reason}")
+    assert tries.read_text() == "x"
+    long_ago = time.time() - 61
+    os.utime(marker, (long_ago, long_ago))
+    no_zygote(boot, "c3")
+    logged(boot, "c3", f"no zygote: {reason}")
+
+    assert tries.read_text() == "xx"
+
+
+def test_two_cold_starts_at_once_leave_one_zygote(boot: Boot) -> None:
+    """Both find none; the second one finds that the first one's warms up."""
+    ids = [f"c{n}" for n in range(4)]
+    for id_ in ids:
+        boot.bundle(id_)
+    running = [boot.popen_start(id_) for id_ in ids]
+    for each in running:
+        each.communicate(timeout=_LIMIT_S)
+
+    zygotes.zygote(boot.shim)
+
+    assert len(zygotes.zygotes(boot.shim)) == 2  # with its waiting child
+
+
+def test_start_does_not_wait_for_a_zygote_that_warms_up(boot: Boot) -> None:
+    """It has no socket until it can serve."""
+    gate = boot.folder / "gate"
+    os.mkfifo(gate)
+    broken(boot, _WAITS.format(gate=gate))
+    no_zygote(boot, "c1")
+    with gate.open("w"):  # the warm-up has begun
+        took_s = no_zygote(boot, "c2")
+
+    assert took_s < _PATIENCE_S
+    assert zygotes.zygote(boot.shim)
+
+
+def test_seccomp_filter_is_a_cold_start_with_its_reason_in_the_log(boot: Boot) -> None:
+    """A filter is for one process alone."""
+    warmed(boot)
+    waiting = zygotes.spare(boot.shim)
+
+    pid = started(boot, "c1", setup=allow_all)
+
+    assert pid != waiting
+    assert "level=info" in logged(boot, "c1", "cold start: a seccomp filter is on")
+
+
+def test_missing_file_of_the_installation_is_a_cold_start(boot: Boot) -> None:
+    """Its replacement could not be noticed."""
+    conf = boot.shim.with_name(f"{boot.shim.name}.conf")
+    conf.write_text(f"{conf.read_text()}/no/such/library.so\n")
+
+    no_zygote(boot, "c1")
+
+    logged(boot, "c1", "cold start: a file that is named beside the launcher is missing")
+
+
+# --- one that must not serve --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("text", ["zygote = false", "drain_grace_s = 1.0"], ids=["off", "changed"])
+def test_changed_settings_end_a_zygote(boot: Boot, text: str) -> None:
+    """It does not serve the start, and the next zygote has the new ones."""
+    env = settings(boot, "")
+    zygote = warmed(boot, env=env)
+    waiting = zygotes.spare(boot.shim)
+    settings(boot, text)
+
+    pid = started(boot, "c1", env=env)
+
+    assert pid != waiting
+    until(lambda: not alive(zygote), "the zygote to end")
+    if "false" in text:
+        assert zygotes.zygotes(boot.shim) == []
+    else:
+        zygotes.zygote(boot.shim)
+        waiting = zygotes.spare(boot.shim)
+        assert started(boot, "c2", env=env) == waiting
+
+
+def test_settings_beside_the_callers_folder_are_found(boot: Boot) -> None:
+    """A relative name counts from the folder of the caller, not of the zygote."""
+    boot.bundle("c1").joinpath("set.toml").write_text("")
+    path_of(boot.start("c1", env={"PYRUNC_CONFIG": "set.toml"}))
+    zygotes.zygote(boot.shim)
+    waiting = zygotes.spare(boot.shim)
+    bundle = boot.bundle("c2")
+    bundle.joinpath("set.toml").write_text("")
+
+    path_of(boot.start("c2", env={"PYRUNC_CONFIG": "set.toml"}))
+
+    assert waiting in boot.servers()
+
+
+def test_replaced_interpreter_gets_a_new_zygote(boot: Boot) -> None:
+    """A security update of Python, protobuf or another library under a running zygote."""
+    library = boot.folder / "library.so"
+    library.write_bytes(b"one")
+    conf = boot.shim.with_name(f"{boot.shim.name}.conf")
+    conf.write_text(f"{conf.read_text()}{library}\n")
+    warmed(boot)
+    waiting = zygotes.spare(boot.shim)
+    library.write_bytes(b"another")
+
+    pid = started(boot, "c1")
+
+    assert pid != waiting
+    until(lambda: len(zygotes.zygotes(boot.shim)) == 4, "a second zygote with its spare")
