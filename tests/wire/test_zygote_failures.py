@@ -13,10 +13,10 @@ from typing import Final
 import pytest
 
 from shimv2.shimctl.testbed import zygotes
-from tests.support.boot import Boot, answers, path_of
-from tests.support.inherited import prctl
 from shimv2.shimctl.testbed.leaks import alive
 from shimv2.shimctl.testbed.until import until
+from tests.support.boot import Boot, answers, path_of
+from tests.support.inherited import prctl
 from tests.support.warm import booted, started, warmed
 
 # What a cold start takes here, several times over.
