@@ -162,13 +162,14 @@ class ServerConnection:
         except RemoteProtocolError as exc:
             return _invalid(stream_id, str(exc))
         self._calls[stream_id] = _Inbound.NOTHING
+        metadata = request.metadata
         return RequestReceived(
             stream_id,
             request.service,
             request.method,
             request.payload,
             request.timeout_nano,
-            [(pair.key, pair.value) for pair in request.metadata],
+            [(pair.key, pair.value) for pair in metadata] if metadata else (),
             frame.flags,
         )
 

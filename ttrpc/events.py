@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from ttrpc.errors import RemoteProtocolError, StatusError
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen, for the reason that `wire.Frame` gives
 class RequestReceived:
     """A call begins.  Answer it with `respond` or `fail`; a streaming one with `finish`."""
 

@@ -22,11 +22,11 @@ class IoCounters:
 
 
 class ProcessIO:
-    """The streams of a process that has none: all three are /dev/null.  Others override it all.
+    """The streams of a process without any: all three are /dev/null.  Other kinds override this.
 
-    The order is: `prepare`, `spawned`, `connect`, `process_ended`, `taken`, `drain`, `close`.
-    `close` may come at any time, also instead of the others and while `connect`, `taken` or `drain`
-    waits; `close_stdin` as well.
+    The order is: `prepare`, `spawned`, `connect`, `process_ended`, `output_read`, `drain`, `close`.
+    `close` may come at any time, also instead of the others and while `connect`, `output_read` or
+    `drain` waits; `close_stdin` as well.
     """
 
     @property
@@ -36,7 +36,7 @@ class ProcessIO:
 
     @property
     def console_socket(self) -> str:
-        """Where the runtime sends the terminal's master; "" = there is no terminal."""
+        """Where the runtime sends the terminal's master; "" = no terminal."""
         return ""
 
     async def prepare(self) -> None:
@@ -47,24 +47,26 @@ class ProcessIO:
         """
 
     def spawned(self) -> None:
-        """The runtime has its copies of `fds`: give up ours, or the streams would never end."""
+        """Close the shim's copies of `fds`, which the runtime has now: or the streams never end."""
 
     async def connect(self, *, timeout_s: float | None = None) -> None:
         """Open the client's side and start to copy.
 
-        `timeout_s` is what is left to the caller, when that may be less than the policy's limit.
+        `timeout_s` is the time the caller has left, None if it has no limit; the policy's
+        `open_limit_s` applies as well.
 
         Raises:
             TimeoutError, Refused: with the whole text that a client sees.
         """
 
     def process_ended(self) -> None:
-        """The process itself has ended; others may still write."""
+        """Note that the process itself has ended; other processes may still write."""
 
-    async def taken(self) -> None:
-        """After `process_ended`: wait until a client that is there has taken what came so far.
+    async def output_read(self) -> None:
+        """After `process_ended`: wait until a connected client has read all output so far.
 
-        The policy's `exit_output_s` from the end of the process at most, however often it is asked.
+        The wait ends at the latest the policy's `exit_output_s` after the end of the process,
+        however often it is asked for.
         """
 
     def resize(self, width: int, height: int) -> None:
@@ -75,13 +77,13 @@ class ProcessIO:
         """
 
     async def drain(self) -> None:
-        """After the process ended: wait until the client's side has what it wrote, or gave up."""
+        """After `process_ended`: wait until the client's side has all output, or has left."""
 
     def close_stdin(self) -> None:
-        """CloseIO: let the input end once no client's writer is left.  Repeating it is harmless."""
+        """CloseIO: let stdin end once no client has it open for writing.  Idempotent."""
 
     async def close(self) -> None:
-        """Release everything; what the client's side takes without waiting is delivered first."""
+        """Release everything, after delivering what the client's side takes without waiting."""
 
     def counters(self) -> IoCounters:
         return IoCounters()

@@ -18,7 +18,7 @@ _FOLDER_MODE: Final = 0o755
 
 
 class NoReader(TimeoutError):
-    """Nobody opened the reading end of an output FIFO in time."""
+    """No client opened the reading end of an output FIFO in time."""
 
 
 class Sink:
@@ -34,59 +34,59 @@ class Sink:
     def number(self) -> int:
         return self._fd.number
 
-    def takes_splice(self) -> bool:
-        """Whether splice(2) is possible and of use right now."""
+    def look_for_progress(self) -> bool:
+        """Whether splice(2) is possible and of use now; see FifoSink for what the look costs."""
         return False
 
     def spliced(self, count_bytes: int) -> None:
-        """Told after each splice."""
+        """Note that the relay has spliced so many bytes into the sink."""
 
-    def write(self, data: bytearray) -> int:
-        """Write what fits of `data`, at least a byte.
+    def write(self, data: bytes | bytearray) -> int:
+        """Write what fits of `data`; how many bytes, at least one.
 
         Raises:
             BlockingIOError: nothing fits.  OSError: the sink fails.
         """
         return os.write(self.number, data)
 
-    def is_read(self) -> bool:
-        """Whether there is somebody to take what is written."""
+    def look_for_reader(self) -> bool:
+        """Whether a client has its reading end open; see FifoSink for what the look costs."""
         return True
 
     def unread_bytes(self) -> int:
-        """How much of what was written has not been taken yet, where that can be known."""
+        """How many of the bytes written no client has read; 0 where the kernel does not tell."""
         return 0
 
     def end(self) -> None:
-        """The stream has ended.  What is not closed here is closed by `close`."""
+        """End the stream.  A descriptor that is still needed stays open until `close`."""
         self.close()
 
     def close(self) -> None:
-        """Give up the descriptors.  Idempotent."""
+        """Close the descriptors.  Idempotent."""
         fd, self._fd = self._fd, Fd(-1)
         fd.close()
 
 
 class PipeSink(Sink):
-    """The pipe to a container's stdin: once the container closed its end, it is over."""
+    """The pipe to a container's stdin.  It ends once the container has closed its end."""
 
     broken_is_end = True
 
-    def takes_splice(self) -> bool:
+    def look_for_progress(self) -> bool:
         return True
 
 
 class FifoSink(Sink):
-    """A client's FIFO, and a reading end of our own that is never read.
+    """A client's FIFO, and a reading end of the shim's own, which the shim never reads.
 
-    Without it a client that goes away would break the stream; with it, what is in the FIFO waits
-    for the next client.
+    Without that reading end a client that goes away would break the stream.  With it the bytes in
+    the FIFO wait for the next client.
 
-    A FIFO has 16 slots of up to a page.  Spliced fragments take a slot each, so splicing is for
-    the time when somebody reads; otherwise bytes are written, in pieces that just fill each page.
+    A FIFO has 16 slots of up to a page.  Each spliced fragment takes a slot, so the relay splices
+    only while a client reads; otherwise it writes pieces that just fill each page.
 
-    After the end the writing end is closed, so that the client sees the end; our reading one stays
-    while there is something unread, to tell how much.
+    After the end of the stream the writing end is closed, so that the client sees the end.  The
+    shim's reading end stays open while the FIFO has unread bytes, to count them.
     """
 
     def __init__(self, writer: Fd, reader: Fd) -> None:
@@ -95,34 +95,43 @@ class FifoSink(Sink):
         self._unread: Unread | None = None
         self._page_filled_bytes = 0  # of the last slot, as far as we know; 0 = the next is new
         self._written_bytes = 0
-        self._taken_bytes = 0  # by the client, when we last looked
+        self._read_bytes = 0  # by the client, at the last look
 
-    def takes_splice(self) -> bool:
-        before = self._taken_bytes
-        self._taken_bytes = self._written_bytes - bytes_waiting(self.number)
-        return self._taken_bytes > before
+    def look_for_progress(self) -> bool:
+        """Whether the client has read bytes since the last look: one system call."""
+        before = self._read_bytes
+        self._read_bytes = self._written_bytes - bytes_waiting(self.number)
+        return self._read_bytes > before
 
     def spliced(self, count_bytes: int) -> None:
         self._written_bytes += count_bytes
         self._page_filled_bytes = 0
 
-    def write(self, data: bytearray) -> int:
+    def write(self, data: bytes | bytearray) -> int:
+        room_bytes = PAGE_BYTES - self._page_filled_bytes
+        if len(data) > room_bytes:
+            if bytes_waiting(self.number):
+                data = data[:room_bytes]
+            else:  # all slots are free: the kernel begins a new page
+                self._page_filled_bytes = 0
+                data = data[:PAGE_BYTES]
         # Up to a page is written whole or not at all, and what fits the last slot is merged.
-        written = os.write(self.number, data[: PAGE_BYTES - self._page_filled_bytes])
+        written = os.write(self.number, data)
         self._page_filled_bytes = (self._page_filled_bytes + written) % PAGE_BYTES
         self._written_bytes += written
         return written
 
-    def is_read(self) -> bool:
-        """Look for another reader than ourselves: the kernel tells only when we are none.
+    def look_for_reader(self) -> bool:
+        """Whether another process has the FIFO open for reading.
 
-        After the end it is whether there was one then.
+        The kernel reports only that a FIFO has no reader at all, so the shim closes its own reading
+        end for the look and opens it again.  After the end of the stream: the answer of that time.
         """
         if self.number < 0:
             return self._reader.number >= 0
         self._reader.close()
         found = has_reader(self.number)
-        with contextlib.suppress(OSError):  # no descriptor is left: as long as nobody reads, EPIPE
+        with contextlib.suppress(OSError):  # out of descriptors: EPIPE while no client reads
             path = f"/proc/self/fd/{self.number}"
             self._reader = Fd(os.open(path, os.O_RDONLY | NO_SURPRISES))
         return found
@@ -132,13 +141,13 @@ class FifoSink(Sink):
             return bytes_waiting(self.number)
         left = bytes_waiting(self._reader.number) if self._reader.number >= 0 else 0
         if not left:
-            self._reader.close()  # nothing more will come
+            self._reader.close()  # no more bytes will come
         return left
 
     def end(self) -> None:
-        left_to_a_client = self.unread_bytes() > 0 and self.is_read()
+        client_will_read = self.unread_bytes() > 0 and self.look_for_reader()
         writer, self._fd = self._fd, Fd(-1)
-        if left_to_a_client:
+        if client_will_read:
             writer.close()
             return
         self._reader.close()
@@ -152,12 +161,12 @@ class FifoSink(Sink):
 
 
 class FileSink(Sink):
-    """A file that is appended to; it can be shared by the streams that name it."""
+    """A file that output is appended to; the streams that name it can share it."""
 
     chunk_bytes = _FILE_CHUNK_BYTES
 
     def share(self) -> "FileSink":
-        """Another sink of the same open file, which is closed after both."""
+        """Return another sink of the same open file, which is closed with the last of them."""
         if not isinstance(self._fd, _SharedFd):
             self._fd = _SharedFd(self._fd.number)
         self._fd.users += 1
@@ -178,7 +187,7 @@ class _SharedFd(Fd):
 
 
 async def open_output(path: str, deadline: float) -> FifoSink | FileSink:
-    """Open what a client named for output; a FIFO once somebody reads it, by loop time `deadline`.
+    """Open what a client named for output; a FIFO once it has a reader, by loop time `deadline`.
 
     Raises:
         NoReader, Refused: with the reference's texts.
@@ -254,5 +263,5 @@ def _make_folder(path: str) -> None:
     try:
         os.mkdir(path, _FOLDER_MODE)
     except FileExistsError as exc:
-        if not os.path.isdir(path):  # or else somebody else made it in the meantime
+        if not os.path.isdir(path):  # another process may have made it in the meantime
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), path) from exc

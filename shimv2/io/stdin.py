@@ -1,11 +1,11 @@
-"""A process's input, and what becomes of it when the last client has left without a word."""
+"""A process's stdin, and its end after the last client has left without a CloseIO."""
 
 import asyncio
 import logging
 from typing import Final
 
-from shimv2.io.copy import Relay
 from shimv2.io.fifo import StdinFifo
+from shimv2.io.relay import Relay
 from shimv2.io.sinks import Sink
 from shimv2.values.settings import IoPolicy
 
@@ -17,8 +17,8 @@ log = logging.getLogger(__name__)
 class StdinRelay(Relay):
     """From the client's FIFO to the process.
 
-    Where a hang-up counts, the FIFO tells when its last writer has left.  Then it is held open for
-    so long, and looked at again: who has written meanwhile was a client, and has the time anew.
+    With a hang-up time set, the last writer's leaving starts a timer, and the shim becomes a writer
+    itself until it fires.  Bytes that came meanwhile are from a client, and start the time anew.
     """
 
     def __init__(self, fifo: StdinFifo, sink: Sink) -> None:
@@ -53,7 +53,7 @@ class StdinRelay(Relay):
             self._deadline = self._loop.call_later(left_s, self._look_for_clients)
             return
         self._fifo.let_go()
-        if self._fifo.is_deserted() and self.idle:
+        if self._fifo.is_deserted() and self.is_idle():
             log.info("stdin ends: its last client left %g s ago", hangup_s)
             self._fifo.release()
             self.step()

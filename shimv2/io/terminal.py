@@ -4,13 +4,13 @@ import contextlib
 from collections.abc import Callable
 from typing import Final
 
-from shimv2.io.copy import Relay
 from shimv2.io.fifo import Fd, Pinned, reason
 from shimv2.io.logger import Logger
 from shimv2.io.pty import Console, ConsoleSocket
-from shimv2.io.relayed import RelayedIO
+from shimv2.io.relay import Relay
 from shimv2.io.sinks import Sink, open_output
 from shimv2.io.stdin import StdinRelay
+from shimv2.io.streams import RelayedIO
 from shimv2.io.uri import fifo_path
 from shimv2.values.errors import Refused
 from shimv2.values.model import Stdio

@@ -113,12 +113,12 @@ class Container:
         if self.init.state is not State.DELETED and not self._own_pid_namespace:
             await self.init.kill_leftovers()
         await self._execs_idle.wait()
-        await self.init.tell_exit(self._look_for_oom)
+        await self.init.publish_exit(self._look_for_oom)
         self._end_oom_watch()
 
     async def _watch_exec(self, process: ExecProcess) -> None:
         if await process.recorded() is not None:  # None: the container was deleted under it
-            await process.tell_exit(self._look_for_oom)
+            await process.publish_exit(self._look_for_oom)
         self._exec_done()
 
     def _look_for_oom(self) -> None:

@@ -196,8 +196,8 @@ class InitProcess(Process):
             self._life.take(Step.RESUME)
             scope.events.emit(Resumed(self.id))
 
-    async def _before_exit_is_told(self) -> None:
-        """Thaw what is left of a container that ended while paused; nobody is told of it."""
+    async def _before_exit(self) -> None:
+        """Thaw what is left of a container that ended while paused; no event says so."""
         if self._life.state is State.PAUSED:
             await self._thaw("resume an ended container")
 
@@ -250,8 +250,8 @@ class InitProcess(Process):
             if not self._kills:
                 self._kills_answered.set()
 
-    async def _may_be_told(self) -> None:
-        await super()._may_be_told()
+    async def _publishable(self) -> None:
+        await super()._publishable()
         await self._kills_answered.wait()
 
     def _signal_directly(self, signal: int) -> bool:

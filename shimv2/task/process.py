@@ -20,10 +20,10 @@ from shimv2.values.settings import IoPolicy, Settings
 log = logging.getLogger(__name__)
 
 SETTLE_LIMIT_S: Final = 10.0
-"""How long Delete waits for an exit that is recorded but not yet told (kill-all, execs first)."""
+"""How long Delete waits until a recorded exit is published (kill-all, execs first)."""
 
 ROLL_BACK_S: Final = 0.5
-"""What the undoing of a create or exec usually stays below."""
+"""An upper bound of the usual time that undoing a create or exec takes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,7 @@ class Scope:
     container_id: str
     namespace: str
     bundle: str
-    rootfs: str  # what the shim mounted and unmounts; "" = nothing, the daemon does it itself
+    rootfs: str  # the mount point that the shim mounts and unmounts; "" = the daemon does it
     runtime: Runtime
     reaper: Reaper
     background: Background
@@ -47,7 +47,7 @@ class Scope:
     async def open_io(
         self, stdio: Stdio, *, id: str, limit_s: float, undo: AsyncExitStack
     ) -> ProcessIO:
-        """Make the streams of the process `id`, ready for the runtime.
+        """Make the streams of the process `id`, ready for the runtime; `undo` owns them.
 
         Raises:
             Refused: with the reference's text, which says `init` for an exec, too.
@@ -72,9 +72,10 @@ class Scope:
 
 
 def time_to_open(deadline: float | None) -> float | None:
-    """How long a client's side may take to be opened, so that the caller still hears why it failed.
+    """Return how many seconds opening a client's side may take; None = no limit.
 
-    What was begun is undone before the answer, which must be out by `deadline` (loop time).
+    `deadline` is the caller's, in loop time.  Time is left for the roll-back, which comes before
+    the answer, so that the caller still gets the reason of a failure.
     """
     if deadline is None:
         return None
@@ -83,12 +84,12 @@ def time_to_open(deadline: float | None) -> float | None:
 
 
 class Process:
-    """A process from its recording in the shim to its Delete.
+    """A process from its Create or Exec to its Delete.
 
-    Two notions of state, on purpose: an exit is *recorded* the moment it is reaped, in memory and
-    on disk, so that State and Wait tell it even while a verb is stuck in the runtime; it is *told*
-    (the lifecycle's EXIT, the event) under the lock, so that events keep their order.  Wait and the
-    event come after the output.
+    It has two notions of state.  An exit is *recorded* the moment it is reaped, so that State and
+    Wait report it even while a verb is stuck in the runtime.  It is *published* (the lifecycle's
+    EXIT, the event) under the lock, so that events keep their order.  Wait and the event come after
+    the output.
     """
 
     def __init__(
@@ -102,7 +103,7 @@ class Process:
     ) -> None:
         self.id = id
         self.stdio = stdio
-        self.pid = 0  # 0: it never ran, as far as a client is told
+        self.pid = 0  # 0: it has not run, as far as a client can see
         self.exit: Exit | None = None
         self._scope = scope
         self._steps = asyncio.Lock()  # held through each verb; reads and Kill do not take it
@@ -111,11 +112,11 @@ class Process:
         self._stdin_closed = False
         self._size: tuple[int, int] | None = None  # asked for during a start, before the terminal
         self._ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._told = asyncio.Event()
+        self._published = asyncio.Event()
 
     @property
     def state(self) -> State:
-        """The state as a client sees it: stopped from the moment the exit is recorded."""
+        """Return the state as a client sees it: stopped once the exit is recorded."""
         if self.exit is not None and self._life.state is not State.DELETED:
             return State.STOPPED
         return self._life.state
@@ -127,7 +128,7 @@ class Process:
     # --- the exit ------------------------------------------------------------------------------
 
     def _track(self, pid: int, exited: "asyncio.Future[Exit]") -> None:
-        """The process runs as `pid`; record its exit as soon as `exited` tells it."""
+        """Note that the process runs as `pid`; record its exit as soon as `exited` is done."""
         self.pid = pid
         exited.add_done_callback(self._record)
 
@@ -144,7 +145,7 @@ class Process:
         """Write the exit to disk, where something may ask for it after a crash of the shim."""
 
     def _release(self) -> None:
-        """Let every Wait return: with the exit, or with none because it never ran."""
+        """Let every Wait return: with the exit, or without one because the process never ran."""
         if not self._ended.done():
             self._ended.set_result(None)
 
@@ -154,55 +155,55 @@ class Process:
         return self.exit
 
     async def wait(self) -> Exit | None:
-        """Wait for the exit as a client does: told after the output before it; None as above."""
+        """Wait for the exit as a client does, and for the output before it; None as above."""
         ended = await self.recorded()
-        await self._may_be_told()
+        await self._publishable()
         return ended
 
-    async def _may_be_told(self) -> None:
-        """Wait for what has to come before the exit, by whichever way that is told.
+    async def _publishable(self) -> None:
+        """Wait for what has to come before the exit, be it an event or the answer of a Wait.
 
-        A client that is there is given a moment to take the output: it may close its end when told.
-        containerd and ctr do, whatever is still in the FIFO then.
+        A connected client gets a moment to read the output.  containerd and ctr close their ends
+        when they hear of the exit, whatever is still in the FIFO.
         """
         if self._io is not None:
-            await self._io.taken()
+            await self._io.output_read()
 
-    async def tell_exit(self, before: Callable[[], None]) -> None:
-        """Tell the recorded exit once the output before it was taken and no step is under way.
+    async def publish_exit(self, before: Callable[[], None]) -> None:
+        """Publish the recorded exit once the output was read and no verb holds the lock.
 
-        `before` tells what has to come right before it: an OOM kill.
+        `before` publishes what has to come right before it: an OOM kill.
         """
         assert self.exit is not None
-        await self._may_be_told()
+        await self._publishable()
         async with self._steps:  # a start may still be in the runtime: Started goes first
-            await self._before_exit_is_told()
+            await self._before_exit()
             before()
             self._life.take(Step.EXIT)
             self._scope.events.emit(Exited(self._scope.container_id, self.id, self.exit))
-        self._told.set()
+        self._published.set()
 
-    async def _before_exit_is_told(self) -> None:
-        """What has to be done under the lock, between the last step and the exit."""
+    async def _before_exit(self) -> None:
+        """Do, under the lock, what belongs between the last verb and the exit."""
 
     async def settled(self) -> None:
-        """Wait until a recorded exit has been told.
+        """Wait until a recorded exit has been published.
 
         Raises:
             WrongState: it takes longer than SETTLE_LIMIT_S; the caller may ask again.
         """
-        if self.exit is None or self._life.state is State.DELETED:
+        if self.exit is None or self._published.is_set() or self._life.state is State.DELETED:
             return
         try:
             async with asyncio.timeout(SETTLE_LIMIT_S):
-                await self._told.wait()
+                await self._published.wait()
         except TimeoutError:
             raise WrongState("cannot delete a running process") from None
 
     # --- streams -------------------------------------------------------------------------------
 
     def _attach(self, io: ProcessIO) -> None:
-        """Own `io` from here on; a CloseIO or a resize that came too early is made good."""
+        """Own `io` from here on; apply a CloseIO or a resize that came before it."""
         self._io = io
         if self._stdin_closed:
             io.close_stdin()
@@ -211,13 +212,13 @@ class Process:
             self._size = None
 
     def close_stdin(self) -> None:
-        """CloseIO: give up the shim's own writer of stdin, now or once there is one."""
+        """CloseIO: close the shim's own writer of stdin, now or once there is one."""
         self._stdin_closed = True
         if self._io is not None:
             self._io.close_stdin()
 
     def resize(self, width: int, height: int) -> None:
-        """Set the size of the terminal; without one, or before its start, that is nothing.
+        """Set the size of the terminal, in characters; nothing without one or before its start.
 
         Raises:
             WrongState: the process is not in a state for it.
@@ -229,7 +230,7 @@ class Process:
             self._size = width, height
 
     async def _close_io(self) -> None:
-        """Give up the streams, after what an ended process wrote was handed on."""
+        """Release the streams, after delivering what an ended process wrote."""
         if self._io is None:
             return
         if self.exit is not None:

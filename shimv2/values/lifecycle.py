@@ -86,6 +86,8 @@ INIT: Final[Table] = {
         Step.EXIT: State.STOPPED,
         Step.DELETE: No("cannot delete a running process"),
     },
+    # No EXIT and no CHECKPOINT: Pause holds the process's lock while it is in this state, and both
+    # are taken under that lock, so they come after PAUSED or PAUSE_FAILED.
     State.PAUSING: {
         Step.START: No("cannot start a running process"),
         Step.PAUSE: No("cannot pause a paused container"),

@@ -178,7 +178,7 @@ class EventSink(Protocol):
     def emit(self, event: Event) -> None: ...
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: one is made for each State call
 class ProcessState:
     """The reply to State."""
 

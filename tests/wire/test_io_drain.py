@@ -114,7 +114,7 @@ def test_drain_with_a_background_process_ends_after_the_grace(
 
     run_clean(scenario(), loop=loop)
     texts = [r.getMessage() for r in caplog.records]
-    assert texts == ["stdout has not ended: its writing end is still held"]
+    assert texts == ["stdout has not ended: its writing end is still open"]
 
 
 async def _line(reader: FifoReader) -> bytes:
@@ -182,7 +182,7 @@ def test_drain_of_unread_output_ends_at_its_limit(
 
     run_clean(scenario())
     texts = [r.getMessage() for r in caplog.records]
-    assert texts[0] == "stdout has not ended: its bytes are not taken"
+    assert texts[0] == "stdout has not ended: its bytes are not read"
 
 
 @pytest.mark.rule("io.end.5")

@@ -79,7 +79,7 @@ def test_output_end_is_seen_before_delete_and_fds_are_gone(tmp_path: Path, loop:
             assert await child.wait() == 3
             await eventually(lambda: on_fifo(stdin) == 0, "stdin to be closed")
             io.process_ended()
-            await io.taken()
+            await io.output_read()
             assert [on_fifo(path) for path in (stdin, out, err)] == [0, 1, 1]
         reader.close()
         errors.close()

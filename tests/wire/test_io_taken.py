@@ -31,8 +31,8 @@ async def run_to_its_end(io: ProcessIO, script: str) -> None:
 
 
 def waits(io: ProcessIO) -> bool:
-    """Whether `taken` has to wait for anything: else its first step is the last."""
-    call = io.taken()
+    """Whether `output_read` has to wait for anything: else its first step is the last."""
+    call = io.output_read()
     try:
         call.send(None)
     except StopIteration:
@@ -59,7 +59,7 @@ def test_output_is_taken_once_the_client_has_read_it(
             if count <= 60_000:  # more does not fit anywhere: then it is a child that still writes
                 await eventually(lambda: child.exited, "the process to end")
             io.process_ended()
-            waiting = [asyncio.create_task(io.taken()) for _ in range(2)]
+            waiting = [asyncio.create_task(io.output_read()) for _ in range(2)]
             left = count - len(first)
             while left:
                 assert not any(each.done() for each in waiting)
@@ -72,6 +72,46 @@ def test_output_is_taken_once_the_client_has_read_it(
     run_clean(scenario(), loop=loop)
 
 
+def test_output_that_is_read_at_once_costs_no_timer(tmp_path: Path) -> None:
+    """An exec's Wait is as fast as its client: each turn of the loop looks at the FIFO."""
+    (out,) = fifos(tmp_path, ["out"])
+
+    async def scenario() -> None:
+        reader = FifoReader(out)
+        async with opened(stdout=out, policy=PATIENT) as io:
+            await run_to_its_end(io, "echo words")
+            waiting = asyncio.create_task(io.output_read())
+            await asyncio.sleep(0)
+            assert not waiting.done()
+            assert os.read(reader.number, 100) == b"words\n"
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            assert waiting.done()
+        reader.close()
+
+    run_clean(scenario())
+
+
+def test_all_who_wait_for_output_to_be_read_go_on_together(tmp_path: Path) -> None:
+    """A Delete after a Wait does not wait for another look before the exit is published."""
+    (out,) = fifos(tmp_path, ["out"])
+
+    async def scenario() -> None:
+        reader = FifoReader(out)
+        async with opened(stdout=out, policy=PATIENT) as io:
+            await run_to_its_end(io, "echo words")
+            first = asyncio.create_task(io.output_read())
+            await asyncio.sleep(0.1)  # long enough for its looks to be 16 ms apart
+            assert os.read(reader.number, 100) == b"words\n"
+            await io.output_read()
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            assert first.done()
+        reader.close()
+
+    run_clean(scenario())
+
+
 def test_client_that_reads_to_the_end_sees_it_before_the_exit_is_told(tmp_path: Path) -> None:
     """The shim's look at what is unread must not keep the stream from ending."""
     (out,) = fifos(tmp_path, ["out"])
@@ -80,7 +120,7 @@ def test_client_that_reads_to_the_end_sees_it_before_the_exit_is_told(tmp_path: 
         reader = FifoReader(out)
         async with opened(stdout=out, policy=PATIENT) as io:
             await run_to_its_end(io, "echo words")
-            waiting = asyncio.create_task(io.taken())
+            waiting = asyncio.create_task(io.output_read())
             assert await reader.read_all() == b"words\n"
             await waiting
             assert on_fifo(out) == 1  # the client's
@@ -99,7 +139,7 @@ def test_client_that_never_reads_is_waited_for_once_and_for_a_limited_time(tmp_p
         async with opened(stdout=out, policy=SHORT) as io:
             start = asyncio.get_running_loop().time()
             await run_to_its_end(io, "echo words")
-            await io.taken()
+            await io.output_read()
             assert 0.05 <= asyncio.get_running_loop().time() - start < 10
             assert not waits(io)
             assert on_fifo(out) == 2  # the client's, and ours to see what is unread
@@ -157,7 +197,7 @@ def test_output_of_a_terminal_is_taken_once_the_client_has_read_it(tmp_path: Pat
             session = Session(name, "stty -opost; head -c 70000 /dev/zero")
             assert await session.wait() == 0
             io.process_ended()
-            waiting = asyncio.create_task(io.taken())
+            waiting = asyncio.create_task(io.output_read())
             data = await reader.read(69_999)
             assert not waiting.done()
             data += await reader.read_all()
@@ -176,7 +216,7 @@ def test_close_ends_the_waiting(tmp_path: Path) -> None:
         reader = FifoReader(out)
         async with opened(stdout=out, policy=PATIENT) as io:
             await run_to_its_end(io, "echo words")
-            waiting = asyncio.create_task(io.taken())
+            waiting = asyncio.create_task(io.output_read())
             await asyncio.sleep(0)
             assert not waiting.done()
             await io.close()

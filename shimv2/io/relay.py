@@ -1,8 +1,8 @@
-"""Carry one stream's bytes from where they come to where they go, driven by the loop.
+"""Copy one stream from its source to its sink, driven by the loop.
 
-Nothing here waits, and nothing wakes up without cause: at any time a relay is registered for what
-it needs next and for nothing else - bytes, or room for them.  A descriptor that hung up stays
-readable for ever, so it is taken out of the loop at once.
+No call here blocks.  A relay is registered with the loop for what it needs next only: bytes to
+read, or room to write.  A descriptor that hung up stays readable for ever, so its registration is
+removed at once.
 """
 
 import asyncio
@@ -18,9 +18,9 @@ from shimv2.kernel.linux import bytes_waiting, splice
 from shimv2.values.settings import BUFFER, DROP_OLDEST, IoPolicy
 
 STEP_BYTES: Final = 1024 * 1024
-"""Moved in one callback at most, so that one busy container does not keep the others waiting."""
+"""The most that one callback moves, so that one busy stream does not delay the others."""
 
-_READ_BYTES: Final = 64 * 1024  # into the backlog, at once
+_READ_BYTES: Final = 64 * 1024  # of one read into the backlog
 _BULK_BYTES: Final = 32 * 1024  # half of a pipe as it is made
 _GROW_AFTER: Final = 32  # bulk splices: 1 MiB at least
 _RETRIES_S: Final = (0.1, 0.2, 0.4, 0.8)  # a failing sink gets 1.5 s to recover
@@ -37,10 +37,10 @@ class Source(Protocol):
 
 
 class Relay:
-    """One stream.  It owns source and sink, and closes both when the stream ends.
+    """One stream.  Owns source and sink, and closes both when the stream ends.
 
-    With the policy `block` at most one chunk is held in memory, between a read and a write that
-    found the sink full; the other policies keep reading into a backlog.
+    With the policy `block` at most one chunk is kept in memory, between a read and a write that
+    found the sink full.  With the other policies the relay goes on reading into a backlog.
     """
 
     def __init__(self, name: str, source: Source, sink: Sink, policy: IoPolicy) -> None:
@@ -56,7 +56,7 @@ class Relay:
         self._can_splice = True
         self._splicing = False  # in this step
         self._bulk_splices = 0  # until the pipes are made larger
-        self._source_dry = False  # the last read took all there was
+        self._source_dry = False  # in this step: the last read took all bytes
         self._source_ended = False
         self._sink_full = False  # or failing: nothing is written until it is looked at again
         self._source_polls = True
@@ -74,30 +74,29 @@ class Relay:
             self._loop.add_reader(self._sink.number, self.finish)
         self.step()
 
-    @property
-    def idle(self) -> bool:
-        """No byte is under way.  Ended is idle."""
+    def is_idle(self) -> bool:
+        """Whether no byte is on its way.  A stream that has ended is idle."""
         if self._backlog:
             return False
         return self._source_ended or self.ended.done() or bytes_waiting(self._source.number) == 0
 
-    @property
-    def busy(self) -> bool:
-        """Bytes are under way, to somebody."""
-        return not self.idle and self._sink.is_read()
+    def look_for_pending(self) -> bool:
+        """Whether bytes are on their way to a client that has its end open."""
+        return not self.is_idle() and self._sink.look_for_reader()
 
-    @property
-    def untaken(self) -> bool:
-        """Something is under way, or in the FIFO, that a client who is there has not taken."""
-        return (not self.idle or self._sink.unread_bytes() > 0) and self._sink.is_read()
+    def look_for_unread(self) -> bool:
+        """Whether a client that has its end open has not yet read all output, its FIFO included."""
+        return (not self.is_idle() or self._sink.unread_bytes() > 0) and (
+            self._sink.look_for_reader()
+        )
 
     def close(self) -> None:
-        """Give up everything."""
+        """End the stream and release all descriptors, those that outlive its end included."""
         self.finish()
         self._sink.close()
 
     def finish(self) -> None:
-        """End the stream now.  Idempotent; what is still under way is lost and counted."""
+        """End the stream now.  Idempotent; bytes still on their way are lost and counted."""
         if self.ended.done():
             return
         lost_bytes = len(self._backlog)
@@ -110,7 +109,7 @@ class Relay:
             self._timer.cancel()
         if self._sink.broken_is_end:
             self._loop.remove_reader(self._sink.number)
-        self.ended.set_result(None)  # first: what is closed next may want to finish us as well
+        self.ended.set_result(None)  # first: closing source or sink may call `finish` again
         self._source.close()
         self._sink.end()
         if self.counters.dropped_bytes:
@@ -122,7 +121,7 @@ class Relay:
             )
 
     def cut(self) -> None:
-        """Take nothing more than what is there now; what is held is still handed on."""
+        """Read what is there now and nothing after it; the backlog is still written."""
         if not self._is_cut():
             self.look()
         if not self._is_cut():
@@ -156,10 +155,37 @@ class Relay:
         )
 
     def look(self) -> None:
-        """Step, also on the chance that the sink has room the loop has not told of yet."""
+        """Step, and try the sink even if the loop has not reported room yet."""
         if self._timer is None:
             self._sink_full = False
         self.step()
+
+    def _on_readable(self) -> None:
+        """Relay a message in one read and one write; leave all that takes more to `step`.
+
+        A person at a prompt, or a protocol, sends messages of up to a page and waits for each to
+        come back.
+        """
+        if self._backlog or self._sink_full or self._failures or not self._can_splice:
+            self.step()
+            return
+        try:
+            if not 0 < bytes_waiting(self._source.number) <= PAGE_BYTES:
+                self.step()
+                return
+            chunk = self._read(PAGE_BYTES)
+        except OSError:
+            self.step()  # reads once more, and reports the error
+            return
+        try:
+            written = self._sink.write(chunk)
+        except OSError:  # full or failing: `step` finds out which
+            written = 0
+        self.counters.relayed_bytes += written
+        self.last_moved_at = self._loop.time()
+        if written < len(chunk):
+            self._backlog += chunk[written:]
+            self.step()
 
     def _on_writable(self) -> None:
         self._sink_full = False
@@ -170,7 +196,7 @@ class Relay:
         self._on_writable()
 
     def _pass_on(self, limit_bytes: int) -> int:
-        """Give the sink what it takes now; how much, 0 = nothing there or nothing taken."""
+        """Write or splice what the sink has room for; how many bytes, 0 = no bytes or no room."""
         if self._sink_full:
             return 0
         if self._backlog:
@@ -181,16 +207,18 @@ class Relay:
 
     def _splice(self, limit_bytes: int) -> int:
         try:
-            if bytes_waiting(self._source.number) < PAGE_BYTES:
+            waiting_bytes = bytes_waiting(self._source.number)
+            if waiting_bytes < PAGE_BYTES:
+                self._source_dry = self._splicing and not waiting_bytes  # not read again for it
                 return 0
-            if not self._splicing and not self._sink.takes_splice():
+            if not self._splicing and not self._sink.look_for_progress():
                 return 0
             moved = splice(self._source.number, self._sink.number, limit_bytes)
         except BlockingIOError:
-            self._sink_full = True  # there is something to read, and nobody else reads it
+            self._sink_full = True  # the source has bytes, and no other process reads it
             return 0
         except OSError:
-            # A source that is no pipe (ENOTTY, EINVAL), or EPIPE: the plain way finds out.
+            # A source that is no pipe (ENOTTY, EINVAL), or EPIPE: read and write tell which.
             self._can_splice = False
             return 0
         self._splicing = True
@@ -216,10 +244,10 @@ class Relay:
         return written
 
     def _failed(self, exc: OSError) -> int:
-        """The sink refused what is in the backlog: try again later, or give the bytes up.
+        """Schedule a retry of a write that failed; after the last retry drop the backlog.
 
-        A container must not hang because a disk is full: after the retries its bytes are read and
-        dropped until a write succeeds again.
+        A container must not hang because a disk is full: from then on its bytes are read and
+        dropped until a write succeeds.  Returns how many bytes were dropped.
         """
         self.counters.errors += 1
         if self._sink.broken_is_end and exc.errno == errno.EPIPE:
@@ -246,7 +274,7 @@ class Relay:
     # --- the source ----------------------------------------------------------------------------
 
     def _room_bytes(self) -> int:
-        """How much may be read into the backlog."""
+        """How many bytes may be read into the backlog."""
         if self._source_ended:
             return 0
         if not self._backlog and not self._sink_full:
@@ -258,7 +286,7 @@ class Relay:
         return 0
 
     def _collect(self) -> int:
-        """Read what there is room for; how much, 0 = nothing there or no room."""
+        """Read as much as there is room for; how many bytes, 0 = no bytes or no room."""
         room = self._room_bytes()
         if room <= 0 or self._source_dry:
             return 0
@@ -292,7 +320,7 @@ class Relay:
     # --- the loop ------------------------------------------------------------------------------
 
     def _watch(self, *, read: bool, write: bool) -> None:
-        """Be called when there is something to read, or room to write, and for nothing else."""
+        """Register with the loop for bytes to read and room to write, as far as they are wanted."""
         if self._source_polls:
             self._watch_source(read)
         if not self._source_polls and read:
@@ -306,8 +334,8 @@ class Relay:
             self._loop.remove_reader(self._source.number)
         else:
             try:
-                self._loop.add_reader(self._source.number, self.step)
-            except PermissionError:  # epoll's word for a regular file, which is always ready
+                self._loop.add_reader(self._source.number, self._on_readable)
+            except PermissionError:  # epoll refuses a regular file, which is always ready
                 self._source_polls = False
                 return
         self._reading = wanted

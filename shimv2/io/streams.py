@@ -1,18 +1,21 @@
-"""Streams that the shim copies itself: what pipes and terminals have in common."""
+"""Streams that the shim relays itself: what pipes and terminals have in common."""
 
 import asyncio
 import contextlib
 import logging
 from typing import Final
 
-from shimv2.io.copy import Relay
 from shimv2.io.fifo import StdinFifo
 from shimv2.io.process_io import IoCounters, ProcessIO, StreamCounters
+from shimv2.io.relay import Relay
 from shimv2.values.settings import IoPolicy
 
-_BUSY_LOOK_S: Final = 0.1  # a drain looks again no sooner while bytes are under way
-_TAKEN_FIRST_S: Final = 0.001  # nothing tells that a FIFO was read: it is looked at,
-_TAKEN_LAST_S: Final = 0.016  # in the end so often
+_BUSY_LOOK_S: Final = 0.1  # the shortest pause between two looks of a drain while bytes move
+# The kernel does not report that a FIFO was read: the shim looks at it in each turn of the loop for
+# this long, as a client that waits for output reads it within 0.1 ms; then after these pauses.
+_EACH_TURN_S: Final = 0.0002
+_FIRST_PAUSE_S: Final = 0.001
+_LAST_PAUSE_S: Final = 0.016
 
 log = logging.getLogger(__name__)
 
@@ -25,10 +28,11 @@ class RelayedIO(ProcessIO):
         self._relays: dict[int, Relay] = {}
         self._stdin: StdinFifo | None = None
         self._stdin_closed = False
-        self._taken_by = 0.0  # loop time
+        self._read_by = 0.0  # loop time at which a client has had its time to read
+        self._is_read: asyncio.Future[None] | None = None  # once the process has ended
 
     def _open_deadline(self, timeout_s: float | None) -> float:
-        """By which loop time the outputs' FIFOs must have readers."""
+        """Return the loop time by which the outputs' FIFOs must have readers."""
         limit_s = self._policy.open_limit_s
         if timeout_s is not None:
             limit_s = min(limit_s, timeout_s)
@@ -52,30 +56,41 @@ class RelayedIO(ProcessIO):
             self._stdin.release()
 
     def process_ended(self) -> None:
-        self._taken_by = asyncio.get_running_loop().time() + self._policy.exit_output_s
-
-    async def taken(self) -> None:
         loop = asyncio.get_running_loop()
-        pause_s = _TAKEN_FIRST_S
-        while self._is_awaited() and (left_s := self._taken_by - loop.time()) > 0:
-            await asyncio.sleep(min(pause_s, left_s))
-            pause_s = min(2 * pause_s, _TAKEN_LAST_S)
+        self._read_by = loop.time() + self._policy.exit_output_s
+        self._is_read = loop.create_future()
 
-    def _is_awaited(self) -> bool:
-        """Whether a client has still to take something, after a look at what the loop has not seen.
+    async def output_read(self) -> None:
+        if self._is_read is None:
+            return
+        loop = asyncio.get_running_loop()
+        began_at = loop.time()
+        pause_s = _FIRST_PAUSE_S
+        while not self._is_read.done():  # all callers go on when one of them has seen it
+            now = loop.time()
+            if now >= self._read_by or not self._look_for_unread():
+                self._is_read.set_result(None)
+            elif now - began_at < _EACH_TURN_S:
+                await asyncio.sleep(0)
+            else:
+                await asyncio.wait([self._is_read], timeout=min(pause_s, self._read_by - now))
+                pause_s = min(2 * pause_s, _LAST_PAUSE_S)
 
-        The looks of `drain` are not enough: what has ended for the shim may be unread in its FIFO.
+    def _look_for_unread(self) -> bool:
+        """Whether a client has still to read output, after one more step of each stream.
+
+        A stream that has ended for the shim may have unread bytes in its FIFO.
         """
         self._live_outputs()
-        return any(relay.untaken for number, relay in self._relays.items() if number)
+        return any(relay.look_for_unread() for number, relay in self._relays.items() if number)
 
     async def drain(self) -> None:
         """Wait until the outputs have ended.
 
-        As long as bytes move, or wait for a client that is there, that may take the policy's limit.
-        Otherwise it ends as soon as no byte has moved for the grace time, counted from this call at
-        the earliest: a process left in the background still holds a writing end, or the client has
-        closed its reading one.
+        While bytes move, or wait for a client that has its end open, the wait lasts up to the
+        policy's `drain_limit_s`.  Otherwise it ends when no byte has moved for `drain_grace_s`,
+        counted from this call at the earliest: a process in the background still holds a writing
+        end, or the client has closed its reading end.
         """
         loop = asyncio.get_running_loop()
         called_at = loop.time()
@@ -83,7 +98,7 @@ class RelayedIO(ProcessIO):
         grace_s = self._policy.drain_grace_s
         while live := self._live_outputs():
             now = loop.time()
-            busy = any(relay.busy for relay in live)
+            busy = any(relay.look_for_pending() for relay in live)
             quiet_at = max(called_at, *(relay.last_moved_at for relay in live)) + grace_s
             if now >= deadline or (not busy and now >= quiet_at):
                 break
@@ -94,12 +109,12 @@ class RelayedIO(ProcessIO):
             log.warning(
                 "%s has not ended: %s",
                 relay.name,
-                "its writing end is still held" if relay.idle else "its bytes are not taken",
+                "its writing end is still open" if relay.is_idle() else "its bytes are not read",
                 extra={"stream": relay.name},
             )
 
     def _live_outputs(self) -> list[Relay]:
-        """The outputs that have not ended, after a look at what the loop has not yet seen."""
+        """Return the outputs that have not ended, after one more step of each."""
         outputs = [relay for number, relay in self._relays.items() if number]
         for relay in outputs:
             relay.look()
