@@ -11,9 +11,9 @@ from shimv2.io.relay import Relay
 from shimv2.values.settings import IoPolicy
 
 _BUSY_LOOK_S: Final = 0.1  # the shortest pause between two looks of a drain while bytes move
-# The kernel does not report that a FIFO was read: the shim looks at it in each turn of the loop for
-# this long, as a client that waits for output reads it within 0.1 ms; then after these pauses.
-_EACH_TURN_S: Final = 0.0002
+# The kernel does not report that a FIFO was read.  The shim looks at it in each of so many turns of
+# the loop, some 0.2 ms, as a client that waits for output reads it in 0.1 ms; then after pauses.
+_TURNS: Final = 20
 _FIRST_PAUSE_S: Final = 0.001
 _LAST_PAUSE_S: Final = 0.016
 
@@ -64,13 +64,13 @@ class RelayedIO(ProcessIO):
         if self._is_read is None:
             return
         loop = asyncio.get_running_loop()
-        began_at = loop.time()
-        pause_s = _FIRST_PAUSE_S
+        turns_left, pause_s = _TURNS, _FIRST_PAUSE_S
         while not self._is_read.done():  # all callers go on when one of them has seen it
             now = loop.time()
             if now >= self._read_by or not self._look_for_unread():
                 self._is_read.set_result(None)
-            elif now - began_at < _EACH_TURN_S:
+            elif turns_left:
+                turns_left -= 1
                 await asyncio.sleep(0)
             else:
                 await asyncio.wait([self._is_read], timeout=min(pause_s, self._read_by - now))
