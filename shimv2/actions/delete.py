@@ -223,7 +223,10 @@ def _data(path: str) -> bytes | None:
 
 
 def delete_response(ended: Exit) -> bytes:
-    """Serialize containerd.task.v2.DeleteResponse (v3 is the same): pid, status, time."""
+    """Serialize containerd.task.v2.DeleteResponse (v3 is the same): pid, status, time.
+
+    Without protobuf, whose import would take longer than the rest of the action (docs/adr/0005).
+    """
     seconds, nanos = divmod(ended.at_ns, 1_000_000_000)
     at = _number(1, seconds) + _number(2, nanos)
     head = _number(1, ended.pid) + _number(2, ended.status)
