@@ -157,7 +157,7 @@ def test_terminal_closed_by_all_and_opened_again_is_not_over(setup: Setup) -> No
         used_s = []
         for _ in range(4):
             before_s = cpu_s(pid)
-            await asyncio.sleep(0.4)
+            await asyncio.sleep(0.4)  # the rest whose CPU time is looked at
             used_s.append(cpu_s(pid) - before_s)
         await screen(container).until(b"late\r\n")
         await container.task.wait("c1")

@@ -4,14 +4,16 @@
         run(_thing())
 
 A test fails when the coroutine takes longer than its limit, when an error went to the loop's
-exception handler, when a task is still there at the end, and - lean loop in debug mode - when one
-callback took more than 50 ms of CPU time.  A test of both loops is
-parametrised with `LOOPS` and passes the name on.
+exception handler, and when a task is still there at the end.  With SHIM_TEST_SLOW_CALLBACKS=1 it
+fails as well when, on the lean loop in debug mode, one callback took more than 50 ms of CPU time:
+on a busy machine that says nothing, so it is asked for.  A test of both loops is parametrised with
+`LOOPS` and passes the name on.
 """
 
 import asyncio
 import gc
 import logging
+import os
 from collections.abc import Coroutine
 from typing import Any, Final, Literal, TypeVar
 
@@ -20,6 +22,8 @@ from shimv2.aio.loop import new_loop
 T = TypeVar("T")
 LoopName = Literal["lean", "stock"]
 LOOPS: Final[tuple[LoopName, ...]] = ("lean", "stock")
+
+SLOW_CALLBACKS_FAIL: Final = os.environ.get("SHIM_TEST_SLOW_CALLBACKS") == "1"
 
 _LAST_TASKS_S: Final = 1.0  # for tasks that are already on their way out
 
@@ -40,6 +44,7 @@ def run(
     *,
     loop: LoopName = "lean",
     debug: bool | None = None,
+    slow_callbacks_fail: bool = SLOW_CALLBACKS_FAIL,
 ) -> T:
     """Run `main` on a new loop, the lean one or the stock one, and return its result."""
     errors: list[dict[str, Any]] = []
@@ -63,7 +68,7 @@ def run(
         first = errors[0].get("exception")
         cause = first if isinstance(first, BaseException) else None
         raise AssertionError(f"{len(errors)} error(s) nobody awaited: {errors}") from cause
-    if slow.texts:
+    if slow.texts and slow_callbacks_fail:
         raise AssertionError(f"the loop was blocked: {slow.texts}")
     return result
 

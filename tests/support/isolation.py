@@ -63,4 +63,4 @@ def _reap(pid: int) -> None:
         while os.waitpid(pid, os.WNOHANG) == (0, 0):
             if time.monotonic() >= end:
                 raise TimeoutError(f"process {pid} is there 10 s after SIGKILL")
-            time.sleep(_STEP_S)
+            time.sleep(_STEP_S)  # between two looks

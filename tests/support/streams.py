@@ -84,6 +84,12 @@ class Container:
         io.spawned()
 
     @property
+    def waits_in(self) -> str:
+        """The kernel function that it sleeps in, as `pipe_write`."""
+        with open(f"/proc/{self._process.pid}/wchan", encoding="ascii") as file:
+            return file.read()
+
+    @property
     def exited(self) -> bool:
         return self._process.poll() is not None
 
@@ -102,7 +108,7 @@ async def eventually(met: Callable[[], object], what: str, *, limit_s: float = 1
     while not met():
         if loop.time() >= end:
             raise AssertionError(f"waited {limit_s} s for {what}")
-        await asyncio.sleep(_LOOK_S)
+        await asyncio.sleep(_LOOK_S)  # between two looks
 
 
 async def wakeups_at_rest(rest_s: float = REST_S) -> int:
@@ -121,7 +127,7 @@ async def wakeups_at_rest(rest_s: float = REST_S) -> int:
 
 async def _wakeups(rest_s: float) -> int:
     before = resource.getrusage(resource.RUSAGE_THREAD)
-    await asyncio.sleep(rest_s)
+    await asyncio.sleep(rest_s)  # the rest that is looked at
     after = resource.getrusage(resource.RUSAGE_THREAD)
     busy_s = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     return after.ru_nvcsw - before.ru_nvcsw + max(0, int(busy_s / 0.0001) - 100)

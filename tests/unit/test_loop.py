@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from shimv2.aio import loop as lean
+from shimv2.shimctl.testbed.until import eventually
 from tests.support.aio import LOOPS, LoopName, run
 
 both_loops = pytest.mark.parametrize("loop", LOOPS)
@@ -71,7 +72,7 @@ def test_timers_fire_in_order_of_their_time_and_not_early(loop: LoopName) -> Non
         here.call_later(0.03, lambda: seen.append(("late", here.time())))
         here.call_at(begin + 0.01, lambda: seen.append(("early", here.time())))
         here.call_later(-1, lambda: seen.append(("past", here.time())))
-        await asyncio.sleep(0.05)
+        await eventually(lambda: len(seen) == 3, "the timers")
 
         assert [name for name, _ in seen] == ["past", "early", "late"]
         assert seen[1][1] >= begin + 0.01
@@ -91,7 +92,7 @@ def test_cancelled_handles_do_not_run(loop: LoopName) -> None:
         soon.cancel()
         timer.cancel()
         timer.cancel()
-        await asyncio.sleep(0.02)
+        await asyncio.sleep(0.02)  # four times its time
         return seen
 
     assert run(main(), loop=loop) == []
@@ -196,7 +197,7 @@ def test_context_variables_are_those_of_where_a_callback_was_scheduled(loop: Loo
         here.call_soon(lambda: seen.append(name.get()))
         here.call_soon(lambda: seen.append(name.get()), context=other)
         here.call_later(0, lambda: seen.append(name.get()), context=other)
-        await asyncio.sleep(0.01)
+        await eventually(lambda: len(seen) == 3, "the call-backs")
         await here.create_task(note())
         await here.create_task(note(), context=other, name="named")
         return [*seen, name.get(), other[name]]
@@ -359,7 +360,7 @@ def test_slow_callback_is_judged_by_cpu_time(caplog: pytest.LogCaptureFixture) -
         await asyncio.sleep(0)
 
     with pytest.raises(AssertionError, match="blocked"):
-        run(main(), debug=True)
+        run(main(), debug=True, slow_callbacks_fail=True)
 
     assert caplog.text.count("of CPU time") == 1
 

@@ -259,7 +259,7 @@ def test_copy_of_a_closed_fd_does_not_make_the_loop_spin(caplog: pytest.LogCaptu
                 poll(timeout_s, ready)  # type: ignore[arg-type] # handed through
 
             here._poller.poll = counted  # type: ignore[method-assign] # seen, not changed
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(0.05)  # the rest whose turns are counted
         return polls
 
     assert run(main()) <= 4

@@ -294,7 +294,7 @@ def test_reclaimer_acts_once_after_work_that_was_worth_it(monkeypatch: pytest.Mo
         for turns, expected in ((1, 1), (0, 1), (3, 1), (3, 1), (3, 2), (40, 3)):
             reclaimer.before_sleep(turns)
             reclaimer.before_sleep(0)
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(0.05)  # five times its rest
             assert len(done) == expected, (turns, expected)
 
     run(main())
@@ -402,7 +402,7 @@ def test_first_reclaim_tells_once_what_was_touched(monkeypatch: pytest.MonkeyPat
         reclaimer = memory.Reclaimer(asyncio.get_running_loop())
         for _ in range(2):
             reclaimer.before_sleep(40)
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(0.05)  # it rests
 
     run(main())
     assert said == ["runs", "reclaimed", "reclaimed"]

@@ -243,7 +243,7 @@ def test_cancelled_mount_that_fails_is_a_cancelled_one(
 
         task = asyncio.get_running_loop().create_task(limited())
         await begin(begun)
-        await asyncio.sleep(0.02)
+        await asyncio.sleep(0.02)  # twice its time
         let.set()
         with pytest.raises(TimeoutError):
             await task

@@ -15,6 +15,7 @@ from shimv2.mounts import fuse
 from shimv2.mounts import rootfs as rootfs_mounts
 from shimv2.mounts.umount import mount_points_below, mounts_on, unmount_fully
 from shimv2.shimctl.testbed.leaks import children_of
+from shimv2.shimctl.testbed.until import eventually
 from shimv2.values.errors import Refused
 from shimv2.values.model import Mount
 from tests.support.aio import run
@@ -193,8 +194,7 @@ def test_cancelled_mount_kills_the_helper(
     async def scenario(reaper: Reaper) -> None:
         call = rootfs_mounts.mount_all([Mount("fuse3.x", "s", "")], rootfs, reaper)
         task = asyncio.get_running_loop().create_task(call)
-        while not (tmp_path / "begun").exists():  # noqa: ASYNC110 - a condition, not an event
-            await asyncio.sleep(0.005)
+        await eventually((tmp_path / "begun").exists, "the helper to begin")
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
@@ -211,8 +211,7 @@ def test_filesystem_whose_program_was_killed_is_unmounted(source: str, rootfs: s
         await rootfs_mounts.mount_all([Mount("fuse3.bindfs", source, "")], rootfs, reaper)
         (server,) = children_of(os.getpid())
         os.kill(server, signal.SIGKILL)
-        while children_of(os.getpid()):  # noqa: ASYNC110 - a condition, not an event
-            await asyncio.sleep(0.005)
+        await eventually(lambda: not children_of(os.getpid()), "the end of its program")
         with pytest.raises(OSError, match="not connected"):
             os.listdir(rootfs)
         await rootfs_mounts.unmount_recursive(rootfs, reaper)

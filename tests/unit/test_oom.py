@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import os
+import select
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 
 from shimv2.cgroups.oom import FileEvents, OomWatch
 from shimv2.cgroups.tree import Cgroup
-from shimv2.shimctl.testbed.until import eventually
+from shimv2.shimctl.testbed.until import eventually, stays
 from tests.support.aio import run
 
 UNIFIED: Final = next(
@@ -46,6 +47,11 @@ class V1Memory:
     def signal(self) -> None:
         fd = int((self.folder / "cgroup.event_control").read_text().split()[0])
         os.eventfd_write(fd, 1)
+
+    def taken(self) -> bool:
+        """Tell whether the watch has read the last signal."""
+        fd = int((self.folder / "cgroup.event_control").read_text().split()[0])
+        return not select.select([fd], [], [], 0)[0]
 
     def remove(self) -> None:
         for path in self.folder.iterdir():
@@ -92,10 +98,14 @@ def test_signal_without_a_kill_is_told_to_nobody(memory: V1Memory) -> None:
         watch = memory.watch()
         before = len(asyncio.all_tasks())
         memory.signal()
-        await asyncio.sleep(1.0)  # longer than it is looked at again
+        await eventually(memory.taken, "the signal to be taken")
+        await stays(lambda: memory.told == 0, "nothing told", for_s=1.0)  # each later look, too
+        memory.count(1)
+        memory.signal()
+        await eventually(lambda: memory.told, "a kill to be told: the watch is at work")
         watch.close()
 
-        assert memory.told == 0
+        assert memory.told == 1
         assert len(asyncio.all_tasks()) == before
 
     run(scenario(), timeout_s=10)
@@ -154,10 +164,8 @@ def test_kernel_that_does_not_count_is_believed_by_its_signal(memory: V1Memory) 
         assert memory.told == 0
         memory.signal()
         await eventually(lambda: memory.told, "the signal to be told")
-        await asyncio.sleep(0.1)  # looked at again, which must not tell it again
+        await stays(lambda: memory.told == 1, "told once")  # looked at again meanwhile
         watch.close()
-
-        assert memory.told == 1
 
     run(scenario(), timeout_s=10)
 
@@ -222,12 +230,10 @@ def test_file_of_cgroup_v2_wakes_once_for_each_change(unified_group: Path, loop:
         with subprocess.Popen(["sleep", "100"]) as member:  # noqa: ASYNC220 - ends at once
             (unified_group / "cgroup.procs").write_text(f"{member.pid}\n")
             await eventually(lambda: seen == [1], "the change to be signalled")
-            await asyncio.sleep(0.05)
-            assert seen == [1]
+            await stays(lambda: seen == [1], "one signal")
             member.kill()
         await eventually(lambda: seen == [1, 0], "the change back to be signalled")
-        await asyncio.sleep(0.05)
-        assert seen == [1, 0]
+        await stays(lambda: seen == [1, 0], "two signals")
         unified_group.rmdir()
         with pytest.raises(OSError, match="No such device"):
             events.kills()

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from shimv2.aio.readiness import readable
+from shimv2.shimctl.testbed.until import stays
 from tests.support.aio import LOOPS, LoopName, run
 
 
@@ -25,8 +26,7 @@ def test_wait_ends_with_something_to_read(pipe: tuple[int, int], loop: LoopName)
 
     async def main() -> None:
         waiting = asyncio.get_running_loop().create_task(readable(source))
-        await asyncio.sleep(0.01)
-        assert not waiting.done()
+        await stays(lambda: not waiting.done(), "the wait", for_s=0.02)
         os.write(sink, b"x")
         await waiting
         await readable(source)

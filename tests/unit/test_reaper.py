@@ -6,14 +6,14 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import pytest
 
 from shimv2.kernel import linux, reaper
 from shimv2.kernel.reaper import Reaper
 from shimv2.kernel.spawn import spawn
-from shimv2.shimctl.testbed.until import until
+from shimv2.shimctl.testbed.until import stays, until
 from shimv2.values.model import Exit
 from tests.support.aio import LOOPS, LoopName, run
 from tests.support.children import status_of
@@ -305,6 +305,10 @@ def test_children_that_died_before_the_start_are_collected_by_it(loop: LoopName)
     run(main(), loop=loop)
 
 
+def unreaped(pids: Sequence[int]) -> int:
+    return sum(os.path.exists(f"/proc/{pid}") for pid in pids)
+
+
 def test_storm_of_orphans_gives_the_loop_its_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     """20,000 short children must not keep State from being answered."""
     monkeypatch.setattr(reaper, "_REAPED_PER_ITERATION", 4)
@@ -338,8 +342,7 @@ def test_stop_in_the_middle_of_a_storm_ends_it(monkeypatch: pytest.MonkeyPatch) 
             dead(pid)
         mine.start()
         mine.stop()
-        await asyncio.sleep(0.01)
-        assert sum(os.path.exists(f"/proc/{pid}") for pid in pids) == 2
+        await stays(lambda: unreaped(pids) == 2, "two that are not reaped", for_s=0.02)
         mine.collect()
         mine.collect()
 

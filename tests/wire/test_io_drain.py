@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from shimv2.io.stdio import ProcessIO
+from shimv2.shimctl.testbed.until import stays
 from shimv2.values.settings import IoPolicy
 from tests.support.aio import LOOPS, LoopName
 from tests.support.streams import (
@@ -46,7 +47,7 @@ def test_drain_of_a_burst_delivers_all_to_a_slow_reader(tmp_path: Path, loop: Lo
         received = b""
         while part := await reader.read(MIB // 2):
             received += part
-            await asyncio.sleep(0.01)
+            await asyncio.sleep(0.01)  # a slow reader
         return received
 
     async def scenario() -> None:
@@ -71,15 +72,16 @@ def test_drain_after_a_fast_exit_is_immediate(tmp_path: Path, stream: str) -> No
     """No grace for a stream that has ended; nothing is lost however fast everything goes."""
     _, out, err = fifos(tmp_path)
     redirect = ">&2" if stream == "stderr" else ""
+    patient = IoPolicy(drain_grace_s=60, drain_limit_s=60)  # more than the test has
 
     async def scenario() -> None:
         for _ in range(20):
             readers = {"stdout": FifoReader(out), "stderr": FifoReader(err)}
-            async with opened(stdout=out, stderr=err) as io:
+            async with opened(stdout=out, stderr=err, policy=patient) as io:
                 child = Container(io, "sh", "-c", f"head -c 50000 /dev/zero {redirect}")
                 await io.connect()
                 await child.wait()
-                assert await drained_s(io) < 0.5  # the grace
+                await io.drain()
                 await io.close()
                 assert await readers[stream].read_all() == bytes(50000)
             for reader in readers.values():
@@ -102,10 +104,10 @@ def test_drain_with_a_background_process_ends_after_the_grace(
         policy = IoPolicy(drain_grace_s=GRACE_S)
         async with opened(stdout=out, stderr=err, policy=policy) as io:
             await io.connect()
-            child = Container(io, "sh", "-c", "sleep 3 2>&- & echo $!")
+            child = Container(io, "sh", "-c", "sleep 60 2>&- & echo $!")
             pid = int(await _line(reader))
             assert await child.wait() == 0
-            assert GRACE_S <= await drained_s(io) < GRACE_S + 1  # 0.1 on a machine at rest
+            assert await drained_s(io) >= GRACE_S
             await io.close()
             assert await reader.read_all() == b""
             os.kill(pid, 9)
@@ -174,7 +176,7 @@ def test_drain_of_unread_output_ends_at_its_limit(
         async with opened(stdout=out, policy=QUICK) as io:
             await io.connect()
             assert await Container(io, "sh", "-c", script).wait() == 0
-            assert 0.4 <= await drained_s(io) < 3
+            assert await drained_s(io) >= 0.4
             await io.close()
             assert len(await reader.read_all()) == io.counters().stdout.relayed_bytes
             assert io.counters().stdout.dropped_bytes >= 60_000
@@ -189,7 +191,7 @@ def test_drain_of_unread_output_ends_at_its_limit(
 def test_drain_of_output_whose_reader_has_left_ends_after_the_grace(tmp_path: Path) -> None:
     """A client that closed its end and asks for Delete does not come back: ctr, with a terminal."""
     (out,) = fifos(tmp_path, ["out"])
-    policy = IoPolicy(drain_grace_s=0.1, drain_limit_s=5)
+    policy = IoPolicy(drain_grace_s=0.1, drain_limit_s=60)  # more than the test has
 
     async def scenario() -> None:
         reader = FifoReader(out)
@@ -198,10 +200,10 @@ def test_drain_of_output_whose_reader_has_left_ends_after_the_grace(tmp_path: Pa
             child = Container(io, "sh", "-c", "head -c 400000 /dev/zero & sleep 0.1")
             reader.close()
             assert await child.wait() == 0
-            assert 0.1 <= await drained_s(io) < 1
+            assert await drained_s(io) >= 0.1
             reader = FifoReader(out)  # in time after all: it gets what it would have got
             everything = asyncio.create_task(reader.count_all())
-            assert await drained_s(io) < 1
+            await io.drain()
             assert await everything == 400_000
         assert io.counters().stdout.dropped_bytes == 0
         reader.close()
@@ -218,7 +220,7 @@ def test_drain_of_output_without_end_stops_at_its_limit() -> None:
         async with opened(stdout="/dev/null", policy=policy) as io:
             await io.connect()
             assert await Container(io, "sh", "-c", "yes &").wait() == 0
-            assert 0.3 <= await drained_s(io) < 3
+            assert await drained_s(io) >= 0.3
 
     run_clean(scenario())
 
@@ -234,7 +236,7 @@ def test_drain_may_be_cancelled_and_repeated(tmp_path: Path) -> None:
             child = Container(io, "sh", "-c", "sleep 0.3; echo end")
             first = asyncio.ensure_future(io.drain())
             second = asyncio.ensure_future(io.drain())
-            await asyncio.sleep(0.05)
+            await stays(lambda: not (first.done() or second.done()), "both wait", for_s=0.05)
             first.cancel()
             await second
             assert await reader.read_all() == b"end\n"
@@ -254,7 +256,7 @@ def test_close_ends_a_drain(tmp_path: Path) -> None:
             await io.connect()
             Container(io, "sleep", "60")
             drain = asyncio.ensure_future(io.drain())
-            await asyncio.sleep(0.02)
+            await stays(lambda: not drain.done(), "the drain waits", for_s=0.02)
             await io.close()
             await drain
             assert await wakeups_at_rest() <= REST_WAKEUPS

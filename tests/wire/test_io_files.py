@@ -164,12 +164,11 @@ def test_terminal_named_as_output_is_a_file_that_may_be_full() -> None:
             await io.connect()
             child = Container(io, "sh", "-c", "yes " + "x" * 99 + " | head -n 500")
             await eventually(lambda: io.counters().stdout.relayed_bytes > 1000, "the tty to fill")
-            await asyncio.sleep(0.05)
             assert await wakeups_at_rest() <= REST_WAKEUPS
             received = b""
             while len(received) < 500 * (len(data) + 1):  # the line discipline adds a \r
                 received += os.read(master, 65536) if bytes_waiting(master) else b""
-                await asyncio.sleep(0.001)
+                await asyncio.sleep(0.001)  # between two looks
             assert received == data.replace(b"\n", b"\r\n") * 500
             assert await child.wait() == 0
 

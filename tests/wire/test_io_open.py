@@ -10,6 +10,7 @@ import pytest
 
 from shimv2.io.fifo import Pinned
 from shimv2.io.stdio import NoReader, open_io
+from shimv2.shimctl.testbed.until import stays
 from shimv2.values.errors import Refused
 from shimv2.values.model import Stdio
 from shimv2.values.settings import IoPolicy
@@ -82,11 +83,9 @@ def test_connect_waits_for_a_late_reader(tmp_path: Path, loop: LoopName) -> None
     async def scenario() -> None:
         async with opened(stdout=out, stderr=err) as io:
             connecting = asyncio.ensure_future(io.connect())
-            await asyncio.sleep(0.02)
-            assert not connecting.done()
+            await stays(lambda: not connecting.done(), "Connect waits", for_s=0.02)
             first = FifoReader(out)
-            await asyncio.sleep(0.15)
-            assert not connecting.done()
+            await stays(lambda: not connecting.done(), "Connect waits", for_s=0.15)
             second = FifoReader(err)
             await connecting
             first.close()
@@ -104,8 +103,7 @@ def test_connect_reader_that_is_itself_stuck_in_open_counts(tmp_path: Path) -> N
         async with opened(stdout=out) as io, opened(stdout=str(tmp_path / "copy")) as other:
             (tmp_path / "copy").touch()
             connecting = asyncio.ensure_future(io.connect())
-            await asyncio.sleep(0.02)
-            assert not connecting.done()
+            await stays(lambda: not connecting.done(), "Connect waits", for_s=0.02)
             client = Container(other, "cat", out)
             await connecting
             await other.connect()
@@ -164,7 +162,7 @@ def test_connect_closed_while_it_waits_fails_and_leaves_nothing(tmp_path: Path) 
     async def scenario() -> None:
         async with opened(stdout=out) as io:
             connecting = asyncio.ensure_future(io.connect())
-            await asyncio.sleep(0.02)
+            await stays(lambda: not connecting.done(), "Connect waits", for_s=0.02)
             await io.close()
             reader = FifoReader(out)
             with pytest.raises(Refused):

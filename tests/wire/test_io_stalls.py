@@ -1,6 +1,5 @@
 """Output that nobody takes: the policies, sinks that fail, and bytes left at the end."""
 
-import asyncio
 import contextlib
 import logging
 import os
@@ -51,7 +50,7 @@ def test_policy_buffer_holds_the_writer_only_when_it_is_full(
         async with opened(stdout=out, policy=policy) as io:
             await io.connect()
             child = Container(io, "sh", "-c", shell_lines(too_much))
-            await asyncio.sleep(0.3)
+            await eventually(lambda: "pipe" in child.waits_in, "the writer to be held", limit_s=20)
             assert await wakeups_at_rest() <= REST_WAKEUPS
             assert not child.exited
             assert await reader.read_all() == lines(too_much)
@@ -74,7 +73,6 @@ def test_policy_drop_oldest_never_holds_the_writer(tmp_path: Path, loop: LoopNam
         async with opened(stdout=out, policy=policy) as io:
             await io.connect()
             assert await Container(io, "sh", "-c", shell_lines(count)).wait() == 0
-            await asyncio.sleep(0.02)
             assert await wakeups_at_rest() <= REST_WAKEUPS
             received = await reader.read_all()
             counters = io.counters().stdout

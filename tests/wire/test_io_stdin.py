@@ -117,7 +117,7 @@ def test_close_io_before_connect_is_remembered(tmp_path: Path, client: bool) -> 
             child = Container(io, "cat")
             if client:  # it is stuck in open until the shim opens its end
                 other = Container(ProcessIO(), "sh", "-c", f"echo hello > {stdin}")
-                await asyncio.sleep(0.1)
+                await eventually(lambda: "partner" in other.waits_in, "the client to be stuck")
             await io.connect()
             assert await reader.read_all() == (b"hello\n" if client else b"")
             assert await child.wait() == 0
@@ -163,7 +163,7 @@ def test_stdin_of_a_process_that_ended_before_connect_is_closed(tmp_path: Path) 
         async with opened(stdin=stdin) as io:
             assert await Container(io, "true").wait() == 0
             client = Container(ProcessIO(), "sh", "-c", f"exec > {stdin}; sleep 0.1; echo x")
-            await asyncio.sleep(0.1)
+            await eventually(lambda: "partner" in client.waits_in, "the client to be stuck")
             await io.connect()
             assert await client.wait() != 0
             assert stdin not in open_fds().values()
@@ -256,7 +256,7 @@ def test_stdin_peers_closing_in_any_order_leave_nothing(
                     io.close_stdin()
                 else:
                     child.kill()
-                await asyncio.sleep(0.005)
+                await asyncio.sleep(0.005)  # some turns of the loop between two steps
             assert await wakeups_at_rest(0.05) <= REST_WAKEUPS
             assert stdin not in open_fds().values()
 

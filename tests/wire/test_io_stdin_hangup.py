@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from shimv2.shimctl.testbed.until import stays
 from shimv2.values.settings import IoPolicy
 from tests.support.aio import LOOPS, LoopName
 from tests.support.streams import (
@@ -73,7 +74,6 @@ def test_nothing_wakes_while_the_time_runs(tmp_path: Path, loop: LoopName) -> No
             await io.connect()
             assert await wakeups_at_rest() <= REST_WAKEUPS  # before there has been anybody
             os.close(writer(stdin))
-            await asyncio.sleep(0.01)
             assert await wakeups_at_rest() <= REST_WAKEUPS
             assert not child.exited
             child.kill()
@@ -90,8 +90,7 @@ def test_input_that_nobody_has_opened_does_not_end(tmp_path: Path) -> None:
         async with opened(stdin=stdin, stdout=out, policy=policy(0.05)) as io:
             child = Container(io, "cat")
             await io.connect()
-            await asyncio.sleep(0.2)
-            assert not child.exited
+            await stays(lambda: not child.exited, "it runs", for_s=0.2)
             client = writer(stdin)
             os.write(client, b"late\n")
             os.close(client)
@@ -114,17 +113,16 @@ def test_client_that_writes_within_the_time_starts_it_anew(tmp_path: Path, size_
             child = Container(io, "cat")
             await io.connect()
             os.close(writer(stdin))
-            await asyncio.sleep(SHORT_S * 0.7)
+            await asyncio.sleep(SHORT_S * 0.7)  # within the time
             second = writer(stdin)
             os.write(second, data)
             os.close(second)
             assert await reader.read(size_bytes) == data
-            await asyncio.sleep(SHORT_S * 0.6)
-            assert not child.exited
+            await stays(lambda: not child.exited, "it runs", for_s=SHORT_S * 0.6)
             third = writer(stdin)
             os.write(third, data)
-            await asyncio.sleep(SHORT_S * 2)  # the time is over, but it is there
-            assert not child.exited
+            # The time is over, but the client is there.
+            await stays(lambda: not child.exited, "it runs", for_s=SHORT_S * 2)
             os.close(third)
             assert await reader.read_all() == data
             assert await child.wait() == 0
@@ -150,7 +148,7 @@ def test_close_io_ends_the_input_without_waiting(tmp_path: Path, clients: str) -
                 assert await reader.read(1) == b"x"
             if clients == "gone":
                 os.close(client)
-                await asyncio.sleep(0.02)
+                await asyncio.sleep(0.02)  # some turns of the loop
             io.close_stdin()
             io.close_stdin()
             if clients == "there":
@@ -187,10 +185,10 @@ def test_process_that_ends_within_the_time_leaves_no_timer(tmp_path: Path) -> No
             child = Container(io, "sleep", "60")
             await io.connect()
             os.close(writer(stdin))
-            await asyncio.sleep(0.02)
+            await asyncio.sleep(0.02)  # the timer runs
             child.kill()
             await eventually(lambda: stdin not in open_fds().values(), "the FIFO to be closed")
-            await asyncio.sleep(0.15)
+            await asyncio.sleep(0.15)  # until after its time
 
     run_clean(scenario())
 
@@ -211,7 +209,7 @@ def test_full_pipe_is_delivered_before_the_end(tmp_path: Path) -> None:
                 try:
                     written += os.write(client, data[written:])
                 except BlockingIOError:
-                    await asyncio.sleep(0.001)
+                    await asyncio.sleep(0.001)  # until there is room again
             os.close(client)
             assert await reader.read_all() == data
             assert await child.wait() == 0

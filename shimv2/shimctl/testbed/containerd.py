@@ -151,7 +151,7 @@ class Containerd:
             self.ctr("namespaces", "label", self.namespace, f"probe={attempt}")
             if b"/namespaces/" in _contents(output):
                 return process
-            time.sleep(0.05)
+            time.sleep(0.05)  # between two looks
         process.kill()
         process.wait()
         msg = "ctr events never showed one"

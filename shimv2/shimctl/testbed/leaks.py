@@ -64,7 +64,7 @@ def own_leaks(before: OwnState, *, grace_s: float = _OWN_GRACE_S) -> list[str]:
     if left:
         gc.collect()  # what only a reference cycle holds is no leak yet
     while left and time.monotonic() < end:
-        time.sleep(_STEP_S)
+        time.sleep(_STEP_S)  # between two looks
         left = OwnState.now().grown_since(before)
     return left
 
@@ -148,7 +148,7 @@ class HostLeaks:
                 continue
         end = time.monotonic() + _GRACE_S
         while self.processes() and time.monotonic() < end:
-            time.sleep(_STEP_S)
+            time.sleep(_STEP_S)  # between two looks
         for point in self.mounts():
             subprocess.run(["umount", "-l", point], check=False, capture_output=True)
         for path in glob.glob(f"{_RUNTIME_STATE}/{self.mark}*"):
@@ -185,7 +185,7 @@ class HostLeaks:
 def _settled(find: Callable[[], list[str]], grace_s: float) -> list[str]:
     end = time.monotonic() + grace_s
     while (left := find()) and time.monotonic() < end:
-        time.sleep(_STEP_S)
+        time.sleep(_STEP_S)  # between two looks
     return left
 
 

@@ -1,4 +1,4 @@
-"""Waiting for a condition, with a limit, instead of sleeping."""
+"""Waiting for a condition with a limit, and watching that one goes on to hold."""
 
 import asyncio
 import time
@@ -25,7 +25,24 @@ def until(
         if time.monotonic() >= end:
             msg = f"waited {limit_s} s for {what}"
             raise AssertionError(msg if found is None else f"{msg}; found {found()}")
-        time.sleep(_STEP_S)
+        time.sleep(_STEP_S)  # between two looks
+
+
+async def stays(holds: Callable[[], object], what: str, *, for_s: float = 0.1) -> None:
+    """Watch that a condition goes on to hold for so long: that something does *not* happen.
+
+    A busy machine sees less of it in the time, and so misses a fault; it never makes one up.
+
+    Raises:
+        AssertionError: it did not hold at some moment.
+    """
+    loop = asyncio.get_running_loop()
+    end = loop.time() + for_s
+    while True:
+        assert holds(), f"{what}: no more"
+        if loop.time() >= end:
+            return
+        await asyncio.sleep(_STEP_S)  # between two looks
 
 
 async def eventually(met: Callable[[], object], what: str, *, limit_s: float = 10.0) -> None:
@@ -40,4 +57,4 @@ async def eventually(met: Callable[[], object], what: str, *, limit_s: float = 1
         if loop.time() >= end:
             msg = f"waited {limit_s} s for {what}"
             raise AssertionError(msg)
-        await asyncio.sleep(_STEP_S)
+        await asyncio.sleep(_STEP_S)  # between two looks
