@@ -77,6 +77,12 @@ test: setup venv ## all tests: unit, wire, and end to end with runc, crun and co
 	@echo "          daemons and runtimes of other releases (make e2e-matrix)"
 	@$(PYTEST) -m "not soak and not criu and not differential and not matrix"
 
+# With it a test may fail that counts the descriptors of a shim at work, so it is the core of e2e.
+RECLAIM := life exit_output order outputs stdin terminal pods restart bursts same_time reclaim
+test-reclaim: setup venv ## the core of e2e with shims that give up shared memory at every rest
+	@echo "SEED=$(SEED)"
+	@SHIM_TEST_RECLAIM=1 $(PYTEST) -m "not soak and not criu" $(RECLAIM:%=tests/e2e/test_%.py)
+
 # RUN='command' runs that instead of the tests; tests/vm/README.md lists the variables.
 vm: export VM_RUN = $(value RUN)
 vm: venv ## the end-to-end tests, in emulated machines with cgroup v2 alone

@@ -2,6 +2,7 @@
 
 import ast
 import re
+import tomllib
 from pathlib import Path
 from typing import Final
 
@@ -70,3 +71,36 @@ def _bare_sleeps(path: Path) -> list[int]:
 
 def _is_call(node: ast.AST, name: str) -> bool:
     return isinstance(node, ast.Call) and ast.unparse(node.func) == name
+
+
+def test_index_names_every_folder_helper_and_mark() -> None:
+    """And nothing that is gone."""
+    text = (_ROOT / "tests" / "README.md").read_text(encoding="utf-8")
+    rows = {
+        heading: set(re.findall(r"^\| `([^`…]+)` \|", section, re.MULTILINE))
+        for heading, _, section in (part.partition("\n") for part in text.split("\n## "))
+    }
+    tests = _ROOT / "tests"
+    settings = tomllib.loads((_ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    folders = {str(path.relative_to(tests)) for path in _folders(tests)}
+    depth_of_data = {name for name in folders if name.count("/") > 1}
+
+    assert rows["Folders"] == folders - depth_of_data
+    assert rows["Helpers"] == {
+        path.stem for path in (tests / "support").glob("*.py") if path.stem != "__init__"
+    }
+    markers = settings["tool"]["pytest"]["ini_options"]["markers"]
+    assert rows["Marks"] == {marker.partition(":")[0] for marker in markers}
+
+
+def _folders(top: Path) -> list[Path]:
+    """Those with files of the repository: an interpreter's caches may lie in others."""
+    return [
+        path
+        for path in top.rglob("*")
+        if path.is_dir() and path.name != "__pycache__" and any(map(_is_source, path.rglob("*")))
+    ]
+
+
+def _is_source(path: Path) -> bool:
+    return path.is_file() and path.suffix != ".pyc"
