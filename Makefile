@@ -19,7 +19,7 @@ PIP = $(PY) -m pip -q --disable-pip-version-check install --root-user-action=ign
 NATIVE := $(wildcard shimv2/*/*.[ch])
 SCRIPTS := $(VENV)/bin/containerd-shim-pyrunc-v2 $(VENV)/bin/shimctl
 
-.PHONY: help setup venv run test test-pythons vm unit criu lint fmt type check cover protos soak e2e-matrix critest differential conformance conformance-page bench bench-guard density performance install uninstall clean clean-room
+.PHONY: help setup venv run test test-reclaim test-pythons vm unit criu lint fmt type check cover protos soak e2e-matrix critest differential conformance conformance-page bench bench-guard density performance install uninstall clean clean-room
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -112,7 +112,7 @@ conformance: setup venv ## docs/conformance.md: which rules of tests/rules.toml 
 	@echo "SEED=$(SEED)"
 	@rm -rf $(PROVEN)
 	@# Not the end: what failed is shown on the page, and making that fails then.
-	@export SHIM_TEST_RULES=$(CURDIR)/$(PROVEN); \
+	@export SHIM_TEST_RULES="$(CURDIR)/$(PROVEN)"; \
 		$(PYTEST) -q -m "rule and not soak" || true; \
 		SHIM_TEST_RUNTIME=crun $(PYTEST) -q -m "rule and root and not soak" tests/e2e || true
 	@$(MAKE) --no-print-directory conformance-page

@@ -2,8 +2,15 @@
 # Writes one console script.  $1: the file, $2: the module with main(); PY: its interpreter.
 # -I: the shim must not depend on the daemon's PYTHON* variables, nor on what lies beside the script.
 set -euo pipefail
+# The kernel ends the interpreter's path at a blank and takes no more than 127 bytes of the line
+# (255 from Linux 5.1): then sh starts it, to which the second line is a command and the third a word.
+first="#!$PY -I"
+case $PY in *[[:space:]]*) sh=yes ;; *) [ ${#first} -le 127 ] && sh= || sh=yes ;; esac
+[ -z "$sh" ] || first="#!/bin/sh
+'''exec' '${PY//\'/\'\\\'\'}' -I \"\$0\" \"\$@\"
+' '''"
 cat >"$1.new" <<END
-#!$PY -I
+$first
 import sys
 
 from $2 import main

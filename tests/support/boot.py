@@ -16,6 +16,7 @@ from typing import Any, Final, Self
 
 from protos.bootstrap_pb2 import BootstrapParams, BootstrapResult
 from protos.task_v2_pb2 import ConnectRequest, ConnectResponse
+from shimv2.shimctl.testbed.programs import run_by
 from shimv2.shimctl.testbed.until import until
 from ttrpc import BlockingClient, ConnectionClosed
 
@@ -24,7 +25,7 @@ RUNTIME: Final = "io.containerd.pyrunc.v2"
 SOCKETS: Final = "/run/containerd/s"
 _LIMIT_S: Final = 30.0
 _ROOT: Final = Path(__file__).resolve().parents[2]
-_SCRIPT: Final = """#!{python} {flags}
+_SCRIPT: Final = """{first}
 import sys
 import warnings
 
@@ -40,7 +41,7 @@ Done = subprocess.CompletedProcess[bytes]
 
 def install(path: Path, flags: str = "-I") -> Path:
     """Write the shim's script; its name is the name it acts by, and a warning is an error in it."""
-    path.write_text(_SCRIPT.format(python=sys.executable, flags=flags, root=str(_ROOT)))
+    path.write_text(_SCRIPT.format(first=run_by(sys.executable, flags), root=str(_ROOT)))
     path.chmod(0o755)
     return path
 

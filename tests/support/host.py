@@ -13,6 +13,8 @@ from shimv2.shimctl.reply import Generation
 from shimv2.shimctl.testbed.leaks import HostLeaks
 from shimv2.shimctl.testbed.runtimes import RUNTIMES
 from tests.support import launched
+from shimv2.shimctl.testbed.leaks import HostLeaks
+from shimv2.shimctl.testbed.programs import run_by
 
 NAME: Final = "containerd-shim-pyrunc-v2"
 RUNTIME: Final = "io.containerd.pyrunc.v2"
@@ -24,6 +26,8 @@ COLD: Final = os.environ.get("SHIM_TEST_COLD") == "1"
 RUNTIME_UNDER_TEST: Final = os.environ.get("SHIM_TEST_RUNTIME", "runc")
 ROOT: Final = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 _SCRIPT: Final = """#!{python} -I
+_UNIFIED: Final = "/sys/fs/cgroup/unified"
+_SCRIPT: Final = """{first}
 import sys
 import warnings
 
@@ -110,7 +114,7 @@ def install_shim(path: str) -> None:
 def write_shim(path: str, *, root: str, python: str) -> None:
     """Write the shim's script, of the tree at `root`; a warning is an error in it."""
     with open(path, "w", encoding="utf-8") as file:
-        file.write(_SCRIPT.format(python=python, root=root))
+        file.write(_SCRIPT.format(first=run_by(python), root=root))
     os.chmod(path, 0o755)
 
 

@@ -15,6 +15,7 @@ from google.protobuf.any_pb2 import Any as Packed
 
 from protos import runc_pb2
 from protos.task_v2_pb2 import CreateTaskRequest, CreateTaskResponse
+from shimv2.shimctl.testbed.programs import run_by
 from ttrpc import BlockingClient, StatusError
 
 X86_64: Final = platform.machine() == "x86_64"
@@ -32,7 +33,7 @@ PRCTLS: Final = {
     "memory merge": (68,),  # PR_GET_MEMORY_MERGE
 }
 _libc: Final = ctypes.CDLL(None, use_errno=True)
-_RUNTIME: Final = """#!{python} -I
+_RUNTIME: Final = """{first}
 import sys
 
 sys.path.insert(0, {root!r})
@@ -137,7 +138,9 @@ def inherited(path: str, bundle: Path) -> dict[str, Any]:
     """Have the server at `path` run a program in place of a runtime; what that one inherited."""
     told, program = bundle / "inherited.json", bundle / "runtime-that-tells"
     root = Path(__file__).resolve().parents[2]
-    program.write_text(_RUNTIME.format(python=sys.executable, root=str(root), path=str(told)))
+    program.write_text(
+        _RUNTIME.format(first=run_by(sys.executable), root=str(root), path=str(told))
+    )
     program.chmod(0o755)
     options = runc_pb2.Options(binary_name=str(program), root=str(bundle / "state"))
     packed = Packed(type_url="containerd.runc.v1.Options", value=options.SerializeToString())

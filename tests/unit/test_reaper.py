@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import pytest
 
@@ -305,10 +305,6 @@ def test_children_that_died_before_the_start_are_collected_by_it(loop: LoopName)
     run(main(), loop=loop)
 
 
-def unreaped(pids: Sequence[int]) -> int:
-    return sum(os.path.exists(f"/proc/{pid}") for pid in pids)
-
-
 def test_storm_of_orphans_gives_the_loop_its_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     """20,000 short children must not keep State from being answered."""
     monkeypatch.setattr(reaper, "_REAPED_PER_ITERATION", 4)
@@ -342,7 +338,8 @@ def test_stop_in_the_middle_of_a_storm_ends_it(monkeypatch: pytest.MonkeyPatch) 
             dead(pid)
         mine.start()
         mine.stop()
-        await stays(lambda: unreaped(pids) == 2, "two that are not reaped", for_s=0.02)
+        paths = [f"/proc/{pid}" for pid in pids]
+        await stays(lambda: sum(map(os.path.exists, paths)) == 2, "two left", for_s=0.02)
         mine.collect()
         mine.collect()
 

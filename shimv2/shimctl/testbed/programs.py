@@ -1,5 +1,7 @@
 """Programs that tests call: clients, run to their end, and daemons, killed and started at will."""
 
+import re
+import shlex
 import signal
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
@@ -10,6 +12,18 @@ from shimv2.shimctl.testbed.until import until
 
 _SAID: Final = 2000  # of the output that a failure shows
 _STOP_LIMIT_S: Final = 60.0
+
+
+def run_by(python: str, flags: str = "-I") -> str:
+    """Return the first lines of a script for this interpreter, wherever it is.
+
+    The kernel ends the path at a blank and takes no more than 127 bytes of the line: then sh starts
+    the interpreter (as in tools/script.sh).
+    """
+    first = f"#!{python} {flags}"
+    if not re.search(r"\s", python) and len(first) <= 127:
+        return first
+    return f"#!/bin/sh\n'''exec' {shlex.quote(python)} {flags} \"$0\" \"$@\"\n' '''"
 
 
 def ended(
