@@ -11,10 +11,9 @@ from typing import Final
 from shimv2.shimctl.harness import Setup
 from shimv2.shimctl.reply import Generation
 from shimv2.shimctl.testbed.leaks import HostLeaks
+from shimv2.shimctl.testbed.programs import run_by
 from shimv2.shimctl.testbed.runtimes import RUNTIMES
 from tests.support import launched
-from shimv2.shimctl.testbed.leaks import HostLeaks
-from shimv2.shimctl.testbed.programs import run_by
 
 NAME: Final = "containerd-shim-pyrunc-v2"
 RUNTIME: Final = "io.containerd.pyrunc.v2"
@@ -25,8 +24,6 @@ COLD: Final = os.environ.get("SHIM_TEST_COLD") == "1"
 # The runtime that containers of the end-to-end tests get where they ask for none by name.
 RUNTIME_UNDER_TEST: Final = os.environ.get("SHIM_TEST_RUNTIME", "runc")
 ROOT: Final = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-_SCRIPT: Final = """#!{python} -I
-_UNIFIED: Final = "/sys/fs/cgroup/unified"
 _SCRIPT: Final = """{first}
 import sys
 import warnings
