@@ -22,7 +22,7 @@ FLAGS: Final = ("-std=gnu11", "-O2", "-Wall", "-Wextra")
 # container, but not everywhere is a libc.a.
 LIBRARY: Final = (("-shared", "-fPIC", "-fvisibility=hidden"),)
 PROGRAM: Final = (("-static",), ())
-PAGE_SHARING: Final = ("_publish.c", "_reclaim.c", "_prefault.c", "_maps.c", "_holes.c")
+PAGE_SHARING: Final = ("_publish.c", "_reclaim.c", "_prefault.c", "_maps.c", "_fill.c")
 PRODUCTS: Final = (
     ("libspawn.so", "shimv2/kernel", ("_spawn.c",), LIBRARY),
     ("libmemory.so", "shimv2/pagesharing", PAGE_SHARING, LIBRARY),

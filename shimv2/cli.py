@@ -274,7 +274,29 @@ def _print_version(program: str) -> None:
     from shimv2 import VERSION
 
     python = ".".join(map(str, sys.version_info[:3]))
-    _write(1, f"{os.path.basename(program)}:\n  Version:  {VERSION}\n  Python:   {python}\n\n")
+    rows = {"Version": VERSION, "Python": python, "Memory": _memory_sharing()}
+    lines = [f"  {name + ':':9} {value}\n" for name, value in rows.items()]
+    _write(1, f"{os.path.basename(program)}:\n{''.join(lines)}\n")
+
+
+def _memory_sharing() -> str:
+    """Say whether shims share memory by the settings and on this machine, and why not.
+
+    What a running shim does is seen in its memory map: `shimctl list`.
+    """
+    from shimv2.pagesharing import support
+    from shimv2.settings import SettingsError, load, shares_memory
+
+    try:
+        settings = load()
+    except SettingsError as error:
+        return f"not shared: {error}"
+    if not settings.zygote:
+        return "not shared: zygote is false in the settings"
+    reason = support.why_not(support.Build.current())
+    if not shares_memory(settings):
+        reason = "share_memory is off"
+    return f"not shared: {reason}" if reason else "shared"
 
 
 def error_text(error: Exception) -> str:

@@ -10,10 +10,11 @@ import re
 from typing import Any, Final
 
 from shimv2.gocompat.gotext import os_error, quote
-from shimv2.values.settings import LONGEST_S, Settings
+from shimv2.values.settings import LONGEST_S, SHARE_MEMORY, Settings
 
 DEFAULT_PATH: Final = "/etc/containerd-shim-pyrunc.toml"
 ENVIRONMENT: Final = "PYRUNC_CONFIG"
+SHARE_MEMORY_ENVIRONMENT: Final = "PYRUNC_SHARE_MEMORY"  # for one start; over the file
 
 _FILE_LIMIT_BYTES: Final = 1024 * 1024
 
@@ -38,6 +39,7 @@ def load(path: str | None = None) -> Settings:
     Raises:
         SettingsError: a file named explicitly is missing, or the file is wrong.
     """
+    _check_environment()
     named = path or os.environ.get(ENVIRONMENT, "")
     try:
         with open(named or DEFAULT_PATH, "rb") as file:
@@ -49,6 +51,25 @@ def load(path: str | None = None) -> Settings:
     except OSError as error:
         raise SettingsError(os_error(error)) from None
     return _parse(data, named or DEFAULT_PATH)
+
+
+def shares_memory(settings: Settings) -> bool:
+    """Whether shims may share memory: as the environment says, else as the settings say.
+
+    A zygote serves only starts with the same environment variable, which is part of its key.
+    """
+    return (os.environ.get(SHARE_MEMORY_ENVIRONMENT) or settings.share_memory) == "auto"
+
+
+def _check_environment() -> None:
+    value = os.environ.get(SHARE_MEMORY_ENVIRONMENT)
+    if value and value not in SHARE_MEMORY:
+        raise SettingsError(f"${SHARE_MEMORY_ENVIRONMENT}: {_expected_share_memory(value)}")
+
+
+def _expected_share_memory(value: object) -> str:
+    expected = " or ".join(quote(each) for each in SHARE_MEMORY)
+    return f"expected {expected}, not {quote(value) if isinstance(value, str) else value}"
 
 
 def _parse(data: bytes, path: str) -> Settings:
@@ -94,6 +115,10 @@ def _checked(name: str, value: object) -> object:
         return _seconds(name, value)
     if name == "logging_binaries":
         return _programs(name, value)
+    if name == "share_memory":
+        if value not in SHARE_MEMORY:
+            raise _Wrong(f"{name}: {_expected_share_memory(value)}")
+        return value
     if not isinstance(value, bool):
         raise _Wrong(f"{name}: expected true or false")
     return value

@@ -8,13 +8,14 @@
  * memory lies in it at the offset that is its address. */
 
 #define MAX_REGIONS 256
-#define GROUP 8                  /* words of memory, of which a byte says which are such counts */
+#define GROUP 8                  /* words of memory, of which one byte of a bitmap tells */
 #define BIAS ((uint64_t)1 << 40) /* refcounts.py: what it adds to the counts of CPython 3.11 */
 
 struct region {
 	uintptr_t start, end;
 	const uint64_t *original; /* the same pages, mapped shared and read-only */
-	uint8_t *counts;          /* a bit for each word: whether it is a count without meaning */
+	uint8_t *counts;          /* a bit for each word: whether it is a reference count without meaning */
+	uint8_t *ignored;         /* a bit for each word: whether it may be what it is in the image */
 };
 
 extern struct image {

@@ -30,6 +30,11 @@
 
 struct image image;
 
+struct words {
+	const uint64_t *at;
+	long count;
+};
+
 /* CPython's, which is not linked to; glibc's, since 2.35. */
 __attribute__((weak)) unsigned int PyType_ClearCache(void);
 extern const ptrdiff_t __rseq_offset __attribute__((weak));
@@ -143,29 +148,57 @@ static uint64_t find_regions(int pagemap, unsigned char *of_file)
 	return bytes;
 }
 
-/* Note which words are counts without meaning. */
-static void note_counts(const uint64_t *addresses, long count)
+/* A bitmap for the words of a region, NULL if there is no memory for it. */
+static uint8_t *make_bitmap(const struct region *region)
+{
+	size_t bytes = (region->end - region->start) / sizeof(uint64_t) / GROUP;
+	void *bits = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	return bits == MAP_FAILED ? NULL : bits;
+}
+
+static void mark(uint8_t *bitmap, const struct region *region, uintptr_t at)
+{
+	size_t word = (at - region->start) / sizeof(uint64_t);
+
+	if (bitmap)
+		bitmap[word / GROUP] |= 1 << word % GROUP;
+}
+
+static const struct region *region_of(uintptr_t at)
+{
+	int i;
+
+	for (i = 0; i < image.count; i++)
+		if (at >= image.regions[i].start && at < image.regions[i].end)
+			return &image.regions[i];
+	return NULL;
+}
+
+/* Note which words are counts without meaning, and which lie in ranges that may be ignored. */
+static void make_bitmaps(const struct words *counts, const struct words *ranges)
 {
 	long n;
 	int i;
 
-	for (i = 0; count && i < image.count; i++) {
-		struct region *region = &image.regions[i];
-		size_t size = (region->end - region->start) / sizeof(uint64_t) / GROUP;
-		void *bits = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-
-		region->counts = bits == MAP_FAILED ? NULL : bits;
+	for (i = 0; i < image.count; i++) {
+		image.regions[i].counts = counts->count ? make_bitmap(&image.regions[i]) : NULL;
+		image.regions[i].ignored = ranges->count ? make_bitmap(&image.regions[i]) : NULL;
 	}
-	for (n = 0; n < count; n++)
-		for (i = 0; i < image.count; i++) {
-			struct region *region = &image.regions[i];
+	for (n = 0; n < counts->count; n++) {
+		const struct region *region = region_of(counts->at[n]);
 
-			if (region->counts && addresses[n] >= region->start && addresses[n] < region->end) {
-				size_t word = (addresses[n] - region->start) / sizeof(uint64_t);
+		if (region)
+			mark(region->counts, region, counts->at[n]);
+	}
+	for (n = 0; n + 1 < ranges->count; n += 2) {
+		const struct region *region = region_of(ranges->at[n]);
+		uintptr_t at, word = sizeof(uint64_t);
 
-				region->counts[word / GROUP] |= 1 << word % GROUP;
-			}
-		}
+		if (region) /* a range lies in one page, and so in one region */
+			for (at = (ranges->at[n] + word - 1) / word * word; at + word <= ranges->at[n + 1]; at += word)
+				mark(region->ignored, region, at);
+	}
 }
 
 /* Map each region of the image once more; the addresses go to `originals`, on the stack. */
@@ -270,9 +303,11 @@ static const char *move(int fd, int pagemap, const unsigned char *of_file)
 }
 
 /* Move our memory into an image of `max_bytes` at most; NULL, or why it was not done.
- * At the `count` addresses are reference counts without meaning.  No other thread may run. */
+ * At the addresses in `counts` are reference counts without meaning; `ranges` are pairs of a start and
+ * an end in one page, where each word may be given up that differs.  No other thread may run. */
 __attribute__((visibility("default"))) const char *
-pyrunc_publish_3(const uint64_t *addresses, long count, uint64_t max_bytes)
+pyrunc_publish_4(const uint64_t *counts, long count, const uint64_t *ranges, long range_count,
+		 uint64_t max_bytes)
 {
 	unsigned char of_file[MAX_REGIONS];
 	int fd, pagemap = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
@@ -293,7 +328,7 @@ pyrunc_publish_3(const uint64_t *addresses, long count, uint64_t max_bytes)
 		image.major = major(file.st_dev);
 		image.minor = minor(file.st_dev);
 		image.inode = file.st_ino;
-		note_counts(addresses, count);
+		make_bitmaps(&(struct words){counts, count}, &(struct words){ranges, range_count});
 		clear_type_cache();
 		sigfillset(&all); /* what a handler writes meanwhile would be lost */
 		sigprocmask(SIG_BLOCK, &all, &before);

@@ -24,34 +24,35 @@ static int is_biased(uint64_t word)
 	return word >= BIAS / 2 && word < BIAS * 2;
 }
 
-/* Whether a page says what the image says, counts without meaning aside. */
-static int is_as_published(const uint64_t *now, const uint64_t *then, const uint8_t *counts,
-			   long words)
+/* Whether a word may be given up that differs. */
+static int is_meaningless(const struct region *region, size_t word, uint64_t now, uint64_t then)
 {
-	long i, k;
+	uint8_t bit = 1 << word % GROUP;
 
-	for (i = 0; i < words; i += GROUP) {
-		if (!memcmp(now + i, then + i, GROUP * sizeof *now))
-			continue;
-		if (!counts || !counts[i / GROUP])
-			return 0;
-		for (k = 0; k < GROUP; k++)
-			if (now[i + k] != then[i + k] &&
-			    !(counts[i / GROUP] >> k & 1 && is_biased(now[i + k]) && is_biased(then[i + k])))
-				return 0;
-	}
+	if (region->ignored && region->ignored[word / GROUP] & bit)
+		return 1;
+	return region->counts && region->counts[word / GROUP] & bit && is_biased(now) && is_biased(then);
+}
+
+/* Whether the page at `at` says what the image says, words without meaning aside. */
+static int is_as_published(const struct region *region, uintptr_t at, long page)
+{
+	size_t first = (at - region->start) / sizeof(uint64_t), i, k;
+	const uint64_t *now = (const uint64_t *)at, *then = region->original + first;
+
+	for (i = 0; i < page / sizeof *now; i += GROUP)
+		if (memcmp(now + i, then + i, GROUP * sizeof *now))
+			for (k = i; k < i + GROUP; k++)
+				if (now[k] != then[k] && !is_meaningless(region, first + k, now[k], then[k]))
+					return 0;
 	return 1;
 }
 
 /* Whether the page at `at`, of which `entry` tells, is a copy that is not needed. */
 static int is_needless(const struct region *region, uintptr_t at, uint64_t entry, long page)
 {
-	size_t word = (at - region->start) / sizeof(uint64_t);
-
 	return entry & PAGE_PRESENT && !(entry & PAGE_OF_FILE) && !is_written_by_kernel(at) &&
-	       is_as_published((const uint64_t *)at, region->original + word,
-			       region->counts ? region->counts + word / GROUP : NULL,
-			       page / sizeof(uint64_t));
+	       is_as_published(region, at, page);
 }
 
 /* Give up what is not needed between two addresses of a region; how many pages. */

@@ -8,6 +8,7 @@ from shimv2.gocompat.gotext import quote
 from shimv2.values.errors import InvalidArgument
 
 LONGEST_S: Final = 86_400.0
+SHARE_MEMORY: Final = ("auto", "off")
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +32,9 @@ class Settings:
 
     zygote: bool = True
     """Keep a zygote, from which later shims are forked, where the launcher is installed."""
+
+    share_memory: str = "auto"
+    """One of SHARE_MEMORY: "auto" shares the zygote's memory where that works, "off" never does."""
 
     zygote_linger_s: float = 60.0
     """How long the zygote stays after the last of its shims."""

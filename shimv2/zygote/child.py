@@ -16,7 +16,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, NoReturn
 
-from shimv2.pagesharing import memory
+from shimv2.pagesharing.prefault import prefault, report_used_pages_to
+from shimv2.pagesharing.publish import is_published
+from shimv2.pagesharing.reclaim import Reclaimer
 from shimv2.settings import ENVIRONMENT, SettingsError, load
 from shimv2.values.errors import Refused
 from shimv2.values.settings import Settings
@@ -56,7 +58,7 @@ class Caller:
 
     @property
     def idle_hook(self) -> "Callable[[AbstractEventLoop], IdleHook] | None":
-        return memory.Reclaimer if memory.is_published() else None
+        return Reclaimer if is_published() else None
 
     def let_go(self) -> None:
         self.send_status(0)
@@ -94,9 +96,9 @@ def serve_once(
     """
     _close_all_but(listener.fileno(), zygote.fileno())
     if touched:
-        memory.touch_ahead(touched)
+        prefault(touched)
     else:
-        memory.tell_touched(lambda runs: _tell(zygote, TOUCHED + runs))
+        report_used_pages_to(lambda runs: _tell(zygote, TOUCHED + runs))
     while True:
         connection = _next_connection(listener, zygote)
         if connection is None:

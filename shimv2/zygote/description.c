@@ -172,7 +172,8 @@ static void own_attributes(struct text *key)
 static int is_read_at_start(const char *variable)
 {
 	static const char *const names[] = {
-		"PYTHON", "LD_", "MALLOC_", "GLIBC_TUNABLES=", "LC_", "LANG", "PYRUNC_CONFIG=", NULL,
+		"PYTHON", "LD_", "MALLOC_", "GLIBC_TUNABLES=", "LC_", "LANG", "PYRUNC_CONFIG=",
+		"PYRUNC_SHARE_MEMORY=", NULL,
 	};
 	const char *const *name;
 

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from shimv2.zygote.child import Work
 
 _TITLE: Final = "containerd-shim-pyrunc-zygote"
-_READY: Final = b"\0ready"  # anything else is why it failed
+_READY: Final = b"\0ready"  # and why memory is not shared, if it is not
+_MOVED: Final = b"\0moved"  # and the pid of the process that goes on; anything else is a failure
 _REPORT_BYTES: Final = 4096
 _LAST_FD: Final = 2**31 - 1  # close_range(2) takes what there is
 
@@ -64,12 +65,14 @@ def _supervise(new: NewZygote, work: "Work", settings: Settings, name: str) -> N
             ours.close()
             _be_zygote(new, work, settings, theirs, claim_fd)
         theirs.close()
-        reason = _outcome(ours, pid)
+        reason, unshared = _outcome(ours, pid)
         if not reason:
+            if unshared:
+                _log_warning(name, f"memory is not shared: {unshared}")
             linux.set_child_subreaper(False)  # 1 is to be the parent of the zygote's children
             return
         folder.record_failure(claim_fd, reason)
-    _log_failure(name, reason)
+    _log_warning(name, f"no zygote: {reason}")
     if pid:
         _end_children()
         shutil.rmtree(folder.working_folder(new.path, pid), ignore_errors=True)
@@ -83,33 +86,46 @@ def _close_streams() -> None:
     os.closerange(3, _LAST_FD)
 
 
-def _outcome(report: socket.socket, pid: int) -> str:
-    """Wait for the zygote; empty when it serves, otherwise why it does not."""
-    waiting = select.poll()
-    waiting.register(report, select.POLLIN)
-    with contextlib.suppress(OSError):  # before Linux 5.3
-        waiting.register(os.pidfd_open(pid), select.POLLIN)  # what it forked may hold the report
-    waiting.poll()
-    try:
-        text = report.recv(_REPORT_BYTES, socket.MSG_DONTWAIT)
-    except BlockingIOError:
-        text = b""
-    if text == _READY:
-        return ""
+def _outcome(report: socket.socket, pid: int) -> tuple[str, str]:
+    """Wait for the zygote: why it does not serve, and why it does not share; empty if it does."""
+    text = _report(report, pid)
+    if text.startswith(_MOVED):
+        os.waitpid(pid, 0)  # noqa: TID251 - there is no reaper here
+        pid = int(text.removeprefix(_MOVED))
+        text = _report(report, pid)
+    if text.startswith(_READY):
+        return "", text.removeprefix(_READY).decode("utf-8", "replace")
     if not text:
         _, status = os.waitpid(pid, 0)  # noqa: TID251 - there is no reaper here
         code = os.waitstatus_to_exitcode(status)
         how = f"killed by signal {-code}" if code < 0 else f"ended with status {code}"
-        return f"the process {how} while it warmed up"
-    return text.decode("utf-8", "replace")
+        return f"the process {how} while it warmed up", ""
+    return text.decode("utf-8", "replace"), ""
 
 
-def _log_failure(name: str, reason: str) -> None:
+def _report(report: socket.socket, pid: int) -> bytes:
+    """Wait for the next report of the process; empty when it has ended without one."""
+    waiting = select.poll()
+    waiting.register(report, select.POLLIN)
+    pidfd = None
+    with contextlib.suppress(OSError):  # before Linux 5.3
+        pidfd = os.pidfd_open(pid)
+        waiting.register(pidfd, select.POLLIN)  # what it forked may hold the report
+    waiting.poll()
+    if pidfd is not None:
+        os.close(pidfd)
+    try:
+        return report.recv(_REPORT_BYTES, socket.MSG_DONTWAIT)
+    except BlockingIOError:
+        return b""
+
+
+def _log_warning(name: str, text: str) -> None:
     from shimv2 import log  # noqa: PLC0415
 
     with contextlib.suppress(log.NoLog):
         log.setup(name, debug=False)
-        logging.getLogger(__name__).warning("no zygote: %s", reason)
+        logging.getLogger(__name__).warning("%s", text)
 
 
 def _end_children() -> None:
@@ -145,23 +161,33 @@ def _become_zygote(
     new: NewZygote, work: "Work", settings: Settings, report: socket.socket, claim_fd: int
 ) -> None:
     from shimv2.kernel.title import set_title  # noqa: PLC0415
+    from shimv2.settings import shares_memory  # noqa: PLC0415
     from shimv2.zygote.attributes import has_library  # noqa: PLC0415
 
+    share_memory = shares_memory(settings)
     if not has_library():
         raise OSError("libstate.so, which compares launchers, was not built")
     os.setsid()
     os.environ.clear()  # a shim gets its caller's
     set_title([_TITLE, new.program])
     os.chdir("/")
+    from shimv2.pagesharing import publish  # noqa: PLC0415
     from shimv2.zygote import warmup  # noqa: PLC0415 - all of the shim
     from shimv2.zygote.child import Service  # noqa: PLC0415
     from shimv2.zygote.parent import Zygote  # noqa: PLC0415
 
-    warmup.up(folder.working_folder(new.path, os.getpid()))
+    unshared = warmup.up(
+        folder.working_folder(new.path, os.getpid()),
+        share_memory=share_memory,
+        hand_over=lambda pid: report.send(_MOVED + str(pid).encode()),
+    )
+    if unshared:
+        publish.note_unshared(unshared)
     set_title([_TITLE, new.program])  # what was shown lies in a file's pages now
     bound = folder.listen(new.path)
     try:
-        report.send(_READY)
+        logged = "" if unshared == warmup.SWITCHED_OFF else unshared
+        report.send(_READY + logged.encode()[:_REPORT_BYTES])
         report.recv(1)  # until the supervisor has ended: then the parent of what is forked is 1
         report.close()
         os.close(claim_fd)

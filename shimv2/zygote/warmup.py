@@ -10,12 +10,13 @@ Afterwards nothing of that is left, on disk or in the process: no fd, no signal 
 """
 
 import os
+import re
 import shutil
 import signal
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from google.protobuf.any_pb2 import Any
 from google.protobuf.empty_pb2 import Empty
@@ -27,12 +28,20 @@ from shimv2.actions import bootstrap_params, daemonize, delete, info, running_sh
 from shimv2.daemon import serve
 from shimv2.daemon_config import DaemonConfig
 from shimv2.kernel import linux
-from shimv2.pagesharing import memory
+from shimv2.pagesharing import canary, publish
+from shimv2.pagesharing.reclaim import Reclaimer
 from shimv2.values.model import Identity
 from shimv2.values.settings import Settings
 from ttrpc import BlockingClient, StatusError
 
-__all__ = ["up"]
+if TYPE_CHECKING:
+    from asyncio import AbstractEventLoop
+
+    from shimv2.daemon_config import IdleHook
+
+__all__ = ["SWITCHED_OFF", "up"]
+
+SWITCHED_OFF: Final = "share_memory is off"
 
 _ROUNDS: Final = 3  # below that some caches are still empty
 _LIMIT_S: Final = 20  # then the warm-up has failed
@@ -58,8 +67,11 @@ esac
 _CONFIG: Final = '{"annotations":{},"linux":{"namespaces":[{"type":"pid"}]}}'
 
 
-def up(place: str) -> None:
-    """Run fake container lifecycles in a new folder, `place`, and prepare memory for sharing.
+def up(place: str, *, share_memory: bool, hand_over: Callable[[int], object]) -> str:
+    """Run fake container lifecycles in a new folder, `place`, and share memory if that works here.
+
+    Goes on in another process if memory is shared, and calls `hand_over` with its pid before this
+    one ends.  Otherwise it goes on in this one, and returns why not.
 
     A warm-up that takes too long is killed (SIGALRM).
 
@@ -67,19 +79,29 @@ def up(place: str) -> None:
         OSError: it cannot be done here.
     """
     signal.alarm(_LIMIT_S)
-    memory.prepare()
+    publish.prepare()
+    answers = _live(place)
+    signal.alarm(0)
+    if not share_memory:
+        return SWITCHED_OFF
+    try:
+        return canary.share(lambda: _live(place, Reclaimer), answers, hand_over)
+    finally:
+        shutil.rmtree(place, ignore_errors=True)  # a canary may have been killed
+
+
+def _live(place: str, idle_hook: "Callable[[AbstractEventLoop], IdleHook] | None" = None) -> str:
+    """Serve once in a new folder; the answers that the client got."""
     os.mkdir(place, 0o700)
     try:
-        _serve_once(place)
+        return _serve_once(place, idle_hook)
     finally:
         os.chdir("/")
         shutil.rmtree(place, ignore_errors=True)
-    signal.alarm(0)
-    memory.publish(memory.settle())
 
 
-def _serve_once(place: str) -> None:
-    """Serve as the shim of a client, which is a child of this process."""
+def _serve_once(place: str, idle_hook: "Callable[[AbstractEventLoop], IdleHook] | None") -> str:
+    """Serve as the shim of a client, a child of this process; the answers that it got."""
     os.chdir(place)
     os.mkfifo("log", 0o700)
     _write("config.json", _CONFIG, 0o600)
@@ -92,12 +114,14 @@ def _serve_once(place: str) -> None:
             status = 1
             try:
                 listener.close()
-                _call(place, path)
+                _write("answers", _call(place, path), 0o600)
                 status = 0
             finally:
                 os._exit(status)
         identity = Identity("io.containerd.pyrunc.v2", "warm", "warm", "", "", debug=False)
-        serve(DaemonConfig(identity, listener, None, Settings()))
+        serve(DaemonConfig(identity, listener, None, Settings(), idle_hook=idle_hook))
+    with open(os.path.join(place, "answers"), encoding="utf-8") as file:
+        return file.read()
 
 
 def _write(path: str, text: str, mode: int) -> None:
@@ -128,9 +152,9 @@ def _as_before() -> Iterator[None]:
 # --- the client ----------------------------------------------------------------------------------
 
 
-def _call(place: str, path: str) -> list[str]:
-    """Call every method; the errors, none of which is a reason to do without the rest."""
-    refused = []
+def _call(place: str, path: str) -> str:
+    """Call each method; the answers of the last round, errors among them, a line each."""
+    answers: list[str] = []
     with BlockingClient.connect(path, timeout_s=_LIMIT_S) as client:
         options = runc_pb2.Options(
             binary_name=os.path.join(place, "program"), root=os.path.join(place, "state")
@@ -148,17 +172,29 @@ def _call(place: str, path: str) -> list[str]:
             id="warm", exec_id="x", spec=spec, stdin=stdin, stdout=stdout, stderr=stderr
         )
         for _ in range(_ROUNDS):
+            answers.clear()
             for method, request, response in [("Create", create, pb.CreateTaskResponse), *_LIFE]:
                 sent = exec_ if method == "Exec" else request
                 try:
-                    client.call(_SERVICE, method, sent, response, timeout_s=_LIMIT_S)
+                    answer: Message = client.call(
+                        _SERVICE, method, sent, response, timeout_s=_LIMIT_S
+                    )
+                    answers.append(f"{method}: {_described(answer)}")
                 except StatusError as error:
-                    refused.append(f"{method}: {error}")
+                    answers.append(f"{method}: {_NUMBER.sub('0', str(error))}")
         client.call(_SERVICE, "Shutdown", pb.ShutdownRequest(id="warm"), Empty)
         for fd in readers:
             os.close(fd)
-    return refused
+    return "\n".join(answers)
 
+
+def _described(answer: Message) -> str:
+    """Say which fields an answer has, and the values that are the same in each round."""
+    fields = [f"{field.name}={getattr(answer, field.name)}" for field, _ in answer.ListFields()]
+    return _NUMBER.sub("0", " ".join(fields)) + f" {getattr(answer, 'exit_status', '')}"
+
+
+_NUMBER: Final = re.compile(r"\d+")  # a pid or a time
 
 _PROCESS: Final = b'{"args":["true"],"cwd":"/"}'
 _LIFE: Final[Sequence[tuple[str, Message, type[Message]]]] = (

@@ -27,10 +27,9 @@ from shimv2.cli import launched
 
 launched(sys.argv[1], sys.argv[2:])
 """
-_AT_EVERY_REST: Final = """from shimv2.pagesharing import memory
+_AT_EVERY_REST: Final = """from shimv2.pagesharing import reclaim
 
-memory._REST_S = 0.0
-memory._WORTH_TURNS = 2  # to give up memory is one turn of the loop
+reclaim.at_every_rest()
 """
 
 _shared: list[Path] = []

@@ -4,7 +4,6 @@ import ctypes
 import mmap
 import os
 import threading
-from array import array
 from collections.abc import Callable
 from io import FileIO
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Final
 import pytest
 
 from shimv2 import COMPILED_DIR
-from shimv2.pagesharing import memory
+from shimv2.pagesharing import publish, reclaim
 from tests.support.forks import in_fork
 
 LIBRARY: Final = Path(COMPILED_DIR, "libmemory.so")
@@ -79,44 +78,44 @@ def test_memory_that_took_a_published_regions_place_is_kept(
 ) -> None:
     """It holds the same bytes, by chance; they exist nowhere else, so nothing may be given up."""
 
-    def publish() -> bool:
+    def parent() -> bool:
         text = b"12345678" * (SIZE // 8)
         block, other = bytearray(text), bytearray(SIZE)
         place, spare = pages_of(block), pages_of(other)
         size = SIZE - PAGE
         other[:] = b"abcdefgh" * (SIZE // 8)  # present, so that it is published
-        assert memory.publish(array("Q"))
+        publish.publish()
 
         def child() -> bool:
             replace(place, size, text[:size], spare)
-            memory.reclaim()
+            reclaim.reclaim()
             return ctypes.string_at(place, size) == text[:size]
 
         return in_fork(child) == 0
 
-    assert in_fork(publish) == 0
+    assert in_fork(parent) == 0
 
 
 def test_rest_of_a_region_that_was_unmapped_in_part_is_still_given_up() -> None:
     """The kernel makes two mappings of it: each shows the image at its own addresses."""
 
-    def publish() -> bool:
+    def parent() -> bool:
         block = bytearray(b"12345678" * (SIZE // 8))
         place = pages_of(block)
-        assert memory.publish(array("Q"))
+        publish.publish()
 
         def child() -> bool:
-            memory.reclaim()
+            reclaim.reclaim()
             LIBC.munmap(ctypes.c_void_p(place + (1 << 20)), ctypes.c_size_t(1 << 20))
             for at in range(place + (2 << 20), place + (6 << 20), PAGE):
                 ctypes.memmove(at, b"1", 1)
-            given = memory.reclaim()
+            given = reclaim.reclaim()
             return given >= (4 << 20) // PAGE and ctypes.string_at(place, 8) == b"12345678"
 
         status = in_fork(child)
         return status == 0
 
-    assert in_fork(publish) == 0
+    assert in_fork(parent) == 0
 
 
 def image_mappings() -> list[tuple[int, int]]:
@@ -136,57 +135,60 @@ def open_image(mode: str) -> FileIO:
 def test_memory_that_was_never_touched_costs_nothing() -> None:
     """A mapping of 256 MiB with one page in use takes that page in the image."""
 
-    def publish() -> bool:
+    def parent() -> bool:
         sparse = mmap.mmap(-1, 256 << 20, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         sparse[100 << 20] = 7
-        assert memory.publish(array("Q"))
+        publish.publish()
         with open_image("r") as image:
             used = os.fstat(image.fileno()).st_blocks * 512
 
         def child() -> bool:
             sparse[100 << 20] = 8
             sparse[200 << 20] = 9  # in a hole
-            memory.reclaim()
+            reclaim.reclaim()
             return (sparse[100 << 20], sparse[200 << 20], sparse[0]) == (8, 9, 0)
 
-        return used < memory._MAX_IMAGE_BYTES and in_fork(child) == 0
+        return used < publish._MAX_IMAGE_BYTES and in_fork(child) == 0
 
-    assert in_fork(publish) == 0
+    assert in_fork(parent) == 0
 
 
 def test_more_memory_than_the_bound_is_not_published(monkeypatch: pytest.MonkeyPatch) -> None:
     """It would be taken from the node for as long as one shim lives."""
-    monkeypatch.setattr(memory, "_MAX_IMAGE_BYTES", 1 << 20)
+    monkeypatch.setattr(publish, "_MAX_IMAGE_BYTES", 1 << 20)
 
-    def publish() -> bool:
+    def parent() -> bool:
         block = bytearray(b"x" * (2 << 20))
+        with pytest.raises(publish.CannotShare, match="too much memory"):
+            publish.publish()
         is_mapped = "pyrunc-image" in Path("/proc/self/maps").read_text()
-        return not memory.publish(array("Q")) and not is_mapped and block.count(b"x") == 2 << 20
+        return not publish.is_published() and not is_mapped and block.count(b"x") == 2 << 20
 
-    assert in_fork(publish) == 0
+    assert in_fork(parent) == 0
 
 
 def test_process_with_two_threads_publishes_nothing() -> None:
     """The other one would write to memory that is being replaced."""
 
-    def publish() -> bool:
+    def parent() -> bool:
         go = threading.Event()
         thread = threading.Thread(target=go.wait)
         thread.start()
-        published = memory.publish(array("Q"))
+        with pytest.raises(publish.CannotShare, match="more than one thread"):
+            publish.publish()
         go.set()
         thread.join()
-        return not published and not memory.is_published()
+        return not publish.is_published()
 
-    assert in_fork(publish) == 0
+    assert in_fork(parent) == 0
 
 
 @pytest.mark.root
 def test_no_fork_can_write_into_the_image() -> None:
     """Neither by its mappings nor by opening the file again: all other forks would see it."""
 
-    def publish() -> bool:
-        assert memory.publish(array("Q"))
+    def parent() -> bool:
+        publish.publish()
 
         def child() -> bool:
             views = image_mappings()
@@ -206,4 +208,4 @@ def test_no_fork_can_write_into_the_image() -> None:
 
         return in_fork(child) == 0
 
-    assert in_fork(publish) == 0
+    assert in_fork(parent) == 0

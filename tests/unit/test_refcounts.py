@@ -12,13 +12,13 @@ from pathlib import Path
 import pytest
 
 from shimv2 import COMPILED_DIR
-from shimv2.pagesharing import immortal, memory
+from shimv2.pagesharing import publish, reclaim, refcounts, support
 from tests.support.forks import in_fork
 
 LIBRARY = Path(COMPILED_DIR, "libmemory.so")
 needs_library = pytest.mark.skipif(not LIBRARY.exists(), reason="no C compiler")
 needs_layout = pytest.mark.skipif(
-    not immortal.IS_CPYTHON_3_11 and not immortal.HAS_IMMORTALS, reason="not looked at"
+    bool(support.why_not(support.Build.current())), reason="this interpreter is declined"
 )
 
 MANY = 200_000  # objects of this kind lie on more than a thousand pages
@@ -27,19 +27,19 @@ MANY = 200_000  # objects of this kind lie on more than a thousand pages
 def in_fork_of_published(work: Callable[[list[str]], object]) -> int:
     """Run `work` in a fork of a process that has published many strings, which it is given."""
 
-    def publish() -> bool:
+    def parent() -> bool:
         things = [str(number) for number in range(MANY)]
-        assert memory.publish(memory.settle())
+        publish.publish(publish.settle())
         return in_fork(lambda: work(things)) == 0
 
-    return in_fork(publish)
+    return in_fork(parent)
 
 
 def has_no_meaning(count: int) -> bool:
     """Whether a count is one of those that `make` leaves."""
-    if immortal.IS_CPYTHON_3_11:
-        return immortal.BIAS <= count < 2 * immortal.BIAS
-    return count == 2**32 - 1
+    if not refcounts.HAS_IMMORTALS:
+        return refcounts.BIAS <= count < 2 * refcounts.BIAS
+    return count == refcounts.IMMORTAL
 
 
 @needs_layout
@@ -51,15 +51,15 @@ def test_counts_of_everything_lose_their_meaning_once() -> None:
         code = work.__code__
         inner = (1.5, text)
         kept = {"key": [inner]}
-        addresses = immortal.make()
+        addresses = refcounts.make_immortal()
         seen = [text, inner, kept, *kept, code, code.co_consts, code.co_names, code.co_linetable]
         seen += [None, type, int.__add__, dict.__dict__["get"], os.path.join, sys.modules, array]
         assert [each for each in seen if not has_no_meaning(sys.getrefcount(each))] == []
-        if immortal.IS_CPYTHON_3_11:  # later ones write nothing that could be taken back
+        if not refcounts.HAS_IMMORTALS:  # later ones write nothing that could be taken back
             assert {id(each) for each in seen} <= set(addresses)
         assert len(addresses) == len(set(addresses))
         later = f"a text of {len(seen)}"
-        return sys.getrefcount(later) == 2 and immortal.BIAS > 2**30
+        return sys.getrefcount(later) == 2 and refcounts.BIAS > 2**30
 
     assert in_fork(work) == 0
 
@@ -77,9 +77,9 @@ def test_looking_at_things_keeps_no_page() -> None:
             return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
         copied()  # pages are read for the first time
-        if not immortal.IS_CPYTHON_3_11:
+        if refcounts.HAS_IMMORTALS:
             return copied() < 10
-        return memory.reclaim() > 1000 and copied() > 1000
+        return reclaim.reclaim() > 1000 and copied() > 1000
 
     assert in_fork_of_published(work) == 0
 
@@ -92,12 +92,12 @@ def test_references_a_fork_holds_keep_no_page() -> None:
     def work(things: list[str]) -> bool:
         for _ in range(3):
             held = [things[:] for _ in range(5)]
-            given = memory.reclaim()
-            assert given > 1000 or not immortal.IS_CPYTHON_3_11, given
-            assert memory.reclaim() < 100
+            given = reclaim.reclaim()
+            assert given > 1000 or refcounts.HAS_IMMORTALS, given
+            assert reclaim.reclaim() < 100
             del held  # lowers five more times what was forgotten to be raised
             gc.collect()
-        memory.reclaim()
+        reclaim.reclaim()
         return things == [str(number) for number in range(MANY)]
 
     assert in_fork_of_published(work) == 0
@@ -113,11 +113,11 @@ def test_immortal_is_never_freed_nor_changed_in_place() -> None:
         pair = things[:2]
         for _ in range(3):
             held = things[:]
-            memory.reclaim()
+            reclaim.reclaim()
             del held
         del things[:]
         gc.collect()
-        memory.reclaim()
+        reclaim.reclaim()
         fresh = [str(number) + "!" for number in range(MANY)]
         pair[0] += " and more"  # in place, if nobody else had it
         assert not {id(each) for each in fresh} & set(addresses)
@@ -131,22 +131,22 @@ def test_immortal_is_never_freed_nor_changed_in_place() -> None:
 def test_other_changes_beside_the_counts_are_kept() -> None:
     """Whatever else a page says differently, it stays, and so do the counts on it."""
 
-    def publish() -> bool:
+    def parent() -> bool:
         lists = [[number] for number in range(MANY)]
-        assert memory.publish(memory.settle())
+        publish.publish(publish.settle())
 
         def child() -> bool:
             held = lists[:]
             for each in itertools.islice(lists, 0, None, 7):
                 each.append(-1)
-            memory.reclaim()
+            reclaim.reclaim()
             del held
             changed = all(lists[n] == [n, -1] for n in range(0, MANY, 7))
             return changed and lists[1] == [1] and lists[6] == [6]
 
         return in_fork(child) == 0
 
-    assert in_fork(publish) == 0
+    assert in_fork(parent) == 0
 
 
 @needs_layout
@@ -154,65 +154,42 @@ def test_other_changes_beside_the_counts_are_kept() -> None:
 def test_counts_of_mortal_objects_are_kept() -> None:
     """What was made after the counts were raised is freed when the last reference goes."""
 
-    def publish() -> bool:
-        counts = memory.settle()
+    def parent() -> bool:
+        meaningless = publish.settle()
         things = [str(number) for number in range(MANY)]
-        assert memory.publish(counts)
+        publish.publish(meaningless)
 
         def child() -> bool:
             held = [things[:] for _ in range(5)]
-            memory.reclaim()
+            reclaim.reclaim()
             assert {sys.getrefcount(each) for each in things} == {len(held) + 3}
             held.clear()
-            memory.reclaim()
+            reclaim.reclaim()
             assert {sys.getrefcount(each) for each in things} == {3}
             return things == [str(number) for number in range(MANY)]
 
         return in_fork(child) == 0
 
-    assert in_fork(publish) == 0
+    assert in_fork(parent) == 0
 
 
 @needs_library
 def test_count_that_was_not_raised_is_kept_wherever_it_is_said_to_be() -> None:
     """The library looks at the counts as well: a small one has a meaning."""
 
-    def publish() -> bool:
+    def parent() -> bool:
         things = [[number] for number in range(1000)]
-        assert memory.publish(array("Q", map(id, things)))
+        publish.publish(publish.Meaningless(counts=array("Q", map(id, things))))
 
         def child() -> bool:
             alone = {sys.getrefcount(each) for each in things}
             held = things[:]
-            memory.reclaim()
+            reclaim.reclaim()
             return {sys.getrefcount(each) - 1 for each in held} == alone
 
         return in_fork(child) == 0
 
-    assert in_fork(publish) == 0
-
-
-@pytest.mark.parametrize(
-    "known",
-    [
-        {"immortal.IS_CPYTHON_3_11": False, "immortal.HAS_IMMORTALS": False},
-        {"sys.gettotalrefcount": lambda: 0},
-    ],
-    ids=["version", "debug build"],
-)
-def test_unknown_interpreter_is_left_alone(
-    known: dict[str, object], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """No count is where it is expected to be: nothing is written."""
-    thing = object()
-    count = sys.getrefcount(thing)
-    for name, value in known.items():
-        monkeypatch.setattr(
-            name.replace("immortal", "shimv2.pagesharing.immortal"), value, raising=False
-        )
-
-    assert not immortal.make()
-    assert sys.getrefcount(thing) == count
+    assert in_fork(parent) == 0
 
 
 def test_count_that_does_not_follow_the_references_is_left_alone(
@@ -223,7 +200,9 @@ def test_count_that_does_not_follow_the_references_is_left_alone(
     class Count:
         value = 1
 
-    monkeypatch.setattr(immortal, "_count_at", lambda _address: Count)
+    monkeypatch.setattr(refcounts, "_ob_refcnt", lambda _address: Count)
 
-    assert not immortal.make()
+    assert not refcounts.is_layout_known()
+    with pytest.raises(publish.CannotShare):
+        publish.settle()
     assert Count.value == 1

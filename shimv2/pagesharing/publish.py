@@ -1,0 +1,129 @@
+"""Publishing: a zygote moves its memory into an image that its forks share (_publish.c).
+
+A fork copies a page when it writes to it.  `prepare` and `settle` have a fork write less: what is
+computed at first use is there already, objects are immortal, and new objects do not get places
+between old ones.
+"""
+
+import ctypes
+import gc
+import mmap
+import os
+from array import array
+from dataclasses import dataclass, field
+from types import FunctionType
+from typing import Final
+
+from shimv2.pagesharing import bytecode, library, refcounts, support
+from shimv2.values.sharing import UNSHARED
+
+__all__ = [
+    "CannotShare",
+    "Meaningless",
+    "has_one_thread",
+    "is_published",
+    "note_unshared",
+    "prepare",
+    "publish",
+    "published_library",
+    "settle",
+]
+
+_M_ARENA_MAX: Final = -8  # mallopt(3)
+# A warmed-up shim has some 30 MB; more would be the node's memory for something unexpected.
+_MAX_IMAGE_BYTES: Final = 128 << 20
+
+_MAX_NAME: Final = 249  # memfd_create(2)
+_published: Final[list[ctypes.PyDLL]] = []
+
+
+class CannotShare(Exception):
+    """The text says why; nothing has been changed that a shim would notice."""
+
+
+@dataclass(frozen=True)
+class Meaningless:
+    """Where in memory nothing means anything to a fork that has changed it."""
+
+    counts: "array[int]" = field(default_factory=lambda: array("Q"))
+    """Addresses of the reference counts of immortal objects."""
+
+    bytecode: "array[int]" = field(default_factory=lambda: array("Q"))
+    """Pairs of a start and an end, see bytecode.py."""
+
+
+def prepare() -> None:
+    """Bring forward what CPython and the C library do at first use.  With everything imported."""
+    ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 1)  # the mounts' thread would get an arena of its own
+    for each in gc.get_objects():
+        if isinstance(each, type):
+            getattr(each, "no such attribute", None)  # assigns tp_version_tag
+
+
+def settle() -> Meaningless:
+    """Bring the heap into a state that forks can share, with all in it that they will use.
+
+    Raises:
+        CannotShare: this interpreter or machine is not supported.
+    """
+    reason = support.why_not(support.Build.current())
+    compiled = library.load()
+    if compiled is None:
+        reason = reason or "the C part was not built"
+    if not refcounts.is_layout_known():
+        reason = reason or "reference counts are not where they are expected"
+    if reason or compiled is None:
+        raise CannotShare(reason)
+    gc.collect()
+    ranges = bytecode.find(each for each in gc.get_objects() if isinstance(each, FunctionType))
+    counts = refcounts.make_immortal()
+    gc.freeze()  # the collector would write to what is shared
+    gc.collect()  # empties the lists of objects to be used again, which lie anywhere
+    compiled.pyrunc_fill_1()
+    return Meaningless(counts, ranges)
+
+
+def publish(meaningless: Meaningless | None = None) -> None:
+    """Move our memory into an image.  The last step: later changes are not in it.
+
+    Raises:
+        CannotShare: there are several threads, too much memory, or the kernel refuses.
+    """
+    found = meaningless or Meaningless()
+    compiled = library.load()
+    if compiled is None:
+        raise CannotShare("the C part was not built")
+    if not has_one_thread():
+        raise CannotShare("there is more than one thread")
+    _published.append(compiled)  # before, so that it is in the image
+    failure: bytes | None = compiled.pyrunc_publish_4(
+        *found.counts.buffer_info(), *found.bytecode.buffer_info(), _MAX_IMAGE_BYTES
+    )
+    if failure is not None:
+        _published.clear()
+        raise CannotShare(failure.decode())
+
+
+def is_published() -> bool:
+    return bool(_published)
+
+
+def published_library() -> ctypes.PyDLL | None:
+    """Return the C part if this process, or the one it was forked from, has published."""
+    return _published[0] if _published else None
+
+
+def note_unshared(reason: str) -> None:
+    """Leave the reason in the memory map of this process and its forks (values/sharing.py)."""
+    name = (UNSHARED + reason)[:_MAX_NAME].encode("ascii", "replace")
+    fd = os.memfd_create(name.decode(), os.MFD_CLOEXEC)
+    try:
+        c = ctypes.CDLL(None)  # mmap.mmap() would keep a descriptor
+        size, flags = ctypes.c_size_t(mmap.PAGESIZE), mmap.MAP_PRIVATE
+        c.mmap(None, size, mmap.PROT_READ, flags, fd, ctypes.c_long(0))
+    finally:
+        os.close(fd)
+
+
+def has_one_thread() -> bool:
+    return len(os.listdir("/proc/self/task")) == 1

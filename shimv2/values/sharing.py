@@ -1,0 +1,26 @@
+"""Names by which a memory map tells whether a shim shares its zygote's memory.  Pure.
+
+    7f1c00000000-7f1c00100000 rw-p 7f1c00000000 00:01 1041   /memfd:pyrunc-image (deleted)
+
+A zygote maps the image if it shares its memory, and an empty file named for the reason if it does
+not.  Its forks inherit either.  A shim that has started cold has neither.
+"""
+
+from typing import Final
+
+IMAGE: Final = "pyrunc-image"  # _publish.c has it, too
+UNSHARED: Final = "pyrunc-unshared: "
+_MEMFD: Final = "/memfd:"
+_DELETED: Final = " (deleted)"
+
+
+def sharing(maps: str) -> str:
+    """Say whether a shim with this memory map, as in /proc/PID/maps, shares memory."""
+    for line in maps.splitlines():
+        _, _, name = line.partition(_MEMFD)
+        name = name.removesuffix(_DELETED)
+        if name == IMAGE:
+            return "shared"
+        if name.startswith(UNSHARED):
+            return f"not shared: {name.removeprefix(UNSHARED)}"
+    return "not shared: started without a zygote"

@@ -1,0 +1,220 @@
+"""The canary: what is wrong with shared memory is found before a shim depends on it."""
+
+import dis
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from shimv2 import COMPILED_DIR
+from shimv2.pagesharing import bytecode, canary, library, publish, reclaim
+from tests.support.forks import in_fork
+
+needs_library = pytest.mark.skipif(
+    not Path(COMPILED_DIR, "libmemory.so").exists(), reason="no C compiler"
+)
+SOURCES: Final = Path(publish.__file__).parent
+ANSWERS: Final = "Create: pid=0"
+
+
+def live() -> str:
+    """Write to many pages, with reclaims between, and tell what is left of it."""
+    blocks = [bytearray(1 << 20) for _ in range(8)]
+    for number, block in enumerate(blocks):
+        block[::512] = bytes([number + 1]) * 2048
+        reclaim.reclaim()
+    whole = all(block.count(number + 1) == 2048 for number, block in enumerate(blocks))
+    return ANSWERS if whole else "wrong"
+
+
+def shared(life: Callable[[], str], *, limit_s: float = 20.0) -> str:
+    """Share in a fork; what the process that went on says, and whether its memory is shared."""
+    heard, told = os.pipe()
+
+    def zygote() -> bool:
+        reason = canary.share(life, ANSWERS, limit_s=limit_s)
+        os.write(told, f"{reason}|{publish.is_published()}|{os.getppid()}".encode())
+        return True
+
+    in_fork(zygote)
+    os.close(told)
+    with os.fdopen(heard) as file:
+        reason, is_published, _ = file.read().split("|")
+    assert is_published == str(reason == "")
+    return reason
+
+
+@needs_library
+def test_memory_is_shared_if_the_canary_lives_as_expected() -> None:
+    """The process that goes on is the fork, which has published; the one before it has ended."""
+    assert shared(live) == ""
+
+
+@needs_library
+@pytest.mark.parametrize(
+    ("life", "reason"),
+    [
+        (lambda: "another answer", "a shim with shared memory answers differently"),
+        (os.abort, "a process crashed"),
+        (lambda: 1 / 0, "the canary fails"),
+    ],
+    ids=["answer", "crash", "exception"],
+)
+def test_canary_that_fails_means_that_nothing_is_shared(
+    life: Callable[[], str], reason: str
+) -> None:
+    """The process that goes on is the one before: nothing of it has been changed."""
+    assert shared(life) == reason
+
+
+@needs_library
+def test_canary_without_an_end_is_not_waited_for() -> None:
+    """And it is gone afterwards, with the candidate."""
+    began = time.monotonic()
+    marker = f"canary-{os.getpid()}"
+
+    def life() -> str:
+        Path(f"/proc/{os.getpid()}/comm").write_text(marker[:15], encoding="ascii")
+        while True:
+            time.sleep(60)
+
+    assert shared(life, limit_s=1.0) == "there is no end of it"
+    assert time.monotonic() - began < 15
+    running = [each for each in Path("/proc").glob("[0-9]*/comm") if _text(each) == marker[:15]]
+    assert running == []
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8").strip()
+    except OSError:
+        return ""
+
+
+@needs_library
+def test_code_that_has_changed_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The answers may still be right: the checksum is over all code there is."""
+
+    def life() -> str:
+        live.__code__ = live.__code__.replace(co_name="dead")
+        return ANSWERS
+
+    before = live.__code__
+    assert shared(life) == "shared memory has changed"
+    assert live.__code__ is before
+
+
+# Wrong system calls, put in the place of the right ones when the C part is compiled.
+FAULTS: Final = {
+    "a byte is written wrong": (
+        "#define pwrite(fd, at, size, to) wrong_pwrite(fd, at, size, to)",
+        """
+        static ssize_t wrong_pwrite(int fd, const void *at, size_t size, off_t to)
+        {
+            char page[4096];
+            ssize_t done = (pwrite)(fd, at, size, to);
+            memcpy(page, at, 4096);
+            page[100] ^= 1;
+            (pwrite)(fd, page, 4096, to);
+            return done;
+        }
+        """,
+        "the image differs from the memory it was made of",
+    ),
+    "regions are exchanged": (
+        "#define mmap(at, size, prot, flags, fd, to) wrong_mmap(at, size, prot, flags, fd, to)",
+        """
+        static void *wrong_mmap(void *at, size_t size, int prot, int flags, int fd, off_t to)
+        {
+            return (mmap)(at, size, prot, flags, fd, flags & MAP_FIXED ? to + 4096 : to);
+        }
+        """,
+        "a process crashed",
+    ),
+    "pages that differ are given up": (
+        "#define memcmp(one, other, size) 0",
+        "",
+        "",
+    ),
+}
+
+
+@needs_library
+@pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler")
+@pytest.mark.parametrize("fault", FAULTS)
+def test_corrupted_image_is_found(
+    fault: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Wrong bytes, wrong places, and pages that are given up though they differ."""
+    define, function, reason = FAULTS[fault]
+    header = tmp_path / "fault.h"
+    includes = (
+        "#define _GNU_SOURCE\n#include <string.h>\n#include <sys/mman.h>\n#include <unistd.h>"
+    )
+    header.write_text(f"{includes}\n{function}\n{define}\n", encoding="ascii")
+    broken = "_reclaim.c" if "given up" in fault else "_publish.c"
+    objects = []
+    for source in sorted(SOURCES.glob("*.c")):
+        objects.append(str(tmp_path / f"{source.stem}.o"))
+        extra = ["-include", str(header)] if source.name == broken else []
+        command = ["cc", "-std=gnu11", "-O1", "-w", "-fPIC", "-fvisibility=hidden", *extra]
+        subprocess.run([*command, "-c", str(source), "-o", objects[-1]], check=True)
+    path = str(tmp_path / "libmemory.so")
+    subprocess.run(["cc", "-shared", *objects, "-o", path], check=True)
+    monkeypatch.setattr(library, "_PATH", path)
+
+    found = shared(live)
+
+    assert found != ""
+    assert not reason or found == reason
+
+
+def test_ranges_of_bytecode_hold_whole_instructions_of_one_page() -> None:
+    """An instruction and its caches go back together, or not at all."""
+    source = "\n".join(f"    x = a.b{number} + c[{number}]" for number in range(2000))
+    names: dict[str, Callable[..., object]] = {}
+    exec(f"def long(a, c):\n{source}", names)
+    code = names["long"].__code__
+    start = id(code) + type(code).__basicsize__
+    ranges = bytecode.find([names["long"]])
+    begins = {start + each.offset for each in dis.get_instructions(code)}
+    begins.add(start + -(-len(code.co_code) // 8) * 8)
+    pairs = list(zip(ranges[::2], ranges[1::2], strict=True))
+
+    assert len(pairs) > 4
+    assert all(first // 4096 == (end - 1) // 4096 for first, end in pairs)
+    assert all(first in begins and end in begins for first, end in pairs)
+    left_out = len(code.co_code) - sum(end - first for first, end in pairs)
+    assert left_out <= 24 * len(pairs)  # one instruction at each end of a page
+
+
+@needs_library
+def test_code_goes_back_to_what_it_was_and_still_answers() -> None:
+    """A fork specializes code anew after each reclaim: for other types, and in other classes."""
+
+    def parent() -> bool:
+        names: dict[str, Callable[..., object]] = {}
+        text = "def add(a, b):\n    return a + b\n"
+        exec("".join(text.replace("add", f"add{n}") for n in range(3000)), names)
+        functions = [names[f"add{number}"] for number in range(3000)]
+        for add in functions * 10:
+            add(1, 2)
+        publish.publish(publish.settle())
+
+        def child() -> bool:
+            for one, other in ((1, 2), ("a", "b"), (1.5, 1.0), ([1], [2])):
+                for _ in range(20):
+                    for add in functions:
+                        assert add(one, other) == one + other  # type: ignore[operator]
+                given = reclaim.reclaim()
+                assert given > 100, given
+            return True
+
+        return in_fork(child) == 0
+
+    assert in_fork(parent) == 0

@@ -1,0 +1,151 @@
+"""When a shim reclaims: after work, once it is idle, and less often if it is woken soon."""
+
+import asyncio
+from collections.abc import Callable
+
+import pytest
+
+from shimv2.pagesharing import prefault, publish, reclaim
+from tests.support.aio import run
+
+
+def test_reclaimer_acts_once_after_work_that_was_worth_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After the start, and after a verb, when there is rest; then an idle shim sleeps."""
+    done: list[int] = []
+    monkeypatch.setattr(reclaim, "reclaim", lambda: done.append(1))
+    monkeypatch.setitem(reclaim._pace, "rest_s", 0.01)
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        reclaimer = reclaim.Reclaimer(loop)
+        for turns, expected in ((1, 1), (0, 1), (3, 1), (3, 1), (3, 2), (40, 3)):
+            reclaimer.before_sleep(turns)
+            reclaimer.before_sleep(0)
+            await asyncio.sleep(0.05)  # five times its rest
+            assert len(done) == expected, (turns, expected)
+
+    run(main())
+
+
+def test_reclaimer_waits_for_the_end_of_work_but_not_for_ever(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What is copied after a reclaim is kept; a shim that always has a little to do has it, too."""
+    looks: list[int] = []
+    monkeypatch.setattr(reclaim, "reclaim", lambda: looks.append(0))
+    loop = FakeTimers()
+    reclaimer = reclaim.Reclaimer(loop)  # type: ignore[arg-type]
+
+    reclaimer.before_sleep(1)
+    for busy in (True, True, False):
+        assert looks == []
+        if busy:
+            reclaimer.before_sleep(1)
+        loop.fire()
+        reclaimer.before_sleep(1)  # the timer itself
+    assert looks == [0]
+    assert loop.due is None
+
+    reclaimer.before_sleep(40)
+    for number in range(reclaim._MAX_WAITS):
+        assert looks == [0], number
+        reclaimer.before_sleep(3)
+        loop.fire()
+        reclaimer.before_sleep(1)
+    assert looks == [0, 0]
+
+
+class FakeTimers:
+    """As much of a loop as sets one timer; time passes when told to."""
+
+    due: Callable[[], None] | None = None
+    delay_s = 0.0
+    now_s = 1000.0
+
+    def time(self) -> float:
+        return self.now_s
+
+    def call_later(self, delay_s: float, callback: Callable[..., None], *args: int) -> object:
+        self.due, self.delay_s = lambda: callback(*args), delay_s
+        return self.due
+
+    def fire(self) -> None:
+        due, self.due = self.due, None
+        assert due is not None
+        self.now_s += self.delay_s
+        due()
+
+
+def rest_after(reclaimer: reclaim.Reclaimer, loop: FakeTimers, away_s: float) -> float:
+    """Leave a shim alone, let it work, and return how long it rests until it reclaims."""
+    loop.now_s += away_s
+    reclaimer.before_sleep(40)
+    loop.fire()
+    reclaimer.before_sleep(1)  # the timer itself
+    return loop.delay_s
+
+
+def test_shim_that_is_woken_soon_rests_longer_before_it_reclaims(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A probe each ten seconds would have it copy everything each time."""
+    monkeypatch.setattr(reclaim, "reclaim", lambda: 0)
+    loop = FakeTimers()
+    reclaimer = reclaim.Reclaimer(loop)  # type: ignore[arg-type]
+
+    rests = [rest_after(reclaimer, loop, away_s) for away_s in (0, 9, 9, 9, 9, 9)]
+    assert rests == [0.5, 0.5, 2, 8, 16, 16]
+    assert {rest_after(reclaimer, loop, 15.9) for _ in range(2000)} == {16}
+    assert rest_after(reclaimer, loop, 16.1) == 0.5
+    assert rest_after(reclaimer, loop, 3600) == 0.5
+
+
+def test_question_after_a_reclaim_counts_as_work_though_not_worth_another(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What it has to copy is little; it is taken for the sign that it is."""
+    monkeypatch.setattr(reclaim, "reclaim", lambda: 0)
+    loop = FakeTimers()
+    reclaimer = reclaim.Reclaimer(loop)  # type: ignore[arg-type]
+    assert rest_after(reclaimer, loop, 0) == 0.5
+
+    loop.now_s += 1
+    reclaimer.before_sleep(2)
+    assert loop.due is None
+    assert rest_after(reclaimer, loop, 60) == 0.5
+    assert rest_after(reclaimer, loop, 1) == 2
+
+
+def test_first_reclaim_tells_once_what_was_touched(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before it gives anything up; later ones are of no interest."""
+    said: list[str] = []
+    monkeypatch.setattr(publish, "_published", [None])
+    monkeypatch.setattr(prefault, "used_pages", lambda: b"runs")
+    monkeypatch.setattr(reclaim, "reclaim", lambda: said.append("reclaimed"))
+    monkeypatch.setitem(reclaim._pace, "rest_s", 0.0)
+    prefault.report_used_pages_to(lambda runs: said.append(runs.decode()))
+
+    async def main() -> None:
+        reclaimer = reclaim.Reclaimer(asyncio.get_running_loop())
+        for _ in range(2):
+            reclaimer.before_sleep(40)
+            await asyncio.sleep(0.05)
+
+    run(main())
+    assert said == ["runs", "reclaimed", "reclaimed"]
+
+
+def test_a_shim_that_never_rests_tells_at_its_end_what_it_has_touched(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Once: one that has rested has told.  Nothing is told of memory that was not published."""
+    said: list[bytes] = []
+    monkeypatch.setattr(prefault, "used_pages", lambda: b"runs")
+    monkeypatch.setattr(publish, "_published", [])
+    prefault.report_used_pages_to(said.append)
+    prefault.report_used_pages()
+    assert said == []
+    monkeypatch.setattr(publish, "_published", [None])
+    prefault.report_used_pages()
+    prefault.report_used_pages()
+    assert said == [b"runs"]
