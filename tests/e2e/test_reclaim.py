@@ -14,6 +14,7 @@ from shimv2.shimctl.streams import Capture
 from shimv2.shimctl.testbed import zygotes
 from shimv2.shimctl.testbed.until import until
 from shimv2.values.model import Stdio
+from shimv2.values.sharing import sharing
 from tests.support import launched
 from tests.support.children import status_of
 from tests.support.harnessed import in_harness
@@ -88,6 +89,31 @@ def lives(setup: Setup, containers: int, execs: int) -> None:
 def test_lives_with_a_reclaim_at_every_rest_are_as_all_lives(restless: Setup) -> None:
     """Statuses, output and answers; the first shim is not a fork, the others are."""
     lives(restless, containers=4, execs=12)
+
+
+@pytest.mark.parametrize("variable", ["auto", "off"])
+def test_memory_is_shared_unless_that_is_switched_off(
+    setup: Setup, host: Host, monkeypatch: pytest.MonkeyPatch, variable: str
+) -> None:
+    """`off` in one start's environment: another zygote serves it, whose forks share nothing."""
+    folder = Path(host.folder, variable)
+    folder.mkdir()
+    program = launched.install(folder / NAME)
+    monkeypatch.setenv("PYRUNC_SHARE_MEMORY", variable)
+
+    async def scenario(harness: Harness) -> None:
+        for expected in ("without a zygote", "shared" if variable == "auto" else "is off"):
+            container = await harness.run(f"c{len(expected)}", *SLEEP)
+            shim = (await container.task.connected(container.id)).shim_pid
+            assert sharing(Path(f"/proc/{shim}/maps").read_text()).endswith(expected)
+            await container.kill_and_wait()
+            await container.remove()
+            launched.zygote(program)
+
+    try:
+        in_harness(replace(setup, shim=str(program)), scenario)
+    finally:
+        launched.end_zygotes(program)
 
 
 @pytest.mark.skipif(linux_version() < (5, 14), reason="the kernel makes no copies ahead of need")

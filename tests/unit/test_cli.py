@@ -137,6 +137,17 @@ def test_version_is_printed_before_anything_is_required(boot: Boot, flag: str) -
     assert done.stdout.decode().startswith(f"{NAME}:\n  Version:  {VERSION}\n")
 
 
+@pytest.mark.ours("shares memory among shims")
+def test_version_tells_whether_memory_is_shared(boot: Boot) -> None:
+    """What was switched off is named; a setting that cannot be read is no error here."""
+    off = boot.run([str(boot.shim), "-v"], env={"PYRUNC_SHARE_MEMORY": "off"})
+    lost = boot.run([str(boot.shim), "-v"], env={"PYRUNC_CONFIG": "/nonexistent"})
+
+    assert b"  Memory:   not shared: share_memory is off\n" in off.stdout
+    missing = b"open /nonexistent: no such file or directory"
+    assert b"  Memory:   not shared: " + missing + b"\n" in lost.stdout
+
+
 @pytest.mark.rule("cli.flags.4", "cli.flags.7")
 @pytest.mark.parametrize("action", [[], ["start"], ["delete"], ["-id", "c1", "serve"]])
 def test_missing_namespace_is_refused_for_every_action(boot: Boot, action: list[str]) -> None:

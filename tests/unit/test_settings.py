@@ -110,6 +110,40 @@ def test_file_that_was_asked_for_must_exist(
 
 
 @pytest.mark.parametrize(
+    ("setting", "variable", "expected"),
+    [
+        ("auto", None, True),
+        ("off", None, False),
+        ("auto", "", True),
+        ("auto", "off", False),
+        ("off", "auto", True),
+    ],
+)
+def test_environment_decides_over_the_file_whether_memory_is_shared(
+    setting: str,
+    variable: str | None,
+    expected: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv(settings.SHARE_MEMORY_ENVIRONMENT, raising=False)
+    if variable is not None:
+        monkeypatch.setenv(settings.SHARE_MEMORY_ENVIRONMENT, variable)
+    loaded = settings.load(write(tmp_path, f'share_memory = "{setting}"\n'))
+
+    assert loaded.share_memory == setting
+    assert settings.shares_memory(loaded) is expected
+
+
+def test_unknown_value_of_the_environment_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(settings.SHARE_MEMORY_ENVIRONMENT, "no")
+
+    expected = r'\$PYRUNC_SHARE_MEMORY: expected "auto" or "off", not "no"'
+    with pytest.raises(SettingsError, match=expected):
+        settings.load()
+
+
+@pytest.mark.parametrize(
     ("text", "line", "reason"),
     [
         ("kill_s = 10\nkil_s = 3\n", 2, 'unknown setting "kil_s"'),
@@ -126,6 +160,8 @@ def test_file_that_was_asked_for_must_exist(
         ("drain_grace_s = inf\n", 1, "drain_grace_s: expected 0 to 86400 seconds, not inf"),
         ("self_exit_s = 86401\n", 1, "self_exit_s: expected 0 to 86400 seconds, not 86401"),
         ("json_v3_reply = 1\n", 1, "json_v3_reply: expected true or false"),
+        ('\nshare_memory = "on"\n', 2, 'share_memory: expected "auto" or "off", not "on"'),
+        ("share_memory = true\n", 1, 'share_memory: expected "auto" or "off", not True'),
         ("logging_binaries = true\n", 1, "logging_binaries: expected a list of absolute paths"),
         ("logging_binaries = ['x']\n", 1, "logging_binaries: expected absolute paths, not 'x'"),
         ("# ok\nlogging_binaries = [1]\n", 2, "logging_binaries: expected absolute paths, not 1"),
