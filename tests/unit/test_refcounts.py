@@ -39,7 +39,9 @@ def has_no_meaning(count: int) -> bool:
     """Whether a count is one of those that `make` leaves."""
     if not refcounts.HAS_IMMORTALS:
         return refcounts.BIAS <= count < 2 * refcounts.BIAS
-    return count == refcounts.IMMORTAL
+    return (
+        count >= 2**31
+    )  # of the lower half: objects of the interpreter's own may have another value
 
 
 @needs_layout
@@ -59,7 +61,7 @@ def test_counts_of_everything_lose_their_meaning_once() -> None:
             assert {id(each) for each in seen} <= set(addresses)
         assert len(addresses) == len(set(addresses))
         later = f"a text of {len(seen)}"
-        return sys.getrefcount(later) == 2 and refcounts.BIAS > 2**30
+        return sys.getrefcount(later) <= 2 and refcounts.BIAS > 2**30
 
     assert in_fork(work) == 0
 
@@ -160,12 +162,13 @@ def test_counts_of_mortal_objects_are_kept() -> None:
         publish.publish(meaningless)
 
         def child() -> bool:
+            (before,) = {sys.getrefcount(each) for each in things}
             held = [things[:] for _ in range(5)]
             reclaim.reclaim()
-            assert {sys.getrefcount(each) for each in things} == {len(held) + 3}
+            assert {sys.getrefcount(each) for each in things} == {before + len(held)}
             held.clear()
             reclaim.reclaim()
-            assert {sys.getrefcount(each) for each in things} == {3}
+            assert {sys.getrefcount(each) for each in things} == {before}
             return things == [str(number) for number in range(MANY)]
 
         return in_fork(child) == 0
