@@ -37,15 +37,19 @@ def shared(life: Callable[[], str], *, limit_s: float = 20.0) -> str:
     heard, told = os.pipe()
 
     def zygote() -> bool:
-        reason = canary.share(life, ANSWERS, limit_s=limit_s)
-        os.write(told, f"{reason}|{publish.is_published()}|{os.getppid()}".encode())
+        def hand_over(pid: int) -> None:
+            os.write(told, f"{pid}|".encode())
+
+        reason = canary.share(life, ANSWERS, hand_over, limit_s=limit_s)
+        os.write(told, f"{os.getpid()}|{reason}|{publish.is_published()}".encode())
         return True
 
     in_fork(zygote)
     os.close(told)
     with os.fdopen(heard) as file:
-        reason, is_published, _ = file.read().split("|")
+        *moved, pid, reason, is_published = file.read().split("|")
     assert is_published == str(reason == "")
+    assert moved == ([pid] if reason == "" else [])
     return reason
 
 
