@@ -108,12 +108,12 @@ def test_memory_is_shared_unless_that_is_switched_off(
             assert sharing(Path(f"/proc/{shim}/maps").read_text()).endswith(expected)
             await container.kill_and_wait()
             await container.remove()
-            launched.zygote(program)
+            zygotes.zygote(program)
 
     try:
         in_harness(replace(setup, shim=str(program)), scenario)
     finally:
-        launched.end_zygotes(program)
+        zygotes.end_zygotes(program)
 
 
 @pytest.mark.skipif(linux_version() < (5, 14), reason="the kernel makes no copies ahead of need")

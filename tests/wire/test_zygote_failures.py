@@ -15,6 +15,7 @@ import pytest
 from shimv2.shimctl.testbed import zygotes
 from shimv2.shimctl.testbed.leaks import alive
 from shimv2.shimctl.testbed.until import until
+from shimv2.values.sharing import sharing
 from tests.support.boot import Boot, answers, path_of
 from tests.support.inherited import prctl
 from tests.support.warm import booted, started, warmed
@@ -109,7 +110,7 @@ def no_zygote(boot: Boot, id_: str) -> float:
 _REFUSES: Final = """
 import errno, os
 import shimv2.zygote.warmup as warmup
-def up(place):
+def up(place, **_):
     os.mkdir(place)
     if os.fork() == 0:
         os.execv("/bin/sleep", ["sleep", "1000.{mark}"])
@@ -119,13 +120,20 @@ warmup.up = up
 _WAITS: Final = """
 import shimv2.zygote.warmup as warmup
 up = warmup.up
-warmup.up = lambda place: (open("{gate}").read(), up(place))
+def wait(place, **how):
+    open("{gate}").read()
+    return up(place, **how)
+warmup.up = wait
 """
 FAILURES: Final = {
     "ENOMEM": ('raise OSError(errno.ENOMEM, "memfd_create")', "memfd_create"),
     "killed": ("os.kill(os.getpid(), 9)", "killed by signal 9"),
     "too long": ("import signal; signal.alarm(1); signal.pause()", "killed by signal 14"),
 }
+_UNSHARED: Final = """
+import shimv2.pagesharing.canary as canary
+canary._checksum = lambda _functions, seen=[]: seen.append(1) or len(seen)
+"""
 
 
 @pytest.mark.parametrize("failure", FAILURES)
@@ -266,3 +274,17 @@ def test_replaced_interpreter_gets_a_new_zygote(boot: Boot) -> None:
 
     assert pid != waiting
     until(lambda: len(zygotes.zygotes(boot.shim)) == 4, "a second zygote with its spare")
+
+
+def test_memory_that_cannot_be_shared_is_logged_and_costs_no_zygote(boot: Boot) -> None:
+    """The canary finds that something has changed: the zygote serves, and its shims say why."""
+    broken(boot, _UNSHARED)
+    boot.bundle("c1")
+    boot.start("c1")
+    line = logged(boot, "c1", "memory is not shared")
+    assert "shared memory has changed" in line
+    assert "level=warning" in line
+
+    program = Path(boot.shim)
+    maps = Path(f"/proc/{zygotes.zygote(program)}/maps").read_text()
+    assert sharing(maps) == "not shared: shared memory has changed"
