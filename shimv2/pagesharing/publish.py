@@ -1,8 +1,8 @@
 """Publishing: a zygote moves its memory into an image that its forks share (_publish.c).
 
 A fork copies a page when it writes to it.  `prepare` and `settle` have a fork write less: what is
-computed at first use is there already, objects are immortal, and new objects do not get places
-between old ones.
+computed at first use is there already, objects are immortal, and malloc's new memory does not
+lie between what is shared.
 """
 
 import ctypes

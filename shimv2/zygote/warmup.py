@@ -44,6 +44,7 @@ __all__ = ["SWITCHED_OFF", "up"]
 SWITCHED_OFF: Final = "share_memory is off"
 
 _ROUNDS: Final = 10  # CPython 3.11 specializes a function after its eighth call
+_CANARY_ROUNDS: Final = 2
 _LIMIT_S: Final = 20  # then the warm-up has failed
 _SERVICE: Final = "containerd.task.v2.Task"
 _USED: Final = (start, delete, daemonize, info, bootstrap_params, running_shim)  # by its children
@@ -80,27 +81,31 @@ def up(place: str, *, share_memory: bool, hand_over: Callable[[int], object]) ->
     """
     signal.alarm(_LIMIT_S)
     publish.prepare()
-    answers = _live(place)
+    answers = _live(place, _ROUNDS)
     signal.alarm(0)
     if not share_memory:
         return SWITCHED_OFF
     try:
-        return canary.share(lambda: _live(place, Reclaimer), answers, hand_over)
+        return canary.share(lambda: _live(place, _CANARY_ROUNDS, Reclaimer), answers, hand_over)
     finally:
         shutil.rmtree(place, ignore_errors=True)  # a canary may have been killed
 
 
-def _live(place: str, idle_hook: "Callable[[AbstractEventLoop], IdleHook] | None" = None) -> str:
+def _live(
+    place: str, rounds: int, idle_hook: "Callable[[AbstractEventLoop], IdleHook] | None" = None
+) -> str:
     """Serve once in a new folder; the answers that the client got."""
     os.mkdir(place, 0o700)
     try:
-        return _serve_once(place, idle_hook)
+        return _serve_once(place, rounds, idle_hook)
     finally:
         os.chdir("/")
         shutil.rmtree(place, ignore_errors=True)
 
 
-def _serve_once(place: str, idle_hook: "Callable[[AbstractEventLoop], IdleHook] | None") -> str:
+def _serve_once(
+    place: str, rounds: int, idle_hook: "Callable[[AbstractEventLoop], IdleHook] | None"
+) -> str:
     """Serve as the shim of a client, a child of this process; the answers that it got."""
     os.chdir(place)
     os.mkfifo("log", 0o700)
@@ -114,7 +119,7 @@ def _serve_once(place: str, idle_hook: "Callable[[AbstractEventLoop], IdleHook] 
             status = 1
             try:
                 listener.close()
-                _write("answers", _call(place, path), 0o600)
+                _write("answers", _call(place, path, rounds), 0o600)
                 status = 0
             finally:
                 os._exit(status)
@@ -152,7 +157,7 @@ def _as_before() -> Iterator[None]:
 # --- the client ----------------------------------------------------------------------------------
 
 
-def _call(place: str, path: str) -> str:
+def _call(place: str, path: str, rounds: int) -> str:
     """Call each method; the answers of the last round, errors among them, a line each."""
     answers: list[str] = []
     with BlockingClient.connect(path, timeout_s=_LIMIT_S) as client:
@@ -171,7 +176,7 @@ def _call(place: str, path: str) -> str:
         exec_ = pb.ExecProcessRequest(
             id="warm", exec_id="x", spec=spec, stdin=stdin, stdout=stdout, stderr=stderr
         )
-        for _ in range(_ROUNDS):
+        for _ in range(rounds):
             answers.clear()
             for method, request, response in [("Create", create, pb.CreateTaskResponse), *_LIFE]:
                 sent = exec_ if method == "Exec" else request

@@ -239,9 +239,9 @@ print(sum(id(each) >> 12 in pages for each in fresh))
 
 
 @needs_library
-@pytest.mark.parametrize("size", [10, 200, 470, 700, 3000])
+@pytest.mark.parametrize("size", [700, 3000])
 def test_new_objects_do_not_lie_between_old_ones(size: int) -> None:
-    """Of the interpreter's allocator, and of malloc: what is free on a page is taken."""
+    """Of malloc's memory: what is free on a page is taken."""
     # The allocator of -X dev, which tests run with, is another one.
     command = [sys.executable, "-c", _HOLES, str(size)]
     done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)

@@ -10,7 +10,7 @@ def test_calls_of_the_warming_lives_are_served(tmp_path: Path) -> None:
     """All but Stats: what stands in for a container has no cgroup of its own."""
 
     def work() -> bool:
-        answers = warmup._live(str(tmp_path / "place")).splitlines()
+        answers = warmup._live(str(tmp_path / "place"), 2).splitlines()
         refused = [line for line in answers if "not found" in line or "error" in line]
         assert refused == ["Stats: cgroup does not exist: not found"]
         assert "Wait: exit_status=0 exited_at=seconds: 0\nnanos: 0\n 137" in "\n".join(answers)
@@ -23,6 +23,6 @@ def test_answers_of_two_lives_are_the_same(tmp_path: Path) -> None:
     """Pids and times aside: this is what a canary is compared with."""
 
     def work() -> bool:
-        return warmup._live(str(tmp_path / "place")) == warmup._live(str(tmp_path / "place"))
+        return warmup._live(str(tmp_path / "place"), 1) == warmup._live(str(tmp_path / "place"), 3)
 
     assert in_fork(work) == 0
