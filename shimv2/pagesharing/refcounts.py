@@ -25,9 +25,12 @@ __all__ = ["BIAS", "HAS_IMMORTALS", "IMMORTAL", "is_layout_known", "make_immorta
 
 BIAS: Final = 1 << 40  # _image.h has it, too
 HAS_IMMORTALS: Final = sys.version_info >= (3, 12)
-# The lower 32 bits of ob_refcnt.  Any value from 2**31 on is immortal; these are CPython's own
-# (_Py_IMMORTAL_INITIAL_REFCNT: UINT_MAX in 3.12 and 3.13, 3 << 30 in 3.14, Include/refcount.h).
-IMMORTAL: Final = 3 << 30 if sys.version_info >= (3, 14) else 2**32 - 1
+_HAS_FLAGS: Final = sys.version_info >= (3, 14)
+# The lower 32 bits of ob_refcnt, which the interpreter does not change from 2**31 on.  3.12 and 3.13:
+# _Py_IMMORTAL_INITIAL_REFCNT.  In 3.14 (Include/refcount.h) that is 3 << 30, and Py_INCREF adds to
+# less.  It is more here, as references that its stack holds just now may still be subtracted.
+IMMORTAL: Final = 7 << 29 if _HAS_FLAGS else 2**32 - 1
+_IMMORTAL_FLAG: Final = 1 << 48  # 3.14: _Py_IMMORTAL_FLAGS in ob_flags, the upper 16 bits
 _LOWEST_IMMORTAL: Final = 1 << 31
 _HEAP_TYPE: Final = 1 << 9  # Py_TPFLAGS_HEAPTYPE
 
@@ -61,10 +64,17 @@ def is_layout_known() -> bool:
     if not HAS_IMMORTALS:
         return True
     _take_out(probe)
+    taken_out = _ob_refcnt(id(probe)).value
     more += [probe] * 5
-    added = _ob_refcnt_low(id(probe)).value
+    more += [_returned(probe) for _ in range(5)]
+    added = _ob_refcnt(id(probe)).value
     more.clear()
-    return added == _ob_refcnt_low(id(probe)).value == IMMORTAL
+    return taken_out == added == _ob_refcnt(id(probe)).value
+
+
+def _returned(each: object) -> object:
+    """Return an object: the interpreter's stack has references of its own."""
+    return each
 
 
 def _raise_count(each: object) -> bool:
@@ -82,6 +92,8 @@ def _take_out(each: object) -> bool:
     if count.value >= _LOWEST_IMMORTAL:
         return False
     count.value = IMMORTAL
+    if _HAS_FLAGS:
+        _ob_refcnt(id(each)).value |= _IMMORTAL_FLAG
     return True
 
 

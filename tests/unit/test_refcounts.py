@@ -1,5 +1,6 @@
 """Objects whose counts have no meaning: a fork forgets what it has counted, and nothing else."""
 
+import ctypes
 import gc
 import itertools
 import os
@@ -8,6 +9,7 @@ import sys
 from array import array
 from collections.abc import Callable
 from pathlib import Path
+from types import FunctionType
 
 import pytest
 
@@ -62,6 +64,30 @@ def test_counts_of_everything_lose_their_meaning_once() -> None:
         assert len(addresses) == len(set(addresses))
         later = f"a text of {len(seen)}"
         return sys.getrefcount(later) <= 2 and refcounts.BIAS > 2**30
+
+    assert in_fork(work) == 0
+
+
+@needs_layout
+@pytest.mark.skipif(not refcounts.HAS_IMMORTALS, reason="3.11 writes to all objects")
+def test_counts_of_immortal_objects_are_not_written() -> None:
+    """By no kind of reference: of a list, of a call, of the interpreter's stack."""
+
+    def returned(thing: object) -> object:
+        return thing
+
+    def work() -> bool:
+        functions = [each for each in gc.get_objects() if isinstance(each, FunctionType)]
+        refcounts.make_immortal()
+
+        def counts() -> list[int]:
+            return [ctypes.c_uint64.from_address(id(each)).value for each in functions]
+
+        before = counts()
+        held = [returned(each) for each in functions for _ in range(5)]
+        del held
+        gc.collect()
+        return counts() == before
 
     assert in_fork(work) == 0
 
