@@ -26,9 +26,9 @@ __all__ = ["BIAS", "HAS_IMMORTALS", "IMMORTAL", "is_layout_known", "make_immorta
 BIAS: Final = 1 << 40  # _image.h has it, too
 HAS_IMMORTALS: Final = sys.version_info >= (3, 12)
 _HAS_FLAGS: Final = sys.version_info >= (3, 14)
-# The lower 32 bits of ob_refcnt, which the interpreter does not change from 2**31 on.  3.12 and 3.13:
-# _Py_IMMORTAL_INITIAL_REFCNT.  In 3.14 (Include/refcount.h) that is 3 << 30, and Py_INCREF adds to
-# less.  It is more here, as references that its stack holds just now may still be subtracted.
+# The lower 32 bits of ob_refcnt; the interpreter does not change them from 2**31 on.  3.12 and
+# 3.13: _Py_IMMORTAL_INITIAL_REFCNT.  In 3.14 (Include/refcount.h) that is 3 << 30, and Py_INCREF
+# adds to less.  It is more here: references that its stack holds now may still be subtracted.
 IMMORTAL: Final = 7 << 29 if _HAS_FLAGS else 2**32 - 1
 _IMMORTAL_FLAG: Final = 1 << 48  # 3.14: _Py_IMMORTAL_FLAGS in ob_flags, the upper 16 bits
 _LOWEST_IMMORTAL: Final = 1 << 31

@@ -129,7 +129,7 @@ def test_first_reclaim_tells_once_what_was_touched(monkeypatch: pytest.MonkeyPat
         reclaimer = reclaim.Reclaimer(asyncio.get_running_loop())
         for _ in range(2):
             reclaimer.before_sleep(40)
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(0.05)  # it rests
 
     run(main())
     assert said == ["runs", "reclaimed", "reclaimed"]
