@@ -49,11 +49,11 @@ def share(
         ours.close()
         return _candidate(theirs, live, expected, limit_s)
     theirs.close()
-    with ours:
-        report = _hear(ours, limit_s)
+    report = _hear(ours, limit_s)
     if report == _OK:
         hand_over(pid)
-        os._exit(0)
+        os._exit(0)  # this closes `ours`, which the fork waits for
+    ours.close()
     with contextlib.suppress(ProcessLookupError):
         os.killpg(pid, signal.SIGKILL)  # with the canary
     with contextlib.suppress(ProcessLookupError):
