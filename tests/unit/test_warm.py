@@ -1,4 +1,4 @@
-"""What a zygote goes through is what a shim will: calls that are served, not refused."""
+"""The calls of a warm-up are those of a shim's life: they are served, not refused."""
 
 from pathlib import Path
 
@@ -8,9 +8,7 @@ from shimv2.zygote import warmup
 from tests.support.forks import in_fork
 
 
-def test_calls_of_the_warming_lives_are_served(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_calls_of_a_warm_up_are_served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """All but Stats: what stands in for a container has no cgroup of its own."""
     call, told = warmup._call, tmp_path / "told"
     place = tmp_path / "place"
