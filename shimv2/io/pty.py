@@ -124,8 +124,8 @@ class Console:
 
     def __init__(self, master: Fd) -> None:
         self.master = master
-        self.ended = False  # the process has: what cannot be read now will not come
-        self.away = False  # hung up, and it could not be opened: only time tells
+        self.ended = False  # of the process: no more bytes will come than can be read now
+        self.away = False  # hung up, and the slave could not be opened: it is tried again later
         self._slave = Fd(-1)
         self._hold()
 
@@ -149,7 +149,7 @@ class Console:
         return chunk
 
     def _hold(self) -> None:
-        """Have the slave open; again, after somebody hung it up (vhangup)."""
+        """Open the slave, or open it again after a vhangup(2)."""
         self._slave.close()
         self.away = False
         try:
@@ -173,7 +173,7 @@ class Console:
         fcntl.ioctl(self.master.number, termios.TIOCSWINSZ, size)
 
     def close(self) -> None:
-        """Hang up: whoever still uses the terminal gets SIGHUP or EIO.  Idempotent."""
+        """Hang up: processes that still use the terminal get SIGHUP or EIO.  Idempotent."""
         self.ended = True
         self._slave.close()
         self.master.close()
