@@ -5,7 +5,6 @@ import functools
 import itertools
 import logging
 import os
-import random
 import socket
 from collections.abc import Callable
 from typing import Final
@@ -146,8 +145,8 @@ class Server:
         """Pause accepting after an error that will pass: out of fds or memory, or a client gone
         while it queued.  Clients in the backlog wait; to try again at once would burn the CPU.
         """
-        pause_s = self._backoff_s * random.uniform(0.5, 1.0)  # noqa: S311 - no secret
-        self._backoff_s = min(self._backoff_s * 2, BACKOFF_S[1])
+        pause_s = self._backoff_s
+        self._backoff_s = min(pause_s * 2, BACKOFF_S[1])
         log.warning("accept failed", extra={"error": str(exc), "pause_s": pause_s})
         loop = asyncio.get_running_loop()
         loop.remove_reader(sock.fileno())
