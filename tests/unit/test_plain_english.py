@@ -13,6 +13,7 @@ CODE: Final = (
     *("shimv2/api", "shimv2/cgroups", "shimv2/mounts", "shimv2/runtime", "shimv2/shimctl"),
     *("shimv2/cli.py", "shimv2/daemon.py", "shimv2/daemon_config.py", "shimv2/log.py"),
     *("shimv2/settings.py", "shimv2/actions", "ttrpc", "protos/generate.py"),
+    *("shimv2/aio", "shimv2/gocompat", "shimv2/kernel", "shimv2/values"),
 )
 NOT_YET: Final = (
     *("shimv2/api/publisher.py", "shimv2/api/task_service.py", "shimv2/actions/daemonize.py"),
@@ -21,6 +22,7 @@ NOT_YET: Final = (
 PAGES: Final = (
     *("README.md", "CHANGELOG.md", "docs/design.md", "docs/glossary.md", "docs/daemons.md"),
     *("docs/differences.md", "docs/protocol.md", "docs/adr/0002-one-process-per-container.md"),
+    *("docs/adr/0001-asyncio-on-its-own-loop.md", "docs/adr/0005-what-the-libraries-are-for.md"),
 )
 PEOPLE: Final = re.compile(
     r"\b(whoever|whom|nobody|somebody|anybody|told|said|anew|come what may)\b", re.IGNORECASE
