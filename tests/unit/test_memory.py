@@ -20,6 +20,8 @@ from tests.support.aio import run
 from tests.support.forks import in_fork
 from tests.support.host import linux_version
 
+pytestmark = pytest.mark.usefixtures("_large_process")
+
 LIBRARY = Path(COMPILED_DIR, "libmemory.so")
 ROOT = Path(memory.__file__).parents[1]
 needs_library = pytest.mark.skipif(not LIBRARY.exists(), reason="no C compiler")
