@@ -27,8 +27,8 @@ class ExecProcess(Process):
         """
         async with self._steps:
             self.check(Step.START)
-            if self._ended.done():  # an earlier start failed
-                self._ended = asyncio.get_running_loop().create_future()
+            if self._ended.is_set():  # an earlier start failed
+                self._ended = asyncio.Event()
             async with self._scope.background.all_or_nothing(f"exec {self.id}") as undo:
                 await self._run(undo, deadline)
             self._life.take(Step.START)
