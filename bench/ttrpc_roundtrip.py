@@ -1,6 +1,6 @@
 """Round-trip times of small ttrpc calls over a Unix socket, server and client in two processes.
 
-    python bench/ttrpc_roundtrip.py [--calls 5000] [--loop lean|stock]
+    python bench/ttrpc_roundtrip.py [--calls 5000] [--loop shim|stock]
 
 Prints a table; the figures are of this machine at this moment.
 """
@@ -24,7 +24,7 @@ if ROOT not in sys.path:
 
 from google.protobuf.wrappers_pb2 import StringValue  # noqa: E402 - after the path is set
 
-from shimv2.aio.loop import new_loop  # noqa: E402 - the same
+from shimv2.aio.loop import ShimLoop  # noqa: E402 - the same
 from ttrpc import BlockingClient, Call, Client, Registry, Server  # noqa: E402 - the same
 from ttrpc.connection import ClientConnection  # noqa: E402 - the same
 
@@ -41,7 +41,7 @@ async def with_task(request: StringValue, _call: Call) -> StringValue:
 
 
 def runner(name: str) -> Callable[[Coroutine[Any, Any, Any]], Any]:
-    factory = new_loop if name == "lean" else asyncio.new_event_loop
+    factory = ShimLoop if name == "shim" else asyncio.new_event_loop
 
     def run(main: Coroutine[Any, Any, Any]) -> Any:
         with asyncio.Runner(loop_factory=factory) as one:
@@ -109,7 +109,7 @@ def report(label: str, times: list[float]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--calls", type=int, default=5000)
-    parser.add_argument("--loop", choices=["lean", "stock"], default="lean")
+    parser.add_argument("--loop", choices=["shim", "stock"], default="shim")
     arguments = parser.parse_args()
     run = runner(arguments.loop)
     with tempfile.TemporaryDirectory() as folder, socket.socket(socket.AF_UNIX) as listener:

@@ -1,4 +1,4 @@
-"""The launcher's cold start: `python -I cold_start.py BIRTH ARGV0 ARGS...`."""
+"""The launcher's cold start: `python -I cold_start.py NEW_ZYGOTE ARGV0 ARGS...`."""
 
 import sys
 

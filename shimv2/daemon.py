@@ -83,7 +83,7 @@ class _Daemon:
         if config.settings.self_exit_s:
             background.start(self._exit_when_idle(publisher), "self-exit")
         idle_hook = None if config.idle_hook is None else config.idle_hook(running)
-        if idle_hook is not None and isinstance(running, loop.LeanLoop):
+        if idle_hook is not None and isinstance(running, loop.ShimLoop):
             running.before_sleep = idle_hook.before_sleep
         if os.geteuid() == 0:
             linux.set_dumpable(False)  # last: afterwards root owns the files of /proc/self

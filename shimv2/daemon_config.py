@@ -21,7 +21,7 @@ class IdleHook(Protocol):
     """A hook that runs before the event loop sleeps, and once before the shim exits."""
 
     def before_sleep(self, turns: int) -> None:
-        """The loop is about to sleep.  It ran `turns` callbacks since the last call."""
+        """The loop is about to sleep.  It ran `turns` iterations since the last call."""
         ...
 
     def at_exit(self) -> None: ...

@@ -1,11 +1,10 @@
-"""A ttrpc server: accepts, checks who connects, runs sessions, ends well."""
+"""A ttrpc server: accepts connections, checks the peers, runs sessions, shuts down in order."""
 
 import asyncio
 import functools
 import itertools
 import logging
 import os
-import random
 import socket
 from collections.abc import Callable
 from typing import Final
@@ -22,8 +21,8 @@ log = logging.getLogger("ttrpc")
 
 ACCEPTS_PER_STEP: Final = 64
 BACKOFF_S: Final = (0.001, 1.0)  # after a failed accept: first and longest pause
-# Between looks while shutting down.  Mostly one reply is left, to what asked for the end: it is out
-# when the tasks that are ready have had their turn.
+# Between two checks while shutting down.  Mostly one reply is left, to the call that asked for the
+# end: it is written when the tasks that are ready have had their turn.
 IDLE_PAUSES_S: Final = (0, 0, 0, 0, 0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.05)
 HANDLERS_END_S: Final = 5.0  # for handlers to end once they are cancelled
 
@@ -143,11 +142,11 @@ class Server:
             self._open(connected)
 
     def _back_off(self, sock: socket.socket, exc: OSError) -> None:
-        """Out of fds or memory, or a client that left while it queued: it will pass.  Who waits in
-        the backlog keeps waiting; to look again at once would only burn the CPU.
+        """Pause accepting after an error that will pass: out of fds or memory, or a client gone
+        while it queued.  Clients in the backlog wait; to try again at once would burn the CPU.
         """
-        pause_s = self._backoff_s * random.uniform(0.5, 1.0)  # noqa: S311 - no secret
-        self._backoff_s = min(self._backoff_s * 2, BACKOFF_S[1])
+        pause_s = self._backoff_s
+        self._backoff_s = min(pause_s * 2, BACKOFF_S[1])
         log.warning("accept failed", extra={"error": str(exc), "pause_s": pause_s})
         loop = asyncio.get_running_loop()
         loop.remove_reader(sock.fileno())

@@ -42,7 +42,7 @@ class _Running:
         self.timer: asyncio.TimerHandle | None = None
         self.started = False
         self.expired = False  # its deadline has passed
-        self.over = False  # nobody waits for its answer any more
+        self.over = False  # its answer would have no receiver
 
     def expire(self) -> None:
         """Cancel at the deadline, but never before the first step.
@@ -60,8 +60,8 @@ class _Running:
 class Session:
     """Owns the connection.  `gone` is called once, when it has ended.
 
-    `ending` takes the tasks of handlers whose call is over but which have not ended yet; whoever
-    owns the set waits for them.
+    `ending` gets the tasks of handlers whose call is over but which have not ended yet; the owner
+    of the set waits for them.
     """
 
     __slots__ = (
@@ -109,7 +109,7 @@ class Session:
 
     @property
     def idle(self) -> bool:
-        """Is every request answered, and every answer handed to the kernel?"""
+        """Whether every request is answered, and every answer accepted by the kernel."""
         return not self._connection.calls and not self._transport.waiting_bytes
 
     @property
@@ -300,8 +300,9 @@ class Session:
         self._gone(self)
 
     def _leave(self, running: _Running, reason: Exception) -> None:
-        """Cancel a handler whose answer nobody waits for - after its first step, as a client may
-        send a Kill and close at once - and hand its task over.
+        """Cancel a handler whose answer has no receiver, and put its task into `ending`.
+
+        The cancellation comes after its first step: a client may send a Kill and close at once.
         """
         running.over = True
         if running.timer is not None:

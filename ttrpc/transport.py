@@ -1,9 +1,9 @@
 """The pump between a connected Unix socket and a connection: reads, feeds, writes.
 
-It gives meaning to nothing.  It needs a loop with `add_reader`, `add_writer`, `call_soon` and
-futures, and no more.  What it is responsible for:
+It does not interpret the bytes.  Of the loop it needs `add_reader`, `add_writer`, `call_soon` and
+futures.  It is responsible for:
 
-* order: bytes leave in the order of `write`, tried at once, queued when the socket is full;
+* order: bytes leave in the order of `write`, at once, or queued while the socket is full;
 * back-pressure: a server stops reading from a connection that has more than `limit_bytes` to be
   read by its client, so a client that does not read stalls itself and costs a bounded amount;
 * fairness: after `EVENTS_PER_STEP` events other connections and tasks get their turn;
@@ -92,7 +92,7 @@ class Transport(Generic[E]):
         self._lost = lost
         self._stop_when_congested = stop_when_congested
         self._limit_bytes = limit_bytes
-        self._out = bytearray()  # written, but not taken by the kernel yet
+        self._out = bytearray()  # written here, not yet accepted by the kernel
         self._waiters: list[tuple[int, asyncio.Future[None]]] = []
         self._reading = False
         self._held = False
@@ -172,8 +172,8 @@ class Transport(Generic[E]):
             self.pump()
 
     def _fail_writing(self) -> None:
-        """The client reads no more.  What it had sent before (a Kill, say) still counts: read on
-        to the end, write nothing.
+        """Note that the client reads no more.  Requests it has sent (a Kill) are still served: the
+        transport reads on to the end, and writes nothing.
         """
         self._write_failed = True
         self._out.clear()
@@ -186,14 +186,14 @@ class Transport(Generic[E]):
         try:
             self._sock.recv(1, socket.MSG_PEEK)
         except (BlockingIOError, InterruptedError):
-            self.close()  # it shut down its reading side only: no call can be answered here
+            self.close()  # the client shut down its reading side: no call can be answered
         except OSError:
-            pass  # the reader sees it too
+            pass  # `_on_readable` gets the same error
 
     # --- in -------------------------------------------------------------------------------
 
     def hold(self) -> None:
-        """Take no further event until `release`: the last one cannot be delivered yet."""
+        """Handle no further event until `release`: the last one cannot be delivered yet."""
         self._held = True
 
     def release(self) -> None:
@@ -201,7 +201,7 @@ class Transport(Generic[E]):
         self._loop.call_soon(self.pump)
 
     def pump(self) -> None:
-        """Hand out the events that have come, then read on - or not, under back-pressure."""
+        """Handle the events that have come, then read on, except under back-pressure."""
         next_event = self._connection.next_event
         budget = EVENTS_PER_STEP
         while not self.closed:
@@ -251,7 +251,7 @@ class Transport(Generic[E]):
 
     @property
     def waiting_bytes(self) -> int:
-        """What is written, but not taken by the kernel yet."""
+        """How many bytes are written here and not yet accepted by the kernel."""
         return len(self._out)
 
     def close(self) -> None:

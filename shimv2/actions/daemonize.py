@@ -3,15 +3,16 @@
     start ── fork ──► child ── DaemonContext: fork, setsid, fork ──► server      (leave)
       └────────────────── one socket pair ─────────────────────────────┘
 
-    a zygote's spare, which is nobody's child any more, itself                   (stay)
+    a zygote's waiting child, whose parent is 1 already, itself                  (stay)
 
 Only the child opens the DaemonContext: opening it ends the process that does, and `start` has
 still to answer.  The server knows its own pid, so it takes its place (OOM score, cgroup) by itself
 and reports over the pair; then it waits for a word from `start`.  Without one - `start` failed to
-answer, or was killed - nobody will ever know of this server, and it ends.
+answer, or was killed - no client can learn of this server, and it ends.
 
-A spare has everything imported that the server needs.  The cold way imports it as its first step,
-after the answer and before the first call: an upgrade may replace the files under a running shim.
+A waiting child has imported everything that the server needs.  After a cold start the server
+imports it first, after the answer and before the first call: an upgrade may replace the files under
+a running shim.
 """
 
 import contextlib
@@ -136,14 +137,14 @@ def _become_server(config: DaemonConfig, place: Place, start: socket.socket) -> 
             start.close()
             status = _serve(config)
     except Exception:
-        # Nobody is left above to tell; the log may be there by now.
+        # `start` does not listen any more; the log may be there by now.
         logging.getLogger(__name__).critical("the shim ends", exc_info=True)
     finally:
         os._exit(status)
 
 
 def _serve(config: DaemonConfig) -> int:
-    # A spare has long imported it.  For the cold way it is what takes the time, and `start` has to
+    # A waiting child has imported it.  In a cold start it takes the most time, and `start` has to
     # answer first; all is imported before the first call is served.
     from shimv2.daemon import serve  # noqa: PLC0415
 

@@ -1,4 +1,4 @@
-"""Tells the daemon above what happened: in order, and until it has been acknowledged."""
+"""Sends events to containerd: in order, each until it has been acknowledged."""
 
 import asyncio
 import logging
@@ -22,7 +22,7 @@ DIAL_LIMIT_S: Final = 5.0
 BACKOFF_FIRST_S: Final = 0.1
 BACKOFF_LAST_S: Final = 5.0
 MAX_PENDING: Final = 65_536
-"""Events kept for a daemon that is away.  Beyond it no process may be added: nothing is dropped."""
+"""Events kept while containerd is away.  Beyond it no process is added; no event is dropped."""
 
 _TRY_AGAIN: Final = (Code.DEADLINE_EXCEEDED, Code.RESOURCE_EXHAUSTED, Code.UNAVAILABLE)
 
@@ -30,26 +30,27 @@ _TRY_AGAIN: Final = (Code.DEADLINE_EXCEEDED, Code.RESOURCE_EXHAUSTED, Code.UNAVA
 class Publisher:
     """An ordered outbox with one sender.
 
-    An event is acknowledged by any answer, OK or error, but for the codes that say "not now" and
-    a lost connection: then the same event is sent again, on a fresh connection, before any later
-    one.  So an event may arrive twice (when only the answer was lost), never out of order.
+    Any answer acknowledges an event, OK or error, but for the codes in `_TRY_AGAIN`.  After those,
+    and after a lost connection, the same event is sent again on a fresh connection, before any
+    later one.  So an event may arrive twice (when only the answer was lost), never out of order.
+    One is sent after the other: containerd handles the requests of a connection concurrently.
     """
 
     def __init__(self, address: str, namespace: str) -> None:
         self._path = address.removeprefix("unix://")
         self._namespace = namespace
         self._pending: deque[Envelope] = deque()
-        self._waiting_ooms: set[bytes] = set()  # containers of which one is pending, not under way
+        self._waiting_ooms: set[bytes] = set()  # containers with an OOM not yet being sent
         self._more = asyncio.Event()
         self._empty = asyncio.Event()
         self._empty.set()
         self._client: Client | None = None
 
     def emit(self, event: Event) -> None:
-        """Append `event`; never waits, never fails.  Without an address it is dropped.
+        """Append `event`; never blocks, never fails.  Without an address it is dropped.
 
-        An OOM of a container of which one waits already says nothing new: a container that is
-        killed over and over while the daemon is away must not fill the outbox.
+        A second OOM of a container, while one is pending, is dropped: a container that is killed
+        again and again while containerd is away must not fill the outbox.
         """
         if not self._path:
             return
@@ -67,10 +68,10 @@ class Publisher:
         return len(self._pending)
 
     def check_room(self) -> None:
-        """Refuse what would make more events while the outbox is at its bound.
+        """Check that the outbox is below its bound, before a call that makes more events.
 
         Raises:
-            ResourceExhausted: the daemon has acknowledged nothing for 65,536 events.
+            ResourceExhausted: MAX_PENDING events are not acknowledged.
         """
         if len(self._pending) >= MAX_PENDING:
             raise ResourceExhausted(f"{MAX_PENDING} events wait to be taken by {self._path}")
@@ -91,7 +92,7 @@ class Publisher:
             await self._hang_up()
 
     async def drain(self, limit_s: float) -> None:
-        """Wait until everything is acknowledged, at most `limit_s`; what is left is logged."""
+        """Wait until all events are acknowledged, at most `limit_s`; log those that are not."""
         try:
             async with asyncio.timeout(limit_s):
                 await self._empty.wait()
@@ -100,7 +101,7 @@ class Publisher:
                 log.error("event %s was not taken by %s", left.topic, self._path)
 
     async def _deliver(self, message: Envelope) -> None:
-        pause_s, told = BACKOFF_FIRST_S, False
+        pause_s, logged = BACKOFF_FIRST_S, False
         while True:
             try:
                 await self._forward(message)
@@ -108,9 +109,9 @@ class Publisher:
                 if isinstance(error, StatusError) and error.code not in _TRY_AGAIN:
                     log.error("event %s was refused: %s", message.topic, error)
                     return
-                if not told:
+                if not logged:
                     log.warning("event %s waits: %s: %s", message.topic, self._path, error)
-                    told = True
+                    logged = True
                 await self._hang_up()
                 await asyncio.sleep(pause_s)
                 pause_s = min(2 * pause_s, BACKOFF_LAST_S)

@@ -28,8 +28,8 @@ SERVICES: Final = ("containerd.task.v2.Task", "containerd.task.v3.Task")
 class TaskService:
     """Handlers of `containerd.task.v2.Task` and `v3`.
 
-    Those that answer from memory are plain functions: the server answers them in the step that
-    read the request.  `shutdown` is called once nothing is left and a client wants the shim gone.
+    Handlers that answer from memory are plain functions, and the server answers in the callback
+    that read the request.  `shutdown` is called when a client asks for it and no container is left.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class TaskService:
         )
 
     def connect(self, request: pb.ConnectRequest, _: Call) -> pb.ConnectResponse:
-        """Never an error: daemons ask it to see whether the shim lives."""
+        """Answer both pids; never an error, containerd calls it to see if the shim lives."""
         pid = self._containers.pid_of(request.id)
         return pb.ConnectResponse(shim_pid=os.getpid(), task_pid=pid)
 
@@ -105,20 +105,20 @@ class TaskService:
         return Empty()
 
     def resize_pty(self, request: pb.ResizePtyRequest, _: Call) -> Empty:
-        """Without a console there is nothing to resize, which is no error."""
+        """Set the terminal's size; without a terminal nothing happens, which is no error."""
         process = self._containers.get(request.id).process(request.exec_id)
         process.resize(request.width, request.height)
         return Empty()
 
     def close_io(self, request: pb.CloseIORequest, _: Call) -> Empty:
-        """Close stdin; the request's flag is not looked at, as in the reference."""
+        """Close stdin; the request's flag is ignored, as in the reference."""
         self._containers.get(request.id).process(request.exec_id).close_stdin()
         return Empty()
 
     # --- verbs ---------------------------------------------------------------------------------
 
     async def create(self, request: pb.CreateTaskRequest, call: Call) -> pb.CreateTaskResponse:
-        """Undone when its caller leaves: a daemon that died in Create comes back to nothing."""
+        """Create a container; undone when the caller leaves, as containerd forgets it then."""
         self._publisher.check_room()
         self._verbs.forget(_delete_key(request.id))
         container = await self._containers.create(

@@ -37,8 +37,8 @@ class Folder:
 
 def read(path: str) -> str | None:
     try:
-        with open(path, encoding="ascii") as file:
-            return file.read()
+        with open(path, "rb", buffering=0) as file:  # unbuffered: at each exit one is read
+            return file.readall().decode("ascii")
     except OSError as error:
         if error.errno in _MISSING:
             return None

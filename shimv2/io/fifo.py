@@ -1,8 +1,8 @@
-"""Open the files behind stdio names, without ever being stuck in open(2).
+"""Open the files behind stdio names, without ever blocking in open(2).
 
-The two ends of a FIFO wait for each other when they are opened the plain way.  Here every open is
-non-blocking, and goes through a handle (O_PATH) that pins what the name meant when it was looked
-at: a file that is renamed or replaced in between cannot take the FIFO's place.
+A blocking open of one end of a FIFO waits for the other end.  Here every open is non-blocking, and
+goes through a handle (O_PATH) that pins the file the name meant at first: a file that is renamed
+or replaced afterwards cannot take the FIFO's place.
 """
 
 import asyncio
@@ -38,7 +38,7 @@ class Fd:
         self.number = number  # -1 = closed
 
     def close(self) -> None:
-        """Give it back, once: the number is forgotten before another file can have it."""
+        """Close it, once: the number is forgotten before another file can get it."""
         number, self.number = self.number, -1
         if number < 0:
             return
@@ -51,7 +51,7 @@ class Fd:
 
 
 class Pinned:
-    """What a name means now; a context manager, because it holds a handle."""
+    """The file a name means now.  Owns a handle of it, so it is a context manager."""
 
     def __init__(self, path: str) -> None:
         """Raises OSError when the name leads nowhere."""
@@ -70,7 +70,7 @@ class Pinned:
         return stat.S_ISFIFO(os.fstat(self._handle.number).st_mode)
 
     def open(self, flags: int) -> Fd:
-        """Open it; ENXIO for the writing end of a FIFO that nobody reads."""
+        """Open it; ENXIO for the writing end of a FIFO without a reader."""
         try:
             return Fd(os.open(f"/proc/self/fd/{self._handle.number}", flags | NO_SURPRISES))
         except OSError as exc:
@@ -79,12 +79,12 @@ class Pinned:
     async def open_writer(self, deadline: float) -> Fd:
         """Open the writing end of a FIFO as soon as it has a reader, by loop time `deadline`.
 
-        The kernel is asked again and again, every 0.1 s at last; mostly the first time is enough,
-        as clients open their ends first.  inotify is no help: a client that sits in open(2) and
-        waits for *us* has not caused an event yet, though it already lets our open through.
+        The open is repeated, finally every 0.1 s; mostly the first one succeeds, as clients open
+        their ends first.  inotify is no help: a client that blocks in open(2) until a writer comes
+        has not caused an event yet, though it already lets this open succeed.
 
         Raises:
-            TimeoutError: nobody reads it.  OSError: it cannot be opened at all.
+            TimeoutError: it has no reader by then.  OSError: it cannot be opened at all.
         """
         loop = asyncio.get_running_loop()
         pause_s = _RETRY_FIRST_S
@@ -104,15 +104,16 @@ class Pinned:
 class StdinFifo:
     """Both ends of a stdin FIFO: one to read, one that only keeps it from ending.
 
-    As long as the shim is a writer too, a client that detaches is not the end of the input - and is
-    not noticed.  So with `hangup_s`, the time after which it is the end, the shim is none until
-    then: the kernel tells when the last writer has left, but not that there has been none yet.
+    While the shim is a writer too, a client that detaches does not end the input, and the kernel
+    does not report it.  So with `hangup_s`, the time after which the input ends, the shim becomes a
+    writer only then.  The kernel reports that the last writer has left, but not that there has been
+    none yet.
     """
 
     def __init__(self, path: str, hangup_s: float | None = None) -> None:
-        """Open both ends; the reading one first, so that the other need not wait for a reader.
+        """Open both ends, the reading one first, so that the other finds a reader.
 
-        A name that is no FIFO is only read.
+        Of a file that is no FIFO only the reading end is opened.
 
         Raises:
             Refused: with the reference's text.
@@ -163,10 +164,10 @@ class StdinFifo:
 
 
 def has_reader(number: int) -> bool:
-    """Whether anybody has the reading end of this pipe or FIFO open."""
+    """Whether any process has the reading end of this pipe or FIFO open."""
     poll = select.poll()
     poll.register(number, 0)
-    return not poll.poll(0)  # POLLERR: nobody
+    return not poll.poll(0)  # POLLERR: no process
 
 
 def grow_pipes(*numbers: int) -> None:

@@ -35,20 +35,20 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class LoggerHost:
-    """In whose name a logging binary runs, and which ones may."""
+    """The process whose output a logging binary gets, and which binaries may run."""
 
     reaper: Reaper
     namespace: str
     id: str  # the container's, or the exec's
     allowed: tuple[str, ...] | None  # None = any that is safely owned
-    ready_limit_s: float  # for it to say that it is ready, whoever waits for that
+    ready_limit_s: float  # for it to report that it is ready
 
 
 class Logger:
     """One program and the shim's ends of its pipes."""
 
     def __init__(self, target: StdioUri, host: LoggerHost, *, called: str) -> None:
-        """`called` is what the reference calls it in its errors."""
+        """`called` is the name of the program in the reference's errors."""
         self._target = target
         self._host = host
         self._called = called
@@ -62,7 +62,7 @@ class Logger:
         return {1: self._stdout.number, 2: self._stderr.number}
 
     def take_stdout(self) -> Fd:
-        """Give up the writing end of stdout: a terminal's output goes there."""
+        """Hand over the writing end of stdout, for a terminal's output; the caller owns it."""
         fd, self._stdout = self._stdout, Fd(-1)
         os.set_blocking(fd.number, False)
         return fd
@@ -86,8 +86,8 @@ class Logger:
             self._spawn({_STDOUT: out.number, _STDERR: err.number, _READY: said_ready.number})
             for fd in (out, err, said_ready):
                 fd.close()
-            word = await self._word_of(ready)
-        if not word and self._target.scheme == _MUST_CALL_READY:
+            first_byte = await self._first_byte(ready)
+        if not first_byte and self._target.scheme == _MUST_CALL_READY:
             raise Refused(_NOT_READY)
         self._is_ready = True
 
@@ -106,8 +106,8 @@ class Logger:
             raise Refused(f"{failed}fork/exec {path}: {reason(exc)}") from None
         self._ended = host.reaper.claim(self._pid)
 
-    async def _word_of(self, ready: Fd) -> bytes:
-        """Wait for a byte, or b"" when the last writer has gone."""
+    async def _first_byte(self, ready: Fd) -> bytes:
+        """Wait for a byte; b"" when the last writer has closed its end."""
         os.set_blocking(ready.number, False)
         limit_s = self._host.ready_limit_s
         try:
@@ -139,17 +139,17 @@ class Logger:
                 return
             log.warning("logging binary %s ignores SIGTERM: it is killed", self._target.path)
         finally:
-            if not ended.done():  # also when nobody waits for us any more
+            if not ended.done():  # also when the caller was cancelled
                 self._signal(ended, signal.SIGKILL)
 
     def _signal(self, ended: "asyncio.Future[Exit]", number: int) -> None:
-        if not ended.done():  # or else the pid may already be somebody else's
+        if not ended.done():  # or else the pid may already be another process's
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self._pid, number)
 
 
 class LoggerIO(ProcessIO):
-    """The container's outputs are the program's pipes; nothing is copied here, and no input."""
+    """The container's outputs are the program's pipes; the shim copies nothing.  No stdin."""
 
     def __init__(self, logger: Logger) -> None:
         self._logger = logger

@@ -1,21 +1,20 @@
 """A terminal's master, and the socket on which the runtime hands it over.
 
-Once nobody in the container has the terminal open, its master fails with EIO and epoll reports a
-hang-up without end, though the next open may come any moment (`(sleep 1; echo late >/dev/tty) &`).
-So the shim has the terminal open itself, until the process has ended: then the master just waits,
-at no cost, and hangs up only when it should.
+While no process in the container has the terminal open, reading its master fails with EIO and epoll
+reports a hang-up without end, though the next open may come at any time
+(`(sleep 1; echo late >/dev/tty) &`).  So the shim has the terminal open itself until the process
+has ended: until then the master waits without cost.
 """
 
 import array
 import asyncio
+import contextlib
 import errno
 import fcntl
 import os
 import platform
-import shutil
 import socket
 import struct
-import tempfile
 import termios
 from collections.abc import Sequence
 from typing import Final
@@ -44,7 +43,7 @@ class ConsoleSocket:
             self._listener.setblocking(False)
             self._listener.bind(self.path)
             if os.environ.get("XDG_RUNTIME_DIR"):
-                # Sticky: cleaners of that folder leave it alone.  Nobody else reaches our folder.
+                # Sticky: cleaners of that folder leave it alone.  The folder itself is private.
                 os.chmod(self.path, 0o1755)  # noqa: S103 - see above
             self._listener.listen(1)
         except OSError:
@@ -76,7 +75,9 @@ class ConsoleSocket:
             listener.close()
         folder, self._folder = self._folder, ""
         if folder:
-            shutil.rmtree(folder, ignore_errors=True)
+            for remove, path in ((os.unlink, self.path), (os.rmdir, folder)):
+                with contextlib.suppress(OSError):  # `bind` failed, or a cleaner of /tmp was here
+                    remove(path)
 
 
 def _make_folder() -> tuple[str, str]:
@@ -87,8 +88,11 @@ def _make_folder() -> tuple[str, str]:
         sample = os.path.join(wanted, "ptyxxxxxxxx", _SOCKET)
         if wanted and len(os.fsencode(sample)) <= _PATH_LIMIT_BYTES:
             parent = wanted
-    folder = tempfile.mkdtemp(prefix="pty", dir=parent)
-    return folder, os.path.join(folder, _SOCKET)
+    while True:  # not by tempfile, which costs 0.3 MB of memory
+        folder = os.path.join(os.path.abspath(parent), f"pty{os.urandom(4).hex()}")
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(folder, 0o700)
+            return folder, os.path.join(folder, _SOCKET)
 
 
 def _receive_one(connection: socket.socket) -> Fd:
@@ -124,8 +128,8 @@ class Console:
 
     def __init__(self, master: Fd) -> None:
         self.master = master
-        self.ended = False  # the process has: what cannot be read now will not come
-        self.away = False  # hung up, and it could not be opened: only time tells
+        self.ended = False  # of the process: no more bytes will come than can be read now
+        self.away = False  # hung up, and the slave could not be opened: it is tried again later
         self._slave = Fd(-1)
         self._hold()
 
@@ -149,7 +153,7 @@ class Console:
         return chunk
 
     def _hold(self) -> None:
-        """Have the slave open; again, after somebody hung it up (vhangup)."""
+        """Open the slave, or open it again after a vhangup(2)."""
         self._slave.close()
         self.away = False
         try:
@@ -173,7 +177,7 @@ class Console:
         fcntl.ioctl(self.master.number, termios.TIOCSWINSZ, size)
 
     def close(self) -> None:
-        """Hang up: whoever still uses the terminal gets SIGHUP or EIO.  Idempotent."""
+        """Hang up: processes that still use the terminal get SIGHUP or EIO.  Idempotent."""
         self.ended = True
         self._slave.close()
         self.master.close()

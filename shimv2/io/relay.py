@@ -64,7 +64,7 @@ class Relay:
         self._writing = False
         self._timer: asyncio.Handle | None = None  # in place of a registration
         self._failures = 0  # in a row, the retries at most
-        self._failure_told = False
+        self._failure_logged = False
 
     # --- life ----------------------------------------------------------------------------------
 
@@ -258,8 +258,8 @@ class Relay:
             self._timer = self._loop.call_later(_RETRIES_S[self._failures], self._on_timer)
             self._failures += 1
             return 0
-        if not self._failure_told:
-            self._failure_told = True
+        if not self._failure_logged:
+            self._failure_logged = True
             log.warning(
                 "%s: writing failed, what comes is dropped until it works again: %s",
                 self.name,

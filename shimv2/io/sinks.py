@@ -24,7 +24,7 @@ class NoReader(TimeoutError):
 class Sink:
     """What a relay writes to; it owns the descriptors."""
 
-    chunk_bytes = PAGE_BYTES  # the most that is taken from the source for one write
+    chunk_bytes = PAGE_BYTES  # the most that is read from the source for one write
     broken_is_end = False  # EPIPE ends the stream; otherwise it is a failure like others
 
     def __init__(self, fd: Fd) -> None:

@@ -37,7 +37,7 @@ class StdinRelay(Relay):
             return chunk
         if self._deadline is None and self._fifo.is_deserted():
             self._wait(self._fifo.hangup_s)
-        raise BlockingIOError  # no end of file yet, even where nobody writes
+        raise BlockingIOError  # no end of file yet, even without a writer
 
     def _wait(self, seconds: float) -> None:
         self._fifo.hold()

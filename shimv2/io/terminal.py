@@ -131,7 +131,7 @@ class ConsoleIO(RelayedIO):
 
 
 class _Output(Relay):
-    """From the master; its end is told once nothing more can be read."""
+    """From the master to the client.  Calls `on_end` once no more can be read."""
 
     def __init__(
         self, console: Console, sink: Sink, policy: IoPolicy, *, on_end: Callable[[], None]
@@ -146,7 +146,7 @@ class _Output(Relay):
     def _collect(self) -> int:
         moved = super()._collect()
         if self._console.ended:
-            self._source_dry = False  # nothing wakes us any more: read until there is no more
+            self._source_dry = False  # no event will come any more: read to the end
         return moved
 
     def _watch_source(self, wanted: bool) -> None:
@@ -157,7 +157,7 @@ class _Output(Relay):
 
 
 class _End:
-    """The reading side of a master that belongs to somebody else."""
+    """The reading side of a master that a Console owns."""
 
     def __init__(self, master: Fd, on_close: Callable[[], None]) -> None:
         self._master = master

@@ -1,9 +1,9 @@
-"""Keep the end of an output for a client that is away just now.
+"""Keep the last bytes of an output for a client that is away.
 
-When a process ends while its client restarts, what it wrote last is in a FIFO without a reader; the
-kernel drops it as soon as the shim closes its ends, as the reference does at once.  Here the
-writing end stays open until somebody reads the FIFO - who then finds the bytes and, right after
-them, the end of file - or until Delete.  Waiting is inotify's: nothing wakes up before that.
+When a process ends while its client restarts, its last bytes are in a FIFO without a reader.  The
+kernel drops them when the shim closes its ends, as the reference does at once.  Here the writing
+end stays open until a client opens the FIFO, which then reads the bytes and the end of file, or
+until Delete.  inotify reports the open, so the shim does not poll.
 """
 
 import asyncio
@@ -25,7 +25,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 class Unread:
-    """Owns the writing end of a FIFO that has ended, the last of the shim's ends."""
+    """Owns the writing end of a FIFO whose stream has ended, the last of the shim's ends."""
 
     def __init__(self, writer: Fd) -> None:
         self._writer = writer
@@ -37,20 +37,20 @@ class Unread:
         try:
             self._events = _watch_opens(writer.number)
         except OSError as exc:  # inotify instances are limited, 128 for each user
-            log.warning("output that nobody reads is not kept: %s", exc)
+            log.warning("output without a reader is not kept: %s", exc)
             self.close()
             return
         self._loop.add_reader(self._events.number, self._on_open)
-        self._on_open()  # somebody may have come before the watch was there
+        self._on_open()  # a client may have come before the watch was there
 
     def _is_wanted(self) -> bool:
-        """Whether there are bytes and nobody to read them."""
+        """Whether the FIFO has bytes and no reader."""
         number = self._writer.number
         return bytes_waiting(number) > 0 and not has_reader(number)
 
     def _on_open(self) -> None:
         with contextlib.suppress(BlockingIOError):
-            os.read(self._events.number, _EVENTS_BYTES)  # what they say does not matter
+            os.read(self._events.number, _EVENTS_BYTES)  # which events they are does not matter
         if not self._is_wanted():
             self.close()
 
@@ -63,7 +63,7 @@ class Unread:
 
 
 def _watch_opens(number: int) -> Fd:
-    """An inotify that tells when somebody opens the file behind our `number`."""
+    """Return an inotify that reports each open of the file behind the descriptor `number`."""
     events = Fd(_libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC))
     path = f"/proc/self/fd/{number}".encode()
     if events.number >= 0 and _libc.inotify_add_watch(events.number, path, _IN_OPEN) >= 0:

@@ -1,7 +1,7 @@
-"""The words a client uses to say where stdio goes.  Pure.
+"""Parse the URIs by which a client says where stdio goes.  Pure.
 
-The reference hands stdout to Go's `net/url`, and clients see its words; the rules that can fail
-for such a string are kept here with their texts.  Only the scheme of stdout selects anything.
+The reference parses stdout with Go's `net/url`, and clients see its error texts.  Its rules that
+can fail for such a string are here, with their texts.  Only the scheme of stdout selects anything.
 """
 
 import re
@@ -65,7 +65,7 @@ def parse(text: str) -> StdioUri:
 
 
 def fifo_path(text: str) -> str:
-    """The path in `text`: the reference fails on `fifo://`, here it is taken off."""
+    """The path in `text`, without a `fifo://`, on which the reference fails."""
     scheme = "fifo:"
     if text[: len(scheme)].lower() != scheme:
         return text

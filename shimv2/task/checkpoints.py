@@ -25,7 +25,7 @@ async def dump(scope: Scope, spec: CheckpointSpec) -> None:
     """Write the container's image to `spec.path`; what else that takes is gone afterwards.
 
     Raises:
-        RuntimeFailed: in the reference's words; what CRIU logged is then in the bundle.
+        RuntimeFailed: with the reference's text; CRIU's log is then in the bundle.
         Refused: there is no place for the logs.
     """
     saved = paths.criu_dump_log(scope.bundle)
@@ -73,7 +73,7 @@ def _leftovers(scope: Scope) -> list[str]:
 
 
 async def unmount_leftovers(scope: Scope) -> bool:
-    """Take away what a CRIU that was killed left mounted; whether nothing is mounted any more."""
+    """Unmount what a killed CRIU left mounted; whether nothing is mounted any more."""
     for path in _leftovers(scope):
         try:
             await rootfs_mounts.unmount_recursive(path, scope.reaper)
@@ -88,8 +88,8 @@ async def restore(
 ) -> tuple[int, "asyncio.Future[Exit]"]:
     """Make the container from the image `spec.checkpoint`, running; its init's pid and exit.
 
-    Of an earlier image, `spec.parent_checkpoint`, runtimes are not told: they know no option for
-    it, and CRIU finds it by a link in the image.
+    `spec.parent_checkpoint`, an earlier image, is not passed on: runtimes have no option for it;
+    CRIU finds it by a link in the image.
 
     Raises:
         RuntimeFailed, Refused: the reference's texts.  What was made is the caller's to undo.

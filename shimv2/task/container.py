@@ -1,4 +1,4 @@
-"""One container: its rootfs, its init, its execs, and the order in which their exits are told."""
+"""One container: its rootfs, its init, its execs, and the order in which exits are published."""
 
 import asyncio
 import json
@@ -48,7 +48,7 @@ class Host:
     criu_option: CriuOption
 
 
-_TOLD_AS: Final = {State.DELETED: "STOPPED", State.CREATED_CHECKPOINT: "CREATED"}
+_STATUS: Final = {State.DELETED: "STOPPED", State.CREATED_CHECKPOINT: "CREATED"}
 
 
 class Container:
@@ -61,7 +61,7 @@ class Container:
         self._scope = scope
         self._own_pid_namespace = own_pid_namespace
         self._oom: OomWatch | None = None
-        self._running_execs = 0  # being started, or started and their exit not yet told
+        self._running_execs = 0  # being started, or started and their exit not yet published
         self._execs_idle = asyncio.Event()
         self._execs_idle.set()
 
@@ -217,7 +217,7 @@ class Container:
             id=process.id,
             bundle=self.spec.bundle,
             pid=process.pid,
-            status=_TOLD_AS.get(state, state.name),
+            status=_STATUS.get(state, state.name),
             stdio=process.stdio,
             exit=process.exit,
         )
@@ -229,7 +229,7 @@ class Container:
         that answers an empty list for leaked and reap it.
 
         Raises:
-            Refused: the container is still to be restored; in the words of runc.
+            Refused: the container is still to be restored; with runc's text.
         """
         if not self.init.pid:
             raise Refused("container does not exist")

@@ -12,14 +12,14 @@ from shimv2.values.model import CreateSpec, Exit
 
 @dataclass(slots=True)
 class _Making:
-    """A Create under way.  Its task has an end of its own: the caller may be answered before."""
+    """A Create under way.  Its task may end after the caller was answered."""
 
     task: "asyncio.Task[Container] | None" = None
     given_up: bool = False  # its caller has been answered, or has left; it is being undone
 
 
 class Containers:
-    """The table of containers.  An id is taken from the first moment of Create to Delete's end."""
+    """The table of containers.  An id is in use from the start of Create to the end of Delete."""
 
     def __init__(self, host: Host) -> None:
         self._host = host
@@ -56,7 +56,7 @@ class Containers:
         """Make a container: all or nothing.  `deadline` is the caller's, in loop time.
 
         Raises:
-            Refused: the id is taken; the container that has it is not touched.
+            Refused: the id is in use; the container that has it is not changed.
             FailedPrecondition: the shim is about to end.
         """
         while (other := self._being_made.get(spec.id)) is not None and other.given_up:
@@ -68,7 +68,7 @@ class Containers:
             raise Refused(f"OCI runtime create failed: runc create failed: {what}")
         if self._closed:
             raise FailedPrecondition("the shim is stopping")
-        self._end = None  # who wanted the end did not know of this one
+        self._end = None  # the caller that wanted the end did not know of this Create
         making = self._being_made[spec.id] = _Making()
         making.task = self._host.background.start(
             self._make(spec, deadline), f"create of {spec.id}", for_a_request=True
@@ -106,7 +106,7 @@ class Containers:
     def end_if_given_up(self, end: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Call `end` if all that is being made now will be undone, because its caller leaves.
 
-        That caller may see its time over, and ask for the end, before we see the same.
+        That caller's deadline may expire, and it may ask for the end, before the shim notices.
         """
         self._end = end
 

@@ -27,8 +27,8 @@ class ExecProcess(Process):
         """
         async with self._steps:
             self.check(Step.START)
-            if self._ended.done():  # an earlier start failed
-                self._ended = asyncio.get_running_loop().create_future()
+            if self._ended.is_set():  # an earlier start failed
+                self._ended = asyncio.Event()
             async with self._scope.background.all_or_nothing(f"exec {self.id}") as undo:
                 await self._run(undo, deadline)
             self._life.take(Step.START)
@@ -41,7 +41,7 @@ class ExecProcess(Process):
         limit_s = scope.settings.exec_s
         io = await scope.open_io(self.stdio, id=self.id, limit_s=limit_s, undo=undo)
         pid_file = paths.exec_pid_file(scope.bundle, self.id)
-        with suppress(OSError):  # of an earlier exec of that id: not to be taken for this one's
+        with suppress(OSError):  # of an earlier exec of that id, or it could be read as this one's
             os.unlink(pid_file)
         undo.callback(self._kill_started, pid_file)
         with scope.reaper.launching():

@@ -10,10 +10,10 @@ process that `init.pid` names:
 * Its pid is that pid.  A bundle used a second time gets a new `init.pid`; that the new init has the
   pid of the old one is excluded by `ExitRecords` removing the old record before the runtime writes
   the new `init.pid`.
-* No living process has that pid and that start time: then the record is not true, whoever wrote
-  it.  A living process with the pid and another start time is a stranger that got the number.
+* No living process has that pid and that start time, or the record is false.  A living process
+  with the pid and another start time is another process that got the number later.
 
-Nothing is synced: a record has to outlive a process, not the machine; /run does not either.
+There is no fsync: a record has to outlive a process, not the machine, which /run does not either.
 """
 
 import contextlib
@@ -44,7 +44,7 @@ class ExitRecord:
     id: str  # of the container
     pid: int
     start_time: int | None  # clock ticks after boot; None: it had ended before anyone looked
-    code: int  # as clients are told: 0..255, 128 + signal
+    code: int  # as clients get it: 0..255, 128 + signal
     time_ns: int  # CLOCK_REALTIME
     oom: bool = False
 
@@ -112,7 +112,7 @@ class ExitRecords:
 
         `start_time` is in clock ticks after boot, None when it is not known.
         """
-        if self._bundle_fd < 0:  # deleted while created: nobody asks any more
+        if self._bundle_fd < 0:  # deleted while created: the record would have no reader
             return
         record = ExitRecord(self._id, ended.pid, start_time, ended.status, ended.at_ns, oom)
         try:

@@ -29,7 +29,7 @@ class InitProcess(Process):
         self._spec = spec
         self.cgroup: Cgroup | None = None  # known once there is a pid
         self._start_time: int | None = None  # in clock ticks after boot
-        self.saw_oom_kill: Callable[[], bool] = bool  # False, until somebody watches for them
+        self.saw_oom_kill: Callable[[], bool] = bool  # False, until an OomWatch is there
         self._kills = 0  # not answered yet
         self._kills_answered = asyncio.Event()
         self._kills_answered.set()
@@ -43,7 +43,7 @@ class InitProcess(Process):
 
         Raises:
             RuntimeFailed, Refused: the reference's texts.
-            TimeoutError: nobody opened the other ends of the FIFOs.
+            TimeoutError: no client opened the other ends of the FIFOs.
         """
         scope, spec = self._scope, self._spec
         limit_s = scope.settings.create_s
@@ -126,7 +126,7 @@ class InitProcess(Process):
         self._track(pid, exited)
 
     async def _unmake(self, *, known: bool) -> None:
-        """Undo a restore; what another shim made under this id (`known`) is not ours to remove."""
+        """Undo a restore; with `known`, another shim made the container: it is not removed."""
         if not known and await checkpoints.unmount_leftovers(self._scope):
             await self._remove()
 
@@ -174,7 +174,7 @@ class InitProcess(Process):
                 await scope.runtime.pause(self.id, timeout_s=scope.settings.pause_s)
             except RuntimeFailed as error:
                 if error.exit_status > _KILLED_BY:
-                    # It may have frozen the container before: nobody could ask to resume it.
+                    # It may have frozen the container, which no client could resume then.
                     await self._thaw("resume after a pause that was killed")
                 raise
             else:
@@ -212,7 +212,7 @@ class InitProcess(Process):
         """Change the limits of the container: an OCI LinuxResources.
 
         Raises:
-            WrongState: it has ended.  RuntimeFailed: the runtime's own words.
+            WrongState: it has ended.  RuntimeFailed: with the runtime's text.
         """
         scope = self._scope
         async with self._steps:
@@ -258,7 +258,7 @@ class InitProcess(Process):
         """Send `signal` without the runtime where that comes to the same; whether it was sent.
 
         That is so for the first process of a pid namespace, with which all others end.  A runtime
-        thaws what is frozen before it kills; what cannot be sent it refuses in its own words.
+        thaws what is frozen before it kills, and has its own text for what cannot be sent.
         A pid is enough: only the shim reaps, and the exit is not recorded yet.
         """
         if self.cgroup is None or self.cgroup.is_frozen():

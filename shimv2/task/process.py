@@ -111,7 +111,7 @@ class Process:
         self._io: ProcessIO | None = None
         self._stdin_closed = False
         self._size: tuple[int, int] | None = None  # asked for during a start, before the terminal
-        self._ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._ended = asyncio.Event()  # with an exit, or without one: see `_release`
         self._published = asyncio.Event()
 
     @property
@@ -146,12 +146,11 @@ class Process:
 
     def _release(self) -> None:
         """Let every Wait return: with the exit, or without one because the process never ran."""
-        if not self._ended.done():
-            self._ended.set_result(None)
+        self._ended.set()
 
     async def recorded(self) -> Exit | None:
         """Wait for the exit to be recorded; None when the process never ran and never will."""
-        await asyncio.shield(self._ended)
+        await self._ended.wait()
         return self.exit
 
     async def wait(self) -> Exit | None:

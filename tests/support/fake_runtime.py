@@ -56,7 +56,7 @@ class FakeRuntime:
         self,
         verb: Callable[[Runc], Coroutine[Any, Any, T]],
         *,
-        loop: LoopName = "lean",
+        loop: LoopName = "shim",
         timeout_s: float = 20.0,
         **options: Any,
     ) -> T:

@@ -150,7 +150,7 @@ def nothing_leaked() -> Iterator[None]:
 
 
 def run_clean(
-    main: Coroutine[Any, Any, T], timeout_s: float = 20.0, *, loop: LoopName = "lean"
+    main: Coroutine[Any, Any, T], timeout_s: float = 20.0, *, loop: LoopName = "shim"
 ) -> T:
     """`run`, and no descriptor is left open."""
     with nothing_leaked():

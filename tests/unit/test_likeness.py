@@ -1,4 +1,4 @@
-"""A spare becomes like its launcher; in the ordinary case it is so already."""
+"""A waiting child takes over its launcher's state; in the ordinary case it has it already."""
 
 import os
 import resource
@@ -36,10 +36,10 @@ def state() -> bytes:
 
 
 @needs_library
-def test_who_is_like_the_launcher_already_changes_nothing(
+def test_child_with_the_launchers_state_changes_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Not even a line is read: the library has written the same ones."""
+    """No line is parsed: the library writes the same ones."""
     monkeypatch.setattr(attributes.State, "parse", lambda _state: 1 / 0)
     attributes.apply_state(state())
 

@@ -16,6 +16,8 @@ from shimv2.pagesharing import library, prefault, publish, reclaim
 from tests.support.forks import in_fork
 from tests.support.host import linux_version
 
+pytestmark = pytest.mark.usefixtures("_large_process")
+
 LIBRARY = Path(COMPILED_DIR, "libmemory.so")
 ROOT = Path(publish.__file__).parents[2]
 needs_library = pytest.mark.skipif(not LIBRARY.exists(), reason="no C compiler")

@@ -216,7 +216,7 @@ def unified_group() -> Iterator[Path]:
 
 @pytest.mark.vm
 @pytest.mark.root
-@pytest.mark.parametrize("loop", ["lean", "stock"])
+@pytest.mark.parametrize("loop", ["shim", "stock"])
 def test_file_of_cgroup_v2_wakes_once_for_each_change(unified_group: Path, loop: str) -> None:
     """By a real file of the kernel's: it signals, rests after it was read, and ends with ENODEV."""
 
@@ -241,7 +241,7 @@ def test_file_of_cgroup_v2_wakes_once_for_each_change(unified_group: Path, loop:
         events.close()
         assert open_fds() == before
 
-    run(scenario(), timeout_s=20, loop="lean" if loop == "lean" else "stock")
+    run(scenario(), timeout_s=20, loop="shim" if loop == "shim" else "stock")
 
 
 def test_file_that_cannot_signal_is_refused_and_closed(tmp_path: Path) -> None:

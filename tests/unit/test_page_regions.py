@@ -16,7 +16,10 @@ from shimv2.pagesharing import publish, reclaim
 from tests.support.forks import in_fork
 
 LIBRARY: Final = Path(COMPILED_DIR, "libmemory.so")
-pytestmark = pytest.mark.skipif(not LIBRARY.exists(), reason="no C compiler")
+pytestmark = [
+    pytest.mark.skipif(not LIBRARY.exists(), reason="no C compiler"),
+    pytest.mark.usefixtures("_large_process"),
+]
 
 LIBC: Final = ctypes.CDLL(None, use_errno=True)
 LIBC.mmap.restype = LIBC.mremap.restype = ctypes.c_void_p

@@ -8,19 +8,16 @@ from pathlib import Path
 from typing import Final
 
 ROOT: Final = Path(__file__).parents[2]
-# Where every text has been written for readers whose language may not be English.
-CODE: Final = (
-    *("shimv2/api", "shimv2/cgroups", "shimv2/mounts", "shimv2/runtime", "shimv2/shimctl"),
-    *("shimv2/cli.py", "shimv2/daemon.py", "shimv2/daemon_config.py", "shimv2/log.py"),
-    *("shimv2/settings.py", "shimv2/actions", "ttrpc", "protos/generate.py"),
-)
+CODE: Final = ("shimv2", "ttrpc", "protos/generate.py")
 NOT_YET: Final = (
-    *("shimv2/api/publisher.py", "shimv2/api/task_service.py", "shimv2/actions/daemonize.py"),
-    *("ttrpc/call.py", "ttrpc/server.py", "ttrpc/session.py", "ttrpc/transport.py"),
+    *("shimv2/pagesharing", "shimv2/zygote", "shimv2/actions/daemonize.py"),
+    *("shimv2/io/logger.py", "shimv2/io/stdin.py", "shimv2/task/checkpoints.py"),
+    "shimv2/task/exits.py",
 )
 PAGES: Final = (
     *("README.md", "CHANGELOG.md", "docs/design.md", "docs/glossary.md", "docs/daemons.md"),
     *("docs/differences.md", "docs/protocol.md", "docs/adr/0002-one-process-per-container.md"),
+    *("docs/adr/0001-asyncio-on-its-own-loop.md", "docs/adr/0005-what-the-libraries-are-for.md"),
 )
 PEOPLE: Final = re.compile(
     r"\b(whoever|whom|nobody|somebody|anybody|told|said|anew|come what may)\b", re.IGNORECASE
@@ -31,7 +28,7 @@ def python_files() -> Iterator[Path]:
     for name in CODE:
         path = ROOT / name
         for file in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
-            if str(file.relative_to(ROOT)) not in NOT_YET:
+            if not str(file.relative_to(ROOT)).startswith(NOT_YET):
                 yield file
 
 
@@ -54,7 +51,7 @@ def test_texts_of_the_code_name_no_people() -> None:
         for match in PEOPLE.finditer(text)
     ]
 
-    assert len(files) > 60
+    assert len(files) > 90
     assert found == []
 
 

@@ -17,6 +17,8 @@ from shimv2 import COMPILED_DIR
 from shimv2.pagesharing import publish, reclaim, refcounts, support
 from tests.support.forks import in_fork
 
+pytestmark = pytest.mark.usefixtures("_large_process")
+
 LIBRARY = Path(COMPILED_DIR, "libmemory.so")
 needs_library = pytest.mark.skipif(not LIBRARY.exists(), reason="no C compiler")
 needs_layout = pytest.mark.skipif(

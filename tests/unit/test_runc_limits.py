@@ -10,6 +10,7 @@ import pytest
 
 from shimv2.kernel import linux
 from shimv2.runtime.runc import Runc
+from shimv2.shimctl.testbed.leaks import children_of
 from shimv2.shimctl.testbed.until import eventually, until
 from shimv2.values.errors import RuntimeFailed
 from tests.support.aio import LOOPS, LoopName
@@ -23,6 +24,7 @@ from tests.support.fake_runtime import (
     is_alive,
     restore,
 )
+from tests.support.isolation import end_children
 
 HANG = "trap '' TERM INT HUP; echo $$ >$HERE/pid.new; mv $HERE/pid.new $HERE/pid; "
 
@@ -36,7 +38,9 @@ def fake(tmp_path: Path) -> FakeRuntime:
 def _subreaper() -> Iterator[None]:
     """As in the shim: what a dead runtime leaves becomes ours."""
     linux.set_child_subreaper(True)
+    before = children_of(os.getpid())
     yield
+    end_children(before)  # one that became ours after the reaper's last look is dead, not reaped
     linux.set_child_subreaper(False)
 
 

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from shimv2.aio.loop import LeanLoop
+from shimv2.aio.loop import ShimLoop
 from tests.support.aio import LOOPS, LoopName, run
 
 both_loops = pytest.mark.parametrize("loop", LOOPS)
@@ -16,9 +16,9 @@ def test_run_uses_the_loop_that_was_asked_for(loop: LoopName) -> None:
     """Tests of both loops must not run twice over the same one."""
 
     async def main() -> bool:
-        return isinstance(asyncio.get_running_loop(), LeanLoop)
+        return isinstance(asyncio.get_running_loop(), ShimLoop)
 
-    assert run(main(), loop=loop) == (loop == "lean")
+    assert run(main(), loop=loop) == (loop == "shim")
 
 
 @both_loops

@@ -1,4 +1,4 @@
-"""What a zygote goes through is what a shim will: calls that are served, not refused."""
+"""The calls of a warm-up are those of a shim's life: they are served, not refused."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ from shimv2.zygote import warmup
 from tests.support.forks import in_fork
 
 
-def test_calls_of_the_warming_lives_are_served(tmp_path: Path) -> None:
+def test_calls_of_a_warm_up_are_served(tmp_path: Path) -> None:
     """All but Stats: what stands in for a container has no cgroup of its own."""
 
     def work() -> bool:
@@ -19,7 +19,7 @@ def test_calls_of_the_warming_lives_are_served(tmp_path: Path) -> None:
     assert in_fork(work) == 0
 
 
-def test_answers_of_two_lives_are_the_same(tmp_path: Path) -> None:
+def test_two_warm_ups_give_the_same_answers(tmp_path: Path) -> None:
     """Pids and times aside: this is what a canary is compared with."""
 
     def work() -> bool:

@@ -236,4 +236,4 @@ def test_output_unread_at_the_end_without_descriptors_ends_as_it_always_did(
 
     run_clean(scenario())
     texts = [r.getMessage() for r in caplog.records]
-    assert texts == ["output that nobody reads is not kept: [Errno 24] Too many open files"]
+    assert texts == ["output without a reader is not kept: [Errno 24] Too many open files"]

@@ -86,7 +86,7 @@ def test_server_holds_only_its_own_fds(boot: Boot) -> None:
     assert pipe not in found.values()
     assert [found.pop(n) for n in (0, 1, 2)] == ["/dev/null", "/dev/null", str(bundle / "log")]
     kinds = sorted(to.split(":")[0] for to in found.values())
-    assert kinds == ["anon_inode", "pipe", "pipe", "socket"]  # epoll, its wake-up, the listener
+    assert kinds == ["anon_inode", "socket", "socket", "socket"]  # epoll, its wake-up, the listener
 
 
 @pytest.mark.rule("cli.spawn.9", "cli.signals.3")

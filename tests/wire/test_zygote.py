@@ -42,7 +42,7 @@ def test_start_after_the_first_is_forked_ahead_of_need(boot: Boot) -> None:
     assert zygotes.spare(boot.shim) not in (pid, waiting)
 
 
-def test_zygote_and_spare_hold_nothing(boot: Boot) -> None:
+def test_zygote_and_waiting_child_hold_nothing(boot: Boot) -> None:
     """No fd but 0 to 2 and their sockets; what a shim inherits is its own caller's."""
     pid = warmed(boot)
 
@@ -88,7 +88,7 @@ def test_delete_is_done_by_a_warm_process_too(boot: Boot) -> None:
 
 
 @pytest.mark.parametrize("action", ["start", "delete"])
-def test_failures_are_told_as_in_the_cold_way(boot: Boot, action: str) -> None:
+def test_failures_are_reported_as_in_a_cold_start(boot: Boot, action: str) -> None:
     """Status, text on stderr, nothing on stdout, nothing left."""
     warmed(boot)
     bundle = boot.bundle("c1", "{bad")
@@ -166,7 +166,7 @@ def test_zygote_that_dies_harms_no_shim(boot: Boot) -> None:
     assert len(boot.servers()) == 2
 
 
-def test_spare_ends_with_its_zygote(boot: Boot) -> None:
+def test_waiting_child_ends_with_its_zygote(boot: Boot) -> None:
     """It would be found by nobody who looks for a zygote."""
     zygote = warmed(boot)
 
