@@ -89,7 +89,7 @@ vm: venv ## the end-to-end tests, in emulated machines with cgroup v2 alone
 	@echo "SEED=$(SEED)" >&2
 	@$(PY) -m tests.vm --randomly-seed=$(SEED) $(ARGS)
 
-unit: venv ## the tests that need no privileges, < 10 s
+unit: venv ## the tests that need no privileges, two minutes
 	@echo "SEED=$(SEED)"
 	@$(PYTEST) -m "not soak and not root" $(or $(filter tests/%,$(ARGS)),tests/unit tests/wire)
 
