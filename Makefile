@@ -77,7 +77,7 @@ test: setup venv ## all tests: unit, wire, and end to end with runc, crun and co
 	@echo "          daemons and runtimes of other releases (make e2e-matrix)"
 	@$(PYTEST) -m "not soak and not criu and not differential and not matrix"
 
-# With it a test may fail that counts the descriptors of a shim at work, so it is the core of e2e.
+# What runs through a whole life, and what counts what is left.
 RECLAIM := life exit_output order outputs stdin terminal pods restart bursts same_time reclaim
 test-reclaim: setup venv ## the core of e2e with shims that give up shared memory at every rest
 	@echo "SEED=$(SEED)"
@@ -89,7 +89,7 @@ vm: venv ## the end-to-end tests, in emulated machines with cgroup v2 alone
 	@echo "SEED=$(SEED)" >&2
 	@$(PY) -m tests.vm --randomly-seed=$(SEED) $(ARGS)
 
-unit: venv ## the tests that need no privileges, < 10 s
+unit: venv ## the tests that need no privileges, two minutes
 	@echo "SEED=$(SEED)"
 	@$(PYTEST) -m "not soak and not root" $(or $(filter tests/%,$(ARGS)),tests/unit tests/wire)
 

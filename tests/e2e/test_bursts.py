@@ -13,7 +13,7 @@ from shimv2.shimctl.harness import Harness, Setup
 from shimv2.shimctl.streams import Capture
 from shimv2.shimctl.testbed.until import eventually
 from shimv2.values.model import Stdio
-from tests.support.boot import fds, threads
+from tests.support.boot import fds_at_rest, threads
 from tests.support.harnessed import in_harness
 from tests.support.host import OTHER_SHIM
 
@@ -50,7 +50,7 @@ def _bursts(setup: Setup, count: int) -> None:
         Path(bundle.own, "upper", "data").write_bytes(data)
         pid = (await task.connected("c1")).shim_pid
         process = spec.process(spec.Wanted(["sh", "-c", "cat /data; cat /data >&2"]))
-        files, count_before = fds(pid), threads(pid)
+        files, count_before = fds_at_rest(pid), threads(pid)
         for number in range(count):
             id_ = f"e{number}"
             bundle.make_fifos(exec_id=id_)
@@ -67,7 +67,7 @@ def _bursts(setup: Setup, count: int) -> None:
             assert err.data == data
             bundle.remove_fifos(exec_id=id_)
 
-        assert fds(pid) == files
+        assert fds_at_rest(pid) == files
         if not OTHER_SHIM:  # Go's runtime makes them as it likes
             await eventually(lambda: threads(pid) == count_before, "the threads to be as before")
         await container.kill_and_wait()

@@ -19,7 +19,7 @@ from shimv2.shimctl.testbed.leaks import alive, children_of
 from shimv2.shimctl.testbed.runtimes import crun
 from shimv2.shimctl.testbed.until import eventually
 from shimv2.values.model import Stdio
-from tests.support.boot import fds, threads
+from tests.support.boot import fds_at_rest, threads
 from tests.support.faults import Faults
 from tests.support.harnessed import add_exec, in_harness, refused, second_client
 from tests.support.host import Host
@@ -261,7 +261,7 @@ def _terminals(setup: Setup, count: int) -> None:
     async def scenario(harness: Harness) -> None:
         pod = await harness.run("c1", wanted=member())
         task, pid = pod.task, await shim_pid(pod)
-        before = fds(pid), threads(pid)
+        before = fds_at_rest(pid), threads(pid)
         for number in range(count):
             id_ = f"m{number}"
             bundle = harness.bundle(id_)
@@ -283,7 +283,7 @@ def _terminals(setup: Setup, count: int) -> None:
 
         # The mounts' thread has said its last word; the kernel has still to take it down.
         await eventually(lambda: threads(pid) == before[1], "the threads to be as before")
-        assert fds(pid) == before[0]
+        assert fds_at_rest(pid) == before[0]
         await end(pod)
 
     in_harness(setup, scenario, limit_s=30 + count)

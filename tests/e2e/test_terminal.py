@@ -14,6 +14,7 @@ from shimv2.shimctl.harness import Harness, Setup
 from shimv2.shimctl.streams import Capture, write_fifo
 from shimv2.shimctl.testbed.until import eventually
 from shimv2.values.model import Stdio
+from tests.support.boot import fds_at_rest
 from tests.support.harnessed import in_harness, refused
 from tests.support.host import Host, words
 
@@ -41,7 +42,7 @@ def ptmx_of(pid: int) -> list[str]:
 
 
 def fds_of(pid: int) -> int:
-    return len(os.listdir(f"/proc/{pid}/fd"))
+    return len(fds_at_rest(pid))
 
 
 async def shim_pid(container: Container) -> int:

@@ -225,6 +225,19 @@ def fds(pid: int) -> dict[int, str]:
     return found
 
 
+def fds_at_rest(pid: int) -> dict[int, str]:
+    """Return what a shim has open while it gives up no memory: for that it opens its page map."""
+    found: dict[int, str] = {}
+
+    def rests() -> bool:
+        found.clear()
+        found.update(fds(pid))
+        return not {f"/proc/{pid}/pagemap", f"/proc/{pid}/maps"} & set(found.values())
+
+    until(rests, "its page map to be closed", found=lambda: found)
+    return found
+
+
 def threads(pid: int) -> int:
     """Count a process's threads."""
     return len(os.listdir(f"/proc/{pid}/task"))
