@@ -22,10 +22,10 @@ _FLAGS: Final = ("--bridge=none", "--iptables=false")
 
 
 class Dockerd:
-    """One daemon.  Owns its process; the containerd and its folder belong to whoever made them.
+    """One daemon.  Owns its process; the containerd and its folder belong to their maker.
 
     Cgroups, namespaces and folders carry the containerd's namespace as their name, so that what is
-    left behind can be told from other people's.
+    left behind can be distinguished from other runs'.
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class Dockerd:
     def close(self) -> None:
         """Stop it for good: what it keeps mounted for its next start goes as well.
 
-        Not below a container that is still there: that is for whoever looks for what is left.
+        Not below a container that is still there: the check for leaks shall find that one.
         """
         self.stop()
         with open("/proc/self/mountinfo", encoding="utf-8") as file:
@@ -203,7 +203,7 @@ class Dockerd:
         return seen
 
     def wait_logs(self, container: str, text: str, *, limit_s: float = 30.0) -> None:
-        """Wait until a container has said `text`, and nothing else."""
+        """Wait until a container has printed `text`, and nothing else."""
         what = f"{container} to say {text!r}"
         until(lambda: self.said("logs", container) == text, what, limit_s=limit_s)
 

@@ -116,7 +116,7 @@ async def wakeups_at_rest(rest_s: float = REST_S) -> int:
 
     A loop that spins never sleeps: that would look like rest, so its CPU time counts as well, a
     wake-up each 0.1 ms.  What keeps waking does so each time it is looked at; the best of three
-    looks is told, because a busy machine wakes a thread now and then.
+    looks is returned, because a busy machine wakes a thread now and then.
     """
     best = await _wakeups(rest_s)
     for _ in range(2):

@@ -111,7 +111,7 @@ def test_name_of_the_longest_length_is_taken(tmp_path: Path) -> None:
 
 
 def test_runtime_that_sends_nothing_is_not_waited_for_long() -> None:
-    """A runtime has sent it by its own end: one that has not is broken, and told so."""
+    """A runtime has sent it by its own end; one that has not is reported as broken."""
 
     async def scenario() -> None:
         listening = ConsoleSocket()

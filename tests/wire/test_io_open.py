@@ -37,7 +37,7 @@ SHORT = IoPolicy(open_limit_s=0.1)
 @pytest.mark.parametrize("loop", LOOPS)
 @pytest.mark.parametrize("missing", ["out", "err"])
 def test_connect_without_reader_times_out(tmp_path: Path, missing: str, loop: LoopName) -> None:
-    """Create fails with code 4 and names the FIFO nobody reads."""
+    """Create fails with code 4 and names the FIFO without a reader."""
     paths = dict(zip(("in", "out", "err"), fifos(tmp_path), strict=True))
 
     async def scenario() -> None:

@@ -128,7 +128,7 @@ def test_output_written_before_connect_is_delivered(tmp_path: Path) -> None:
 @pytest.mark.rule("io.open.6")
 @pytest.mark.parametrize("loop", LOOPS)
 def test_reader_lost_and_back_gets_everything_in_order(tmp_path: Path, loop: LoopName) -> None:
-    """Output waits, it is never dropped, nobody gets EPIPE."""
+    """Output waits, it is never dropped, no writer gets EPIPE."""
     (out,) = fifos(tmp_path, ["out"])
     count = 6000  # 480 kB: more than pipe and FIFO hold
 
@@ -238,7 +238,7 @@ def test_output_at_rest_wakes_nobody(tmp_path: Path, script: str, loop: LoopName
 def test_output_peers_closing_in_any_order_leave_nothing(
     tmp_path: Path, order: tuple[str, ...]
 ) -> None:
-    """Each peer goes in each order; no descriptor is left, and nobody is woken."""
+    """Each peer goes in each order; no descriptor is left, and no thread is woken."""
     (out,) = fifos(tmp_path, ["out"])
 
     async def scenario() -> None:

@@ -72,7 +72,7 @@ def test_nothing_wakes_while_the_time_runs(tmp_path: Path, loop: LoopName) -> No
         async with opened(stdin=stdin, policy=policy(LONG_S)) as io:
             child = Container(io, "cat")
             await io.connect()
-            assert await wakeups_at_rest() <= REST_WAKEUPS  # before there has been anybody
+            assert await wakeups_at_rest() <= REST_WAKEUPS  # before there was a client
             os.close(writer(stdin))
             assert await wakeups_at_rest() <= REST_WAKEUPS
             assert not child.exited

@@ -169,7 +169,7 @@ def test_answer_that_is_none_is_a_protocol_error() -> None:
 
 
 def test_nobody_there_is_told(tmp_path: Path) -> None:
-    """No file; nobody who accepts."""
+    """No file; no server that accepts."""
     with pytest.raises(FileNotFoundError):
         BlockingClient.connect(str(tmp_path / "none"), timeout_s=LIMIT_S)
     path = str(tmp_path / "full")

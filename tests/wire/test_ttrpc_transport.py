@@ -77,7 +77,7 @@ async def pump(**options: bool) -> AsyncIterator[Pump]:
 
 
 def test_nothing_is_read_before_the_start(loop: LoopName) -> None:
-    """Whoever made it is ready first."""
+    """The owner of the transport gets ready first."""
 
     async def scenario() -> None:
         async with pump() as one:

@@ -10,7 +10,7 @@ from tests.vm.machine import Died, Hardware, Hung, run
 
 Made = Callable[[str], Image]
 
-# What the emulator is told of the console's file.
+# The emulator's option for the console's file.
 FIND = """
 for ARG; do
     case $ARG in file:*/console) HERE=${ARG#file:} HERE=${HERE%/*} ;; esac
@@ -32,10 +32,10 @@ def made(tmp_path: Path) -> Made:
 
 
 def run_one(image: Image, *, limit_s: float = 60.0, silence_s: float = 60.0) -> tuple[int, str]:
-    said: list[bytes] = []
+    printed: list[bytes] = []
     hardware = Hardware(memory_mib=1, limit_s=limit_s, silence_s=silence_s)
-    (status,) = run(image, hardware, ["true"], lambda _, data: said.append(data))
-    return status, b"".join(said).decode()
+    (status,) = run(image, hardware, ["true"], lambda _, data: printed.append(data))
+    return status, b"".join(printed).decode()
 
 
 def test_status_and_output_are_those_of_the_machine(made: Made) -> None:
