@@ -89,7 +89,7 @@ def test_canary_without_an_end_is_not_waited_for() -> None:
         while True:
             time.sleep(60)  # the limit of the canary is shorter
 
-    assert shared(life, limit_s=1.0) == "there is no end of it"
+    assert shared(life, limit_s=1.0) == "the canary did not end in time"
     until(lambda: not _running(marker[:15]), "the canary to end")
 
 
