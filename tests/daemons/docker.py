@@ -1,4 +1,4 @@
-"""Docker of two releases: where its programs are, and how each is told of a shim and a runtime."""
+"""Docker of two releases: where its programs are, and how each is given a shim and a runtime."""
 
 import functools
 import os

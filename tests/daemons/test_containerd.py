@@ -32,7 +32,7 @@ wait
 
 @pytest.mark.parametrize("pair", UNFIT, indirect=True)
 def test_pair_that_cannot_be_says_why(containerd: Containerd, run: Sequence[str]) -> None:
-    """Debian 12's crun knows the specs of its own time only; the client is told in its words."""
+    """Debian 12's crun knows the specs of its own time only; the client gets its words."""
     done = containerd.ctr(*run, "--rm", IMAGE, "c1", "true", check=False)
 
     assert done.returncode == 1
@@ -238,7 +238,7 @@ def test_daemon_stopped_and_killed_loses_no_line_and_no_status(
 def test_container_that_ends_while_the_daemon_is_away_keeps_its_status(
     containerd: Containerd, run: Sequence[str]
 ) -> None:
-    """It is found stopped, and its status is told once more than one daemon later."""
+    """It is found stopped, and its status is reported once more than one daemon later."""
     with Writers(containerd, containerd.folder, run) as writers:
         writers.restart(signal.SIGKILL, one_ends=True)
         writers.restart(signal.SIGTERM)

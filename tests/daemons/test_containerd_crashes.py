@@ -1,4 +1,4 @@
-"""Every containerd with every runtime: what it tells of an end that nobody asked for."""
+"""Every containerd with every runtime: what it reports of an end without a request."""
 
 import json
 import os
@@ -86,7 +86,7 @@ def test_killed_shim_takes_its_container_along_and_the_daemon_tells_of_it(
 def test_exit_status_outlives_the_shim(
     containerd: Containerd, run: Sequence[str], watch: Watch
 ) -> None:
-    """A container that ended before its shim was killed is told with the status it had."""
+    """A container that ended before its shim was killed is reported with the status it had."""
     containerd.ctr(*run, "-d", "--null-io", IMAGE, "c1", "sh", "-c", "exit 7")
     watch.wait("exit")
 

@@ -215,7 +215,7 @@ class Tour:
         bundle: str = "",
         **more: Any,
     ) -> None:
-        """Create, with the harness's root and no streams unless told otherwise."""
+        """Create, with the harness's root and no streams unless given."""
         made = self.harness.bundle(id)
         if rootfs is None:
             root = self.harness.root_mount(made)
@@ -270,14 +270,14 @@ class Tour:
             self.note(name, f"{ended}: {stream.text!r}")
 
     async def told(self, last: str, process_id: str = "c1") -> None:
-        """Wait until an event was told; of one that is not, the list of all events will tell."""
+        """Wait until an event has come; if it does not, the list of all events will show it."""
         try:
             await self.harness.sink.wait_for(f"/tasks/{last}", process_id=process_id, timeout_s=5)
         except TimeoutError as error:
             self.note(f"event {last} {process_id}", str(error))
 
     def events(self, id: str = "c1", *, once: str = "", in_order: bool = True) -> None:
-        """Note what was told of a container; of the topic `once` only the first."""
+        """Note the events of a container; of the topic `once` only the first."""
         told: list[str] = []
         for event in self.harness.sink.events:
             if event.container_id != id:
@@ -348,7 +348,7 @@ class Tour:
         """What a daemon does when a task has ended."""
         self.phase = "end"
         await self.do("Delete", id=id, on=on)
-        await self.told("delete", id)  # Go's shim may end before it has told everything
+        await self.told("delete", id)  # Go's shim may end before it has sent everything
         await self.do("Shutdown", id=id, on=on)
         await self.shim_ends(on)
         self.files(id)

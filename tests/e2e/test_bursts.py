@@ -149,8 +149,8 @@ def test_deletes_of_twenty_bursts_at_once_lose_nothing(setup: Setup) -> None:
             await out.ended()
             return bytes(out.data)
 
-        said = await asyncio.gather(*(burst(f"e{number}") for number in range(20)))
-        assert said == [data] * 20
+        outputs = await asyncio.gather(*(burst(f"e{number}") for number in range(20)))
+        assert outputs == [data] * 20
         await container.kill_and_wait()
         await container.remove()
 

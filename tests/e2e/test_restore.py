@@ -24,7 +24,7 @@ from tests.support.host import words
 pytestmark = pytest.mark.root
 
 SLEEP = spec.Wanted(["sleep", "1000"])
-# What a restore is to whoever looks at the result: the container is made, and runs.
+# What a restore does, as its result shows: the container is made, and runs.
 RESTORE = """
 ROOT=$2
 while [ $# -gt 1 ]; do

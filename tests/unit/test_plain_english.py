@@ -10,7 +10,8 @@ from typing import Final
 ROOT: Final = Path(__file__).parents[2]
 CODE: Final = (
     *("shimv2", "ttrpc", "protos/generate.py", "bench"),
-    *("tests/support", "tests/wire"),
+    *("tests/support", "tests/wire", "tests/e2e", "tests/daemons", "tests/differential"),
+    *("tests/vm", "tests/pythons"),
 )
 NOT_YET: Final = (
     *("shimv2/zygote", "shimv2/actions/daemonize.py"),

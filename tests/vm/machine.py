@@ -34,7 +34,7 @@ _KERNEL: Final = (
 )
 _CPU: Final = "qemu64"
 # 2 ns an instruction: a second of the machine is half a milliard of them, however slow the emulator
-# is and whoever else uses this computer.  So the time limits of tests mean the same as outside.
+# is and whatever else this computer runs.  So the time limits of tests mean the same as outside.
 _CLOCK: Final = "shift=1"
 _READ_BYTES: Final = 1 << 16
 _LAST_LINES: Final = 60
@@ -46,7 +46,7 @@ Output = Callable[[int, bytes], None]  # which machine's, what
 
 
 class Hung(Exception):
-    """A machine said nothing for too long, or was not done in time."""
+    """A machine printed nothing for too long, or was not done in time."""
 
 
 class Died(Exception):

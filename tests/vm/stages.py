@@ -1,4 +1,4 @@
-"""How long each stage of a run took: told when it ends, and all together at the end."""
+"""How long each stage of a run took: printed when it ends, and all together at the end."""
 
 import contextlib
 import resource

@@ -12,7 +12,7 @@ from tests.support.dockerd import IMAGE, Dockerd
 
 pytestmark = [pytest.mark.root, every_pair]
 
-# Ends with status 4 or 42, as told by a signal.  The shell answers one while it waits.
+# Ends with status 4 or 42, one for each signal.  The shell answers one while it waits.
 WAITING = "trap 'echo usr; exit 4' USR1; trap 'exit 42' TERM; echo up; sleep 1000 & wait"
 
 
@@ -51,7 +51,7 @@ def test_stop_asks_and_then_kills(docker: Dockerd, script: str, status: int) -> 
 
 
 def test_detached_container_with_rm_goes_by_itself(docker: Dockerd) -> None:
-    """-d --rm: dockerd removes it once the shim has told the exit."""
+    """-d --rm: dockerd removes it once the shim has published the exit."""
     docker.run("-d", "--rm", "--name=c1", IMAGE, "sleep", "1000")
     docker.docker("kill", "c1")
 
@@ -90,7 +90,7 @@ def test_container_that_fails_is_started_again_as_often_as_said(docker: Dockerd)
 
 @pytest.mark.matrix
 def test_container_that_dies_is_started_again_until_it_is_stopped(docker: Dockerd) -> None:
-    """--restart=always, after a kill by somebody else; `docker stop` is the last word."""
+    """--restart=always, after a kill by another process; `docker stop` ends it for good."""
     docker.run("-d", "--name=c1", "--restart=always", IMAGE, "sleep", "1000")
     first = docker.state("c1")["Pid"]
     os.kill(first, signal.SIGKILL)

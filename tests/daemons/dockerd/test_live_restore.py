@@ -59,7 +59,7 @@ def test_containers_live_through_a_crash_of_their_daemons(
 def test_status_of_a_time_without_daemons_is_told(
     own_docker: Dockerd, crash: Sequence[str]
 ) -> None:
-    """A container that ends while nobody listens: its last line, and how it ended."""
+    """A container that ends while no daemon listens: its last line, and how it ended."""
     docker = own_docker
     go = _counting(docker)
     pid = docker.state("c1")["Pid"]

@@ -1,4 +1,4 @@
-"""How dockerd is told of the shim and of runtimes, as docs/daemons.md prints it; and bad ones."""
+"""How dockerd is given the shim and runtimes, as docs/daemons.md prints it; and bad ones."""
 
 import json
 import os
@@ -57,7 +57,7 @@ def test_shim_takes_the_place_of_containerds_own(own_docker: Dockerd) -> None:
 
 @every_release
 def test_runtime_that_cannot_be_called_fails_the_run(own_docker: Dockerd) -> None:
-    """The client is told what is wrong, nothing is left, and a good runtime works as before."""
+    """The client gets the reason, nothing is left, and a good runtime works as before."""
     docker = own_docker
     bad = {name: f"{docker.folder}/{name}" for name in ("missing", "plain", "broken")}
     for name in ("plain", "broken"):

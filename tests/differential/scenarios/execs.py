@@ -215,7 +215,7 @@ async def init_dead_execs_left(t: Tour) -> None:
 
 
 async def host_pid_namespace(t: Tour) -> None:
-    """What outlives an init without a pid namespace of its own is killed, execs are told first."""
+    """What outlives an init in the host's pid namespace is killed; execs' exits come first."""
     await t.begin(
         "c1", "sh", "-c", "sleep 1000 & echo ready; exec sleep 1000", host_namespaces=["pid"]
     )
@@ -240,7 +240,7 @@ async def _pids(t: Tour) -> str:
 
 
 async def many_execs(t: Tour) -> None:
-    """Twenty at once: each is told once, its start before its exit."""
+    """Twenty at once: each is published once, its start before its exit."""
     await t.begin()
     await t.run()
     names = [f"e{n}" for n in range(20)]

@@ -134,7 +134,7 @@ async def start_twice(t: Tour) -> None:
 
 
 async def stale_socket(t: Tour) -> None:
-    """A socket file nobody listens on is replaced."""
+    """A socket file without a listener is replaced."""
     await t.begin()
     path = t.shims["c1"].reply.path
     t.kill_shim(signal.SIGKILL)
@@ -191,7 +191,7 @@ async def pod(t: Tour) -> None:
 
 
 async def groups(t: Tour) -> None:
-    """Which annotation makes the group, and a group whose id is nobody's."""
+    """Which annotation makes the group, and a group whose id no container has."""
     kinds = {
         "c1": {_GROUP: "g"},
         "c2": {_GROUP: "g", _SANDBOX: "other"},
@@ -276,7 +276,7 @@ def _make_cgroup(top: str, *names: str) -> None:
 
 
 async def no_events_address(t: Tour) -> None:
-    """A shim that was told of no daemon drops its events."""
+    """A shim without the address of a daemon drops its events."""
     t.harness.binary = replace(t.harness.binary, ttrpc_address="")
     await t.begin()
     await t.run()

@@ -1,4 +1,4 @@
-"""Every verb in every state of an init; ids nobody knows."""
+"""Every verb in every state of an init; unknown ids."""
 
 import signal
 from typing import Any
