@@ -147,7 +147,7 @@ def test_kept_outcome_is_told_again_until_forgotten() -> None:
 
 @pytest.mark.parametrize("keep", [False, True])
 def test_failure_is_told_to_one_caller_and_not_kept(keep: bool) -> None:
-    """After an error the verb may be tried again, whoever saw the error."""
+    """After an error the verb may be tried again, whichever caller got the error."""
 
     async def main() -> None:
         background = Background()

@@ -203,7 +203,7 @@ def test_ranges_of_bytecode_hold_whole_instructions_of_one_page() -> None:
 
 @needs_library
 def test_code_goes_back_to_what_it_was_and_still_answers() -> None:
-    """A fork specializes code anew after each reclaim: for other types, and in other classes."""
+    """A fork specializes code again after each reclaim: for other types, and in other classes."""
 
     def parent() -> bool:
         names: dict[str, Callable[..., object]] = {}

@@ -110,7 +110,7 @@ def test_answer_without_a_record_is_137_and_now(boot: Boot) -> None:
 def test_recorded_exit_is_reported_if_it_is_of_the_same_process(
     boot: Boot, recorded_pid: int, status: int, expected: int
 ) -> None:
-    """What is known is told, after a crash of the shim, too."""
+    """What is known is reported, after a crash of the shim, too."""
     bundle = created(boot)
     records = ExitRecords(str(bundle), "c1")
     records.write_init(Exit(recorded_pid, status, AT_NS), start_time=1)

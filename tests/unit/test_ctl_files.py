@@ -115,7 +115,7 @@ def test_mounts_left_in_a_bundle_are_unmounted_before_it_is_removed(tmp_path: Pa
 
 
 def test_config_asks_for_containerds_namespaces_and_cgroup() -> None:
-    """What runc is told by containerd's client library for a plain container."""
+    """What containerd's client library passes to runc for a plain container."""
     config = spec.config(
         spec.Wanted(["true"], host_namespaces=["pid"], memory_limit_bytes=2**20),
         namespace="ns",

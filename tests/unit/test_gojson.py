@@ -194,7 +194,7 @@ def test_nested_value_of_a_wrong_type_names_the_inner_struct() -> None:
     ],
 )
 def test_value_that_go_could_decode_passes(value: object) -> None:
-    """Null is fine everywhere, and so are fields nobody knows."""
+    """Null is fine everywhere, and so are unknown fields."""
     gojson.check(value, oci.PROCESS)
 
 

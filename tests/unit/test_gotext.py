@@ -32,7 +32,7 @@ def test_error_with_a_path_names_the_call_and_the_path() -> None:
 
 
 def test_error_that_knows_its_call_says_it() -> None:
-    """Whoever raises an OSError may name the call; that wins over the caller's guess."""
+    """Code that raises an OSError may name the call; that wins over the caller's guess."""
     error = OSError(errno.EEXIST, "File exists", b"/x")
     error.op = "mkdir"  # type: ignore[attr-defined]  # ours, on a builtin
 

@@ -22,7 +22,7 @@ _FULL_PIPE_BYTES = 4096  # one page is the least
 
 
 class Pipe:
-    """A pipe of one page whose reader reads when told to."""
+    """A pipe of one page whose reader reads at a call only."""
 
     def __init__(self) -> None:
         self.reader, self.writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
@@ -231,7 +231,7 @@ def test_crash_in_c_leaves_a_stack_in_the_fifo(tmp_path: Path, fifo: int) -> Non
 
 @pytest.mark.rule("cli.serve.3", "io.open.8")
 def test_fifo_without_reader_or_with_a_full_one_blocks_nobody(tmp_path: Path) -> None:
-    """1 MiB of lines that nobody reads."""
+    """1 MiB of lines without a reader."""
     os.mkfifo(tmp_path / "log")
 
     done = child(tmp_path, "for i in range(10000): logging.info('x' * 100)\nprint('alive')")

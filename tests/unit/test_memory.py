@@ -176,7 +176,7 @@ def test_without_the_library_nothing_is_done(monkeypatch: pytest.MonkeyPatch) ->
 @needs_library
 @pytest.mark.skipif(linux_version() < (5, 14), reason="the kernel makes no copies ahead of need")
 def test_what_one_fork_has_touched_another_touches_in_advance() -> None:
-    """Told of runs of pages, the next fork is interrupted at none of them."""
+    """With the runs of pages of one fork, the next is interrupted at none of them."""
 
     def parent() -> bool:
         block = bytearray(8 << 20)

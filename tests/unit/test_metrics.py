@@ -187,7 +187,7 @@ def test_v1_huge_pages_have_one_entry_a_size(tmp_path: Path) -> None:
 
 @pytest.mark.rule("stats.answer.4")
 def test_v1_cgroup_that_is_gone_is_an_almost_empty_message(tmp_path: Path) -> None:
-    """Files that are not there are no error (6.6); the CPU is always told of."""
+    """Files that are not there are no error (6.6); the CPU is always reported."""
     found = v1_message(*V1_CONTROLLERS, "rdma", "hugetlb", folder=tmp_path / "gone")
 
     assert [field.name for field, _ in found.ListFields()] == ["cpu", "blkio"]
@@ -288,7 +288,7 @@ def test_v2_huge_pages_have_one_entry_a_size_of_the_machine(tmp_path: Path) -> N
 
 @pytest.mark.rule("stats.answer.4")
 def test_v2_cgroup_that_is_gone_is_a_message_of_zeros(tmp_path: Path) -> None:
-    """OK and mostly empty, as the reference; no events and no pressure are told."""
+    """OK and mostly empty, as the reference; no events and no pressure are reported."""
     found = v2_message(tmp_path / "gone")
 
     assert not found.HasField("memory_events")
@@ -309,7 +309,7 @@ def test_metrics_are_packed_under_their_bare_name(kind: object, url: str) -> Non
 
 @pytest.mark.rule("stats.answer.4")
 def test_file_that_cannot_be_read_fails(tmp_path: Path) -> None:
-    """Only what is missing counts as nothing; other errors are told (6.6)."""
+    """Only what is missing counts as nothing; other errors are reported (6.6)."""
     (tmp_path / "memory.stat").symlink_to("memory.stat")
 
     with pytest.raises(OSError, match="symbolic links"):

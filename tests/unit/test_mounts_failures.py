@@ -233,7 +233,7 @@ def test_cancelled_mount_waits_and_is_undone(
 def test_cancelled_mount_that_fails_is_a_cancelled_one(
     rootfs: str, slow_mount: tuple[threading.Event, threading.Event]
 ) -> None:
-    """A time limit stays a time limit, whatever the mount said in the end."""
+    """A time limit stays a time limit, whatever the mount reports in the end."""
     begun, let = slow_mount
 
     async def main() -> None:

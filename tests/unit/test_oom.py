@@ -112,7 +112,7 @@ def test_signal_without_a_kill_is_told_to_nobody(memory: V1Memory) -> None:
 
 
 def test_look_before_an_exit_tells_what_was_counted_until_then(memory: V1Memory) -> None:
-    """Kills from before the watch count too; several at once are told once."""
+    """Kills from before the watch count too; several at once are published once."""
 
     async def scenario() -> None:
         memory.count(2)

@@ -56,7 +56,7 @@ def test_reclaimer_waits_for_the_end_of_work_but_not_for_ever(
 
 
 class FakeTimers:
-    """As much of a loop as sets one timer; time passes when told to."""
+    """As much of a loop as sets one timer; time passes at a call only."""
 
     due: Callable[[], None] | None = None
     delay_s = 0.0
@@ -138,7 +138,7 @@ def test_first_reclaim_tells_once_what_was_touched(monkeypatch: pytest.MonkeyPat
 def test_a_shim_that_never_rests_tells_at_its_end_what_it_has_touched(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Once: one that has rested has told.  Nothing is told of memory that was not published."""
+    """Once: a shim that has rested has reported.  Memory that was not published is left out."""
     said: list[bytes] = []
     monkeypatch.setattr(prefault, "used_pages", lambda: b"runs")
     monkeypatch.setattr(publish, "_published", [])

@@ -65,7 +65,7 @@ def test_options_of_create_stand_in_the_order_of_the_reference(fake: FakeRuntime
 def test_pid_file_of_a_relative_bundle_is_absolute(
     fake: FakeRuntime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The bundle is told as it came."""
+    """The bundle is passed on as it came."""
     monkeypatch.chdir(fake.folder)
     fake.script('for ARG; do echo "$ARG"; done >$HERE/argv')
     fake.run(lambda runc: create(runc, bundle="bundle", pid_file="bundle/init.pid"))

@@ -1,4 +1,4 @@
-"""What a runtime is asked for a checkpoint and for a restore, and which criu it is told of."""
+"""What a runtime is asked for a checkpoint and for a restore, and which criu it gets."""
 
 import asyncio
 from pathlib import Path

@@ -204,7 +204,7 @@ def test_output_that_is_no_utf8_is_told_all_the_same(fake: FakeRuntime) -> None:
 
 @pytest.mark.parametrize("verb", ["start", "kill", "delete"])
 def test_ten_megabytes_of_output_block_nobody(fake: FakeRuntime, verb: str) -> None:
-    """More than a pipe holds; the end is told, where the reason stands."""
+    """More than a pipe holds; the end, with the reason, is reported."""
     fake.script(
         'touch "$LOG"; head -c 10485760 /dev/zero | tr "\\0" x >&2; echo the reason >&2; exit 1'
     )

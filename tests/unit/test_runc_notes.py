@@ -43,7 +43,7 @@ def test_init_is_whom_the_runtime_notes_as_such(
     ("content", "mode", "expected"),
     [
         (b"\x7fELF\x02", 0o755, True),
-        (b"\x7fELF\x02", 0o644, True),  # who tries to run it will be told
+        (b"\x7fELF\x02", 0o644, True),  # an attempt to run it shows the error
         (b"#!/bin/sh\n", 0o755, False),
         (b"", 0o755, False),
         (None, 0, False),

@@ -157,7 +157,7 @@ def test_missing_binary_is_told_with_its_name(machine: Machine) -> None:
 
 
 def test_exec_of_a_missing_binary_is_told(machine: Machine) -> None:
-    """The error is not told again for a call that fails in silence."""
+    """The error is not reported again for a call that fails in silence."""
 
     async def story(runc: Runc, reaper: Reaper) -> None:
         exited = await machine.create(runc, reaper)
@@ -258,7 +258,7 @@ def test_forced_delete_ends_a_running_container(machine: Machine) -> None:
     async def story(runc: Runc, reaper: Reaper) -> None:
         exited = await machine.create(runc, reaper)
         await runc.start(machine.id, timeout_s=LIMIT_S)
-        reaper.stop()  # as if nobody were there: the blocking call waits for its own child
+        reaper.stop()  # as without a reaper: the blocking call waits for its own child
         delete_force_now(
             binary=machine.binary,
             root=machine.root,

@@ -127,7 +127,7 @@ def test_run_leaves_the_outcomes_of_tests_that_name_rules(tmp_path: Path) -> Non
 def test_marker_that_names_no_rule_ends_the_run_before_any_test(
     tmp_path: Path, marker: str, said: str
 ) -> None:
-    """A test would else prove something that nobody looks for."""
+    """A test would else prove a rule that is not in the list."""
     text = f"import pytest\n\n@pytest.mark.rule({marker})\ndef test_it():\n    print('ran')\n"
 
     done = suite(tmp_path, text)
