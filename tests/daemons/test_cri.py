@@ -104,7 +104,7 @@ def test_stats_of_containers_and_pods(pods: Pods) -> None:
         cpu = int(found["cpu"]["usageCoreNanoSeconds"]["value"])
         return cpu > 0 and int(found["memory"]["workingSetBytes"]["value"]) > 0
 
-    until(used, "CPU time and memory to be told")
+    until(used, "CPU time and memory to be reported")
     (of_pod,) = pods.daemon.ask("statsp", "-o", "json", pod.id)["stats"]
     assert int(of_pod["linux"]["memory"]["workingSetBytes"]["value"]) > 0
     assert int(of_pod["linux"]["network"]["defaultInterface"]["rxBytes"]["value"]) >= 0

@@ -139,7 +139,7 @@ class Dockerd:
         )
         return done.stdout
 
-    def said(self, *args: str) -> str:
+    def output(self, *args: str) -> str:
         """Return what a docker command prints, without the end of its last line."""
         return self.docker(*args).stdout.decode().removesuffix("\n")
 
@@ -165,7 +165,7 @@ class Dockerd:
                 process.kill()
 
     def id(self, container: str) -> str:
-        return self.said("inspect", "-f", "{{.Id}}", container)
+        return self.output("inspect", "-f", "{{.Id}}", container)
 
     def events(self, id_: str) -> list[tuple[str, str]]:
         """Return action and exit status ("" = none) of each event of a container so far.
@@ -174,7 +174,7 @@ class Dockerd:
         """
         what = '{{.Action}}|{{index .Actor.Attributes "exitCode"}}'
         until = f"--until={time.time():.6f}"
-        lines = self.said(
+        lines = self.output(
             "events", "--since=0", until, f"--filter=container={id_}", f"--format={what}"
         ).splitlines()
         # An exec's has its command behind a colon.
@@ -185,10 +185,12 @@ class Dockerd:
 
     def pids(self, container: str) -> list[int]:
         """Return the processes of a container, as the daemon has them from the shim."""
-        return [int(word) for word in self.said("top", container, "-eo", "pid").split()[1:]]
+        return [int(word) for word in self.output("top", container, "-eo", "pid").split()[1:]]
 
     def state(self, container: str) -> dict[str, Any]:
-        found: dict[str, Any] = json.loads(self.said("inspect", "-f", "{{json .State}}", container))
+        found: dict[str, Any] = json.loads(
+            self.output("inspect", "-f", "{{json .State}}", container)
+        )
         return found
 
     def wait_state(self, container: str, status: str, *, limit_s: float = 30.0) -> dict[str, Any]:
@@ -205,11 +207,11 @@ class Dockerd:
     def wait_logs(self, container: str, text: str, *, limit_s: float = 30.0) -> None:
         """Wait until a container has printed `text`, and nothing else."""
         what = f"{container} to say {text!r}"
-        until(lambda: self.said("logs", container) == text, what, limit_s=limit_s)
+        until(lambda: self.output("logs", container) == text, what, limit_s=limit_s)
 
     def containers(self) -> list[str]:
         """Return the ids of all containers, stopped ones as well."""
-        return self.said("ps", "--all", "--quiet", "--no-trunc").split()
+        return self.output("ps", "--all", "--quiet", "--no-trunc").split()
 
     def _answers(self) -> bool:
         return self.docker("version", check=False).returncode == 0

@@ -37,18 +37,18 @@ def live() -> str:
 
 def shared(life: Callable[[], str], *, limit_s: float = 20.0) -> str:
     """Share in a fork; what the process that went on says, and whether its memory is shared."""
-    heard, told = os.pipe()
+    heard, writer = os.pipe()
 
     def zygote() -> bool:
         def hand_over(pid: int) -> None:
-            os.write(told, f"{pid}|".encode())
+            os.write(writer, f"{pid}|".encode())
 
         reason = canary.share(life, ANSWERS, hand_over, limit_s=limit_s)
-        os.write(told, f"{os.getpid()}|{reason}|{publish.is_published()}".encode())
+        os.write(writer, f"{os.getpid()}|{reason}|{publish.is_published()}".encode())
         return True
 
     in_fork(zygote)
-    os.close(told)
+    os.close(writer)
     with os.fdopen(heard) as file:
         *moved, pid, reason, is_published = file.read().split("|")
     assert is_published == str(reason == "")

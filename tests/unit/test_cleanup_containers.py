@@ -83,8 +83,8 @@ def test_running_container_is_killed_and_its_rootfs_unmounted(
 
     done = boot.delete("c1")
 
-    said = response(done)
-    assert (str(said.pid), said.exit_status) == ((bundle / "init.pid").read_text(), 137)
+    answer = response(done)
+    assert (str(answer.pid), answer.exit_status) == ((bundle / "init.pid").read_text(), 137)
     assert done.stderr == b""
     assert ended(pidfd)
     assert str(bundle) not in Path("/proc/self/mountinfo").read_text()

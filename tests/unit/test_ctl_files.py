@@ -28,10 +28,10 @@ def test_root_holds_a_copy_of_busybox_and_a_link_per_applet(tmp_path: Path) -> N
     assert not busybox.samefile(BUSYBOX)
     assert os.readlink(tmp_path / "root" / "bin" / "sh") == "busybox"
     assert stat.S_IMODE((tmp_path / "root" / "tmp").stat().st_mode) == 0o1777
-    said = subprocess.run(
+    done = subprocess.run(
         [tmp_path / "root" / "bin" / "echo", "hi"], check=True, capture_output=True, text=True
     )
-    assert said.stdout == "hi\n"
+    assert done.stdout == "hi\n"
 
 
 def test_root_of_a_program_that_needs_a_loader_is_refused(tmp_path: Path) -> None:

@@ -47,9 +47,9 @@ def test_message_is_its_set_fields() -> None:
     words = Words({"/tmp/x": "<root>"})
     state = StateResponse(id="c1", bundle="/tmp/x/b", pid=7, status="RUNNING", exited_at=_ZERO)
 
-    said = words.message(state, "c1")
+    text = words.message(state, "c1")
 
-    assert said == "id=c1 bundle=<root>/b pid=<c1> status=RUNNING exited_at=zero"
+    assert text == "id=c1 bundle=<root>/b pid=<c1> status=RUNNING exited_at=zero"
     assert words.message(DeleteResponse(), "c1") == ""
 
 

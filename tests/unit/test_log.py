@@ -206,10 +206,10 @@ def fifo(tmp_path: Path) -> Iterator[int]:
 def test_lines_go_to_the_fifo_from_info_on(tmp_path: Path, fifo: int) -> None:
     done = child(tmp_path)
 
-    said = os.read(fifo, 65536).decode()
+    lines = os.read(fifo, 65536).decode()
     assert done.returncode == 0
-    assert f"msg=begun runtime={RUNTIME}\n" in said
-    assert "not told" not in said
+    assert f"msg=begun runtime={RUNTIME}\n" in lines
+    assert "not told" not in lines
 
 
 @pytest.mark.rule("cli.serve.1")

@@ -263,9 +263,9 @@ def test_v2_memory_has_every_key_of_the_kernel() -> None:
 
     found = v2_message(DATA / "v2-every").memory
 
-    told = {name: getattr(found, name) for name in names}
-    assert told == {name: keys.get(name, 0) for name in names}
-    assert {name for name, value in told.items() if not value} == {
+    values = {name: getattr(found, name) for name in names}
+    assert values == {name: keys.get(name, 0) for name in names}
+    assert {name for name, value in values.items() if not value} == {
         "workingset_refault",
         "workingset_activate",
     }
@@ -327,8 +327,10 @@ def test_controllers_are_passed_on_by_every_parent_and_not_by_the_cgroup_itself(
 
     v2.enable_controllers(str(tmp_path), "/a/c1")
 
-    said = [(tmp_path / part / "cgroup.subtree_control").read_text() for part in ("", "a", "a/c1")]
-    assert said == ["+pids", "+pids", "cpu memory\n"]
+    controllers = [
+        (tmp_path / part / "cgroup.subtree_control").read_text() for part in ("", "a", "a/c1")
+    ]
+    assert controllers == ["+pids", "+pids", "cpu memory\n"]
 
 
 def test_controllers_that_cannot_be_enabled_are_no_error(tmp_path: Path) -> None:

@@ -77,15 +77,15 @@ def test_burst_of_exits_is_told_once_each_while_waiters_are_stalled(loop: LoopNa
     """One SIGCHLD stands for many exits, and no waiter holds up the reaping."""
 
     async def main() -> None:
-        mine, told = started(), dict[int, list[int]]()
+        mine, statuses = started(), dict[int, list[int]]()
         gate, hold = os.pipe2(os.O_CLOEXEC)
         stalled, wait_for_last_event = asyncio.Event(), asyncio.Event()
         pids = [shell(f"read x; exit {n % 200}", fds={0: gate}) for n in range(100)]
 
         async def waiter(pid: int) -> None:
             ended = await mine.claim(pid)
-            told.setdefault(pid, []).append(ended.status)
-            if len(told) == len(pids):
+            statuses.setdefault(pid, []).append(ended.status)
+            if len(statuses) == len(pids):
                 wait_for_last_event.set()
             await stalled.wait()
 
@@ -99,7 +99,7 @@ def test_burst_of_exits_is_told_once_each_while_waiters_are_stalled(loop: LoopNa
                 dead(pid)
             await wait_for_last_event.wait()
             stalled.set()
-        assert told == {pid: [n % 200] for n, pid in enumerate(pids)}
+        assert statuses == {pid: [n % 200] for n, pid in enumerate(pids)}
         mine.stop()
 
     run(main(), loop=loop, timeout_s=30, debug=False)

@@ -100,14 +100,14 @@ def test_create_hands_the_streams_of_the_container_to_the_runtime(fake: FakeRunt
     try:
         given = {"fds": {1: out_w}, "spawned": lambda: spawned.append(True)}
         fake.run(lambda runc: create(runc, **given))
-        told = os.read(out_r, 100)
+        output = os.read(out_r, 100)
     finally:
         os.close(out_r)
         os.close(out_w)
 
     fds = [line.split(" -> ") for line in fake.saw("fds").splitlines() if " -> " in line]
     targets = {fd.split()[-1]: target for fd, target in fds}
-    assert told == b"hello\n"
+    assert output == b"hello\n"
     assert (targets["0"], targets["2"]) == ("/dev/null", "/dev/null")
     assert spawned == [True]
 

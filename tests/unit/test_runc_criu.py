@@ -109,8 +109,8 @@ def test_criu_path_is_told_where_it_matters_and_the_version_asked_once(
 
     run(verbs(), 20)
 
-    said = [line.partition(" --image-path")[0] for line in calls(fake)]
-    assert said == [
+    commands = [line.partition(" --image-path")[0] for line in calls(fake)]
+    assert commands == [
         "create --bundle /b --pid-file /b/init.pid c1",
         "--version",
         *[f"{option}checkpoint"] * 2,

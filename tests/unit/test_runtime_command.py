@@ -91,11 +91,11 @@ def test_output_without_end_is_bounded_in_memory() -> None:
             command.trim(fd)
             assert os.fstat(fd).st_size <= 2_000_000
         os.write(writer, b"the end")
-        told = command.output(fd)
+        text = command.output(fd)
     finally:
         os.close(fd)
         os.close(writer)
 
-    assert told.endswith("000039\nthe end")
-    assert "\0" not in told
-    assert len(told) == command.OUTPUT_LIMIT_BYTES
+    assert text.endswith("000039\nthe end")
+    assert "\0" not in text
+    assert len(text) == command.OUTPUT_LIMIT_BYTES

@@ -57,7 +57,7 @@ def test_terminal_is_taken_and_the_folder_goes_with_it(tmp_path: Path, place: Pa
 
 @pytest.mark.rule("io.terminal.3", "io.terminal.4")
 @pytest.mark.parametrize(
-    ("masters", "pipes", "name", "said"),
+    ("masters", "pipes", "name", "error"),
     [
         (0, 0, NAME, "recvfd: number of fds is not 1: 0"),
         (2, 0, NAME, "recvfd: number of fds is not 1: 2"),
@@ -69,7 +69,7 @@ def test_terminal_is_taken_and_the_folder_goes_with_it(tmp_path: Path, place: Pa
     ],
 )
 def test_message_that_is_no_terminal_is_refused_and_all_its_fds_are_closed(
-    tmp_path: Path, masters: int, pipes: int, name: bytes, said: str
+    tmp_path: Path, masters: int, pipes: int, name: bytes, error: str
 ) -> None:
     """One message, one fd, a terminal; and the folder is gone all the same."""
     (out,) = fifos(tmp_path, ["out"])
@@ -85,7 +85,7 @@ def test_message_that_is_no_terminal_is_refused_and_all_its_fds_are_closed(
                 os.close(number)
         with pytest.raises(Refused) as refused:
             await io.connect()
-        assert str(refused.value) == FAILED + said
+        assert str(refused.value) == FAILED + error
         await io.close()
 
     run_clean(scenario())

@@ -31,7 +31,7 @@ def test_logs_are_followed_to_the_end_and_the_status_is_waited_for(docker: Docke
 
     assert (rest, status) == (b"usr\n", b"4\n")
     assert docker.state("c1")["ExitCode"] == 4
-    assert docker.said("logs", "c1") == "up\nusr"
+    assert docker.output("logs", "c1") == "up\nusr"
     docker.docker("rm", "c1")
 
 
@@ -84,7 +84,7 @@ def test_container_that_fails_is_started_again_as_often_as_said(docker: Dockerd)
     state = docker.wait_state("c1", "exited")
 
     assert state["ExitCode"] == 5
-    assert docker.said("inspect", "-f", "{{.RestartCount}}", "c1") == "2"
+    assert docker.output("inspect", "-f", "{{.RestartCount}}", "c1") == "2"
     docker.docker("rm", "c1")
 
 
@@ -115,8 +115,8 @@ def test_health_follows_the_statuses_of_the_checks(docker: Dockerd) -> None:
     until(lambda: health("unhealthy"), "the container to be ill", limit_s=60)
     docker.docker("exec", "c1", "touch", "/well")
     until(lambda: health("healthy"), "the container to be well", limit_s=60)
-    said = {(each["ExitCode"], each["Output"]) for each in docker.state("c1")["Health"]["Log"]}
-    assert said == {(1, "seen\n"), (0, "seen\n")}
+    results = {(each["ExitCode"], each["Output"]) for each in docker.state("c1")["Health"]["Log"]}
+    assert results == {(1, "seen\n"), (0, "seen\n")}
     docker.docker("rm", "--force", "c1")
 
 

@@ -48,7 +48,7 @@ def test_containers_live_through_a_crash_of_their_daemons(
     assert docker.state("c1")["Pid"] == pid
     _lines(go, 20, 30)
     docker.wait_logs("c1", _text(30))
-    assert docker.said("exec", "c1", "echo", "here") == "here"
+    assert docker.output("exec", "c1", "echo", "here") == "here"
     docker.docker("stop", "-t", "0", "c1")
     assert docker.state("c1")["ExitCode"] == 137
     docker.docker("rm", "c1")

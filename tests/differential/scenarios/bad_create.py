@@ -152,7 +152,7 @@ async def mounted_root(t: Tour) -> None:
     await t.do("Wait")
     await t.do("Delete")
     t.note("mounts", _mounts(path))
-    await t.told("delete")
+    await t.wait_for_event("delete")
     t.events()
 
 

@@ -113,7 +113,7 @@ async def _failing_end(t: Tour, fail: Callable[..., None]) -> None:
     await t.do("Delete")
     fail("delete", "container does not exist\n")
     await t.do("Delete")
-    await t.told("delete")
+    await t.wait_for_event("delete")
     t.events()
 
 
