@@ -201,7 +201,7 @@ def test_logging_binary_gets_both_streams_and_the_last_line(
 
 
 @every_containerd
-def test_program_or_runtime_that_is_missing_is_told_by_its_name(
+def test_program_or_runtime_that_is_missing_is_reported_by_its_name(
     containerd: Containerd, run: Sequence[str], host: Host
 ) -> None:
     """Clients match these texts: the runtime's own words, and those for no runtime at all."""

@@ -51,7 +51,7 @@ def watch(containerd: Containerd) -> Iterator[Watch]:
     watching.wait(timeout=10)
 
 
-def test_oom_is_told_before_the_exit(
+def test_oom_is_published_before_the_exit(
     containerd: Containerd, run: Sequence[str], watch: Watch
 ) -> None:
     """What CRI and dockerd make OOMKilled of."""

@@ -276,7 +276,7 @@ def test_network_of_the_host_and_none(nerdctl: Nerdctl) -> None:
 
 
 @every_daemon
-def test_failures_are_told(nerdctl: Nerdctl) -> None:
+def test_failures_are_reported(nerdctl: Nerdctl) -> None:
     """A missing program, and memory that is used up."""
     missing = nerdctl(*nerdctl.words("--rm"), IMAGE, "nosuchcommand", check=False)
     assert missing.returncode == 1

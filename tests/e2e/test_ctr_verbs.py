@@ -76,7 +76,7 @@ def test_metrics_are_those_of_the_cgroup(containerd: Containerd) -> None:
     end(containerd, "c1")
 
 
-def test_oom_is_told_to_the_daemon_before_the_exit(containerd: Containerd, host: Host) -> None:
+def test_oom_is_published_to_the_daemon_before_the_exit(containerd: Containerd, host: Host) -> None:
     """What CRI and dockerd make OOMKilled of."""
     path = os.path.join(host.folder, "events")
     watching = containerd.events(path)

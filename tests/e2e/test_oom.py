@@ -203,7 +203,7 @@ def test_ooms_in_parallel_are_each_told_before_their_exit(setup: Setup) -> None:
     in_harness(setup, scenario)
 
 
-def test_oom_under_crun_is_told_too(setup: Setup, host: Host) -> None:
+def test_oom_under_crun_is_published_too(setup: Setup, host: Host) -> None:
     """What is watched is the kernel's, whichever runtime made the cgroup."""
 
     async def scenario(harness: Harness) -> None:

@@ -80,7 +80,7 @@ def test_variant_of_ours_has_rows_and_bars_of_its_own(results: Results) -> None:
     )
 
 
-def test_goal_is_told_beside_the_bar() -> None:
+def test_goal_is_shown_beside_the_bar() -> None:
     """What is wanted is not what is judged."""
     bar = Bar("exec", GO_2_1, 1.0, goal=0.95)
 

@@ -55,7 +55,7 @@ def test_record_has_all_that_is_known(tmp_path: Path) -> None:
     assert stat.S_IMODE((tmp_path / "exits" / "init.json").stat().st_mode) == 0o600
 
 
-def test_recorded_exit_is_the_one_that_was_told(tmp_path: Path) -> None:
+def test_recorded_exit_is_the_published_one(tmp_path: Path) -> None:
     """`delete` after a crash reports it, to the nanosecond."""
     with records(tmp_path) as open_records:
         open_records.write_init(ENDED, start_time=12)

@@ -18,7 +18,7 @@ from shimv2.gocompat.gotext import os_error, quote, strerror
         (errno.EIO, "input/output error"),
     ],
 )
-def test_errno_is_told_as_go_tells_it(number: int, text: str) -> None:
+def test_errno_is_reported_as_go_does(number: int, text: str) -> None:
     """Clients compare these texts; Go's begin with a small letter."""
     assert strerror(number) == text
 

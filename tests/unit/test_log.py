@@ -148,7 +148,7 @@ def test_lost_reader_is_no_error(pipe: Pipe) -> None:
     assert pipe.handler.dropped == 1
 
 
-def test_unformattable_record_is_told_and_harms_nobody(pipe: Pipe) -> None:
+def test_unformattable_record_is_reported_and_harms_no_logging(pipe: Pipe) -> None:
     pipe.handler.emit(record("%d of them", "many"))
 
     assert 'level=error msg="a line of x.py:1 cannot be formatted: TypeError"' in pipe.read()

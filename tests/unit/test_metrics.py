@@ -54,7 +54,7 @@ def v2_message(folder: Path) -> cgroups_v2_pb2.Metrics:
     return found
 
 
-def test_v1_container_is_told_as_it_was_captured() -> None:
+def test_v1_container_is_reported_as_it_was_captured() -> None:
     """Each controller's numbers of a real container arrive in their fields."""
     found = v1_message(*V1_CONTROLLERS)
 
@@ -107,7 +107,7 @@ def test_v1_limit_of_max_pids_is_zero(tmp_path: Path) -> None:
     assert (found.current, found.limit) == (4, 0)
 
 
-def test_v1_oom_control_is_told_whole(tmp_path: Path) -> None:
+def test_v1_oom_control_is_reported_whole(tmp_path: Path) -> None:
     """Its kills are how CRI finds out why a container ended."""
     text = "oom_kill_disable 1\nunder_oom 1\noom_kill 12\n"
     (tmp_path / "memory.oom_control").write_text(text)
@@ -235,7 +235,7 @@ def test_v2_container_is_told_whole() -> None:
     assert found.rdma.limit[0].hca_objects == 2**32 - 1
 
 
-def test_v2_container_is_told_as_it_was_captured() -> None:
+def test_v2_container_is_reported_as_it_was_captured() -> None:
     """The same with files of a real kernel, one without RDMA devices and without swap."""
     found = v2_message(DATA / "v2")
     pb = cgroups_v2_pb2

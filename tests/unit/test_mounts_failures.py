@@ -152,7 +152,7 @@ def test_options_that_fit_in_no_way_are_refused(tmp_path: Path, rootfs: str) -> 
     run(main())
 
 
-def test_directory_of_the_layers_that_is_gone_is_told(rootfs: str) -> None:
+def test_directory_of_the_layers_that_is_gone_is_reported(rootfs: str) -> None:
     """It is entered before the mount, so the error is not the mount's."""
     lower = ":".join(f"/gone/{number:060}" for number in range(60))
 

@@ -118,7 +118,7 @@ def test_missing_helper_is_told(source: str, rootfs: str, monkeypatch: pytest.Mo
     reaping(scenario)
 
 
-def test_missing_program_is_told_in_the_helpers_words(source: str, rootfs: str) -> None:
+def test_missing_program_is_reported_in_the_helpers_words(source: str, rootfs: str) -> None:
     """What the helper prints is the only clue."""
 
     async def scenario(reaper: Reaper) -> None:

@@ -74,7 +74,7 @@ def memory(tmp_path: Path) -> V1Memory:
     return V1Memory(tmp_path)
 
 
-def test_kill_that_is_counted_after_its_signal_is_told_once(memory: V1Memory) -> None:
+def test_kill_that_is_counted_after_its_signal_is_published_once(memory: V1Memory) -> None:
     """v1 signals before it kills: the counter is looked at again, a little later (6.7)."""
 
     async def scenario() -> None:
@@ -91,7 +91,7 @@ def test_kill_that_is_counted_after_its_signal_is_told_once(memory: V1Memory) ->
     run(scenario(), timeout_s=10)
 
 
-def test_signal_without_a_kill_is_told_to_nobody(memory: V1Memory) -> None:
+def test_signal_without_a_kill_is_not_published(memory: V1Memory) -> None:
     """Memory was used up and then freed: no process was killed."""
 
     async def scenario() -> None:

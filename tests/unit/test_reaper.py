@@ -50,7 +50,7 @@ def subreaper() -> Iterator[None]:
 
 
 @both_loops
-def test_exit_is_told_with_its_status_and_time(loop: LoopName) -> None:
+def test_exit_is_reported_with_its_status_and_time(loop: LoopName) -> None:
     """The code, or 128 + the signal, the core dump bit ignored; the time of the wall clock."""
 
     async def main() -> None:
@@ -123,7 +123,7 @@ loop.run(main())
 """
 
 
-def test_exits_during_a_stop_of_the_shim_are_told_after_it() -> None:
+def test_exits_during_a_stop_of_the_shim_are_reported_after_it() -> None:
     """SIGSTOP the shim, let its children die, SIGCONT: none is missing."""
     source, sink = os.pipe2(os.O_CLOEXEC)
     with open(source, encoding="ascii") as output:

@@ -205,7 +205,7 @@ def test_counts_of_mortal_objects_are_kept() -> None:
 
 
 @needs_library
-def test_count_that_was_not_raised_is_kept_wherever_it_is_said_to_be() -> None:
+def test_count_that_was_not_raised_is_kept_at_each_published_address() -> None:
     """The library looks at the counts as well: a small one has a meaning."""
 
     def parent() -> bool:

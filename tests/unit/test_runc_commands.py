@@ -176,7 +176,7 @@ def test_process_file_lies_in_the_runtime_folder_of_the_user(
     assert fake.saw("path").startswith(f"{fake.bundle}/runc-process")
 
 
-def test_missing_folder_for_the_process_file_is_told(
+def test_missing_folder_for_the_process_file_is_reported(
     fake: FakeRuntime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_RUNTIME_DIR", "/no/such")
@@ -191,7 +191,7 @@ def test_missing_folder_for_the_process_file_is_told(
 
 
 @pytest.mark.root
-def test_full_disk_under_the_process_file_is_told(
+def test_full_disk_under_the_process_file_is_reported(
     fake: FakeRuntime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An error a user understands, and nothing left on the disk that is full already."""

@@ -86,7 +86,7 @@ def test_runc_before_1_2_takes_the_option(version: str, takes: bool) -> None:
 @pytest.mark.parametrize(
     ("version", "option"), [(OLD, "--criu /my/criu "), ("runc version 1.2.0", "")]
 )
-def test_criu_path_is_told_where_it_matters_and_the_version_asked_once(
+def test_criu_path_is_passed_where_it_matters_and_the_version_asked_once(
     fake: FakeRuntime, version: str, option: str
 ) -> None:
     """The version costs a process, so it is asked when needed."""

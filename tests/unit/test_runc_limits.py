@@ -203,7 +203,7 @@ def test_other_calls_go_on_while_one_hangs(fake: FakeRuntime) -> None:
     fake.run(both)
 
 
-def test_fast_runtimes_are_told_by_their_own_status(fake: FakeRuntime) -> None:
+def test_fast_runtimes_are_reported_by_their_own_status(fake: FakeRuntime) -> None:
     """Exits that come before the wait, in a crowd, go to their own calls."""
     fake.script('[ "$VERB" = start ] || exit 3')
     fake.log.touch()

@@ -25,7 +25,7 @@ from shimv2.runtime.runc import Runc
         ("state", '{"init_process_pid": 42}', False),
     ],
 )
-def test_init_is_whom_the_runtime_notes_as_such(
+def test_init_is_the_process_that_the_runtime_notes_as_such(
     tmp_path: Path, name: str, text: str, expected: bool
 ) -> None:
     """By runc or crun; whatever else is there says nothing."""
@@ -49,7 +49,7 @@ def test_init_is_whom_the_runtime_notes_as_such(
         (None, 0, False),
     ],
 )
-def test_program_is_told_from_a_script(
+def test_program_differs_from_a_script(
     tmp_path: Path, content: bytes | None, mode: int, expected: bool
 ) -> None:
     """By its first bytes; also when it is found on PATH."""

@@ -20,7 +20,7 @@ def test_pid_is_read_from_its_file(tmp_path: Path) -> None:
     assert read_pid_file(str(tmp_path / "init.pid")) == 4711
 
 
-def test_missing_pid_file_is_told_as_the_reference_does() -> None:
+def test_missing_pid_file_is_reported_as_the_reference_does() -> None:
     """The text is Go's for a file that is not there."""
     with pytest.raises(Refused) as caught:
         read_pid_file("/no/init.pid")

@@ -87,7 +87,7 @@ def test_signals_hidden_by_the_c_library_are_reset_too() -> None:
     assert ignored == 0
 
 
-def test_signals_that_arrive_while_children_are_made_harm_nobody() -> None:
+def test_signals_that_arrive_while_children_are_made_harm_no_child() -> None:
     """A handler of ours must not run in the child: it would work on our memory."""
     ticks = 0
 

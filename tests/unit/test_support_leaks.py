@@ -126,7 +126,7 @@ def test_mount_and_cgroup_are_found_and_removed() -> None:
 
 
 @pytest.mark.root
-def test_socket_counts_when_nobody_listens_any_more() -> None:
+def test_socket_counts_when_it_has_no_listener_any_more() -> None:
     """A live shim's socket is the shim's business; a dead one was left behind."""
     os.makedirs("/run/containerd/s", mode=0o700, exist_ok=True)
     host = Host.make()
@@ -143,7 +143,7 @@ def test_socket_counts_when_nobody_listens_any_more() -> None:
 
 
 @pytest.mark.root
-def test_fifo_folder_counts_when_nobody_has_it_open_any_more() -> None:
+def test_fifo_folder_counts_when_no_process_has_it_open_any_more() -> None:
     """A running ctr's FIFOs are its business; those of one that is gone were left behind."""
     os.makedirs("/run/containerd/fifo", mode=0o700, exist_ok=True)
     host = Host.make()

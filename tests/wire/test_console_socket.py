@@ -164,7 +164,9 @@ def test_folder_whose_path_is_too_long_for_a_socket_is_passed_over(
     assert not os.path.exists(os.path.dirname(listening.path))
 
 
-def test_folder_that_is_missing_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_folder_that_is_missing_is_reported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Like the reference: the folder that was asked for, or an error."""
     missing = tmp_path / "no"
     short = Path("/tmp/nosuchfolder")

@@ -116,7 +116,7 @@ def test_all_who_wait_for_output_to_be_read_go_on_together(tmp_path: Path) -> No
     run_clean(scenario())
 
 
-def test_client_that_reads_to_the_end_sees_it_before_the_exit_is_told(tmp_path: Path) -> None:
+def test_client_that_reads_to_the_end_sees_it_before_the_exit_is_published(tmp_path: Path) -> None:
     """The shim's look at what is unread must not keep the stream from ending."""
     (out,) = fifos(tmp_path, ["out"])
 

@@ -217,7 +217,7 @@ def test_full_outbox_refuses_new_processes_and_drops_nothing(
     run(main())
 
 
-def test_what_nobody_took_at_the_end_is_logged(
+def test_events_not_taken_at_the_end_are_logged(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The end of the shim waits a bounded time for its last events, and says what is lost."""
@@ -231,7 +231,7 @@ def test_what_nobody_took_at_the_end_is_logged(
     assert "/tasks/start" in caplog.text
 
 
-def test_ooms_of_one_container_are_told_once_while_none_was_taken(tmp_path: Path) -> None:
+def test_ooms_of_one_container_are_published_once_while_none_was_taken(tmp_path: Path) -> None:
     """A daemon that was away gets each container's OOM once, in its place."""
 
     async def main() -> None:

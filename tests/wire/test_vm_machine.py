@@ -44,7 +44,7 @@ def test_status_and_output_are_those_of_the_machine(made: Made) -> None:
     assert run_one(image) == (7, "one\ntwo")
 
 
-def test_machine_that_dies_is_told_with_what_it_said_last(made: Made) -> None:
+def test_machine_that_dies_is_reported_with_its_last_output(made: Made) -> None:
     image = made("echo 'Kernel panic' > $HERE/console; echo test_x; kill -KILL $$")
 
     with pytest.raises(Died) as raised:
@@ -64,7 +64,7 @@ def test_machine_that_dies_is_told_with_what_it_said_last(made: Made) -> None:
     ],
     ids=["silent", "late"],
 )
-def test_machine_that_hangs_is_told_and_ended(
+def test_machine_that_hangs_is_reported_and_ended(
     made: Made, limits: dict[str, float], why: str
 ) -> None:
     """That it is ended is seen by the count of children that follows every test."""

@@ -36,7 +36,7 @@ def test_exec_has_its_input_user_folder_and_status(docker: Dockerd, sleeper: str
 
 
 @pytest.mark.parametrize(("program", "status"), [("nosuchprogram", 127), ("/etc/passwd", 126)])
-def test_exec_of_what_cannot_be_run_is_told_by_the_status(
+def test_exec_of_what_cannot_be_run_is_reported_by_the_status(
     docker: Dockerd, pair: Pair, sleeper: str, program: str, status: int
 ) -> None:
     """By the runtime's text, as for run; the container runs on.  20.10 says 126 for all of them."""

@@ -77,7 +77,7 @@ def test_container_is_renamed_and_restarted(docker: Dockerd) -> None:
 
 
 @pytest.mark.matrix
-def test_container_that_fails_is_started_again_as_often_as_said(docker: Dockerd) -> None:
+def test_container_that_fails_is_started_again_as_often_as_configured(docker: Dockerd) -> None:
     """--restart=on-failure:2: three lives, and the last one's status."""
     docker.run("-d", "--name=c1", "--restart=on-failure:2", IMAGE, "sh", "-c", "echo up; exit 5")
     docker.wait_logs("c1", "up\nup\nup")
@@ -120,7 +120,7 @@ def test_health_follows_the_statuses_of_the_checks(docker: Dockerd) -> None:
     docker.docker("rm", "--force", "c1")
 
 
-def test_events_are_told_in_order(docker: Dockerd) -> None:
+def test_events_are_published_in_order(docker: Dockerd) -> None:
     """The exit of an exec before that of its container, each with its status."""
     docker.run("-d", "--name=c1", IMAGE, "sh", "-c", WAITING)
     id_ = docker.id("c1")

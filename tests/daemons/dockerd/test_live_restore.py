@@ -56,7 +56,7 @@ def test_containers_live_through_a_crash_of_their_daemons(
 
 @pytest.mark.ours("Go's has no pids for a stopped task: newer containerd forgets its status, 255")
 @crashes
-def test_status_of_a_time_without_daemons_is_told(
+def test_status_of_a_time_without_daemons_is_reported(
     own_docker: Dockerd, crash: Sequence[str]
 ) -> None:
     """A container that ends while no daemon listens: its last line, and how it ended."""

@@ -33,7 +33,7 @@ def test_one_mebibyte_goes_in_and_comes_out_unchanged(docker: Dockerd) -> None:
 @pytest.mark.parametrize(
     ("program", "status"), [("nosuchprogram", 127), ("/no/such/path", 127), ("/etc/passwd", 126)]
 )
-def test_program_that_cannot_be_run_is_told_by_the_status(
+def test_program_that_cannot_be_run_is_reported_by_the_status(
     docker: Dockerd, pair: Pair, program: str, status: int
 ) -> None:
     """dockerd looks into the runtime's text, which the shim passes on; and so does its client.
