@@ -21,18 +21,18 @@ TRUE = spec.Wanted(["true"])
 
 
 @dataclass(frozen=True)
-class Said:
+class Outcome:
     status: int
     stdout: str
     stderr: str
 
 
-async def say(harness: Harness, *flags: str, cwd: str) -> Said:
+async def say(harness: Harness, *flags: str, cwd: str) -> Outcome:
     """Run the binary with containerd's flags before `flags`, streams apart."""
     status, out, err = await harness.binary.run(
         list(flags), cwd=cwd, stdin=b"", combined=False, limit_s=10
     )
-    return Said(status, out.decode(), err.decode())
+    return Outcome(status, out.decode(), err.decode())
 
 
 def command(*argv: str) -> None:
@@ -107,7 +107,7 @@ def test_empty_namespace_is_refused(setup: Setup) -> None:
         bundle = harness.make_bundle("c1", TRUE)
         result = await say(harness, "-namespace", "", "-id", "c1", "start", cwd=bundle.path)
 
-        assert result == Said(1, "", f"{NAME}: shim namespace cannot be empty")
+        assert result == Outcome(1, "", f"{NAME}: shim namespace cannot be empty")
         bundle.remove()
 
     in_harness(setup, scenario)

@@ -121,7 +121,7 @@ def test_exit_is_told_when_a_slow_client_has_taken_the_output(
 
 
 @pytest.mark.rule("task.wait.6")
-@pytest.mark.ours("it waits for nobody")
+@pytest.mark.ours("it waits for no client")
 @TERMINAL
 @WHO
 def test_exit_waits_a_quarter_of_a_second_for_a_client_that_never_reads(

@@ -22,7 +22,7 @@ UNKNOWN: Final = (5, "container not created: not found")
 ENDED: Final = (5, "process already finished: not found")
 
 Calls = Mapping[str, Callable[[], Awaitable[object]]]
-Said = str | tuple[int, str]  # a text has code 2
+Refusal = str | tuple[int, str]  # a text has code 2
 
 
 def calls_of_init(task: TaskClient, id_: str = "c1") -> Calls:
@@ -54,7 +54,7 @@ def calls_of_exec(task: TaskClient, exec_id: str) -> Calls:
     }
 
 
-async def check(calls: Calls, refusals: Mapping[str, Said], *left_out: str) -> None:
+async def check(calls: Calls, refusals: Mapping[str, Refusal], *left_out: str) -> None:
     """See that each call of `refusals` is refused so, and all others are not."""
     for name, call in calls.items():
         if name in left_out:
@@ -161,7 +161,7 @@ def test_stopped_container_is_only_looked_at_or_deleted(setup: Setup) -> None:
         container = await harness.run("c1", "sh", "-c", "exit 3")
         task = container.task
         ended = await task.wait("c1")
-        refusals: dict[str, Said] = {
+        refusals: dict[str, Refusal] = {
             "start": "cannot start a stopped process",
             "pause": "cannot pause a stopped container",
             "resume": "cannot resume a stopped container",
@@ -292,7 +292,7 @@ def test_exec_refuses_what_its_state_does_not_allow(setup: Setup) -> None:
 
         await task.kill("c1", signal.SIGKILL, "e1")
         ended = await task.wait("c1", "e1", timeout_s=10)
-        stopped: dict[str, Said] = {
+        stopped: dict[str, Refusal] = {
             "start": "cannot start a stopped process",
             "resize": "cannot resize a stopped container",
             "kill": ENDED,

@@ -117,7 +117,7 @@ def test_start_right_after_the_end_of_the_last_shim_is_served(boot: Boot) -> Non
 
         assert path_of(boot.new_start("c1")) == path
 
-        until(served, "somebody to answer")
+        until(served, "the server to answer")
         until(lambda: len(boot.servers()) == 1, "the old one to end")
         assert answers(path)
 
