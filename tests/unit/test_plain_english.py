@@ -11,8 +11,8 @@ ROOT: Final = Path(__file__).parents[2]
 CODE: Final = ("shimv2", "ttrpc", "protos/generate.py", "bench", "tests")
 PAGES: Final = (
     *("README.md", "CHANGELOG.md", "docs/design.md", "docs/glossary.md", "docs/daemons.md"),
-    *("docs/differences.md", "docs/protocol.md", "docs/adr/0002-one-process-per-container.md"),
-    *("docs/adr/0001-asyncio-on-its-own-loop.md", "docs/adr/0005-what-the-libraries-are-for.md"),
+    *("docs/differences.md", "docs/protocol.md", "docs/performance.md", "docs/threat-model.md"),
+    *sorted(str(page.relative_to(ROOT)) for page in ROOT.glob("docs/adr/*.md")),
 )
 PEOPLE: Final = re.compile(
     r"\b(whoever|whom|nobody|somebody|anybody|told|said|anew|come what may)\b", re.IGNORECASE
