@@ -1,9 +1,9 @@
-"""Builds the C parts: everything else about the package stands in pyproject.toml.
+"""Builds the C parts.  The rest of the package's description is in pyproject.toml.
 
     python setup.py build_native     into shimv2/_bin of this tree, for development
 
-A wheel gets them where a C compiler (`$CC`, else `cc`) is there; without one it is built all the
-same, and the shim does the same steps in Python, only slower.
+If there is a C compiler (`$CC`, else `cc`), a wheel has them.  Without a compiler it has none, and
+the shim does the same steps in Python, only slower.
 """
 
 import os
@@ -17,9 +17,9 @@ from setuptools import Command, Distribution, setup
 from setuptools.command.build_py import build_py
 
 FLAGS: Final = ("-std=gnu11", "-O2", "-Wall", "-Wextra")
-# What is built, from what, and how.
-# Flags, each tuple tried until one works: a static program has nothing to link at each start of a
-# container, but not everywhere is a libc.a.
+# The products, their sources and flags.
+# Each tuple of flags is tried until one works.  A static program starts faster, because nothing is
+# linked at its start; but some systems have no libc.a.
 LIBRARY: Final = (("-shared", "-fPIC", "-fvisibility=hidden"),)
 PROGRAM: Final = (("-static",), ())
 PAGE_SHARING: Final = ("_publish.c", "_reclaim.c", "_prefault.c", "_maps.c", "_fill.c")
@@ -32,13 +32,13 @@ PRODUCTS: Final = (
 
 
 def compiler() -> list[str]:
-    """The compiler's command line, empty when there is none."""
+    """Return the compiler's command line; empty if there is no compiler."""
     words = shlex.split(os.environ.get("CC", "cc"))
     return words if words and shutil.which(words[0]) else []
 
 
 def build(folder: str) -> None:
-    """Compile all products into `folder`; a missing or failing compiler is told, not fatal."""
+    """Compile all products into `folder`; print a missing or failing compiler, and go on."""
     cc = compiler()
     if not cc:
         sys.stderr.write("no C compiler: built without the native parts\n")
@@ -48,7 +48,7 @@ def build(folder: str) -> None:
     for product, source_dir, sources, tries in PRODUCTS:
         path = os.path.join(folder, product)
         files = [os.path.join(source_dir, source) for source in sources]
-        # Renamed into place: a shim that runs has the old file mapped.
+        # Replaced by a rename: a running shim has the old file mapped.
         for flags in tries:
             argv = [*cc, *FLAGS, *flags, *files, "-o", f"{path}.new", *extra]
             if subprocess.run(argv, check=False).returncode == 0:
@@ -84,7 +84,7 @@ class WithNative(Distribution):
 
 
 def wheel_commands() -> dict[str, type[Command]]:
-    """A wheel with native parts is for this machine only, but for every Python 3."""
+    """Mark a wheel with C parts as for this machine's platform and each Python 3."""
     try:
         from setuptools.command.bdist_wheel import bdist_wheel  # noqa: PLC0415 - not everywhere
     except ImportError:  # before setuptools 70

@@ -146,7 +146,7 @@ def _density(arguments: argparse.Namespace) -> int:
             peer = place.ours()
         suite.warm_up(place, [peer])
         found = density.density(place, peer, arguments.count)
-    print(f"\n{density.told(peer, found)}")
+    print(f"\n{density.summary(peer, found)}")
     return 0 if found.is_good else 1
 
 

@@ -73,8 +73,8 @@ def _run(binary: Binary, flags: list[str], bundle: Bundle, stdin: bytes) -> Done
         status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
         done = Done(output, time.perf_counter() - began)
         if status != 0:
-            said = output + os.pread(errors, _READ_BYTES, 0)
-            raise ShimFailed(flags[-1], status, said.decode(errors="replace"))
+            printed = output + os.pread(errors, _READ_BYTES, 0)
+            raise ShimFailed(flags[-1], status, printed.decode(errors="replace"))
         return done
     finally:
         os.chdir("/")

@@ -41,7 +41,7 @@ class Density:
 
 
 def density(place: Place, peer: Peer, wanted: int) -> Density:
-    """Start so many, look at them, and remove them; what fails is told and does not end it."""
+    """Start so many, look at them, and remove them; a failure is printed and ends nothing."""
     found = Density(wanted)
     failures: list[str] = []
     shims: list[Running] = []
@@ -81,7 +81,7 @@ def density(place: Place, peer: Peer, wanted: int) -> Density:
     return found
 
 
-def told(peer: Peer, found: Density) -> str:
+def summary(peer: Peer, found: Density) -> str:
     """Lay it out as a table."""
     count = max(found.running, 1)
     lines = [

@@ -1,4 +1,4 @@
-"""Reads the logs of all shims, as a daemon does: one whose log nobody reads waits for room."""
+"""Reads the logs of all shims, as a daemon does: a shim without a reader of its log waits."""
 
 import contextlib
 import os

@@ -14,17 +14,17 @@ def described(interpreter: str) -> dict[str, str]:
     """Tell of the machine, and of the Python that our shim runs with."""
     return {
         "date": time.strftime("%Y-%m-%d"),
-        "commit": _said("git", "-C", str(ROOT), "describe", "--always", "--dirty"),
+        "commit": _output("git", "-C", str(ROOT), "describe", "--always", "--dirty"),
         "processor": f"{_processor()}, {len(os.sched_getaffinity(0))} CPUs",
         "memory": f"{os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') / 2**30:.0f} GiB",
         "kernel": platform.release(),
         "system": platform.freedesktop_os_release().get("PRETTY_NAME", "?"),
-        "python": _said(interpreter, "-V").removeprefix("Python "),
+        "python": _output(interpreter, "-V").removeprefix("Python "),
         "cgroups": "v2" if os.path.exists("/sys/fs/cgroup/cgroup.controllers") else "v1",
         # With it each session gets the same share of a busy machine: ours is one a shim.
         "autogroup": _setting("sched_autogroup_enabled"),
-        "runc": _said("runc", "--version").removeprefix("runc version "),
-        "crun": _said("crun", "--version").removeprefix("crun version "),
+        "runc": _output("runc", "--version").removeprefix("runc version "),
+        "crun": _output("crun", "--version").removeprefix("crun version "),
         "load at the start": " ".join(f"{load:.2f}" for load in os.getloadavg()),
     }
 
@@ -43,7 +43,7 @@ def _processor() -> str:
     return platform.machine()
 
 
-def _said(*command: str) -> str:
+def _output(*command: str) -> str:
     """Return the first line a program prints, or a question mark."""
     return _first_line(command) or "?"
 

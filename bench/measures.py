@@ -28,7 +28,7 @@ def is_ours(name: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Measure:
-    """One figure: its samples are numbers of one unit, the ratio of two shims' medians is told."""
+    """One figure.  Its samples have one unit; the ratio of two shims' medians is printed."""
 
     name: str
     title: str
@@ -48,7 +48,7 @@ class Bar:
     peer: str  # "" = the bound is on our own figure
     limit: float
     at_least: bool = False  # the ratio is to be that or more
-    goal: float | None = None  # where we want to be; told, not judged
+    goal: float | None = None  # where we want to be; printed, not judged
     ours: str = OURS  # or a variant of it
 
     def __str__(self) -> str:

@@ -92,7 +92,7 @@ class Peer:
 
     @property
     def interpreter(self) -> str:
-        """Return the Python of a shim of ours, as its launcher is told; else that of the bench."""
+        """Return the Python of a shim of ours, as its launcher has it; else that of the bench."""
         if self.launcher is None:
             return sys.executable
         conf = self.launcher.with_name(f"{self.launcher.name}.conf")
@@ -145,9 +145,9 @@ def for_python(prefix: Path, wanted: str) -> Peer:
         NoPeer: there is no such interpreter, or ours cannot be installed for it.
     """
     python = find_python(wanted)
-    said = _said([python, "-c", "import platform; print(platform.python_version())"]).strip()
-    name = f"{measures.OURS}-{'.'.join(said.split('.')[:2])}"
-    return replace(install_ours(prefix, python), name=name, label=f"Python {said}")
+    version = _output([python, "-c", "import platform; print(platform.python_version())"]).strip()
+    name = f"{measures.OURS}-{'.'.join(version.split('.')[:2])}"
+    return replace(install_ours(prefix, python), name=name, label=f"Python {version}")
 
 
 def find_python(wanted: str) -> str:
@@ -214,12 +214,12 @@ def given(
     Raises:
         NoPeer: it does not run.
     """
-    found = re.search(r"Version:\s*v?([\d.]+)", _said([path, "-v"]))
+    found = re.search(r"Version:\s*v?([\d.]+)", _output([path, "-v"]))
     version = found[1] if found else "?"
     return Peer(name, f"{label} {version}", path, generation, containerd)
 
 
-def _said(command: Sequence[str]) -> str:
+def _output(command: Sequence[str]) -> str:
     """Return what a program prints.
 
     Raises:

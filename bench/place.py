@@ -82,7 +82,7 @@ class Place:
         _error: BaseException | None,
         _trace: TracebackType | None,
     ) -> None:
-        # Whoever is impatient now would leave the machine in disorder.
+        # A second signal now would leave the machine in disorder.
         for number in (signal.SIGINT, *_STOPS):
             signal.signal(number, signal.SIG_IGN)
         self._undo.close()
@@ -117,7 +117,7 @@ class Place:
         terminal: bool = False,
         events: str = "",
     ) -> Running:
-        """Make a bundle; nothing runs yet.  `events`: whom to tell, instead of our own sink."""
+        """Make a bundle; nothing runs yet.  `events`: the sink's socket, if not our own."""
         self._count += 1
         wanted = spec.Wanted(args or ("sleep", "100000"), terminal=terminal)
         bundle = self._folders.bundle(self.mark, f"{self.mark}-{self._count}", wanted)
@@ -169,7 +169,7 @@ class Place:
         for running in reversed(self._running[:]):
             try:
                 running.destroy()
-            except Exception as error:  # noqa: BLE001 - the others have to go, too; told below
+            except Exception as error:  # noqa: BLE001 - the others have to go, too; printed below
                 failed.append(f"{running.id}: {error}")
         for peer in self._peers:
             peer.end_zygotes()

@@ -12,7 +12,7 @@ _SCHED_CLOCK: Final = 2  # of a process's clock ids: time on a CPU, in ns (linux
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """In KiB: resident, its share of what is shared, and what nobody else has."""
+    """In KiB: resident, its share of what is shared, and what no other process has."""
 
     rss: float
     pss: float

@@ -1,4 +1,4 @@
-"""What a run has found: samples, and the rows that are told of them.  Pure, but for its JSON."""
+"""What a run has found: samples, and the rows that are printed of them.  Pure, but for its JSON."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence

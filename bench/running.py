@@ -104,7 +104,7 @@ class Running:
     # --- the way up ---------------------------------------------------------------------------
 
     def start_shim(self) -> None:
-        """Run `start`.  The bundle is there; nobody is connected yet."""
+        """Run `start`.  The bundle is there; no client is connected yet."""
         log = os.open(self.bundle.log, os.O_RDWR | os.O_NONBLOCK)  # as containerd holds it
         self._undo.callback(os.close, log)
         self._follow(self.bundle.log)

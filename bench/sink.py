@@ -46,8 +46,8 @@ class Sink:
         """
         end = time.monotonic() + limit_s
         while time.monotonic() < end:
-            for told, at in self._turn(end - time.monotonic()):
-                if told == topic:
+            for came, at in self._turn(end - time.monotonic()):
+                if came == topic:
                     return at
         raise TimeoutError(f"no {topic} within {limit_s} s")
 
@@ -84,7 +84,7 @@ class Sink:
         return self._take(self._selector.select(limit_s))
 
     def _take(self, ready: list[tuple[selectors.SelectorKey, int]]) -> list[tuple[str, float]]:
-        told = []
+        events = []
         for key, _ in ready:
             sock = key.fileobj
             assert isinstance(sock, socket.socket)
@@ -93,8 +93,8 @@ class Sink:
                 self._connections[accepted] = ServerConnection()
                 self._selector.register(accepted, selectors.EVENT_READ)
             else:
-                told += self._hear(sock)
-        return told
+                events += self._hear(sock)
+        return events
 
     def _hear(self, sock: socket.socket) -> list[tuple[str, float]]:
         connection = self._connections[sock]
@@ -109,11 +109,11 @@ class Sink:
             sock.close()
             return []
         connection.feed(chunk)
-        told = []
+        events = []
         while (event := connection.next_event()) is not None:
             if isinstance(event, RequestReceived):
                 request = ttrpc_events_pb2.ForwardRequest.FromString(event.payload)
-                told.append((request.envelope.topic, at))
+                events.append((request.envelope.topic, at))
                 with contextlib.suppress(BrokenPipeError):
                     sock.sendall(connection.respond(event.stream_id, Empty().SerializeToString()))
-        return told
+        return events

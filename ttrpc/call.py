@@ -1,4 +1,4 @@
-"""What a handler may know about the call it answers: deadline, metadata, peer.  Pure."""
+"""The data of a call that its handler can read: deadline, metadata, peer.  Pure."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from typing import Final
 
 @dataclass(frozen=True, slots=True)
 class PeerCredentials:
-    """Who made the connection, as the kernel recorded it then; an fd passed on keeps it."""
+    """The process that connected, as the kernel recorded it then.  A passed-on fd keeps it."""
 
     pid: int
     uid: int
@@ -15,7 +15,7 @@ class PeerCredentials:
 
 
 class Metadata:
-    """Keys with one or more values.  Keys are looked up without regard to case."""
+    """Keys with one or more values.  Lookups ignore the case of a key."""
 
     __slots__ = ("_values",)
 
@@ -27,7 +27,7 @@ class Metadata:
         self._values = values
 
     def get(self, key: str) -> tuple[str, ...]:
-        """Return all values of `key` in the order they were sent; none is an empty tuple."""
+        """Return all values of `key` in the order they were sent; () if there is none."""
         return self._values.get(key.lower(), ())
 
     def __len__(self) -> int:
@@ -43,8 +43,8 @@ NO_METADATA: Final = Metadata()
 class Call:
     """One call, as its handler sees it.
 
-    `deadline` is in the time of the server's loop (`loop.time()`), None when there is none.  It may
-    be in the past: a call whose time was over when it was sent still reaches its handler.
+    `deadline` is in the time of the server's loop (`loop.time()`); None: no deadline.  It may be in
+    the past: the handler runs also if the client sent the call after its deadline.
     """
 
     __slots__ = ("deadline", "metadata", "method", "peer", "service")

@@ -21,19 +21,19 @@ log = logging.getLogger("ttrpc")
 
 ACCEPTS_PER_STEP: Final = 64
 BACKOFF_S: Final = (0.001, 1.0)  # after a failed accept: first and longest pause
-# Between two checks while shutting down.  Mostly one reply is left, to the call that asked for the
-# end: it is written when the tasks that are ready have had their turn.
+# Between two checks while shutting down.  Mostly one reply is left, that of Shutdown itself.  It is
+# written after one turn of the tasks that are ready, so that the first pauses are 0.
 IDLE_PAUSES_S: Final = (0, 0, 0, 0, 0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.05)
-HANDLERS_END_S: Final = 5.0  # for handlers to end once they are cancelled
+HANDLERS_END_S: Final = 5.0  # handlers have to end within this time after cancellation
 
 
 def same_user(peer: PeerCredentials) -> bool:
-    """Allow our own effective user *and* group, as the Go shims do; other groups do not count."""
+    """Allow a peer with this process's effective uid and gid; the Go shims check the same."""
     return peer.uid == os.geteuid() and peer.gid == os.getegid()
 
 
 def to_status(exc: Exception) -> StatusError:
-    """The usual errors get their code; any other is a bug, and its traceback is logged."""
+    """Map the usual errors to their codes.  Any other error is a bug: log its traceback."""
     status = errors.to_status(exc)
     if status.code == Code.UNKNOWN and status is not exc:
         log.error("unexpected error in a handler", exc_info=exc)
@@ -68,13 +68,13 @@ class Server:
         return sum(session.calls for session in self._sessions)
 
     def listen(self, sock: socket.socket) -> None:
-        """Accept from a listening Unix socket; the server owns it from here."""
+        """Accept connections from a listening Unix socket.  The server owns it from now on."""
         sock.setblocking(False)
         self._listeners[sock] = None
         self._watch(sock)
 
     def stop_listening(self) -> None:
-        """Close the listeners; connections live on.  Their paths are the caller's to unlink."""
+        """Close the listeners.  Connections stay open.  The caller has to unlink the paths."""
         loop = asyncio.get_running_loop()
         for sock, pause in self._listeners.items():
             if pause is None:
@@ -85,7 +85,7 @@ class Server:
         self._listeners.clear()
 
     async def flush(self, timeout_s: float) -> None:
-        """Wait, but not longer, until the kernel has all replies written so far."""
+        """Wait until the kernel has accepted all replies that were written before this call."""
         try:
             async with asyncio.timeout(timeout_s):
                 for session in list(self._sessions):
@@ -94,9 +94,9 @@ class Server:
             log.warning("a client did not read its replies in time")
 
     async def shutdown(self, timeout_s: float) -> None:
-        """End gracefully: no new connections, each one closed as soon as it is idle.
+        """Accept no more connections, and close each open one as soon as it is idle.
 
-        After `timeout_s` the rest is closed as by `close`.
+        After `timeout_s` close the others as `close` does.
         """
         self.stop_listening()
         loop = asyncio.get_running_loop()
@@ -111,8 +111,9 @@ class Server:
         await self.close()
 
     async def close(self) -> None:
-        """Drop everything at once.  Returns when the handlers, cancelled, have ended; one that
-        takes longer than `HANDLERS_END_S` is left behind, and logged.
+        """Close all connections and cancel all handlers.  Returns when the handlers have ended.
+
+        If a handler takes longer than `HANDLERS_END_S`, that is logged, and it is not awaited.
         """
         self.stop_listening()
         for session in list(self._sessions):
@@ -142,8 +143,9 @@ class Server:
             self._open(connected)
 
     def _back_off(self, sock: socket.socket, exc: OSError) -> None:
-        """Pause accepting after an error that will pass: out of fds or memory, or a client gone
-        while it queued.  Clients in the backlog wait; to try again at once would burn the CPU.
+        """Pause accepting after a temporary error: no fds, no memory, or a client that left.
+
+        Clients in the backlog wait.  Without the pause the loop would retry without end.
         """
         pause_s = self._backoff_s
         self._backoff_s = min(pause_s * 2, BACKOFF_S[1])

@@ -1,4 +1,4 @@
-"""One client's connection at the server: its requests, the handlers that run for it, their end."""
+"""The server's side of one connection: its requests and their handlers."""
 
 import asyncio
 import functools
@@ -45,10 +45,10 @@ class _Running:
         self.over = False  # its answer would have no receiver
 
     def expire(self) -> None:
-        """Cancel at the deadline, but never before the first step.
+        """Cancel at the deadline, but never before the handler's first step.
 
-        A handler that can answer without waiting does so even when its time was over before it
-        came; one that began something can say how far it got.
+        So a handler that does not wait answers even after its deadline.  And a handler that began a
+        change can report how far it got.
         """
         if self.started:
             self.expired = True
@@ -58,10 +58,10 @@ class _Running:
 
 
 class Session:
-    """Owns the connection.  `gone` is called once, when it has ended.
+    """Owns the connection.  Calls `gone` once, when the connection has ended.
 
-    `ending` gets the tasks of handlers whose call is over but which have not ended yet; the owner
-    of the set waits for them.
+    If a call is over and its handler's task still runs, the task is put into `ending`.  The owner
+    of that set waits for these tasks.
     """
 
     __slots__ = (
@@ -109,7 +109,7 @@ class Session:
 
     @property
     def idle(self) -> bool:
-        """Whether every request is answered, and every answer accepted by the kernel."""
+        """Whether each request is answered, and the kernel has accepted each answer."""
         return not self._connection.calls and not self._transport.waiting_bytes
 
     @property
@@ -132,7 +132,7 @@ class Session:
         else:
             running = self._running.get(event.stream_id)
             if running is None or running.inbox is None:
-                return  # its handler ended while the event waited for its turn
+                return  # the handler ended before this event was handled
             if isinstance(event, DataReceived):
                 running.inbox.put(event.payload)
             else:
@@ -173,7 +173,7 @@ class Session:
         half_closed = not method.client_streams or bool(event.flags & wire.REMOTE_CLOSED)
         self._connection.open_stream(stream_id, half_closed=half_closed)
         inbox = Inbox(self._loop, self._transport, functools.partial(self._overflow, stream_id))
-        if event.payload or not method.client_streams:  # an empty request is one, too
+        if event.payload or not method.client_streams:  # an empty payload is a request, too
             inbox.put(event.payload)
         if half_closed:
             inbox.close()
@@ -184,7 +184,7 @@ class Session:
     # --- handlers -------------------------------------------------------------------------
 
     def _call_now(self, stream_id: int, method: Method, request: Any, call: Call) -> None:
-        """Answer in this very step: no task, no timer."""
+        """Answer in the step that read the request: no task, no timer."""
         payload = None
         error = None
         try:
@@ -193,7 +193,7 @@ class Session:
                 self._start(stream_id, method, lambda *_: result, request, call)
                 return
             payload = None if result is None else result.SerializeToString()
-        except asyncio.CancelledError:  # no task of ours: it came from something it looked at
+        except asyncio.CancelledError:  # not of this session: from a future that the handler read
             error = canceled()
         except Exception as exc:  # noqa: BLE001 - whatever a handler does, the others are served
             error = self._status(exc)
@@ -237,7 +237,7 @@ class Session:
             error = deadline_exceeded() if running.expired else canceled()
         except Exception as exc:  # noqa: BLE001 - whatever a handler does, the others are served
             if running.over and isinstance(exc, ConnectionClosed | StreamClosed):
-                return  # it was sending: no bug of its own
+                return  # the connection ended during a send: not a bug of the handler
             error = self._status(exc)
         if running.over:
             return
@@ -262,7 +262,7 @@ class Session:
             else:
                 nothing = StatusError(Code.UNKNOWN, "ttrpc: marshal called with nil")
                 frame = connection.fail(stream_id, nothing)
-        except Exception:  # what a handler returned or raised is not what its types say
+        except Exception:  # the handler's result or error has a wrong type
             log.exception("an answer could not be encoded", extra={"method": method.handler})
             unsendable = StatusError(Code.INTERNAL, "the answer could not be encoded")
             frame = connection.fail(stream_id, unsendable)
@@ -278,7 +278,7 @@ class Session:
     async def _send(self, stream_id: int, payload: bytes) -> None:
         await self._transport.drain()
         self._transport.write(self._connection.send(stream_id, payload))
-        await asyncio.sleep(0)  # a handler that only sends would keep the loop to itself
+        await asyncio.sleep(0)  # else a handler that only sends blocks the loop
 
     # --- ends -----------------------------------------------------------------------------
 
@@ -287,7 +287,7 @@ class Session:
         self._abort(stream_id, self._running[stream_id], error)
 
     def _abort(self, stream_id: int, running: _Running, error: StatusError) -> None:
-        """End a stream before its handler did."""
+        """End a stream whose handler has not ended."""
         self._transport.write(self._connection.fail(stream_id, error))
         del self._running[stream_id]
         self._leave(running, StreamClosed())
@@ -302,7 +302,8 @@ class Session:
     def _leave(self, running: _Running, reason: Exception) -> None:
         """Cancel a handler whose answer has no receiver, and put its task into `ending`.
 
-        The cancellation comes after its first step: a client may send a Kill and close at once.
+        The cancellation comes after its first step.  Reason: a client may send a Kill and close the
+        connection at once, and the Kill has to take effect.
         """
         running.over = True
         if running.timer is not None:

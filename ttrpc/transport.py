@@ -1,13 +1,13 @@
-"""The pump between a connected Unix socket and a connection: reads, feeds, writes.
+"""Moves bytes between a connected Unix socket and a connection.
 
-It does not interpret the bytes.  Of the loop it needs `add_reader`, `add_writer`, `call_soon` and
-futures.  It is responsible for:
+It does not interpret the bytes.  It uses `add_reader`, `add_writer`, `call_soon` and futures of the
+loop.  It is responsible for:
 
-* order: bytes leave in the order of `write`, at once, or queued while the socket is full;
-* back-pressure: a server stops reading from a connection that has more than `limit_bytes` to be
-  read by its client, so a client that does not read stalls itself and costs a bounded amount;
-* fairness: after `EVENTS_PER_STEP` events other connections and tasks get their turn;
-* the end: `lost` is called exactly once, whichever side ended the connection.
+* Order: bytes are sent in the order of `write`: at once, or later if the socket is full.
+* Back-pressure: if a client leaves more than `limit_bytes` unread, the server stops reading from
+  its connection.  So a client that does not read stalls only itself, and its memory is bounded.
+* Fairness: after `EVENTS_PER_STEP` events other connections and tasks get their turn.
+* The end: `lost` is called exactly once, for each way in which the connection can end.
 """
 
 import asyncio
@@ -41,12 +41,12 @@ class Connection(Protocol[E_co]):
 
 
 def socket_path(address: str) -> str:
-    """Return the path in an address as the daemons write it, `unix://PATH` or plain."""
+    """Return the path in a daemon's address, which is `unix://PATH` or a plain path."""
     return address.removeprefix("unix://")
 
 
 def peer_credentials(sock: socket.socket) -> PeerCredentials:
-    """Return who connected (or who listens, at the connecting end)."""
+    """Return the process at the other end: the one that connected, or the one that listens."""
     size = struct.calcsize("3i")
     data = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size)
     return PeerCredentials(*struct.unpack("3i", data))
@@ -92,13 +92,13 @@ class Transport(Generic[E]):
         self._lost = lost
         self._stop_when_congested = stop_when_congested
         self._limit_bytes = limit_bytes
-        self._out = bytearray()  # written here, not yet accepted by the kernel
+        self._out = bytearray()  # bytes that the kernel has not accepted yet
         self._waiters: list[tuple[int, asyncio.Future[None]]] = []
         self._reading = False
         self._held = False
         self._write_failed = False
         self.closed = False
-        self.congested = False  # more waits to be sent than the limit allows
+        self.congested = False  # `_out` has more bytes than the limit
 
     def start(self) -> None:
         self._resume_reading()
@@ -106,7 +106,7 @@ class Transport(Generic[E]):
     # --- out ------------------------------------------------------------------------------
 
     def write(self, data: bytes) -> None:
-        """Send a frame, at once if the kernel takes it.  After the end it is dropped silently."""
+        """Send a frame, at once if the kernel accepts it.  After the end the frame is dropped."""
         if self._out:
             self._out += data
         elif not self.closed and not self._write_failed:
@@ -125,9 +125,9 @@ class Transport(Generic[E]):
             self.congested = True
 
     async def wait_below(self, limit_bytes: int | None = None) -> None:
-        """Wait until at most `limit_bytes` (by default: a quarter of the limit) wait to be sent.
+        """Wait until at most `limit_bytes` (by default: a quarter of the limit) are unsent.
 
-        Returns also when the connection has ended; nothing waits then.
+        Returns also if the connection has ended: then no bytes are unsent.
         """
         if limit_bytes is None:
             limit_bytes = self._limit_bytes // _LOW_PART
@@ -140,7 +140,7 @@ class Transport(Generic[E]):
         """Wait while the connection is congested.
 
         Raises:
-            ConnectionClosed: it has ended, before or meanwhile.
+            ConnectionClosed: the connection ended before the call or during it.
         """
         while self.congested:
             await self.wait_below()
@@ -172,8 +172,9 @@ class Transport(Generic[E]):
             self.pump()
 
     def _fail_writing(self) -> None:
-        """Note that the client reads no more.  Requests it has sent (a Kill) are still served: the
-        transport reads on to the end, and writes nothing.
+        """Note that the client reads no more: drop all output, but read until end of file.
+
+        So requests that the client has sent before (a Kill) are still served.
         """
         self._write_failed = True
         self._out.clear()
@@ -193,7 +194,7 @@ class Transport(Generic[E]):
     # --- in -------------------------------------------------------------------------------
 
     def hold(self) -> None:
-        """Handle no further event until `release`: the last one cannot be delivered yet."""
+        """Handle no more events until `release`: the last event cannot be delivered yet."""
         self._held = True
 
     def release(self) -> None:
@@ -201,7 +202,7 @@ class Transport(Generic[E]):
         self._loop.call_soon(self.pump)
 
     def pump(self) -> None:
-        """Handle the events that have come, then read on, except under back-pressure."""
+        """Handle the events that have come, then read more, unless back-pressure forbids it."""
         next_event = self._connection.next_event
         budget = EVENTS_PER_STEP
         while not self.closed:
@@ -226,7 +227,7 @@ class Transport(Generic[E]):
             chunk = self._sock.recv(READ_BYTES)
         except (BlockingIOError, InterruptedError):
             return
-        except OSError as exc:  # ECONNRESET: the peer closed with something left unread
+        except OSError as exc:  # ECONNRESET: the peer closed with unread bytes
             log.debug("reading from a connection failed", extra={"error": str(exc)})
             chunk = b""
         if not chunk:
@@ -251,11 +252,11 @@ class Transport(Generic[E]):
 
     @property
     def waiting_bytes(self) -> int:
-        """How many bytes are written here and not yet accepted by the kernel."""
+        """The number of written bytes that the kernel has not accepted yet."""
         return len(self._out)
 
     def close(self) -> None:
-        """End the connection at once; what waits to be sent is dropped.  Idempotent."""
+        """End the connection at once, and drop unsent bytes.  Idempotent."""
         if self.closed:
             return
         self.closed = True
@@ -270,7 +271,7 @@ class Transport(Generic[E]):
         self._waiters.clear()
         self._sock.close()
         lost = self._lost
-        self._handle = self._lost = _nothing  # no cycle: memory goes now, not at a collection
+        self._handle = self._lost = _nothing  # no cycle: the memory is freed at once
         lost()
 
 

@@ -76,11 +76,11 @@ def exit_event(place: Place, peer: Peer) -> Samples:
         sink.wait_for("/tasks/start", _EVENT_LIMIT_S)
         began = time.perf_counter()
         os.kill(shim.init_pid, signal.SIGKILL)
-        told = sink.wait_for("/tasks/exit", _EVENT_LIMIT_S)
+        came = sink.wait_for("/tasks/exit", _EVENT_LIMIT_S)
         shim.end_task()
-        # From here on nobody listens, and Shutdown would wait for who does not come.
+        # Take the last event here: the sink is not served later, and Shutdown would wait for it.
         sink.wait_for("/tasks/delete", _EVENT_LIMIT_S)
-    return {"exit_event": [(told - began) * MS]}
+    return {"exit_event": [(came - began) * MS]}
 
 
 def _states(shim: Running) -> Repeated:

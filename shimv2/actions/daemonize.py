@@ -1,18 +1,18 @@
-"""Leaves the server behind: from a child of `start` to a daemon in its place.
+"""Makes the server a daemon: with its own session, OOM score and cgroup.
 
     start ── fork ──► child ── DaemonContext: fork, setsid, fork ──► server      (leave)
       └────────────────── one socket pair ─────────────────────────────┘
 
-    a zygote's waiting child, whose parent is 1 already, itself                  (stay)
+    a zygote's waiting child, whose parent is process 1 already, itself          (stay)
 
-Only the child opens the DaemonContext: opening it ends the process that does, and `start` has
-still to answer.  The server knows its own pid, so it takes its place (OOM score, cgroup) by itself
-and reports over the pair; then it waits for a word from `start`.  Without one - `start` failed to
-answer, or was killed - no client can learn of this server, and it ends.
+`leave`: only the child opens the DaemonContext, because that ends the process that opens it, and
+`start` has to answer later.  The server sets its own OOM score and cgroup, because it knows its own
+pid.  It reports over the socket pair, then it waits for `start` to send "go".  If "go" does not
+come (`start` failed to answer, or was killed), no client knows this server, and it ends.
 
-A waiting child has imported everything that the server needs.  After a cold start the server
-imports it first, after the answer and before the first call: an upgrade may replace the files under
-a running shim.
+Imports: a waiting child has imported all modules of the server.  After a cold start the server
+imports them after the answer and before the first call.  It imports nothing later, because an
+upgrade may replace the files of a running shim.
 """
 
 import contextlib
@@ -35,7 +35,7 @@ from shimv2.values.model import Identity
 
 READY_LIMIT_S: Final = 10.0
 _REPORT_LIMIT_BYTES: Final = 4096
-_READY: Final = b"ready"  # else the report is the text of an error
+_READY: Final = b"ready"  # any other report is the text of an error
 _GO: Final = b"go"
 
 _OOM_SCORE_RANGE: Final = (-1000, 1000)
@@ -43,17 +43,17 @@ _OOM_SCORE_RANGE: Final = (-1000, 1000)
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where the server belongs."""
+    """The OOM score and the cgroup of the server."""
 
     oom_score_adj: int | None  # None: as inherited
-    cgroup: str  # "" = as inherited
+    cgroup: str  # "": as inherited
 
 
 def leave(config: DaemonConfig, place: Place, answer: Callable[[], None]) -> None:
-    """Fork the server and `answer`; it serves once the answer is out.  Closes our listener.
+    """Fork the server and call `answer`; after that the server serves.  Closes our listener.
 
     Raises:
-        Refused, or what `answer` raises: there is no server then.
+        Refused, or an error of `answer`: then there is no server.
     """
     with _left_behind(config, place):
         answer()
@@ -65,15 +65,16 @@ def stay(
     place: Place,
     answer: Callable[[], None],
     *,
-    told: Callable[[], None],
+    release: Callable[[], None],
     kept: Sequence[socket.socket],
 ) -> NoReturn:
-    """Become the server in this process, which was forked for it; `answer` first.
+    """Become the server in this process, which was forked for it.  Calls `answer` first.
 
-    `told` lets the caller go; if that fails there is none, and so no server.  `kept` stay open.
+    `release` lets the caller end.  If it fails, the caller has ended already, and so does the
+    server.  The sockets in `kept` stay open.
 
     Raises:
-        Refused, or what `answer` raises: this process is then to end.
+        Refused, or an error of `answer`: this process has to end then.
     """
     os.setpgid(0, 0)
     _end_tidily(config, signal.SIGIO)
@@ -81,8 +82,8 @@ def stay(
     answer()
     status = 1
     try:
-        _let_go_of_streams()  # the daemon reads `start`'s output to its end
-        told()
+        _close_streams()  # the daemon reads the output of `start` until end of file
+        release()
         signal.signal(signal.SIGIO, signal.SIG_DFL)
         _detach([config.listener, *kept], forking=False)
         status = _serve(config)
@@ -95,18 +96,18 @@ def stay(
 
 @contextlib.contextmanager
 def _left_behind(config: DaemonConfig, place: Place) -> Iterator[None]:
-    """Fork the server, in its place when the block begins; it serves when the block has ended.
+    """Fork the server.  It is ready when the block begins, and serves after the block has ended.
 
     If the block fails, the server ends and removes its socket.
 
     Raises:
-        Refused: it could not be made or take its place; it is gone.
+        Refused: the server could not be forked, or could not set its OOM score or cgroup.
     """
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with ours:
         with theirs:
             try:
-                pid = os.fork()  # noqa: TID251 - where every shim comes from: no thread, no loop yet
+                pid = os.fork()  # noqa: TID251 - a cold start's fork: no thread, no loop yet
             except OSError as error:
                 raise Refused(f"fork: {os_error(error)}") from None
             if pid == 0:
@@ -137,22 +138,22 @@ def _become_server(config: DaemonConfig, place: Place, start: socket.socket) -> 
             start.close()
             status = _serve(config)
     except Exception:
-        # `start` does not listen any more; the log may be there by now.
+        # `start` does not read reports any more; the log may exist by now.
         logging.getLogger(__name__).critical("the shim ends", exc_info=True)
     finally:
         os._exit(status)
 
 
 def _serve(config: DaemonConfig) -> int:
-    # A waiting child has imported it.  In a cold start it takes the most time, and `start` has to
-    # answer first; all is imported before the first call is served.
+    # A waiting child has it already.  After a cold start this import takes the most time.  So it is
+    # after the answer of `start`, but before the first call.
     from shimv2.daemon import serve  # noqa: PLC0415
 
     return serve(config)
 
 
 def _settle(config: DaemonConfig, place: Place, start: socket.socket) -> bool:
-    """Become a daemon, take the place, report; whether to serve."""
+    """Become a daemon, set OOM score and cgroup, report; return whether to serve."""
     try:
         _detach([config.listener, start], forking=True)
         os.setpgid(0, 0)
@@ -161,16 +162,16 @@ def _settle(config: DaemonConfig, place: Place, start: socket.socket) -> bool:
         start.send(_READY)
         if start.recv(len(_GO)) == _GO:
             return True
-    except Exception as error:  # noqa: BLE001 - whatever it is, `start` has to tell it
+    except Exception as error:  # noqa: BLE001 - `start` reports any error
         with contextlib.suppress(OSError):  # `start` is gone
             text = os_error(error) if isinstance(error, OSError) else str(error)
             start.send(text.encode("utf-8", "replace")[:_REPORT_LIMIT_BYTES])
-    config.unlink_socket()  # `start` does the same, if it lives
+    config.unlink_socket()  # `start` does the same if it still runs
     return False
 
 
 def _end_tidily(config: DaemonConfig, *more: int) -> None:
-    """Until the server handles them itself, let stop signals remove the socket, too."""
+    """Make stop signals remove the socket file, until the server has its own handlers."""
 
     def stop(*_: object) -> None:
         config.unlink_socket()
@@ -181,11 +182,10 @@ def _end_tidily(config: DaemonConfig, *more: int) -> None:
 
 
 def _detach(kept: Sequence[socket.socket], *, forking: bool) -> None:
-    """Leave all fds but `kept` behind, and parent and session (`forking`); keep what children
-    should inherit.
+    """Close all fds but `kept`.  With `forking` also leave the parent and the session.
 
-    The defaults of python-daemon would set the umask to 0, the hard core limit to 0, and ignore the
-    stop signals: containers would get all three.
+    Not with the defaults of python-daemon: these set the umask to 0 and the hard core limit to 0,
+    and ignore the stop signals, and containers would inherit all three.
     """
     with open(os.devnull, "r+b", buffering=0) as null:
         for name in ("stdin", "stdout", "stderr"):
@@ -206,7 +206,7 @@ def _detach(kept: Sequence[socket.socket], *, forking: bool) -> None:
         ).open()
 
 
-def _let_go_of_streams() -> None:
+def _close_streams() -> None:
     null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
     for fd in range(3):
         os.dup2(null, fd)
@@ -220,7 +220,7 @@ def _umask() -> int:
 
 
 def _take(place: Place, identity: Identity) -> None:
-    os.environ["GOMAXPROCS"] = "4"  # as the reference: runtimes written in Go see it
+    os.environ["GOMAXPROCS"] = "4"  # as the Go shim: runtimes written in Go read it
     os.environ["OTEL_SERVICE_NAME"] = f"containerd-shim-{identity.id}"
     set_title([sys.argv[0], *server_words(identity)])
     if place.cgroup:
@@ -233,12 +233,12 @@ def _take(place: Place, identity: Identity) -> None:
 
 
 def join_cgroup(path: str) -> None:
-    """Move this process to the cgroup the options name: with v1 in every hierarchy that has it.
+    """Move this process to the cgroup `path`: with cgroup v1 in each hierarchy that has it.
 
     Raises:
-        Refused: none has it, or the kernel refuses; v2, with one hierarchy, says what was tried.
+        Refused: no hierarchy has it, or the kernel refuses.
     """
-    from shimv2.cgroups import tree  # noqa: PLC0415 - seldom asked for
+    from shimv2.cgroups import tree  # noqa: PLC0415 - rarely used
 
     unified = tree.is_unified()
     if not path.startswith("/") or ".." in path.split("/"):
@@ -276,7 +276,10 @@ def oom_score_of(pid: int) -> int:
 
 
 def oom_score_above(score: int) -> int:
-    """Return the OOM score of a shim whose daemon has `score`: one more, so the shim goes first."""
+    """Return the OOM score of a shim whose daemon has `score`.
+
+    It is one more: the kernel kills the shim before the daemon.
+    """
     low, high = _OOM_SCORE_RANGE
     return max(low, min(high, score + 1))
 
@@ -286,7 +289,7 @@ def _set_oom_score(score: int) -> None:
         with open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
             file.write(str(score))
     except PermissionError:
-        pass  # below what we inherited, and without CAP_SYS_RESOURCE: rootless, or a small machine
+        pass  # below the inherited score and without CAP_SYS_RESOURCE: rootless
     except OSError as error:
         why = f"set shim OOM score: {os_error(error)}"
         raise Refused(f"failed to adjust OOM score for shim: {why}") from None

@@ -128,7 +128,7 @@ def _make_server(
     if caller is None:
         daemonize.leave(config, place, reply)
     else:
-        daemonize.stay(config, place, reply, told=caller.let_go, kept=caller.kept)
+        daemonize.stay(config, place, reply, release=caller.let_go, kept=caller.kept)
 
 
 def _withdraw(listener: socket.socket, bound: BoundSocket) -> None:

@@ -30,10 +30,11 @@ _TRY_AGAIN: Final = (Code.DEADLINE_EXCEEDED, Code.RESOURCE_EXHAUSTED, Code.UNAVA
 class Publisher:
     """An ordered outbox with one sender.
 
-    Any answer acknowledges an event, OK or error, but for the codes in `_TRY_AGAIN`.  After those,
-    and after a lost connection, the same event is sent again on a fresh connection, before any
-    later one.  So an event may arrive twice (when only the answer was lost), never out of order.
-    One is sent after the other: containerd handles the requests of a connection concurrently.
+    Each answer acknowledges an event, OK or error, except the codes in `_TRY_AGAIN`.  After such a
+    code, and after a lost connection, the same event is sent again on a new connection, before any
+    later event.  So an event may arrive twice (if only the answer was lost), never out of order.
+    The sender waits for each answer, because containerd handles the requests of a connection
+    concurrently.
     """
 
     def __init__(self, address: str, namespace: str) -> None:
@@ -47,10 +48,10 @@ class Publisher:
         self._client: Client | None = None
 
     def emit(self, event: Event) -> None:
-        """Append `event`; never blocks, never fails.  Without an address it is dropped.
+        """Append `event`; never blocks, never fails.  Without an address the event is dropped.
 
-        A second OOM of a container, while one is pending, is dropped: a container that is killed
-        again and again while containerd is away must not fill the outbox.
+        If an OOM event of a container is pending, another one is dropped.  Reason: repeated OOM
+        kills must not fill the outbox while containerd is away.
         """
         if not self._path:
             return

@@ -83,7 +83,7 @@ class TaskService:
         )
 
     def connect(self, request: pb.ConnectRequest, _: Call) -> pb.ConnectResponse:
-        """Answer both pids; never an error, containerd calls it to see if the shim lives."""
+        """Answer both pids.  Never an error: containerd checks with it that the shim lives."""
         pid = self._containers.pid_of(request.id)
         return pb.ConnectResponse(shim_pid=os.getpid(), task_pid=pid)
 
@@ -105,7 +105,7 @@ class TaskService:
         return Empty()
 
     def resize_pty(self, request: pb.ResizePtyRequest, _: Call) -> Empty:
-        """Set the terminal's size; without a terminal nothing happens, which is no error."""
+        """Set the terminal's size; without a terminal do nothing, and return no error."""
         process = self._containers.get(request.id).process(request.exec_id)
         process.resize(request.width, request.height)
         return Empty()
@@ -118,7 +118,7 @@ class TaskService:
     # --- verbs ---------------------------------------------------------------------------------
 
     async def create(self, request: pb.CreateTaskRequest, call: Call) -> pb.CreateTaskResponse:
-        """Create a container; undone when the caller leaves, as containerd forgets it then."""
+        """Create a container.  If the caller leaves, roll back: containerd forgets it then."""
         self._publisher.check_room()
         self._verbs.forget(_delete_key(request.id))
         container = await self._containers.create(
@@ -133,7 +133,7 @@ class TaskService:
                 pid=await container.start_exec(request.exec_id, deadline=call.deadline)
             )
         if call.deadline is not None and call.deadline <= asyncio.get_running_loop().time():
-            # What Go says when a child is to be spawned for a call that is over; nothing changes.
+            # Go's text if a call ends before its child is spawned.  The state is unchanged.
             raise Refused("OCI runtime start failed: context deadline exceeded: <nil>")
         key = ("start", request.id)
         return pb.StartResponse(pid=await self._verbs.run(key, container.start))
@@ -163,7 +163,7 @@ class TaskService:
 
     async def pause(self, request: pb.PauseRequest, _: Call) -> Empty:
         init = self._containers.get(request.id).init
-        self._publisher.check_room()  # not for Resume: there are at most as many of it
+        self._publisher.check_room()  # not in `resume`: each follows a Pause
         await self._verbs.run(("pause", request.id), init.pause)
         return Empty()
 
@@ -192,7 +192,7 @@ class TaskService:
         return pb.WaitResponse(exit_status=ended.status if ended else 0, exited_at=exited_at(ended))
 
     async def shutdown(self, _request: pb.ShutdownRequest, _: Call) -> Empty:
-        """End the shim if no container is left; otherwise nothing, and that is no error."""
+        """End the shim if it has no container; otherwise do nothing, and return no error."""
         await self._verbs.run("shutdown", self._shut_down_if_empty)
         return Empty()
 

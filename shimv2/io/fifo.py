@@ -1,8 +1,8 @@
 """Open the files behind stdio names, without ever blocking in open(2).
 
-A blocking open of one end of a FIFO waits for the other end.  Here every open is non-blocking, and
-goes through a handle (O_PATH) that pins the file the name meant at first: a file that is renamed
-or replaced afterwards cannot take the FIFO's place.
+A blocking open of one end of a FIFO waits for the other end.  So each open here is non-blocking.
+It also goes through a handle (O_PATH) on the file that the name meant at first.  If that file is
+renamed or replaced later, the handle still refers to the first one.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ from shimv2.values.errors import Refused
 
 # The shim leads a session: a terminal it writes to must not become its controlling terminal.
 NO_SURPRISES: Final = os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
-_BULK_PIPE_BYTES: Final = 1024 * 1024  # what pipe-max-size allows everybody, as it is shipped
+_BULK_PIPE_BYTES: Final = 1024 * 1024  # the default of fs.pipe-max-size, proc(5)
 _INITIAL_USER_NAMESPACE: Final = 0xEFFFFFFD  # linux/proc_ns.h
 _RETRY_FIRST_S: Final = 0.005
 _RETRY_LAST_S: Final = 0.1
@@ -46,15 +46,15 @@ class Fd:
             os.close(number)
         except (
             OSError
-        ) as exc:  # it is closed all the same; network filesystems tell a full disk now
+        ) as exc:  # the fd is closed anyway; network filesystems report a full disk here
             log.warning("close of a stdio file: %s", exc)
 
 
 class Pinned:
-    """The file a name means now.  Owns a handle of it, so it is a context manager."""
+    """The file that a name means now.  Owns a handle on the file: use it as a context manager."""
 
     def __init__(self, path: str) -> None:
-        """Raises OSError when the name leads nowhere."""
+        """Raises OSError if there is no such file."""
         if "\0" in path:  # os.open would raise ValueError
             raise OSError(errno.EINVAL, os.strerror(errno.EINVAL), path)
         self.path = path
@@ -70,7 +70,7 @@ class Pinned:
         return stat.S_ISFIFO(os.fstat(self._handle.number).st_mode)
 
     def open(self, flags: int) -> Fd:
-        """Open it; ENXIO for the writing end of a FIFO without a reader."""
+        """Open the file.  The error is ENXIO for the writing end of a FIFO without a reader."""
         try:
             return Fd(os.open(f"/proc/self/fd/{self._handle.number}", flags | NO_SURPRISES))
         except OSError as exc:
@@ -79,12 +79,12 @@ class Pinned:
     async def open_writer(self, deadline: float) -> Fd:
         """Open the writing end of a FIFO as soon as it has a reader, by loop time `deadline`.
 
-        The open is repeated, finally every 0.1 s; mostly the first one succeeds, as clients open
-        their ends first.  inotify is no help: a client that blocks in open(2) until a writer comes
-        has not caused an event yet, though it already lets this open succeed.
+        The open is repeated, after some time every 0.1 s.  Mostly the first one succeeds, because
+        clients open their ends first.  inotify cannot replace this: while a client blocks in
+        open(2), there is no event yet, although the shim's open would succeed.
 
         Raises:
-            TimeoutError: it has no reader by then.  OSError: it cannot be opened at all.
+            TimeoutError: there is no reader by then.  OSError: the FIFO cannot be opened.
         """
         loop = asyncio.get_running_loop()
         pause_s = _RETRY_FIRST_S
@@ -102,23 +102,23 @@ class Pinned:
 
 
 class StdinFifo:
-    """Both ends of a stdin FIFO: one to read, one that only keeps it from ending.
+    """Both ends of a stdin FIFO: the shim reads one, and the other prevents end of file.
 
-    While the shim is a writer too, a client that detaches does not end the input, and the kernel
-    does not report it.  So with `hangup_s`, the time after which the input ends, the shim becomes a
-    writer only then.  The kernel reports that the last writer has left, but not that there has been
-    none yet.
+    While the shim itself is a writer, a client that detaches does not end the input.  But the
+    kernel does not report that the client has left, either.  So with `hangup_s` (the input ends
+    after this time without a client) the shim becomes a writer only after the last client left.
+    The kernel does not report that there was no writer yet.
     """
 
     def __init__(self, path: str, hangup_s: float | None = None) -> None:
-        """Open both ends, the reading one first, so that the other finds a reader.
+        """Open both ends, the reading end first: the open of the other end needs a reader.
 
-        Of a file that is no FIFO only the reading end is opened.
+        If the file is no FIFO, only the reading end is opened.
 
         Raises:
             Refused: with the reference's text.
         """
-        self.hangup_s = hangup_s  # None: it ends when the last writer has left, us included
+        self.hangup_s = hangup_s  # None: it ends when the last writer has left, the shim included
         self._reader = self._writer = Fd(-1)
         try:
             with Pinned(path) as pinned:
@@ -143,7 +143,7 @@ class StdinFifo:
         return any(event & select.POLLHUP for _, event in poll.poll(0))
 
     def hold(self) -> None:
-        """Become a writer.  Without it a FIFO whose writers have left is readable for ever."""
+        """Become a writer.  Otherwise a FIFO without writers is reported as readable for ever."""
         if self._writer.number < 0:
             path = f"/proc/self/fd/{self._reader.number}"
             self._writer = Fd(os.open(path, os.O_WRONLY | NO_SURPRISES))
@@ -171,10 +171,10 @@ def has_reader(number: int) -> bool:
 
 
 def grow_pipes(*numbers: int) -> None:
-    """Give pipes and FIFOs that carry much more room: it saves three of four wake-ups.
+    """Make the buffers of busy pipes and FIFOs larger: this saves three of four wake-ups.
 
-    Only for real root.  For others the pages of all their pipes are counted together
-    (pipe-user-pages-soft, 64 MiB), and beyond that their new pipes get two pages.
+    Only for real root.  The kernel limits the pages of all pipes of any other user
+    (pipe-user-pages-soft, 64 MiB); above the limit that user's new pipes get two pages.
     """
     if not _pipes_are_unlimited():
         return
@@ -189,5 +189,5 @@ def _pipes_are_unlimited() -> bool:
 
 
 def reason(exc: OSError) -> str:
-    """What went wrong, without the name of what it went wrong with."""
+    """Return the text of an OSError without the file's name."""
     return str(exc) if exc.errno is None else strerror(exc.errno)

@@ -1,7 +1,7 @@
-"""Logging binaries: a program the client names takes the container's output from pipes.
+"""Logging binaries: a program that reads the container's output from pipes.
 
-Whoever can set a container's stdout has it run as the shim's user, so it must be a program that
-only that user, or root, could have put there (CVE-2026-53488 was the lack of that).
+The client names the program in the URI of a container's stdout, and the shim runs it as its own
+user.  So only root, or that user, may own the program (CVE-2026-53488: this check was missing).
 """
 
 import asyncio
@@ -35,20 +35,20 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class LoggerHost:
-    """The process whose output a logging binary gets, and which binaries may run."""
+    """The process whose output a logging binary reads, and the binaries that may run."""
 
     reaper: Reaper
     namespace: str
     id: str  # the container's, or the exec's
-    allowed: tuple[str, ...] | None  # None = any that is safely owned
-    ready_limit_s: float  # for it to report that it is ready
+    allowed: tuple[str, ...] | None  # None: each that `_check_program` allows
+    ready_limit_s: float  # the program has to report within this time that it is ready
 
 
 class Logger:
     """One program and the shim's ends of its pipes."""
 
     def __init__(self, target: StdioUri, host: LoggerHost, *, called: str) -> None:
-        """`called` is the name of the program in the reference's errors."""
+        """`called` is the name of the program in error texts, as in those of the Go shim."""
         self._target = target
         self._host = host
         self._called = called
@@ -70,21 +70,21 @@ class Logger:
     async def start(self) -> None:
         """Run the program and wait until it is ready.
 
-        On errors, and when the caller gives up, `stop` has still to be called.
+        After an error or a cancellation the caller has to call `stop`.
 
         Raises:
-            Refused: with the reference's text.  TimeoutError: it does not get ready.
+            Refused: with the Go shim's text.  TimeoutError: the program is not ready in time.
         """
         with contextlib.ExitStack() as theirs:
             try:
                 out, self._stdout = _pipe(theirs)
                 err, self._stderr = _pipe(theirs)
-                ready, said_ready = _pipe(theirs, ours_reads=True)
+                ready, ready_writer = _pipe(theirs, ours_reads=True)
             except OSError as exc:
                 raise Refused(f"failed to create logging binary pipes: {reason(exc)}") from None
             theirs.callback(ready.close)
-            self._spawn({_STDOUT: out.number, _STDERR: err.number, _READY: said_ready.number})
-            for fd in (out, err, said_ready):
+            self._spawn({_STDOUT: out.number, _STDERR: err.number, _READY: ready_writer.number})
+            for fd in (out, err, ready_writer):
                 fd.close()
             first_byte = await self._first_byte(ready)
         if not first_byte and self._target.scheme == _MUST_CALL_READY:
@@ -97,7 +97,7 @@ class Logger:
         env = {"CONTAINER_ID": host.id, "CONTAINER_NAMESPACE": host.namespace}
         try:
             _check_program(path, host.allowed)
-            # No death signal: after a crash of the shim it still writes down what it can read.
+            # No death signal: after a crash of the shim the program still logs what it can read.
             argv = [path, *self._target.arguments()]
             self._pid = spawn(argv, env=env, fds=fds, death_signal=None)
         except Refused as exc:
@@ -107,7 +107,7 @@ class Logger:
         self._ended = host.reaper.claim(self._pid)
 
     async def _first_byte(self, ready: Fd) -> bytes:
-        """Wait for a byte; b"" when the last writer has closed its end."""
+        """Wait for a byte; b"" if the last writer has closed its end."""
         os.set_blocking(ready.number, False)
         limit_s = self._host.ready_limit_s
         try:
@@ -124,7 +124,7 @@ class Logger:
         self._stderr.close()
 
     async def stop(self) -> None:
-        """End the program: by the end of its input, else SIGTERM, in the end SIGKILL."""
+        """End the program: by end of file, then by SIGTERM, then by SIGKILL."""
         self.release()
         ended, self._ended = self._ended, None
         if ended is None:
@@ -143,13 +143,13 @@ class Logger:
                 self._signal(ended, signal.SIGKILL)
 
     def _signal(self, ended: "asyncio.Future[Exit]", number: int) -> None:
-        if not ended.done():  # or else the pid may already be another process's
+        if not ended.done():  # after its end the pid may belong to another process
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self._pid, number)
 
 
 class LoggerIO(ProcessIO):
-    """The container's outputs are the program's pipes; the shim copies nothing.  No stdin."""
+    """The container writes into the program's pipes; the shim copies nothing.  No stdin."""
 
     def __init__(self, logger: Logger) -> None:
         self._logger = logger
@@ -166,10 +166,10 @@ class LoggerIO(ProcessIO):
 
 
 def _check_program(path: str, allowed: tuple[str, ...] | None) -> None:
-    """Refuse what others than root and the shim's user could have made or changed.
+    """Refuse a program that other users than root and the shim's user own or can write to.
 
     Raises:
-        Refused: it may not run.  OSError: it is not there.
+        Refused: the program may not run.  OSError: there is no such file.
     """
     if not os.path.isabs(path):
         raise _untrusted(path, "its path is not absolute")
@@ -187,7 +187,7 @@ def _untrusted(path: str, why: str) -> Refused:
 
 
 def _pipe(stack: contextlib.ExitStack, *, ours_reads: bool = False) -> tuple[Fd, Fd]:
-    """Make a pipe; `stack` closes the program's end.  (reading, writing)."""
+    """Make a pipe; return (reader, writer).  `stack` closes the program's end."""
     reader, writer = (Fd(number) for number in os.pipe2(os.O_CLOEXEC))
     stack.callback((writer if ours_reads else reader).close)
     return reader, writer

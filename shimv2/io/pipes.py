@@ -20,10 +20,11 @@ _COPY_FAILED: Final = "failed to start io pipe copy: unable to copy pipes: "
 
 
 class PipeIO(RelayedIO):
-    """The container never holds a client's FIFO: what happens to that is not its business.
+    """Streams over pipes: the container has pipes, never a client's FIFO.
 
-    A stream without a name has no pipe.  `file` is an opened file both outputs go to, in place of
-    their names; this object owns it.
+    So an error of a client's FIFO does not reach the container.  A stream without a name has no
+    pipe.  If `file` is given, both outputs go to this open file instead of their names; this object
+    owns the file.
     """
 
     def __init__(
@@ -32,7 +33,7 @@ class PipeIO(RelayedIO):
         """Make the pipes; the container's ends belong to uid:gid.
 
         Raises:
-            Refused: with the reference's text; nothing is left open.
+            Refused: with the Go shim's text; no fd is left open.
         """
         self._paths = tuple(fifo_path(p) for p in (stdio.stdin, stdio.stdout, stdio.stderr))
         super().__init__(policy)

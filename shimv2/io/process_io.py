@@ -1,4 +1,4 @@
-"""The streams of one process as the rest of the shim sees them, whatever is behind them."""
+"""The interface of a process's streams: the same for pipes, terminals and logging binaries."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -25,13 +25,13 @@ class ProcessIO:
     """The streams of a process without any: all three are /dev/null.  Other kinds override this.
 
     The order is: `prepare`, `spawned`, `connect`, `process_ended`, `output_read`, `drain`, `close`.
-    `close` may come at any time, also instead of the others and while `connect`, `output_read` or
-    `drain` waits; `close_stdin` as well.
+    `close` and `close_stdin` may be called at any time: also before the others, and while
+    `connect`, `output_read` or `drain` waits.
     """
 
     @property
     def fds(self) -> Mapping[int, int]:
-        """The process's 0, 1, 2 -> our descriptor to give it; missing = /dev/null."""
+        """Maps the process's fds 0, 1, 2 to the shim's fds for them; missing: /dev/null."""
         return _NO_FDS
 
     @property
@@ -40,14 +40,17 @@ class ProcessIO:
         return ""
 
     async def prepare(self) -> None:
-        """Start what must run before the runtime does.
+        """Start a logging binary, which has to run before the runtime does.
 
         Raises:
-            Refused: with the reference's text.  TimeoutError: it does not get ready.
+            Refused: with the Go shim's text.  TimeoutError: the program is not ready in time.
         """
 
     def spawned(self) -> None:
-        """Close the shim's copies of `fds`, which the runtime has now: or the streams never end."""
+        """Close the shim's copies of `fds`: the runtime has them now.
+
+        If they stayed open, the streams would never end.
+        """
 
     async def connect(self, *, timeout_s: float | None = None) -> None:
         """Open the client's side and start to copy.
@@ -60,30 +63,30 @@ class ProcessIO:
         """
 
     def process_ended(self) -> None:
-        """Note that the process itself has ended; other processes may still write."""
+        """Note that the process itself has ended.  Other processes may still write."""
 
     async def output_read(self) -> None:
         """After `process_ended`: wait until a connected client has read all output so far.
 
-        The wait ends at the latest the policy's `exit_output_s` after the end of the process,
-        however often it is asked for.
+        The wait ends at the latest `exit_output_s` (of the policy) after the end of the process,
+        also if it is called several times.
         """
 
     def resize(self, width: int, height: int) -> None:
-        """Set the size of the terminal, in characters; nothing without one.
+        """Set the size of the terminal, in characters; without a terminal do nothing.
 
         Raises:
-            Refused: the kernel did.
+            Refused: the kernel refuses the size.
         """
 
     async def drain(self) -> None:
-        """After `process_ended`: wait until the client's side has all output, or has left."""
+        """After `process_ended`: wait until the client has all output, or has left."""
 
     def close_stdin(self) -> None:
         """CloseIO: let stdin end once no client has it open for writing.  Idempotent."""
 
     async def close(self) -> None:
-        """Release everything, after delivering what the client's side takes without waiting."""
+        """Write what the client's side takes without waiting, then release everything."""
 
     def counters(self) -> IoCounters:
         return IoCounters()

@@ -1,9 +1,9 @@
 """A terminal's master, and the socket on which the runtime hands it over.
 
-While no process in the container has the terminal open, reading its master fails with EIO and epoll
-reports a hang-up without end, though the next open may come at any time
-(`(sleep 1; echo late >/dev/tty) &`).  So the shim has the terminal open itself until the process
-has ended: until then the master waits without cost.
+Hang-up: while no process in the container has the terminal open, a read of its master fails with
+EIO, and epoll reports the hang-up in each call.  But a process may open the terminal later
+(`(sleep 1; echo late >/dev/tty) &`).  So the shim itself keeps the terminal open until the process
+has ended.  Then the master has no hang-up, and waiting for it costs nothing.
 """
 
 import array
@@ -22,9 +22,9 @@ from typing import Final
 from shimv2.aio.readiness import readable
 from shimv2.io.fifo import Fd
 
-_HANDOVER_LIMIT_S: Final = 5.0  # the runtime has sent it before it ends; this is for broken ones
+_HANDOVER_LIMIT_S: Final = 5.0  # only for faulty runtimes: others send it before they end
 _NAME_LIMIT_BYTES: Final = 4095
-_FDS_LIMIT: Final = 8  # taken out of a message; more than one is refused, and all are closed
+_FDS_LIMIT: Final = 8  # received in one message; more than one is an error, and all are closed
 _SOCKET: Final = "pty.sock"
 _PATH_LIMIT_BYTES: Final = 107  # of a socket, unix(7)
 # linux/tty.h, 4.13; not in Python's termios before 3.13.
@@ -32,7 +32,7 @@ _TIOCGPTPEER: Final = 0x20005441 if platform.machine().startswith("ppc") else 0x
 
 
 class ConsoleSocket:
-    """A listening socket in a folder of its own, for one connection.  Owns both."""
+    """A listening socket for one connection, in its own folder.  Owns both."""
 
     def __init__(self) -> None:
         """Raises OSError."""
@@ -51,10 +51,10 @@ class ConsoleSocket:
             raise
 
     async def receive(self, *, limit_s: float = _HANDOVER_LIMIT_S) -> Fd:
-        """Take the master, after the runtime has succeeded: by then it lies in the socket.
+        """Receive the master.  Call it after the runtime has succeeded: then it has been sent.
 
         Raises:
-            OSError, TimeoutError: there is none, or more than one, or it is no terminal.
+            OSError, TimeoutError: no master came, or more than one fd, or the fd is no terminal.
         """
         assert self._listener is not None
         try:
@@ -69,19 +69,19 @@ class ConsoleSocket:
             raise TimeoutError("the runtime did not send it") from None
 
     def close(self) -> None:
-        """Remove it, with its folder.  Idempotent."""
+        """Remove the socket and its folder.  Idempotent."""
         listener, self._listener = self._listener, None
         if listener is not None:
             listener.close()
         folder, self._folder = self._folder, ""
         if folder:
             for remove, path in ((os.unlink, self.path), (os.rmdir, folder)):
-                with contextlib.suppress(OSError):  # `bind` failed, or a cleaner of /tmp was here
+                with contextlib.suppress(OSError):  # `bind` failed, or a cleaner of /tmp removed it
                     remove(path)
 
 
 def _make_folder() -> tuple[str, str]:
-    """Make a private folder, where the socket's path is not too long; the folder and the path."""
+    """Make a private folder; return it and the socket's path, which is not too long there."""
     parent = "/tmp"  # noqa: S108 - a private folder is made in it
     for name in ("TMPDIR", "XDG_RUNTIME_DIR"):
         wanted = os.environ.get(name, "")
@@ -128,16 +128,16 @@ class Console:
 
     def __init__(self, master: Fd) -> None:
         self.master = master
-        self.ended = False  # of the process: no more bytes will come than can be read now
-        self.away = False  # hung up, and the slave could not be opened: it is tried again later
+        self.ended = False  # the process has ended: no bytes come after those that are there
+        self.away = False  # hung up, and the slave could not be opened: tried again later
         self._slave = Fd(-1)
         self._hold()
 
     def read(self, limit_bytes: int) -> bytes:
-        """Read what the process wrote; b"" = it has ended and there is no more.
+        """Read what the process wrote; b"": the process has ended, and all is read.
 
         Raises:
-            BlockingIOError: nothing is there now.  OSError: it cannot be read.
+            BlockingIOError: no bytes are there now.  OSError: the master cannot be read.
         """
         try:
             chunk = os.read(self.master.number, limit_bytes)
@@ -163,15 +163,15 @@ class Console:
             self.away = True
 
     def end(self) -> None:
-        """The process has ended: read on to the end."""
+        """Note that the process has ended: read the bytes that are there, then end."""
         self.ended = True
         self._slave.close()
 
     def resize(self, width: int, height: int) -> None:
-        """Tell the terminal's size in characters, cut to 16 bits as the reference does.
+        """Set the terminal's size in characters, cut to 16 bits as in the Go shim.
 
         Raises:
-            OSError: it is closed.
+            OSError: the terminal is closed.
         """
         size = struct.pack("HHHH", height & 0xFFFF, width & 0xFFFF, 0, 0)
         fcntl.ioctl(self.master.number, termios.TIOCSWINSZ, size)

@@ -1,8 +1,8 @@
 """Copy one stream from its source to its sink, driven by the loop.
 
-No call here blocks.  A relay is registered with the loop for what it needs next only: bytes to
-read, or room to write.  A descriptor that hung up stays readable for ever, so its registration is
-removed at once.
+No call here blocks.  A relay is registered with the loop only for its next need: bytes to read,
+or room to write.  The loop would report a descriptor with a hang-up again and again, so its
+registration is removed at once.
 """
 
 import asyncio
@@ -20,8 +20,8 @@ from shimv2.values.settings import BUFFER, DROP_OLDEST, IoPolicy
 STEP_BYTES: Final = 1024 * 1024
 """The most that one callback moves, so that one busy stream does not delay the others."""
 
-_READ_BYTES: Final = 64 * 1024  # of one read into the backlog
-_BULK_BYTES: Final = 32 * 1024  # half of a pipe as it is made
+_READ_BYTES: Final = 64 * 1024  # for one read into the backlog
+_BULK_BYTES: Final = 32 * 1024  # half of a new pipe's buffer
 _GROW_AFTER: Final = 32  # bulk splices: 1 MiB at least
 _RETRIES_S: Final = (0.1, 0.2, 0.4, 0.8)  # a failing sink gets 1.5 s to recover
 _UNPOLLABLE_RETRY_S: Final = 0.1
@@ -58,7 +58,7 @@ class Relay:
         self._bulk_splices = 0  # until the pipes are made larger
         self._source_dry = False  # in this step: the last read took all bytes
         self._source_ended = False
-        self._sink_full = False  # or failing: nothing is written until it is looked at again
+        self._sink_full = False  # or it fails: no write until the next check
         self._source_polls = True
         self._reading = False  # what is registered with the loop
         self._writing = False
@@ -70,7 +70,7 @@ class Relay:
 
     def start(self) -> None:
         if self._sink.broken_is_end:
-            # A pipe's writing end is never readable: this tells that its last reader has gone.
+            # A pipe's writing end is never readable: an event means that its last reader has left.
             self._loop.add_reader(self._sink.number, self.finish)
         self.step()
 
@@ -91,7 +91,7 @@ class Relay:
         )
 
     def close(self) -> None:
-        """End the stream and release all descriptors, those that outlive its end included."""
+        """End the stream and close all descriptors, also those that stay open after `finish`."""
         self.finish()
         self._sink.close()
 
@@ -121,7 +121,7 @@ class Relay:
             )
 
     def cut(self) -> None:
-        """Read what is there now and nothing after it; the backlog is still written."""
+        """Read the bytes that are there now, and none that come later.  Still write the backlog."""
         if not self._is_cut():
             self.look()
         if not self._is_cut():
@@ -134,7 +134,7 @@ class Relay:
     # --- steps ---------------------------------------------------------------------------------
 
     def step(self) -> None:
-        """Move what can be moved without waiting, STEP_BYTES at most; then wait for the rest."""
+        """Move at most STEP_BYTES without waiting; then register with the loop for the rest."""
         left_bytes = STEP_BYTES
         self._source_dry = self._splicing = False
         while left_bytes > 0 and not self.ended.done():
@@ -163,8 +163,8 @@ class Relay:
     def _on_readable(self) -> None:
         """Relay a message in one read and one write; leave all that takes more to `step`.
 
-        A person at a prompt, or a protocol, sends messages of up to a page and waits for each to
-        come back.
+        This is for short messages: at a prompt, and in many protocols, a client sends up to a page
+        and waits for the answer.
         """
         if self._backlog or self._sink_full or self._failures or not self._can_splice:
             self.step()
@@ -196,7 +196,7 @@ class Relay:
         self._on_writable()
 
     def _pass_on(self, limit_bytes: int) -> int:
-        """Write or splice what the sink has room for; how many bytes, 0 = no bytes or no room."""
+        """Write or splice what the sink has room for.  Return the bytes; 0: no bytes or no room."""
         if self._sink_full:
             return 0
         if self._backlog:
@@ -246,8 +246,8 @@ class Relay:
     def _failed(self, exc: OSError) -> int:
         """Schedule a retry of a write that failed; after the last retry drop the backlog.
 
-        A container must not hang because a disk is full: from then on its bytes are read and
-        dropped until a write succeeds.  Returns how many bytes were dropped.
+        Reason: a container must not hang because a disk is full.  After that its bytes are read
+        and dropped until a write succeeds.  Returns the number of dropped bytes.
         """
         self.counters.errors += 1
         if self._sink.broken_is_end and exc.errno == errno.EPIPE:
@@ -274,7 +274,7 @@ class Relay:
     # --- the source ----------------------------------------------------------------------------
 
     def _room_bytes(self) -> int:
-        """How many bytes may be read into the backlog."""
+        """Return how many bytes may be read into the backlog."""
         if self._source_ended:
             return 0
         if not self._backlog and not self._sink_full:
@@ -286,7 +286,7 @@ class Relay:
         return 0
 
     def _collect(self) -> int:
-        """Read as much as there is room for; how many bytes, 0 = no bytes or no room."""
+        """Read as much as there is room for.  Return the bytes; 0: no bytes or no room."""
         room = self._room_bytes()
         if room <= 0 or self._source_dry:
             return 0

@@ -22,7 +22,7 @@ class NoReader(TimeoutError):
 
 
 class Sink:
-    """What a relay writes to; it owns the descriptors."""
+    """The target of a relay's bytes.  Owns its descriptors."""
 
     chunk_bytes = PAGE_BYTES  # the most that is read from the source for one write
     broken_is_end = False  # EPIPE ends the stream; otherwise it is a failure like others
@@ -35,26 +35,26 @@ class Sink:
         return self._fd.number
 
     def look_for_progress(self) -> bool:
-        """Whether splice(2) is possible and of use now; see FifoSink for what the look costs."""
+        """Whether splice(2) is possible and faster now; a FifoSink makes system calls for this."""
         return False
 
     def spliced(self, count_bytes: int) -> None:
-        """Note that the relay has spliced so many bytes into the sink."""
+        """Note that the relay has spliced this number of bytes into the sink."""
 
     def write(self, data: bytes | bytearray) -> int:
-        """Write what fits of `data`; how many bytes, at least one.
+        """Write as much of `data` as fits; return the number of bytes, at least one.
 
         Raises:
-            BlockingIOError: nothing fits.  OSError: the sink fails.
+            BlockingIOError: no byte fits.  OSError: the write fails.
         """
         return os.write(self.number, data)
 
     def look_for_reader(self) -> bool:
-        """Whether a client has its reading end open; see FifoSink for what the look costs."""
+        """Whether a client has its reading end open; a FifoSink makes system calls for this."""
         return True
 
     def unread_bytes(self) -> int:
-        """How many of the bytes written no client has read; 0 where the kernel does not tell."""
+        """Return how many written bytes no client has read; 0 if the kernel does not report it."""
         return 0
 
     def end(self) -> None:
@@ -79,8 +79,8 @@ class PipeSink(Sink):
 class FifoSink(Sink):
     """A client's FIFO, and a reading end of the shim's own, which the shim never reads.
 
-    Without that reading end a client that goes away would break the stream.  With it the bytes in
-    the FIFO wait for the next client.
+    Reason for the reading end: without it, a client that leaves would break the stream.  With it,
+    the bytes in the FIFO wait for the next client.
 
     A FIFO has 16 slots of up to a page.  Each spliced fragment takes a slot, so the relay splices
     only while a client reads; otherwise it writes pieces that just fill each page.
@@ -93,12 +93,12 @@ class FifoSink(Sink):
         super().__init__(writer)
         self._reader = reader
         self._unread: Unread | None = None
-        self._page_filled_bytes = 0  # of the last slot, as far as we know; 0 = the next is new
+        self._page_filled_bytes = 0  # of the last slot, as computed; 0: a new slot comes next
         self._written_bytes = 0
-        self._read_bytes = 0  # by the client, at the last look
+        self._read_bytes = 0  # by the client, at the last check
 
     def look_for_progress(self) -> bool:
-        """Whether the client has read bytes since the last look: one system call."""
+        """Whether the client has read bytes since the last check.  Costs one system call."""
         before = self._read_bytes
         self._read_bytes = self._written_bytes - bytes_waiting(self.number)
         return self._read_bytes > before
@@ -124,8 +124,9 @@ class FifoSink(Sink):
     def look_for_reader(self) -> bool:
         """Whether another process has the FIFO open for reading.
 
-        The kernel reports only that a FIFO has no reader at all, so the shim closes its own reading
-        end for the look and opens it again.  After the end of the stream: the answer of that time.
+        The kernel reports only that a FIFO has no reader at all.  So the shim closes its own
+        reading end for this check and opens it again.  After the end of the stream the result is
+        the one at the end.
         """
         if self.number < 0:
             return self._reader.number >= 0
@@ -161,12 +162,12 @@ class FifoSink(Sink):
 
 
 class FileSink(Sink):
-    """A file that output is appended to; the streams that name it can share it."""
+    """A file that output is appended to.  Streams with the same file name share it."""
 
     chunk_bytes = _FILE_CHUNK_BYTES
 
     def share(self) -> "FileSink":
-        """Return another sink of the same open file, which is closed with the last of them."""
+        """Return another sink of the same open file.  The last sink to close closes the file."""
         if not isinstance(self._fd, _SharedFd):
             self._fd = _SharedFd(self._fd.number)
         self._fd.users += 1
@@ -187,7 +188,7 @@ class _SharedFd(Fd):
 
 
 async def open_output(path: str, deadline: float) -> FifoSink | FileSink:
-    """Open what a client named for output; a FIFO once it has a reader, by loop time `deadline`.
+    """Open the file or FIFO of an output; a FIFO needs a reader by loop time `deadline`.
 
     Raises:
         NoReader, Refused: with the reference's texts.
@@ -232,9 +233,9 @@ async def _open_fifo(pinned: Pinned, deadline: float) -> FifoSink:
 
 
 def create_file(path: str) -> FileSink | None:
-    """Open the file of a `file://` URI for appending, made with its folders when it is missing.
+    """Open the file of a `file://` URI for appending; make it and its folders if missing.
 
-    None when it is a FIFO: that is opened later, by its name.
+    Returns None for a FIFO, which is opened later, by its name.
 
     Raises:
         Refused: with the reference's text.
@@ -254,7 +255,7 @@ def create_file(path: str) -> FileSink | None:
 
 
 def _make_folder(path: str) -> None:
-    """Make `path` and what is missing above it; os.makedirs gives the mode only to the last one."""
+    """Make `path` and its missing parents with one mode; os.makedirs sets it for the last only."""
     if os.path.isdir(path):
         return
     parent = os.path.dirname(path.rstrip("/"))

@@ -1,4 +1,4 @@
-"""A process's stdin, and its end after the last client has left without a CloseIO."""
+"""A process's stdin.  It can also end without a CloseIO: some time after the last client left."""
 
 import asyncio
 import logging
@@ -9,16 +9,17 @@ from shimv2.io.relay import Relay
 from shimv2.io.sinks import Sink
 from shimv2.values.settings import IoPolicy
 
-_POLICY: Final = IoPolicy()  # blocks: what a client writes is never dropped
+_POLICY: Final = IoPolicy()  # block: a client's bytes are never dropped
 
 log = logging.getLogger(__name__)
 
 
 class StdinRelay(Relay):
-    """From the client's FIFO to the process.
+    """Moves bytes from the client's FIFO to the process.
 
-    With a hang-up time set, the last writer's leaving starts a timer, and the shim becomes a writer
-    itself until it fires.  Bytes that came meanwhile are from a client, and start the time anew.
+    If there is a hang-up time, a timer starts when the last writer closes the FIFO.  Until the
+    timer fires, the shim itself is a writer.  If bytes come meanwhile, a client has written them,
+    and the time starts again.
     """
 
     def __init__(self, fifo: StdinFifo, sink: Sink) -> None:
@@ -47,7 +48,7 @@ class StdinRelay(Relay):
         self._deadline = None
         hangup_s = self._fifo.hangup_s
         if hangup_s is None or self._is_cut():
-            return  # CloseIO came meanwhile, or the end by another way
+            return  # ended meanwhile, by CloseIO or otherwise
         left_s = self.last_moved_at + hangup_s - self._loop.time()
         if left_s > 0:
             self._deadline = self._loop.call_later(left_s, self._look_for_clients)

@@ -1,4 +1,4 @@
-"""Choose what is behind a process's streams, from the strings the client sent."""
+"""Choose the kind of a process's streams from the strings that the client sent."""
 
 from typing import Final
 
@@ -29,12 +29,12 @@ def open_io(
 ) -> ProcessIO:
     """Make the process's side of its streams; the container's ends belong to uid:gid.
 
-    Only stdout's scheme selects anything, as with the reference.  The client's side is opened by
-    `connect`, but for a `file://`, which is made here, and a logging binary, started by `prepare`
-    in the name of `loggers`.
+    Only stdout's scheme selects the kind, as in the Go shim.  `connect` opens the client's side,
+    with two exceptions: a `file://` is opened here, and `prepare` starts a logging binary (for the
+    process in `loggers`).
 
     Raises:
-        Refused: with the reference's text; nothing is left open.
+        Refused: with the Go shim's text; no fd is left open.
     """
     if not (stdio.stdin or stdio.stdout or stdio.stderr or stdio.terminal):
         return ProcessIO()

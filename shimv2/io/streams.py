@@ -1,4 +1,4 @@
-"""Streams that the shim relays itself: what pipes and terminals have in common."""
+"""Streams that the shim relays itself: the common part of pipes and terminals."""
 
 import asyncio
 import contextlib
@@ -10,9 +10,9 @@ from shimv2.io.process_io import IoCounters, ProcessIO, StreamCounters
 from shimv2.io.relay import Relay
 from shimv2.values.settings import IoPolicy
 
-_BUSY_LOOK_S: Final = 0.1  # the shortest pause between two looks of a drain while bytes move
-# The kernel does not report that a FIFO was read.  The shim looks at it in each of so many turns of
-# the loop, some 0.2 ms, as a client that waits for output reads it in 0.1 ms; then after pauses.
+_BUSY_LOOK_S: Final = 0.1  # the shortest pause between two checks of a drain while bytes move
+# The kernel does not report that a FIFO was read.  A client that waits for output reads it in
+# 0.1 ms.  So the shim checks the FIFO in this many turns of the loop (0.2 ms), then after pauses.
 _TURNS: Final = 20
 _FIRST_PAUSE_S: Final = 0.001
 _LAST_PAUSE_S: Final = 0.016
@@ -77,9 +77,9 @@ class RelayedIO(ProcessIO):
                 pause_s = min(2 * pause_s, _LAST_PAUSE_S)
 
     def _look_for_unread(self) -> bool:
-        """Whether a client has still to read output, after one more step of each stream.
+        """Move what can be moved; return whether a client still has output to read.
 
-        A stream that has ended for the shim may have unread bytes in its FIFO.
+        The FIFO of a stream may have unread bytes after the stream has ended for the shim.
         """
         self._live_outputs()
         return any(relay.look_for_unread() for number, relay in self._relays.items() if number)
@@ -87,10 +87,10 @@ class RelayedIO(ProcessIO):
     async def drain(self) -> None:
         """Wait until the outputs have ended.
 
-        While bytes move, or wait for a client that has its end open, the wait lasts up to the
-        policy's `drain_limit_s`.  Otherwise it ends when no byte has moved for `drain_grace_s`,
-        counted from this call at the earliest: a process in the background still holds a writing
-        end, or the client has closed its reading end.
+        While bytes move, or wait for a client that has its end open, the wait lasts up to
+        `drain_limit_s` of the policy.  Otherwise it ends when no byte has moved for
+        `drain_grace_s` since this call.  In that case a process in the background still has a
+        writing end open, or the client has closed its reading end.
         """
         loop = asyncio.get_running_loop()
         called_at = loop.time()

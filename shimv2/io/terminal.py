@@ -23,15 +23,15 @@ _AWAY_LOOK_S: Final = 0.1  # only where the slave cannot be held open
 class ConsoleIO(RelayedIO):
     """The streams of a process with a terminal; stderr's name is not looked at.
 
-    Input and output are two relays on one master.  The end of either hangs up: the container's
-    side of a terminal whose input has ended gets SIGHUP, as with the reference.
+    Input and output are two relays on one master.  If one of them ends, the shim closes the master.
+    So processes of a terminal whose input has ended get SIGHUP, as with the Go shim.
     """
 
     def __init__(self, stdio: Stdio, *, policy: IoPolicy, logger: Logger | None = None) -> None:
-        """Listen for the runtime.  With a `logger` the output goes there; it is owned from here.
+        """Listen for the runtime.  With a `logger` the output goes there; this object owns it.
 
         Raises:
-            Refused: with the reference's text; nothing is left open.
+            Refused: with the Go shim's text; no fd is left open.
         """
         super().__init__(policy)
         self._stdin_path, self._stdout_path = fifo_path(stdio.stdin), fifo_path(stdio.stdout)
@@ -103,9 +103,9 @@ class ConsoleIO(RelayedIO):
             raise Refused(reason(exc)) from None
 
     def _hang_up(self) -> None:
-        """End what still goes on, and close the master.
+        """End the other relay, and close the master.
 
-        Called by a relay that ends, in the middle of that: both know not to end twice.
+        A relay calls this while it ends.  Both relays ignore a second end.
         """
         if self._hung_up:
             return

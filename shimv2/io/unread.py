@@ -1,9 +1,9 @@
 """Keep the last bytes of an output for a client that is away.
 
-When a process ends while its client restarts, its last bytes are in a FIFO without a reader.  The
-kernel drops them when the shim closes its ends, as the reference does at once.  Here the writing
-end stays open until a client opens the FIFO, which then reads the bytes and the end of file, or
-until Delete.  inotify reports the open, so the shim does not poll.
+If a process ends while its client restarts, its last bytes are in a FIFO without a reader.  The
+kernel drops them when the last fd of the FIFO is closed; the Go shim closes its fds at once.  This
+shim keeps the writing end open until a client opens the FIFO, or until Delete.  The client then
+reads the bytes and the end of file.  inotify reports the open, so that the shim does not poll.
 """
 
 import asyncio

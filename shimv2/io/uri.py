@@ -1,7 +1,8 @@
-"""Parse the URIs by which a client says where stdio goes.  Pure.
+"""Parse the URIs in which a client names the targets of stdio.  Pure.
 
-The reference parses stdout with Go's `net/url`, and clients see its error texts.  Its rules that
-can fail for such a string are here, with their texts.  Only the scheme of stdout selects anything.
+The Go shim parses stdout with Go's `net/url`, and clients see its error texts.  This module has
+the rules of `net/url` that can fail for such a string, with their texts.  Only the scheme of stdout
+selects the kind of streams.
 """
 
 import re
@@ -25,9 +26,9 @@ class StdioUri:
     query: str = ""  # as it was written
 
     def arguments(self) -> list[str]:
-        """Each key of the query once, in the order written, followed by its first value.
+        """Return a logging binary's argv[1:]: each key of the query, followed by its first value.
 
-        That is a logging binary's argv[1:].  A pair that cannot be decoded is left out.
+        The keys keep their order.  A pair that cannot be decoded is left out.
         """
         values: dict[str, str] = {}
         for pair in self.query.split("&"):
@@ -38,7 +39,7 @@ class StdioUri:
 
 
 def parse(text: str) -> StdioUri:
-    """Take stdout's string apart.
+    """Parse stdout's string.
 
     Raises:
         Refused: with the text of Go's url.Parse.

@@ -18,7 +18,8 @@ void close_maps(struct maps *maps)
 	close(maps->fd);
 }
 
-/* The next line without its end; NULL after the last.  One that has no room is cut. */
+/* The next line without its newline; NULL after the last one.  A line that is longer than the buffer is
+ * cut. */
 static char *next_line(struct maps *maps)
 {
 	char *line = maps->buffer + maps->at, *end;

@@ -4,8 +4,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* Reading /proc/self/maps and /proc/self/pagemap with nothing but the stack: memory that is being
- * replaced, or compared, must not be written to at the same time. */
+/* Reads /proc/self/maps and /proc/self/pagemap and writes to the stack only.  Reason: the callers replace
+ * or compare the heap meanwhile, and nothing may write to it. */
 
 struct mapping {
 	uintptr_t start, end;
@@ -25,15 +25,15 @@ int open_maps(struct maps *maps); /* 0 if it cannot be read */
 int next_mapping(struct maps *maps, struct mapping *found);
 void close_maps(struct maps *maps);
 
-/* Of an entry of the page map (Linux: Documentation/admin-guide/mm/pagemap.rst). */
+/* Bits of an entry of the page map (Linux: Documentation/admin-guide/mm/pagemap.rst). */
 #define PAGE_PRESENT ((uint64_t)1 << 63)
 #define PAGE_SWAPPED ((uint64_t)1 << 62)
-#define PAGE_OF_FILE ((uint64_t)1 << 61)   /* no copy of ours */
+#define PAGE_OF_FILE ((uint64_t)1 << 61)   /* not a copy of this process */
 #define PAGE_EXCLUSIVE ((uint64_t)1 << 56) /* no other process maps it */
 
-#define ENTRIES 256 /* of the page map: what is read at once */
+#define ENTRIES 256 /* entries of the page map that one call reads */
 
-/* Read up to ENTRIES entries from `start` on; how many, 0 if it fails. */
+/* Read up to ENTRIES entries from `start` on.  Returns their number, 0 on failure. */
 long read_page_map(int pagemap, uintptr_t start, uintptr_t end, uint64_t *entries);
 
 #endif

@@ -1,10 +1,10 @@
-/* Prefaulting: a pre-forked child has its pages before it needs them.
+/* Prefaulting: a pre-forked child maps and copies its pages before it needs them.
  *
- * A fork gets the pages of its parent one at a time: a page fault when it first reads one, another
- * when it first writes to it, which copies the page.  All faults together take longer than the work of
- * a shim at its start.  So a fork that has been there lists the pages that it has used
- * (pyrunc_used_pages_1), and the next one, with nothing to do yet, asks the kernel for all of them at
- * once (pyrunc_prefault_1).
+ * A fork gets the pages of its parent one at a time.  The first read of a page is a page fault.  The
+ * first write to it is another one, which copies the page.  All these faults take longer than the rest
+ * of a shim's start.  So the first shim lists the pages that it has used (pyrunc_used_pages_1).  Each
+ * later child asks the kernel for all of them at once, while it has nothing else to do
+ * (pyrunc_prefault_1).
  */
 
 #define _GNU_SOURCE
@@ -15,12 +15,12 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#define WRITTEN ((uint64_t)1) /* in the first address of a run, which is a page's */
-#define POPULATE_READ 22      /* MADV_POPULATE_*: Linux 5.14, younger than many headers */
+#define WRITTEN ((uint64_t)1) /* a flag in the first address of a run; addresses of pages are even */
+#define POPULATE_READ 22      /* MADV_POPULATE_*: Linux 5.14; many headers do not have it */
 #define POPULATE_WRITE 23
 
 struct runs {
-	uint64_t *numbers; /* of each run its first address, with WRITTEN or without, and its end */
+	uint64_t *numbers; /* two for each run: its first address (with WRITTEN or without), its end */
 	long used, max;
 };
 
@@ -35,7 +35,7 @@ static void add(struct runs *runs, uint64_t at, uint64_t written, uint64_t page)
 	}
 }
 
-/* A page that no other process has is a copy of ours, unless it is a file's. */
+/* If no other process maps a page, it is a copy of this process, unless it belongs to a file. */
 static int is_copy(uint64_t entry)
 {
 	return entry & PAGE_EXCLUSIVE && !(entry & PAGE_OF_FILE);
@@ -57,7 +57,7 @@ static void add_mapping(struct runs *runs, int pagemap, uintptr_t at, uintptr_t 
 	}
 }
 
-/* List the pages that are present, as runs; how many numbers these are, at most `max`. */
+/* List the present pages as runs.  Returns how many numbers it has written, at most `max`. */
 __attribute__((visibility("default"))) long pyrunc_used_pages_1(uint64_t *numbers, long max)
 {
 	struct runs runs = {numbers, 0, max};
@@ -69,7 +69,7 @@ __attribute__((visibility("default"))) long pyrunc_used_pages_1(uint64_t *number
 		return 0;
 	if (open_maps(&maps)) {
 		while (next_mapping(&maps, &found))
-			if (strncmp(found.name, "[v", 2)) /* the kernel's own: vvar, vdso, vsyscall */
+			if (strncmp(found.name, "[v", 2)) /* mappings of the kernel: vvar, vdso, vsyscall */
 				add_mapping(&runs, pagemap, found.start, found.end);
 		close_maps(&maps);
 	}
@@ -86,8 +86,8 @@ static void populate(const uint64_t *numbers, long count, uint64_t written, int 
 			madvise((void *)(numbers[i] - written), numbers[i + 1] - numbers[i] + written, advice);
 }
 
-/* Get these runs, the copies first: the kernel maps the neighbours of a page that is read, and copying
- * a page that is mapped already takes longer. */
+/* Map these runs, and copy those with WRITTEN.  Copies come first: a read also maps the neighbours of
+ * its page (fault-around), and the copy of a page that is mapped already takes longer. */
 __attribute__((visibility("default"))) void pyrunc_prefault_1(const uint64_t *numbers, long count)
 {
 	populate(numbers, count, WRITTEN, POPULATE_WRITE);

@@ -1,16 +1,17 @@
 /* Copy-on-write sharing: a zygote moves its memory into an image.
  *
  * A fork shares the pages of its parent until one of the two writes to them.  CPython writes to each
- * object that it uses, for the reference count lies in the object.  So a fork soon has copies of its
- * own of pages whose content is what it was, and the kernel does not notice.
+ * object that it uses, because the reference count lies in the object.  So a fork soon has copies of
+ * many pages whose content is equal to the original.  The kernel does not compare them.
  *
- * Therefore the zygote writes its memory into a file, the image, and maps that privately in its own
- * place.  A fork that has copied a page can then compare it with the image and give it up
- * (_reclaim.c).  The image is sealed and mapped from a read-only descriptor: no process can change
- * what the others see.
+ * Therefore the zygote writes its memory into a file, the image, and maps the file in the place of the
+ * memory (MAP_PRIVATE).  If a fork has copied a page, it can compare the page with the image and give
+ * it up (_reclaim.c).  The image is sealed and mapped from a read-only descriptor: no process can
+ * change what other processes read.
  *
- * Only pages that are there are written.  The rest of the file is a hole, which reads as zeros, as
- * the missing pages would; where malloc makes a mapping longer (mremap) there is a hole behind it.
+ * Only present pages are written.  The rest of the file is a hole.  A hole reads as zeros, like the
+ * missing pages of anonymous memory.  If malloc makes a mapping longer (mremap), the new part is a hole
+ * as well.
  */
 
 #define _GNU_SOURCE
@@ -35,7 +36,7 @@ struct words {
 	long count;
 };
 
-/* CPython's, which is not linked to; glibc's, since 2.35. */
+/* Weak symbols: this file is not linked to CPython, and glibc has the second since 2.35 only. */
 __attribute__((weak)) unsigned int PyType_ClearCache(void);
 extern const ptrdiff_t __rseq_offset __attribute__((weak));
 
@@ -55,7 +56,7 @@ int is_written_by_kernel(uintptr_t at)
 	return at / sysconf(_SC_PAGESIZE) == area / sysconf(_SC_PAGESIZE);
 }
 
-/* Whether it is the interpreter's data, where that is a library and not the program itself. */
+/* Whether a file is libpython: some interpreters are a small program with this library. */
 static int is_libpython(const char *path)
 {
 	const char *slash = strrchr(path, '/');
@@ -63,8 +64,8 @@ static int is_libpython(const char *path)
 	return slash && !strncmp(slash, "/libpython3.", 12);
 }
 
-/* The heap, anonymous mappings and the interpreter's data; not the stack, nor what other libraries
- * hold. */
+/* Whether a mapping can be shared: the heap, anonymous memory and the interpreter's data can; the stack
+ * and the data of other libraries cannot. */
 static int is_shareable(const struct mapping *found, const char *program)
 {
 	if (strcmp(found->perms, "rw-p") || found->end > (uintptr_t)FILE_BYTES)
@@ -80,7 +81,7 @@ static int has_content(uint64_t entry, int of_file)
 	return of_file || entry & (PAGE_PRESENT | PAGE_SWAPPED);
 }
 
-/* Call `act` for each run of pages with content in a region; 0 if one call fails. */
+/* Call `act` for each run of pages with content in a region.  Returns 0 if a call fails. */
 static int each_run(int pagemap, const struct region *region, int of_file,
 		    int (*act)(uintptr_t start, uintptr_t end, void *with), void *with)
 {
@@ -125,7 +126,8 @@ static int write_run(uintptr_t start, uintptr_t end, void *with)
 	return 1;
 }
 
-/* Find the regions; whether each belongs to a file goes into `of_file`.  How many bytes they hold. */
+/* Find the regions.  `of_file[i]` becomes 1 if region i belongs to a file.  Returns their content in
+ * bytes. */
 static uint64_t find_regions(int pagemap, unsigned char *of_file)
 {
 	char program[4096] = "";
@@ -142,13 +144,13 @@ static uint64_t find_regions(int pagemap, unsigned char *of_file)
 			*region = (struct region){.start = found.start, .end = found.end};
 			of_file[image.count] = found.inode != 0;
 			if (!each_run(pagemap, region, of_file[image.count++], add_size, &bytes))
-				image.count--; /* what cannot be read stays as it is */
+				image.count--; /* a region that cannot be read is not shared */
 		}
 	close_maps(&maps);
 	return bytes;
 }
 
-/* A bitmap for the words of a region, NULL if there is no memory for it. */
+/* Make a bitmap for the words of a region; NULL if there is no memory for it. */
 static uint8_t *make_bitmap(const struct region *region)
 {
 	size_t bytes = (region->end - region->start) / sizeof(uint64_t) / GROUP;
@@ -175,7 +177,7 @@ static const struct region *region_of(uintptr_t at)
 	return NULL;
 }
 
-/* Note which words are counts without meaning, and which lie in ranges that may be ignored. */
+/* Mark the words that are counts without meaning, and the words in ranges that may be ignored. */
 static void make_bitmaps(const struct words *counts, const struct words *ranges)
 {
 	long n;
@@ -201,7 +203,8 @@ static void make_bitmaps(const struct words *counts, const struct words *ranges)
 	}
 }
 
-/* Map each region of the image once more; the addresses go to `originals`, on the stack. */
+/* Map each region of the image a second time, for comparisons.  The addresses go to `originals`, which
+ * lies on the stack. */
 static int map_originals(int fd, const uint64_t **originals)
 {
 	int i;
@@ -247,7 +250,7 @@ static int is_image_equal(int pagemap, const unsigned char *of_file, const uint6
 	return 1;
 }
 
-/* Put the image in the place of the regions.  One that cannot be replaced is left out of it. */
+/* Map the image in the place of the regions.  A region that cannot be replaced is not shared. */
 static void replace_regions(int fd, const uint64_t **originals)
 {
 	int i;
@@ -261,7 +264,7 @@ static void replace_regions(int fd, const uint64_t **originals)
 		    MAP_FAILED)
 			originals[i] = NULL;
 	}
-	/* Not before: `image` itself may lie in a region. */
+	/* Only now: `image` itself may lie in a region. */
 	for (i = 0; i < image.count; i++)
 		image.regions[i].original = originals[i];
 }
@@ -277,7 +280,8 @@ static int seal(int fd)
 	return open(path, O_RDONLY | O_CLOEXEC);
 }
 
-/* From here to the end nothing but the stack may be written to, or it would not be in the image. */
+/* Write the image and map it.  This function may write to the stack only: the image would not have other
+ * changes. */
 static const char *move(int fd, int pagemap, const unsigned char *of_file)
 {
 	const uint64_t *originals[MAX_REGIONS];
@@ -302,9 +306,9 @@ static const char *move(int fd, int pagemap, const unsigned char *of_file)
 	return NULL;
 }
 
-/* Move our memory into an image of `max_bytes` at most; NULL, or why it was not done.
- * At the addresses in `counts` are reference counts without meaning; `ranges` are pairs of a start and
- * an end in one page, where each word may be given up that differs.  No other thread may run. */
+/* Move this process's memory into an image of at most `max_bytes`.  Returns NULL, or why it failed.
+ * `counts` are the addresses of reference counts without meaning.  `ranges` are pairs of a start and an
+ * end address in one page: a reclaim ignores differences there.  No other thread may run. */
 __attribute__((visibility("default"))) const char *
 pyrunc_publish_4(const uint64_t *counts, long count, const uint64_t *ranges, long range_count,
 		 uint64_t max_bytes)
@@ -330,7 +334,7 @@ pyrunc_publish_4(const uint64_t *counts, long count, const uint64_t *ranges, lon
 		image.inode = file.st_ino;
 		make_bitmaps(&(struct words){counts, count}, &(struct words){ranges, range_count});
 		clear_type_cache();
-		sigfillset(&all); /* what a handler writes meanwhile would be lost */
+		sigfillset(&all); /* else what a signal handler writes meanwhile is lost */
 		sigprocmask(SIG_BLOCK, &all, &before);
 		failure = move(fd, pagemap, of_file);
 		sigprocmask(SIG_SETMASK, &before, NULL);

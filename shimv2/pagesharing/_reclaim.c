@@ -1,11 +1,11 @@
-/* Copy-on-write sharing: a fork gives up the copies of pages that say what the image says.
+/* Copy-on-write sharing: a fork gives up its copies of pages that are equal to the image.
  *
- * MADV_DONTNEED removes a copy, and the kernel shows the image's page again.  The objects that the
- * zygote had are never freed (refcounts.py), and what their reference counts say is of no meaning:
- * a page on which nothing but such counts has changed is given up as well.
+ * MADV_DONTNEED removes a copy, and the kernel maps the image's page again.  The zygote's objects are
+ * never freed (refcounts.py), so that their reference counts have no meaning.  If a page differs from
+ * the image in such counts only, it is given up as well.
  *
- * What lies at an address may have changed since the image was made: free() unmaps, realloc() moves.
- * So each reclaim asks the kernel which mappings are the image's, and at which offset.
+ * An address may have got other memory since the image was made: free() unmaps, realloc() moves.  So
+ * each reclaim asks the kernel which mappings belong to the image, and at which offset.
  */
 
 #define _GNU_SOURCE
@@ -18,13 +18,13 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-/* Whether a count is one that was raised by BIAS: none comes near to half of that. */
+/* Whether BIAS was added to a count: no other count comes near to half of BIAS. */
 static int is_biased(uint64_t word)
 {
 	return word >= BIAS / 2 && word < BIAS * 2;
 }
 
-/* Whether a word may be given up that differs. */
+/* Whether a reclaim may ignore that a word differs. */
 static int is_meaningless(const struct region *region, size_t word, uint64_t now, uint64_t then)
 {
 	uint8_t bit = 1 << word % GROUP;
@@ -34,7 +34,7 @@ static int is_meaningless(const struct region *region, size_t word, uint64_t now
 	return region->counts && region->counts[word / GROUP] & bit && is_biased(now) && is_biased(then);
 }
 
-/* Whether the page at `at` says what the image says, words without meaning aside. */
+/* Whether the page at `at` is equal to the image, except for words without meaning. */
 static int is_as_published(const struct region *region, uintptr_t at, long page)
 {
 	size_t first = (at - region->start) / sizeof(uint64_t), i, k;
@@ -48,14 +48,14 @@ static int is_as_published(const struct region *region, uintptr_t at, long page)
 	return 1;
 }
 
-/* Whether the page at `at`, of which `entry` tells, is a copy that is not needed. */
+/* Whether the page at `at` is a copy that can be given up.  `entry` is its entry of the page map. */
 static int is_needless(const struct region *region, uintptr_t at, uint64_t entry, long page)
 {
 	return entry & PAGE_PRESENT && !(entry & PAGE_OF_FILE) && !is_written_by_kernel(at) &&
 	       is_as_published(region, at, page);
 }
 
-/* Give up what is not needed between two addresses of a region; how many pages. */
+/* Give up copies between two addresses of a region.  Returns the number of pages. */
 static long reclaim(int pagemap, const struct region *region, uintptr_t at, uintptr_t end)
 {
 	uint64_t entries[ENTRIES];
@@ -75,12 +75,12 @@ static long reclaim(int pagemap, const struct region *region, uintptr_t at, uint
 				given += run;
 			run = 0;
 		}
-		at -= page; /* one step more than there are entries */
+		at -= page; /* the loop made one step more than there are entries */
 	}
 	return given;
 }
 
-/* Whether a mapping shows the image's pages at the addresses that they were taken from. */
+/* Whether a mapping has pages of the image at the addresses that they had in the zygote. */
 static int is_of_image(const struct mapping *found)
 {
 	return !strncmp(found->perms, "rw-p", 4) && found->inode == image.inode &&
@@ -104,9 +104,9 @@ static long reclaim_mapping(int pagemap, const struct mapping *found)
 	return given;
 }
 
-/* Give up all copies that say what the image says; how many pages, -1 when it cannot be told.
- * No other thread may run.  Signals wait: what a handler writes between the comparison of a page and
- * its end would be lost, and with it the signal (seen: exits that were not reported). */
+/* Give up all copies that are equal to the image.  Returns the number of pages, or -1 on failure.
+ * No other thread may run.  Signals are blocked: what a handler writes between the comparison and the
+ * removal of a page would be lost, and with it the signal (seen: exits that were not reported). */
 __attribute__((visibility("default"))) long pyrunc_reclaim_2(void)
 {
 	int i, pagemap = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
@@ -127,7 +127,7 @@ __attribute__((visibility("default"))) long pyrunc_reclaim_2(void)
 	while (next_mapping(&maps, &found))
 		if (is_of_image(&found))
 			given += reclaim_mapping(pagemap, &found);
-	for (i = 0; i < image.count; i++) { /* they were read, and are not needed */
+	for (i = 0; i < image.count; i++) { /* the comparison mapped these pages; unmap them */
 		const struct region *region = &image.regions[i];
 
 		if (region->original)

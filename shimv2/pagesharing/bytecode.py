@@ -1,14 +1,17 @@
-"""Bytecode: what the interpreter notes in code while it runs may be forgotten.
+"""Bytecode: finds the words that a reclaim may set back to their state in the zygote.
 
 The specializing interpreter (PEP 659) of CPython 3.11 and later writes into the bytecode that it
-runs: counters, and instructions that it replaces by special forms, with what these need in their
-inline caches.  An instruction is changed by its own execution and by nothing else.  So a fork in
-which a page of bytecode is again what it was in the zygote is like one that has not yet run these
-instructions, provided that each instruction goes back as a whole.  A special form is used only
-after a check of what it relies on: the version numbers of types, dicts and functions, which are
-never used twice.
+runs.  It counts executions, replaces instructions by specialized forms, and fills inline caches.
+Only the execution of an instruction changes that instruction.  A reclaim gives a fork the
+zygote's bytecode again.  After that the fork is in the same state as one that has not run these
+instructions yet.
 
-So an instruction has to lie in one page, with its caches.  One that does not is left out.
+There are two conditions:
+
+* An instruction goes back as a whole, with its caches.  So an instruction that lies across two
+  pages is left out.
+* A specialized form checks what it relies on before it is used.  It compares version numbers of
+  types, dicts and functions, and CPython never uses such a number twice.
 """
 
 import ctypes
@@ -22,21 +25,21 @@ from typing import Final
 
 __all__ = ["codes", "find"]
 
-_WORD: Final = 8  # bytes; what is compared
+_WORD: Final = 8  # bytes; a reclaim compares words
 
 
 def find(objects: Iterable[object]) -> "array[int]":
     """Find the bytecode of all functions among `objects`: pairs of a start and an end address.
 
-    Each pair lies in one page and holds whole instructions; a word of which it has only a part does
-    not count.
+    Each pair lies in one page and holds whole instructions.  If a pair covers only a part of a
+    word, a reclaim does not ignore that word.
     """
     found = array("Q")
     for code in codes(objects):
         start = id(code) + CodeType.__basicsize__  # co_code_adaptive: the last field, of any length
         running: bytes = code._co_code_adaptive  # type: ignore[attr-defined]
         if ctypes.string_at(start, len(running)) == running:
-            # Up to the end of the last word: what allocators give ends where a word does.
+            # Up to the end of the last word: an allocator's blocks end at the end of a word.
             end = start + -(-len(running) // _WORD) * _WORD
             for part in _parts(code, start, end):
                 found.extend(part)
@@ -56,13 +59,13 @@ def codes(objects: Iterable[object]) -> Iterator[CodeType]:
 
 
 def _parts(code: CodeType, start: int, end: int) -> Iterator[tuple[int, int]]:
-    """Split bytecode at the ends of pages, without the instructions that lie across them."""
+    """Split bytecode at page boundaries; leave out instructions that cross a boundary."""
     border = (start // mmap.PAGESIZE + 1) * mmap.PAGESIZE
     if border < end:
-        # An instruction reaches to the next one: its caches come between the two.
+        # An instruction's caches follow it, so that it ends where the next one begins.
         begins = [start + each.offset for each in dis.get_instructions(code)] + [end]
     while border < end:
-        after = bisect_left(begins, border)  # the first that begins on the next page
+        after = bisect_left(begins, border)  # the first one on the next page
         yield start, border if begins[after] == border else begins[after - 1]
         start = begins[after]
         border += mmap.PAGESIZE

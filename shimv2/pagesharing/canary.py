@@ -1,12 +1,12 @@
-"""The canary: memory is shared only if a fork has done, with shared memory, what a shim does.
+"""The canary: a test run with shared memory, in a fork, before a shim uses shared memory.
 
-    zygote ── fork ──► candidate, which publishes ── fork ──► canary, which lives and reclaims
+    zygote ── fork ──► candidate, which publishes ── fork ──► canary, which serves and reclaims
       │                    │
-      │ ends if all        └ goes on as the zygote if the canary reports what is expected
-      │ is well
-      └ else goes on as it was: without shared memory
+      │ ends if the        └ goes on as the zygote if the canary's answers are the expected ones
+      │ test passes
+      └ else goes on unchanged: without shared memory
 
-Whatever is wrong, be it a wrong answer, a crash or no end, is found before a shim depends on it.
+The test finds a wrong answer, a crash and a hang.  No shim depends on shared memory before that.
 """
 
 import contextlib
@@ -37,11 +37,12 @@ def share(
     *,
     limit_s: float = _LIMIT_S,
 ) -> str:
-    """Go on in a fork that shares its memory; or in this process, with the reason why not.
+    """Go on in a fork that shares its memory, or in this process without shared memory.
 
-    `live` does what a shim does and returns what came out, `expected` is what came out before.  The
-    caller goes on in one of the two processes only; the other one ends.  The result is empty in the
-    fork; before this process ends for it, `hand_over` is called with the fork's pid.
+    `live` runs a shim's work and returns its answers; `expected` are the answers without shared
+    memory.  This function returns in one of the two processes only; the other one ends.  In the
+    fork it returns "".  Before this process ends, it calls `hand_over` with the fork's pid.  In
+    this process it returns the reason why memory is not shared.
     """
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     pid = os.fork()  # noqa: TID251 - no thread, no loop
@@ -49,15 +50,15 @@ def share(
         ours.close()
         return _candidate(theirs, live, expected, limit_s)
     theirs.close()
-    report = _hear(ours, limit_s)
+    report = _receive_report(ours, limit_s)
     if report == _OK:
         hand_over(pid)
-        os._exit(0)  # this closes `ours`, which the fork waits for
+        os._exit(0)  # closes `ours`: the fork waits for that
     ours.close()
     with contextlib.suppress(ProcessLookupError):
-        os.killpg(pid, signal.SIGKILL)  # with the canary
+        os.killpg(pid, signal.SIGKILL)  # the candidate and its canary
     with contextlib.suppress(ProcessLookupError):
-        os.kill(pid, signal.SIGKILL)  # it may not have made its group yet
+        os.kill(pid, signal.SIGKILL)  # it may not have its process group yet
     os.waitpid(pid, 0)  # noqa: TID251 - there is no reaper here
     return report.decode()
 
@@ -65,15 +66,16 @@ def share(
 def _candidate(
     parent: socket.socket, live: Callable[[], str], expected: str, limit_s: float
 ) -> str:
-    """Publish and try; returns only if all is well, and ends otherwise."""
-    is_well = False
+    """Publish and run the canary.  Returns only if the test passed; else the process ends."""
+    has_passed = False
     try:
         os.setsid()  # as the zygote did
         report = _attempt(live, expected, limit_s)
         parent.send(report)
-        is_well = report == _OK and parent.recv(1) == b""  # the parent has heard it, and ended
+        # End of file: the parent has the report, and has ended.
+        has_passed = report == _OK and parent.recv(1) == b""
     finally:
-        if not is_well:
+        if not has_passed:
             os._exit(1)
     parent.close()
     return ""
@@ -89,10 +91,10 @@ def _attempt(live: Callable[[], str], expected: str, limit_s: float) -> bytes:
     return _try(functions, checksum, live, expected, limit_s)
 
 
-def _hear(child: socket.socket, limit_s: float) -> bytes:
-    """Receive a report: what is wrong, or `_OK`."""
+def _receive_report(child: socket.socket, limit_s: float) -> bytes:
+    """Receive a child's report: `_OK`, or what failed."""
     if not select.select([child], [], [], limit_s)[0]:
-        return b"there is no end of it"
+        return b"the canary did not end in time"
     return child.recv(_REPORT_BYTES) or b"a process crashed"
 
 
@@ -103,7 +105,7 @@ def _try(
     expected: str,
     limit_s: float,
 ) -> bytes:
-    """Have a fork live with a reclaim at every rest; its report."""
+    """Fork the canary, which reclaims whenever its loop is idle; return its report."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     pid = os.fork()  # noqa: TID251 - no thread, no loop
     if pid == 0:
@@ -120,7 +122,7 @@ def _try(
             os._exit(0)
     theirs.close()
     with ours:
-        report = _hear(ours, limit_s / 2)
+        report = _receive_report(ours, limit_s / 2)
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, signal.SIGKILL)
     os.waitpid(pid, 0)  # noqa: TID251 - there is no reaper here
@@ -128,7 +130,7 @@ def _try(
 
 
 def _checksum(functions: list[FunctionType]) -> int:
-    """Sum up what code says that the interpreter does not change."""
+    """Return a checksum of the parts of code objects that the interpreter never changes."""
     total = 0
     for code in bytecode.codes(functions):
         constants = [each for each in code.co_consts if not isinstance(each, CodeType)]

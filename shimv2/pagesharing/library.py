@@ -1,4 +1,4 @@
-"""The package's C part, where a C compiler was there when the shim was installed."""
+"""The package's C part.  It exists if the installation had a C compiler."""
 
 import ctypes
 import os
@@ -12,9 +12,9 @@ _PATH: Final = os.path.join(COMPILED_DIR, "libmemory.so")
 
 
 def load() -> ctypes.PyDLL | None:
-    """Load it; None where there is none, or one of another version.
+    """Load the library; None if there is none, or if it is of another version.
 
-    Its functions keep the GIL, so that nothing else of this process runs.
+    Its functions keep the GIL (`PyDLL`): no other Python thread runs during a call.
     """
     try:
         library = ctypes.PyDLL(_PATH)

@@ -1,7 +1,7 @@
-"""Prefaulting: the waiting child gets the pages that another shim has used (_prefault.c).
+"""Prefaulting: the waiting child maps the pages that another shim has used (_prefault.c).
 
-A page fault for each of them takes longer than copying them all at once, while there is nothing
-else to do.
+One request for all pages costs less than a page fault for each of them.  And it costs a `start`
+no time, because the waiting child is idle.
 """
 
 from array import array
@@ -18,18 +18,18 @@ _report: Final[list[Callable[[bytes], object]]] = []
 
 
 def report_used_pages_to(report: Callable[[bytes], object]) -> None:
-    """Have this process report once, at its first rest or its end, which pages it has used."""
+    """Make this process report its used pages once: when it is first idle, or when it ends."""
     _report.append(report)
 
 
 def report_used_pages() -> None:
-    """Report now, unless it has been done or nobody has asked for it."""
+    """Report the used pages, if a report is requested and not sent yet."""
     if _report and publish.is_published():
         _report.pop()(used_pages())
 
 
 def used_pages() -> bytes:
-    """List the pages that are present, as runs that `prefault` understands."""
+    """List the present pages as runs, in the form that `prefault` takes."""
     library = publish.published_library()
     if library is None:
         return b""
@@ -38,7 +38,7 @@ def used_pages() -> bytes:
 
 
 def prefault(runs: bytes) -> None:
-    """Read, or copy, the pages that another fork of the same zygote has read or copied."""
+    """Map the pages that another fork of the same zygote has read, and copy those it has copied."""
     library = publish.published_library()
     if library is not None:
         numbers = array("Q", runs)

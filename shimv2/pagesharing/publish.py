@@ -1,8 +1,10 @@
 """Publishing: a zygote moves its memory into an image that its forks share (_publish.c).
 
-A fork copies a page when it writes to it.  `prepare` and `settle` have a fork write less: what is
-computed at first use is there already, objects are immortal, and malloc's new memory does not
-lie between what is shared.
+A fork copies a page when it writes to it.  After `prepare` and `settle` a fork writes less:
+
+* Values that CPython computes at first use exist already.
+* Objects are immortal.
+* New memory from malloc does not lie on shared pages.
 """
 
 import ctypes
@@ -30,7 +32,7 @@ __all__ = [
 ]
 
 _M_ARENA_MAX: Final = -8  # mallopt(3)
-# A warmed-up shim has some 30 MB; more would be the node's memory for something unexpected.
+# A warmed-up zygote has some 30 MB.  More is a sign of a fault, and would use up a node's memory.
 _MAX_IMAGE_BYTES: Final = 128 << 20
 
 _MAX_NAME: Final = 249  # memfd_create(2)
@@ -38,30 +40,30 @@ _published: Final[list[ctypes.PyDLL]] = []
 
 
 class CannotShare(Exception):
-    """The text says why; nothing has been changed that a shim would notice."""
+    """Memory is not shared; the text is the reason.  Shims work as they do without sharing."""
 
 
 @dataclass(frozen=True)
 class Meaningless:
-    """Where in memory nothing means anything to a fork that has changed it."""
+    """The words in memory without meaning: a reclaim ignores differences in them (ADR 4)."""
 
     counts: "array[int]" = field(default_factory=lambda: array("Q"))
     """Addresses of the reference counts of immortal objects."""
 
     bytecode: "array[int]" = field(default_factory=lambda: array("Q"))
-    """Pairs of a start and an end, see bytecode.py."""
+    """Pairs of a start and an end address, see bytecode.py."""
 
 
 def prepare() -> None:
-    """Bring forward what CPython and the C library do at first use.  With everything imported."""
-    ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 1)  # the mounts' thread would get an arena of its own
+    """Do now what CPython and the C library do at first use.  Call it after all imports."""
+    ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 1)  # else the mount thread gets its own arena
     for each in gc.get_objects():
         if isinstance(each, type):
             getattr(each, "no such attribute", None)  # assigns tp_version_tag
 
 
 def settle() -> Meaningless:
-    """Bring the heap into a state that forks can share, with all in it that they will use.
+    """Prepare the heap for sharing.  Call it when all objects exist that forks will use.
 
     Raises:
         CannotShare: this interpreter or machine is not supported.
@@ -77,14 +79,14 @@ def settle() -> Meaningless:
     gc.collect()
     ranges = bytecode.find(each for each in gc.get_objects() if isinstance(each, FunctionType))
     counts = refcounts.make_immortal()
-    gc.freeze()  # the collector would write to what is shared
-    gc.collect()  # empties the lists of objects to be used again, which lie anywhere
+    gc.freeze()  # else a collection in a fork writes to shared objects
+    gc.collect()  # empties the free lists, whose objects lie on shared pages
     compiled.pyrunc_fill_1()
     return Meaningless(counts, ranges)
 
 
 def publish(meaningless: Meaningless | None = None) -> None:
-    """Move our memory into an image.  The last step: later changes are not in it.
+    """Move this process's memory into an image.  The last step: the image has no later changes.
 
     Raises:
         CannotShare: there are several threads, too much memory, or the kernel refuses.
@@ -95,7 +97,7 @@ def publish(meaningless: Meaningless | None = None) -> None:
         raise CannotShare("the C part was not built")
     if not has_one_thread():
         raise CannotShare("there is more than one thread")
-    _published.append(compiled)  # before, so that it is in the image
+    _published.append(compiled)  # before the call, so that the image has it, too
     failure: bytes | None = compiled.pyrunc_publish_4(
         *found.counts.buffer_info(), *found.bytecode.buffer_info(), _MAX_IMAGE_BYTES
     )
@@ -109,16 +111,16 @@ def is_published() -> bool:
 
 
 def published_library() -> ctypes.PyDLL | None:
-    """Return the C part if this process, or the one it was forked from, has published."""
+    """Return the C part if this process, or the zygote it was forked from, has published."""
     return _published[0] if _published else None
 
 
 def note_unshared(reason: str) -> None:
-    """Leave the reason in the memory map of this process and its forks (values/sharing.py)."""
+    """Put the reason into the memory map of this process and its forks (values/sharing.py)."""
     name = (UNSHARED + reason)[:_MAX_NAME].encode("ascii", "replace")
     fd = os.memfd_create(name.decode(), os.MFD_CLOEXEC)
     try:
-        c = ctypes.CDLL(None)  # mmap.mmap() would keep a descriptor
+        c = ctypes.CDLL(None)  # mmap.mmap() keeps a descriptor open
         size, flags = ctypes.c_size_t(mmap.PAGESIZE), mmap.MAP_PRIVATE
         c.mmap(None, size, mmap.PROT_READ, flags, fd, ctypes.c_long(0))
     finally:

@@ -1,4 +1,4 @@
-"""Reclaiming: an idle shim gives up copies of pages that say what the image says."""
+"""Reclaiming: an idle shim gives up copies of pages that are equal to the image (_reclaim.c)."""
 
 import asyncio
 from typing import Final
@@ -7,25 +7,26 @@ from shimv2.pagesharing import prefault, publish
 
 __all__ = ["Reclaimer", "at_every_rest", "reclaim"]
 
-_WORTH_TURNS: Final = 8  # callbacks of the loop: a few questions, or the smallest verb
-_REST_S: Final = 0.5
-_MAX_WAITS: Final = 5  # for that rest
-# What an exec has to copy again, 4 MB, takes some 8 ms of CPU time; a node has a few GB for a CPU.
+_WORTH_TURNS: Final = 8  # callbacks of the loop: a few State calls, or the shortest verb
+_REST_S: Final = 0.5  # idle time before a reclaim
+_MAX_WAITS: Final = 5  # for such an idle time; then reclaim in any case
+# After a reclaim an exec copies 4 MB again, in some 8 ms of CPU time.  A node has a few GB for each
+# CPU.  So a reclaim pays if the memory stays free for this long.
 _PAYS_AFTER_S: Final = 16.0
-_MAX_STEPS: Final = 3  # in which that rest becomes as long
+_MAX_STEPS: Final = 3  # from _REST_S to _PAYS_AFTER_S, by a factor of 4 each
 
 _pace: Final = {"turns": _WORTH_TURNS, "rest_s": _REST_S}
 
 
 def at_every_rest() -> None:
-    """Reclaim whenever the loop is about to sleep: for a canary, and for tests."""
-    _pace.update(turns=2, rest_s=0.0)  # to reclaim is one turn of the loop
+    """Reclaim whenever the loop is about to sleep: for the canary, and for tests."""
+    _pace.update(turns=2, rest_s=0.0)  # 2: a reclaim itself is one callback of the loop
 
 
 def reclaim() -> int:
-    """Give up all copies of pages that are what they were; how many pages.
+    """Give up all copies of pages that are equal to the image; return the number of pages.
 
-    Nothing is done while there is another thread, which might write to one at that moment.
+    With a second thread it does nothing: that thread could write to a page during the comparison.
     """
     library = publish.published_library()
     if library is None or not publish.has_one_thread():
@@ -34,22 +35,23 @@ def reclaim() -> int:
 
 
 class Reclaimer:
-    """Reclaims when the loop has been idle for a while after some work, and not again until more.
+    """Reclaims once the loop has been idle for `_REST_S` after some work.
 
-    If the loop is never idle for that long, it reclaims all the same, a few times as late.  If a
-    shim is woken soon after a reclaim, it pays for copying the pages again: by a probe, say, or a
-    request for metrics.  From the second time in a row on, it waits longer and longer.
+    The next reclaim needs new work.  If the loop is never idle for that long, the reclaim comes
+    after `_MAX_WAITS` such times.  If work comes soon after a reclaim (a probe, a request for
+    metrics), the shim has to copy its pages again.  If that happens twice or more in a row, the
+    idle time before the next reclaim becomes longer, up to `_PAYS_AFTER_S`.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self._turns = _pace["turns"]  # the start itself was worth it
+        self._turns = _pace["turns"]  # the start itself is enough work
         self._later: asyncio.TimerHandle | None = None
         self._reclaimed_at: float | None = None  # loop time, until there is work again
         self._too_soon = 0  # how often in a row
 
     def before_sleep(self, turns: int) -> None:
-        """Note that `turns` callbacks have run since the last time and nothing is left to do."""
+        """Count `turns` callbacks since the last call.  The loop has nothing left to run."""
         self._turns += turns
         if self._turns > 0 and self._reclaimed_at is not None:
             self._learn(self._loop.time() - self._reclaimed_at)
@@ -57,7 +59,7 @@ class Reclaimer:
             self._wait(self._turns, _MAX_WAITS - 1)
 
     def at_exit(self) -> None:
-        prefault.report_used_pages()  # this shim was too short-lived to come to rest
+        prefault.report_used_pages()  # a short-lived shim was never idle
 
     def _learn(self, idle_s: float) -> None:
         self._reclaimed_at = None
@@ -71,12 +73,12 @@ class Reclaimer:
         self._later = self._loop.call_later(self._rest_s(), self._look, turns, more)
 
     def _look(self, turns: float, more: int) -> None:
-        """Reclaim if there were `turns` and no more; else wait again, up to `more` times."""
+        """Reclaim if the count is still `turns`; else wait again, up to `more` times."""
         if self._turns > turns and more:
-            self._wait(self._turns + 1, more - 1)  # and so will this one
+            self._wait(self._turns + 1, more - 1)  # + 1: this callback is not counted yet
             return
         self._later = None
-        self._turns = -1  # this very turn will be counted
+        self._turns = -1  # the loop will count this callback
         prefault.report_used_pages()
         reclaim()
         self._reclaimed_at = self._loop.time()

@@ -1,16 +1,16 @@
-"""Reference counts: all objects that a zygote has are made immortal.
+"""Reference counts: makes all objects of a zygote immortal.
 
-CPython counts the references to an object in the object itself (`ob_refcnt`), so that it writes to
-each object that it uses.  A fork could give up the pages that it copied for that, if it were safe
-to forget such writes.  It is not, as long as the count decides when the object is freed.
+CPython keeps an object's reference count in the object (`ob_refcnt`), so that it writes to each
+object that it uses.  These writes copy the page in a fork.  A reclaim undoes the copy, and the
+write is lost.  That is unsafe while the count decides when CPython frees the object.
 
-CPython 3.12 and later have immortal objects (PEP 683): their `ob_refcnt` is not changed any more.
-`make_immortal` gives that value to all objects, and looking at them writes nothing.
+CPython 3.12 and later have immortal objects (PEP 683): CPython does not change their `ob_refcnt`.
+`make_immortal` gives all objects the count of an immortal object.
 
-For CPython 3.11 it adds `BIAS` to all counts, as if that many references were held for ever, which
-any program may do.  Then no count comes near to 0, at which an object is freed, or to 1, at which
-it may be changed in place.  A fork that forgets writes to such a count loses at most one for each
-reference that exists at that moment, and memory has no room for `BIAS` of them.
+CPython 3.11 has no immortal objects.  There `make_immortal` adds `BIAS` to each count, as if the
+program held that many references for ever.  So a count stays far from 0 (CPython frees the object)
+and from 1 (CPython may change the object in place).  A reclaim takes from a count at most one for
+each reference that exists at that moment, and memory has no room for `BIAS` references.
 """
 
 import ctypes
@@ -23,12 +23,13 @@ from typing import Final
 
 __all__ = ["BIAS", "HAS_IMMORTALS", "IMMORTAL", "is_layout_known", "make_immortal"]
 
-BIAS: Final = 1 << 40  # _image.h has it, too
+BIAS: Final = 1 << 40  # the same as in _image.h
 HAS_IMMORTALS: Final = sys.version_info >= (3, 12)
 _HAS_FLAGS: Final = sys.version_info >= (3, 14)
-# The lower 32 bits of ob_refcnt; the interpreter does not change them from 2**31 on.  3.12 and
-# 3.13: _Py_IMMORTAL_INITIAL_REFCNT.  In 3.14 (Include/refcount.h) that is 3 << 30, and Py_INCREF
-# adds to less.  It is more here: references that its stack holds now may still be subtracted.
+# The lower 32 bits of ob_refcnt; from 2**31 on the interpreter does not change them.  3.12 and
+# 3.13: _Py_IMMORTAL_INITIAL_REFCNT.  3.14 (Include/refcount.h): that is 3 << 30, and Py_INCREF adds
+# to a lower count.  The value here is higher, because CPython may still subtract references that
+# its stack holds now.
 IMMORTAL: Final = 7 << 29 if _HAS_FLAGS else 2**32 - 1
 _IMMORTAL_FLAG: Final = 1 << 48  # 3.14: _Py_IMMORTAL_FLAGS in ob_flags, the upper 16 bits
 _LOWEST_IMMORTAL: Final = 1 << 31
@@ -40,9 +41,9 @@ _ob_refcnt_low: Final = ctypes.c_uint32.from_address
 
 
 def make_immortal() -> "array[int]":
-    """Make all objects immortal that can be found; the addresses of counts that still change."""
+    """Make all reachable objects immortal; return the addresses of counts that still change."""
     addresses = array("Q")
-    is_new = _take_out if HAS_IMMORTALS else _raise_count
+    is_new = _set_immortal if HAS_IMMORTALS else _raise_count
     left: list[object] = [*gc.get_objects(), *_classes()]
     new = [each for each in left if is_new(each)]
     while left:
@@ -55,7 +56,7 @@ def make_immortal() -> "array[int]":
 
 
 def is_layout_known() -> bool:
-    """Try with an object of our own: does it begin with its count, and what changes that?"""
+    """Check, with a new object, that it begins with its count and that immortality works."""
     probe = object()
     alone = _ob_refcnt(id(probe)).value
     more = [probe] * 5
@@ -63,22 +64,22 @@ def is_layout_known() -> bool:
         return False
     if not HAS_IMMORTALS:
         return True
-    _take_out(probe)
-    taken_out = _ob_refcnt(id(probe)).value
+    _set_immortal(probe)
+    immortal = _ob_refcnt(id(probe)).value
     more += [probe] * 5
     more += [_returned(probe) for _ in range(5)]
     added = _ob_refcnt(id(probe)).value
     more.clear()
-    return taken_out == added == _ob_refcnt(id(probe)).value
+    return immortal == added == _ob_refcnt(id(probe)).value
 
 
 def _returned(each: object) -> object:
-    """Return an object: the interpreter's stack has references of its own."""
+    """Return the object: a call puts references to it on the stack of the interpreter."""
     return each
 
 
 def _raise_count(each: object) -> bool:
-    """Raise the count of an object unless it was raised before; whether it was done."""
+    """Add BIAS to the count of an object, once; return whether this call did it."""
     count = _ob_refcnt(id(each))
     if count.value >= BIAS:
         return False
@@ -86,8 +87,8 @@ def _raise_count(each: object) -> bool:
     return True
 
 
-def _take_out(each: object) -> bool:
-    """Make an object immortal unless it was before; whether it was done."""
+def _set_immortal(each: object) -> bool:
+    """Make an object immortal, once; return whether this call did it."""
     count = _ob_refcnt_low(id(each))
     if count.value >= _LOWEST_IMMORTAL:
         return False
@@ -98,9 +99,9 @@ def _take_out(each: object) -> bool:
 
 
 def _classes() -> Iterator[type]:
-    """Find all classes: those that are part of the program are not tracked by the collector.
+    """Yield all classes: the collector does not track those that the interpreter's binary holds.
 
-    One that has several bases is found several times.
+    A class with several bases comes several times.
     """
     left: list[type] = [object]
     while left:
@@ -110,7 +111,7 @@ def _classes() -> Iterator[type]:
 
 
 def _untracked(each: object) -> Iterable[object]:
-    """List what an object holds and does not show to the collector."""
+    """List the objects that `each` holds and the collector does not see."""
     if isinstance(each, CodeType):
         names = (each.co_names, each.co_filename, each.co_name, each.co_qualname)
         return (*names, each.co_consts, each.co_linetable, each.co_exceptiontable)

@@ -1,4 +1,4 @@
-"""Whether memory can be shared here: the interpreter and the machine that this was made for."""
+"""Checks whether memory can be shared with this interpreter, C library and machine."""
 
 import os
 import struct
@@ -13,21 +13,21 @@ _VERSIONS: Final = ((3, 11), (3, 12), (3, 13), (3, 14))
 
 @dataclass(frozen=True, slots=True)
 class Build:
-    """What the interpreter is, as far as it matters for the layout of its memory."""
+    """The properties of an interpreter that decide how it lays out memory."""
 
     implementation: str  # sys.implementation.name
     version: tuple[int, int]
-    is_free_threaded: bool  # PEP 703: counts of references are kept in two places
-    counts_references: bool  # a debug build, which totals them
-    traces_references: bool  # Py_TRACE_REFS: an object begins with two pointers more
-    runs_jit: bool  # its executors are linked from bytecode
+    is_free_threaded: bool  # PEP 703: an object has two reference counts
+    counts_references: bool  # a debug build, which also counts all references
+    traces_references: bool  # Py_TRACE_REFS: an object begins with two more pointers
+    runs_jit: bool  # bytecode refers to the JIT's executors
     machine: str  # as uname(2) has it
     pointer_bits: int
-    c_library: str  # its name and version; "" if it does not tell
+    c_library: str  # name and version; "" if the C library does not report them
 
     @classmethod
     def current(cls) -> "Build":
-        """Describe the interpreter that runs this."""
+        """Describe the interpreter that runs this code."""
         jit = getattr(sys, "_jit", None)  # since 3.14
         try:
             c_library = os.confstr("CS_GNU_LIBC_VERSION") or ""
@@ -47,7 +47,7 @@ class Build:
 
 
 def why_not(build: Build) -> str:
-    """Say why memory cannot be shared with such an interpreter; empty if it can."""
+    """Return why memory cannot be shared with such an interpreter; empty if it can."""
     version = ".".join(map(str, build.version))
     reasons = {
         f"{build.implementation} is not CPython": build.implementation != "cpython",

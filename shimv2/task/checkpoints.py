@@ -1,4 +1,4 @@
-"""A container written to a folder and made again from it: the runtime's checkpoint and restore."""
+"""Checkpoint and restore: write a container's image to a folder, make a container from it."""
 
 import asyncio
 import logging
@@ -22,15 +22,15 @@ _DUMP_LOG = "dump.log"  # CRIU's name, in the work folder
 
 
 async def dump(scope: Scope, spec: CheckpointSpec) -> None:
-    """Write the container's image to `spec.path`; what else that takes is gone afterwards.
+    """Write the container's image to `spec.path`, and remove all temporary files and mounts.
 
     Raises:
-        RuntimeFailed: with the reference's text; CRIU's log is then in the bundle.
-        Refused: there is no place for the logs.
+        RuntimeFailed: with the Go shim's text; the bundle has CRIU's log then.
+        Refused: the folder for the logs cannot be made.
     """
     saved = paths.criu_dump_log(scope.bundle)
     with suppress(FileNotFoundError):
-        os.unlink(saved)  # of an earlier failure: the error below names it
+        os.unlink(saved)  # of an earlier failure: the error text names this file
     work = spec.work_path or paths.criu_work_dir(scope.bundle)
     try:
         if not spec.work_path:
@@ -54,7 +54,7 @@ async def dump(scope: Scope, spec: CheckpointSpec) -> None:
 
 
 def _make_folder(path: str) -> None:
-    """Make a folder and those above it, which the runtime does not make."""
+    """Make a folder and its parents: the runtime does not make them."""
     try:
         os.makedirs(path, mode=0o700, exist_ok=True)
     except OSError as error:
@@ -64,7 +64,7 @@ def _make_folder(path: str) -> None:
 def _save_log(scope: Scope, work: str, saved: str) -> None:
     try:
         shutil.copyfile(os.path.join(work, _DUMP_LOG), saved)
-    except OSError as error:  # none, if CRIU was not reached; the runtime has said why
+    except OSError as error:  # no log: CRIU did not run; the runtime's error has the reason
         log.warning("CRIU's log was not saved: %s", error, extra={"container": scope.container_id})
 
 
@@ -73,7 +73,7 @@ def _leftovers(scope: Scope) -> list[str]:
 
 
 async def unmount_leftovers(scope: Scope) -> bool:
-    """Unmount what a killed CRIU left mounted; whether nothing is mounted any more."""
+    """Unmount the mounts of a killed CRIU; return whether none remains."""
     for path in _leftovers(scope):
         try:
             await rootfs_mounts.unmount_recursive(path, scope.reaper)
@@ -86,16 +86,16 @@ async def unmount_leftovers(scope: Scope) -> bool:
 async def restore(
     scope: Scope, spec: CreateSpec, io: ProcessIO
 ) -> tuple[int, "asyncio.Future[Exit]"]:
-    """Make the container from the image `spec.checkpoint`, running; its init's pid and exit.
+    """Make a running container from the image `spec.checkpoint`; return its init's pid and exit.
 
-    `spec.parent_checkpoint`, an earlier image, is not passed on: runtimes have no option for it;
-    CRIU finds it by a link in the image.
+    `spec.parent_checkpoint` (an earlier image) is not passed on, because runtimes have no option
+    for it.  CRIU finds it by a link in the image.
 
     Raises:
-        RuntimeFailed, Refused: the reference's texts.  What was made is the caller's to undo.
+        RuntimeFailed, Refused: with the Go shim's texts.  The caller has to undo what was made.
     """
     pid_file = paths.init_pid_file(spec.bundle)
-    with suppress(FileNotFoundError):  # of an earlier try
+    with suppress(FileNotFoundError):  # of an earlier attempt
         os.unlink(pid_file)
     with scope.reaper.launching():
         await scope.runtime.restore(

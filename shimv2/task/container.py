@@ -38,7 +38,7 @@ from shimv2.values.settings import IoPolicy, Settings, io_policy
 
 @dataclass(frozen=True, slots=True)
 class Host:
-    """What every container needs of the daemon."""
+    """The parts of the daemon that each container uses."""
 
     namespace: str
     reaper: Reaper
@@ -61,7 +61,7 @@ class Container:
         self._scope = scope
         self._own_pid_namespace = own_pid_namespace
         self._oom: OomWatch | None = None
-        self._running_execs = 0  # being started, or started and their exit not yet published
+        self._running_execs = 0  # execs from the begin of their Start until their exit is published
         self._execs_idle = asyncio.Event()
         self._execs_idle.set()
 
@@ -69,10 +69,10 @@ class Container:
     async def create(
         cls, spec: CreateSpec, host: Host, undo: AsyncExitStack, *, deadline: float | None
     ) -> "Container":
-        """Make the container; what was done is pushed on `undo`, which the caller runs on errors.
+        """Make the container.  Each step pushes its reversal on `undo`, for the caller to run.
 
         Raises:
-            RuntimeFailed, Refused, OSError: with the reference's texts.
+            RuntimeFailed, Refused, OSError: with the Go shim's texts.
         """
         rootfs = _prepare_bundle(spec)
         if rootfs:
@@ -88,7 +88,7 @@ class Container:
         return self
 
     def announce(self) -> None:
-        """Tell that the container was made, and wait for the end of its init from now on."""
+        """Publish that the container was made, and start to wait for the exit of its init."""
         spec, scope = self.spec, self._scope
         scope.events.emit(
             Created(spec.id, spec.bundle, spec.rootfs, spec.stdio, spec.checkpoint, self.init.pid)
@@ -97,7 +97,7 @@ class Container:
         scope.background.start(self._watch_init(), what=f"watch of {spec.id}")
 
     def _watch_cgroup(self) -> None:
-        """Have the cgroup count and tell OOM kills, as soon as there is one: made or restored."""
+        """Start to watch the cgroup for OOM kills.  Call it once the cgroup exists."""
         cgroup, scope, id_ = self.init.cgroup, self._scope, self.spec.id
         if cgroup is None or self._oom is not None:
             return
@@ -137,7 +137,7 @@ class Container:
     # --- verbs ---------------------------------------------------------------------------------
 
     def process(self, exec_id: str) -> Process:
-        """The exec of that id, or the init when the id is empty.
+        """Return the exec of that id, or the init if the id is empty.
 
         Raises:
             NotFound: there is no such exec.
@@ -163,16 +163,16 @@ class Container:
         self._scope.events.emit(ExecAdded(self.spec.id, spec.id))
 
     async def start(self) -> int:
-        """Run the init, restoring the container if that is how it was created; its pid."""
+        """Run the init, or restore a container that has an image; return the pid."""
         pid = await self.init.start()
         self._watch_cgroup()
         return pid
 
     async def start_exec(self, exec_id: str, *, deadline: float | None = None) -> int:
-        """Run a recorded exec; its pid.
+        """Run a recorded exec; return its pid.
 
         Raises:
-            FailedPrecondition: the init has ended: nothing may be started beside it any more.
+            FailedPrecondition: the init has ended: no exec may start any more.
         """
         process = self.exec(exec_id)
         if self.init.exit is not None:
@@ -195,7 +195,7 @@ class Container:
         return process.pid, ended
 
     async def delete(self) -> tuple[int, Exit | None]:
-        """Remove the container; the init's pid and how it ended (None: it never ran)."""
+        """Remove the container; return the init's pid and exit (None: it never ran)."""
         ended = await self.init.delete()
         self._end_oom_watch()
         for process in list(self.execs.values()):
@@ -208,7 +208,7 @@ class Container:
     # --- answers from memory -------------------------------------------------------------------
 
     def state(self, exec_id: str) -> ProcessState:
-        """What State answers; a paused container's execs are paused too."""
+        """Return the answer of State.  The execs of a paused container are paused, too."""
         process = self.process(exec_id)
         state = process.state
         if exec_id and self.init.state in (State.PAUSED, State.PAUSING):
@@ -225,11 +225,11 @@ class Container:
     def pids(self) -> list[tuple[int, str]]:
         """List (pid, exec id or "") of the container's processes, from its cgroup.
 
-        Without one, which is so rootless, those that we started.  Never empty: daemons take a shim
-        that answers an empty list for leaked and reap it.
+        Without a cgroup (rootless) the list has the processes that the shim started.  The list is
+        never empty: a daemon kills a shim with an empty list, as a leaked one.
 
         Raises:
-            Refused: the container is still to be restored; with runc's text.
+            Refused: the container is not restored yet; with runc's text.
         """
         if not self.init.pid:
             raise Refused("container does not exist")
@@ -242,10 +242,10 @@ class Container:
         return [(pid, execs.get(pid, "")) for pid in found]
 
     def stats(self) -> v1.Stats | v2.Stats:
-        """What the container's cgroup counts, in whatever state the container is.
+        """Return the counters of the container's cgroup, in any state of the container.
 
         Raises:
-            NotFound: the container has no cgroup of its own.
+            NotFound: the container does not have its own cgroup.
         """
         if self.init.cgroup is None:
             raise NotFound("cgroup does not exist")
@@ -282,7 +282,7 @@ def _scope(
 
 
 def _prepare_bundle(spec: CreateSpec) -> str:
-    """Write what `delete` reads, make the mount point; its path, "" when nothing is mounted."""
+    """Write the files for `delete`, make the mount point; return its path, "" without a mount."""
     rootfs = ""
     if spec.rootfs:
         rootfs = paths.rootfs(spec.bundle)
@@ -300,7 +300,7 @@ def _write_private(path: str, text: str) -> None:
 
 
 def _config(bundle: str) -> Any:
-    """Parse the container's configuration; None if it cannot be used: the runtime says why."""
+    """Parse the container's configuration; None if it is not valid: the runtime reports why."""
     try:
         with open(paths.config_file(bundle), "rb") as file:
             return json.load(file)
@@ -317,10 +317,10 @@ def _annotations(config: Any) -> Mapping[str, str]:
 
 
 def _has_own_pid_namespace(config: Any) -> bool:
-    """Tell whether the kernel ends the container's processes together with its init.
+    """Return whether the kernel ends the container's processes together with its init.
 
-    False for a configuration that cannot be used: then the shim kills all of them, as the Go shim
-    does.
+    If the configuration is not valid, the result is False: then the shim kills all processes, as
+    the Go shim does.
     """
     try:
         namespaces = config["linux"]["namespaces"]

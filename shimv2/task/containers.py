@@ -1,4 +1,4 @@
-"""The containers of this shim: one, or those of a pod."""
+"""The table of this shim's containers: one container, or all containers of a pod."""
 
 import asyncio
 from collections.abc import Callable, Coroutine
@@ -12,10 +12,10 @@ from shimv2.values.model import CreateSpec, Exit
 
 @dataclass(slots=True)
 class _Making:
-    """A Create under way.  Its task may end after the caller was answered."""
+    """A Create that has not ended.  Its task may end after the answer to the caller."""
 
     task: "asyncio.Task[Container] | None" = None
-    given_up: bool = False  # its caller has been answered, or has left; it is being undone
+    given_up: bool = False  # its caller has an answer, or has left; the roll-back runs
 
 
 class Containers:
@@ -33,10 +33,10 @@ class Containers:
         return bool(self._table or self._being_made)
 
     def get(self, container_id: str) -> Container:
-        """The container of that id.
+        """Return the container of that id.
 
         Raises:
-            NotFound: it was not created, or was deleted.
+            NotFound: there is none: never created, or deleted.
         """
         try:
             return self._table[container_id]
@@ -44,19 +44,19 @@ class Containers:
             raise NotFound("container not created") from None
 
     def pid_of(self, container_id: str) -> int:
-        """The pid of a container's init, 0 when there is no such container."""
+        """Return the pid of a container's init; 0 if there is no such container."""
         container = self._table.get(container_id)
         return container.init.pid if container else 0
 
     def close(self) -> None:
-        """Make no more containers: the shim is about to end, and could not watch over them."""
+        """Refuse each later Create: the shim is about to end, and could not serve the container."""
         self._closed = True
 
     async def create(self, spec: CreateSpec, *, deadline: float | None = None) -> Container:
         """Make a container: all or nothing.  `deadline` is the caller's, in loop time.
 
         Raises:
-            Refused: the id is in use; the container that has it is not changed.
+            Refused: the id is in use; the container with that id is not changed.
             FailedPrecondition: the shim is about to end.
         """
         while (other := self._being_made.get(spec.id)) is not None and other.given_up:
@@ -68,7 +68,7 @@ class Containers:
             raise Refused(f"OCI runtime create failed: runc create failed: {what}")
         if self._closed:
             raise FailedPrecondition("the shim is stopping")
-        self._end = None  # the caller that wanted the end did not know of this Create
+        self._end = None  # the client that asked for the end did not know of this Create
         making = self._being_made[spec.id] = _Making()
         making.task = self._host.background.start(
             self._make(spec, deadline), f"create of {spec.id}", for_a_request=True
@@ -97,21 +97,22 @@ class Containers:
     async def settled(self) -> None:
         """Wait until every create whose caller left is undone.
 
-        A daemon whose Create ran out of time asks for Shutdown at once: it must find the shim as
-        empty as the roll-back is going to leave it.
+        If a Create of a daemon timed out, the daemon asks for Shutdown at once.  The shim must
+        then be as empty as after the roll-back.
         """
         while given_up := [each.task for each in self._being_made.values() if each.given_up]:
             await asyncio.wait([task for task in given_up if task is not None])
 
     def end_if_given_up(self, end: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        """Call `end` if all that is being made now will be undone, because its caller leaves.
+        """Call `end` later, if all creates that run now are undone because their caller leaves.
 
-        That caller's deadline may expire, and it may ask for the end, before the shim notices.
+        Reason: the caller's deadline may expire, and it may ask for the end, before the shim
+        notices that it left.
         """
         self._end = end
 
     async def delete(self, container_id: str) -> tuple[int, Exit | None]:
-        """Remove a container: its init's pid and how that ended."""
+        """Remove a container; return its init's pid and exit."""
         container = self.get(container_id)
         outcome = await container.delete()
         self._table.pop(container_id, None)

@@ -19,11 +19,11 @@ class ExecProcess(Process):
         self._process = spec.process
 
     async def start(self, *, deadline: float | None) -> int:
-        """Run the process in the container; its pid.  All or nothing.
+        """Run the process in the container; return its pid.  A failure leaves nothing behind.
 
         Raises:
-            WrongState: it was started before.  RuntimeFailed, Refused: the reference's texts; the
-            process is as it was before, and Wait returns without an exit.
+            WrongState: it was started before.  RuntimeFailed, Refused: with the Go shim's texts;
+            the state is unchanged, and Wait returns without an exit.
         """
         async with self._steps:
             self.check(Step.START)
@@ -41,7 +41,7 @@ class ExecProcess(Process):
         limit_s = scope.settings.exec_s
         io = await scope.open_io(self.stdio, id=self.id, limit_s=limit_s, undo=undo)
         pid_file = paths.exec_pid_file(scope.bundle, self.id)
-        with suppress(OSError):  # of an earlier exec of that id, or it could be read as this one's
+        with suppress(OSError):  # of an earlier exec with this id: it would be read as the new one
             os.unlink(pid_file)
         undo.callback(self._kill_started, pid_file)
         with scope.reaper.launching():
@@ -61,8 +61,8 @@ class ExecProcess(Process):
         self._track(pid, exited)
 
     def _kill_started(self, pid_file: str) -> None:
-        """End the process of a start that failed half way; it may already be a child of ours."""
-        with suppress(Refused, ChildProcessError):  # it never was, or has ended and was reaped
+        """Kill the process of a start that failed.  It may already be a child of the shim."""
+        with suppress(Refused, ChildProcessError):  # there was no process, or it was reaped already
             pid = read_pid_file(pid_file, whose="exec")
             if not self._scope.reaper.claim(pid).done():
                 os.kill(pid, signals.SIGKILL)
@@ -74,7 +74,7 @@ class ExecProcess(Process):
         cannot have been given to another process.
 
         Raises:
-            FailedPrecondition: it was not started.  NotFound: it has ended.
+            FailedPrecondition: the process was not started.  NotFound: it has ended.
         """
         self.check(Step.KILL)
         if not self.pid:
@@ -89,10 +89,10 @@ class ExecProcess(Process):
             raise _unknown((error.strerror or str(error)).lower()) from None
 
     async def delete(self) -> Exit | None:
-        """Forget the ended (or never started) process; how it ended.
+        """Remove the process, which has ended or never started; return its exit.
 
         Raises:
-            WrongState: it runs.
+            WrongState: the process runs.
         """
         await self.settled()
         async with self._steps:
@@ -105,7 +105,7 @@ class ExecProcess(Process):
             return self.exit
 
     async def abandon(self) -> None:
-        """The container is gone: give up what this process still holds, in whatever state."""
+        """Release all resources, in any state: the container is gone."""
         self._release()
         if self._io is not None:
             await self._io.close()

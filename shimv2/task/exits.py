@@ -1,19 +1,19 @@
 """The exit status of a container's init on disk: `<bundle>/exits/init.json`.
 
-The record is written the moment the exit is reaped, before any client is told.  After a crash of
-the shim the `delete` action reports it; without a record it has to report 137, which looks like an
-OOM kill.  Execs have no record: `delete` reports the init's exit only.
+The record is written when the exit is reaped, before any client gets the exit.  After a crash of
+the shim the `delete` action reports the recorded exit.  Without a record it has to report 137,
+which looks like an OOM kill.  Execs have no record, because `delete` reports the init's exit only.
 
-A record says how the process of that pid, begun at that time, ended.  It is believed for the
-process that `init.pid` names:
+A record has the pid and the start time of the process that ended.  `delete` uses the record under
+two conditions:
 
-* Its pid is that pid.  A bundle used a second time gets a new `init.pid`; that the new init has the
-  pid of the old one is excluded by `ExitRecords` removing the old record before the runtime writes
-  the new `init.pid`.
-* No living process has that pid and that start time, or the record is false.  A living process
-  with the pid and another start time is another process that got the number later.
+* The record's pid is the pid in `init.pid`.  If a bundle is used a second time, it gets a new
+  `init.pid`, and a new init could have the old pid.  So `ExitRecords` removes the old record before
+  the runtime writes the new `init.pid`.
+* No living process has this pid and this start time.  If one has, the record is false.  If a living
+  process has this pid and another start time, the kernel reused the pid.
 
-There is no fsync: a record has to outlive a process, not the machine, which /run does not either.
+There is no fsync: a record has to outlive the shim, not the machine.  /run is a tmpfs anyway.
 """
 
 import contextlib
@@ -39,12 +39,12 @@ _FOLDER_FLAGS: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEX
 
 @dataclass(frozen=True, slots=True)
 class ExitRecord:
-    """What one file holds.  `signal` is derived: an exit with status 137 looks like a SIGKILL."""
+    """The file's content.  `signal` is derived: an exit with status 137 looks like a SIGKILL."""
 
     id: str  # of the container
     pid: int
-    start_time: int | None  # clock ticks after boot; None: it had ended before anyone looked
-    code: int  # as clients get it: 0..255, 128 + signal
+    start_time: int | None  # clock ticks after boot; None: it ended before the shim read it
+    code: int  # as clients get it: 0..255; 128 + number after a signal
     time_ns: int  # CLOCK_REALTIME
     oom: bool = False
 
@@ -69,7 +69,7 @@ class ExitRecord:
         """Read a record.
 
         Raises:
-            ValueError: it is none.
+            ValueError: `data` is not a record.
         """
         text = json.loads(data)
         match text:
@@ -88,12 +88,12 @@ class ExitRecord:
 class ExitRecords:
     """Writes the record of one container.  Owns an fd of the bundle until `close`.
 
-    Writing never fails: what cannot be written (a full disk) is logged, and the status is lost only
-    if the shim dies as well.
+    Writing raises no error.  If a record cannot be written (the disk is full), that is logged.  The
+    status is lost only if the shim crashes as well.
     """
 
     def __init__(self, bundle: str, container_id: str) -> None:
-        """Take hold of a bundle that a container is about to be made from.
+        """Open the bundle of a container that is not made yet, and remove an old record.
 
         Raises:
             OSError: there is no such folder.
@@ -108,11 +108,11 @@ class ExitRecords:
             os.close(fd)
 
     def write_init(self, ended: Exit, *, start_time: int | None = None, oom: bool = False) -> None:
-        """Put the record in place of an earlier one.
+        """Write the record; it replaces an earlier one.
 
-        `start_time` is in clock ticks after boot, None when it is not known.
+        `start_time` is in clock ticks after boot, None if it is not known.
         """
-        if self._bundle_fd < 0:  # deleted while created: the record would have no reader
+        if self._bundle_fd < 0:  # deleted in state CREATED: no `delete` will read it
             return
         record = ExitRecord(self._id, ended.pid, start_time, ended.status, ended.at_ns, oom)
         try:
@@ -153,12 +153,12 @@ def _folder(bundle_fd: int) -> Iterator[int]:
 
 
 def _replace(folder_fd: int, name: str, content: bytes) -> None:
-    """Put a file in its place, whole or not at all."""
+    """Replace a file atomically."""
     temporary = f".{name}.new"
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     try:
         fd = os.open(temporary, flags, 0o600, dir_fd=folder_fd)
-    except FileExistsError:  # of a shim that died right here
+    except FileExistsError:  # of a shim that crashed at this point
         os.unlink(temporary, dir_fd=folder_fd)
         fd = os.open(temporary, flags, 0o600, dir_fd=folder_fd)
     try:
@@ -175,9 +175,9 @@ def _replace(folder_fd: int, name: str, content: bytes) -> None:
 
 
 def recorded_exit(bundle: str, *, container_id: str, init_pid: int) -> Exit | None:
-    """Return how the init of a container whose shim is gone ended; None when that is not known.
+    """Return the exit of an init whose shim has crashed; None if it is not known.
 
-    Call it before the runtime's `delete --force`: a running init is then seen to be running.
+    Call it before the runtime's `delete --force`, which would end an init that still runs.
     """
     record = _read_init(bundle)
     if record is None:

@@ -35,14 +35,14 @@ class InitProcess(Process):
         self._kills_answered.set()
 
     async def create(self, undo: AsyncExitStack, *, deadline: float | None) -> None:
-        """Make the container in the runtime, its init waiting to be started.
+        """Make the container in the runtime; its init then waits for Start.
 
-        Of one that is to be restored only the streams are made: the runtime has no half of that.
-        What was done is pushed on `undo`, which the caller runs when this raises.  `deadline` is
-        the caller's, in loop time.
+        For a container from an image only the streams are made, because the runtime makes and runs
+        it in one step.  Each step pushes its reversal on `undo`; the caller runs it on errors.
+        `deadline` is the caller's, in loop time.
 
         Raises:
-            RuntimeFailed, Refused: the reference's texts.
+            RuntimeFailed, Refused: with the Go shim's texts.
             TimeoutError: no client opened the other ends of the FIFOs.
         """
         scope, spec = self._scope, self._spec
@@ -52,7 +52,7 @@ class InitProcess(Process):
             self._attach(io)
             return
         with scope.reaper.launching():
-            # What another shim made under this id is not ours to remove.
+            # Another shim has made a container with this id: do not remove that one.
             if not scope.runtime.has_container(spec.id):
                 undo.push_async_callback(self._remove)
             await scope.runtime.create(
@@ -93,10 +93,10 @@ class InitProcess(Process):
         self._scope.records.write_init(ended, start_time=self._start_time, oom=oom)
 
     async def start(self) -> int:
-        """Start the created init, or restore the container; its pid.
+        """Start the created init, or restore the container; return the pid.
 
         Raises:
-            WrongState: it is not in state created.
+            WrongState: the init is not in state CREATED.
             RuntimeFailed, Refused, TimeoutError: the state is unchanged.
         """
         scope = self._scope
@@ -113,7 +113,7 @@ class InitProcess(Process):
 
     async def _restore(self, undo: AsyncExitStack) -> None:
         scope, io, self._io = self._scope, self._io, None
-        if io is None:  # an earlier try has used up what Create made
+        if io is None:  # an earlier attempt has used the streams that Create made
             io = await scope.open_io(
                 self.stdio, id=self.id, limit_s=scope.settings.restore_s, undo=undo
             )
@@ -126,15 +126,15 @@ class InitProcess(Process):
         self._track(pid, exited)
 
     async def _unmake(self, *, known: bool) -> None:
-        """Undo a restore; with `known`, another shim made the container: it is not removed."""
+        """Undo a restore.  With `known` another shim made the container: do not remove it."""
         if not known and await checkpoints.unmount_leftovers(self._scope):
             await self._remove()
 
     async def checkpoint(self, spec: CheckpointSpec) -> None:
-        """Write the container's image; it runs on, or stays paused, but for `spec.exit`.
+        """Write the container's image.  Without `spec.exit` its state does not change.
 
         Raises:
-            WrongState: there are no processes.  RuntimeFailed, Refused: it is as it was before.
+            WrongState: there are no processes.  RuntimeFailed, Refused: the state is unchanged.
         """
         async with self._steps:
             self.check(Step.CHECKPOINT)
@@ -163,7 +163,7 @@ class InitProcess(Process):
         """Freeze the container's processes; meanwhile its state is PAUSING.
 
         Raises:
-            WrongState: it does not run.  RuntimeFailed: it runs on.
+            WrongState: the container does not run.  RuntimeFailed: it still runs.
         """
         scope = self._scope
         async with self._steps:
@@ -174,7 +174,7 @@ class InitProcess(Process):
                 await scope.runtime.pause(self.id, timeout_s=scope.settings.pause_s)
             except RuntimeFailed as error:
                 if error.exit_status > _KILLED_BY:
-                    # It may have frozen the container, which no client could resume then.
+                    # The runtime may have frozen the container, and no client could resume it then.
                     await self._thaw("resume after a pause that was killed")
                 raise
             else:
@@ -184,10 +184,10 @@ class InitProcess(Process):
             scope.events.emit(Paused(self.id))
 
     async def resume(self) -> None:
-        """Let a paused container run on.
+        """Thaw the processes of a paused container.
 
         Raises:
-            WrongState: it is not paused.  RuntimeFailed: it stays so.
+            WrongState: the container is not paused.  RuntimeFailed: it is still paused.
         """
         scope = self._scope
         async with self._steps:
@@ -197,7 +197,7 @@ class InitProcess(Process):
             scope.events.emit(Resumed(self.id))
 
     async def _before_exit(self) -> None:
-        """Thaw what is left of a container that ended while paused; no event says so."""
+        """Thaw the processes of a container whose init ended while paused, without an event."""
         if self._life.state is State.PAUSED:
             await self._thaw("resume an ended container")
 
@@ -212,7 +212,7 @@ class InitProcess(Process):
         """Change the limits of the container: an OCI LinuxResources.
 
         Raises:
-            WrongState: it has ended.  RuntimeFailed: with the runtime's text.
+            WrongState: the container has ended.  RuntimeFailed: with the runtime's text.
         """
         scope = self._scope
         async with self._steps:
@@ -225,7 +225,7 @@ class InitProcess(Process):
         """Send `signal` to the init, or to all processes of the container; takes no lock.
 
         Raises:
-            NotFound: it has ended - but the processes it left can still be killed with `all`.
+            NotFound: the init has ended.  (With `all`, its remaining processes get the signal.)
         """
         if not (all and self.exit is not None):
             self.check(Step.KILL)
@@ -236,10 +236,10 @@ class InitProcess(Process):
 
     @contextlib.contextmanager
     def answered_first(self) -> Iterator[None]:
-        """Hold the exit back while a Kill that may be its cause has no answer yet.
+        """Delay the exit until each Kill that may be its cause is answered.
 
-        A client that hears of the end may be done with the container, and close the connection that
-        the answer would come by: containerd's CRI plugin does.
+        Reason: after the exit event a client may close its connection, and the answer would be
+        lost.  containerd's CRI plugin does this.
         """
         self._kills += 1
         self._kills_answered.clear()
@@ -255,11 +255,12 @@ class InitProcess(Process):
         await self._kills_answered.wait()
 
     def _signal_directly(self, signal: int) -> bool:
-        """Send `signal` without the runtime where that comes to the same; whether it was sent.
+        """Send `signal` without the runtime, if that has the same effect; return whether it did.
 
-        That is so for the first process of a pid namespace, with which all others end.  A runtime
-        thaws what is frozen before it kills, and has its own text for what cannot be sent.
-        A pid is enough: only the shim reaps, and the exit is not recorded yet.
+        It has the same effect for the first process of a pid namespace: all others end with it.
+        The runtime is needed if processes are frozen (it thaws them first), and for a signal that
+        cannot be sent (clients get its text).  The pid cannot be reused here: only the shim reaps,
+        and the exit is not recorded yet.
         """
         if self.cgroup is None or self.cgroup.is_frozen():
             return False
@@ -274,7 +275,10 @@ class InitProcess(Process):
         return True
 
     async def kill_leftovers(self) -> None:
-        """End what outlives an init that is no pid 1: the kernel does it only for one that is."""
+        """Kill the processes that remain after the init, unless the init was pid 1 in a namespace.
+
+        In that case the kernel kills them.
+        """
         scope = self._scope
         try:
             await scope.runtime.kill(self.id, 9, all=True, timeout_s=scope.settings.kill_s)
@@ -282,10 +286,10 @@ class InitProcess(Process):
             log.error("failed to kill init's children: %s", error, extra={"container": self.id})
 
     async def delete(self) -> Exit | None:
-        """Remove the ended (or never started) container from the runtime; how it ended.
+        """Remove the container (ended or never started) from the runtime; return its exit.
 
         Raises:
-            WrongState: it runs.  RuntimeFailed: the state is unchanged; it can be repeated.
+            WrongState: it runs.  RuntimeFailed: the state is unchanged, and Delete can be repeated.
         """
         scope = self._scope
         await self.settled()

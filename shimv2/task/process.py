@@ -1,4 +1,4 @@
-"""What a container's init and its execs have in common: a life, an exit, streams."""
+"""The common part of a container's init and its execs: states, exit, streams."""
 
 import asyncio
 import logging
@@ -28,7 +28,7 @@ ROLL_BACK_S: Final = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """What the processes of one container share."""
+    """The data that all processes of one container share."""
 
     container_id: str
     namespace: str
@@ -50,7 +50,7 @@ class Scope:
         """Make the streams of the process `id`, ready for the runtime; `undo` owns them.
 
         Raises:
-            Refused: with the reference's text, which says `init` for an exec, too.
+            Refused: with the Go shim's text, which has the word `init` for an exec, too.
             TimeoutError: a logging binary was not ready within `limit_s`.
         """
         allowed = self.settings.logging_binaries
@@ -72,10 +72,10 @@ class Scope:
 
 
 def time_to_open(deadline: float | None) -> float | None:
-    """Return how many seconds opening a client's side may take; None = no limit.
+    """Return how many seconds the open of a client's side may take; None: no limit.
 
-    `deadline` is the caller's, in loop time.  Time is left for the roll-back, which comes before
-    the answer, so that the caller still gets the reason of a failure.
+    `deadline` is the caller's, in loop time.  The result leaves time for the roll-back.  That comes
+    before the answer, and so the caller still gets the reason of a failure.
     """
     if deadline is None:
         return None
@@ -103,14 +103,14 @@ class Process:
     ) -> None:
         self.id = id
         self.stdio = stdio
-        self.pid = 0  # 0: it has not run, as far as a client can see
+        self.pid = 0  # 0: not started, as clients see it
         self.exit: Exit | None = None
         self._scope = scope
         self._steps = asyncio.Lock()  # held through each verb; reads and Kill do not take it
         self._life = Lifecycle(table, state)
         self._io: ProcessIO | None = None
         self._stdin_closed = False
-        self._size: tuple[int, int] | None = None  # asked for during a start, before the terminal
+        self._size: tuple[int, int] | None = None  # of a resize that came before the terminal
         self._ended = asyncio.Event()  # with an exit, or without one: see `_release`
         self._published = asyncio.Event()
 
@@ -122,7 +122,7 @@ class Process:
         return self._life.state
 
     def check(self, step: Step) -> None:
-        """Raise the state table's refusal of `step`, judged by what a client sees."""
+        """Raise if the state, as a client sees it, does not allow `step`."""
         self._life.check(step, self.state)
 
     # --- the exit ------------------------------------------------------------------------------
@@ -142,28 +142,28 @@ class Process:
             self._io.process_ended()
 
     def _write_record(self, ended: Exit) -> None:
-        """Write the exit to disk, where something may ask for it after a crash of the shim."""
+        """Write the exit to disk, if `delete` may read it after a crash of the shim."""
 
     def _release(self) -> None:
-        """Let every Wait return: with the exit, or without one because the process never ran."""
+        """Let each Wait return: with the exit, or without one if the process never ran."""
         self._ended.set()
 
     async def recorded(self) -> Exit | None:
-        """Wait for the exit to be recorded; None when the process never ran and never will."""
+        """Wait until the exit is recorded; None if the process never ran and never will."""
         await self._ended.wait()
         return self.exit
 
     async def wait(self) -> Exit | None:
-        """Wait for the exit as a client does, and for the output before it; None as above."""
+        """Wait for the exit, after the output was read; None as in `recorded`."""
         ended = await self.recorded()
         await self._publishable()
         return ended
 
     async def _publishable(self) -> None:
-        """Wait for what has to come before the exit, be it an event or the answer of a Wait.
+        """Wait for all that has to come before the exit event and the answer of Wait.
 
-        A connected client gets a moment to read the output.  containerd and ctr close their ends
-        when they hear of the exit, whatever is still in the FIFO.
+        A connected client gets some time to read the output.  Reason: containerd and ctr close
+        their ends at the exit, also if the FIFO still has output.
         """
         if self._io is not None:
             await self._io.output_read()
@@ -171,7 +171,7 @@ class Process:
     async def publish_exit(self, before: Callable[[], None]) -> None:
         """Publish the recorded exit once the output was read and no verb holds the lock.
 
-        `before` publishes what has to come right before it: an OOM kill.
+        `before` publishes an event that has to come directly before the exit: an OOM kill.
         """
         assert self.exit is not None
         await self._publishable()
@@ -183,13 +183,13 @@ class Process:
         self._published.set()
 
     async def _before_exit(self) -> None:
-        """Do, under the lock, what belongs between the last verb and the exit."""
+        """Run, under the lock, the steps between the last verb and the exit."""
 
     async def settled(self) -> None:
         """Wait until a recorded exit has been published.
 
         Raises:
-            WrongState: it takes longer than SETTLE_LIMIT_S; the caller may ask again.
+            WrongState: it takes longer than SETTLE_LIMIT_S; the caller may try again.
         """
         if self.exit is None or self._published.is_set() or self._life.state is State.DELETED:
             return
@@ -217,10 +217,10 @@ class Process:
             self._io.close_stdin()
 
     def resize(self, width: int, height: int) -> None:
-        """Set the size of the terminal, in characters; nothing without one or before its start.
+        """Set the terminal's size, in characters.  Without a terminal, or before Start: no effect.
 
         Raises:
-            WrongState: the process is not in a state for it.
+            WrongState: a resize is not possible in this state.
         """
         self.check(Step.RESIZE)
         if self._io is not None:
@@ -229,7 +229,7 @@ class Process:
             self._size = width, height
 
     async def _close_io(self) -> None:
-        """Release the streams, after delivering what an ended process wrote."""
+        """Write out the output of an ended process, then release the streams."""
         if self._io is None:
             return
         if self.exit is not None:

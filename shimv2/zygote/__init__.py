@@ -1,8 +1,15 @@
-"""The zygote: a warm process that forks shims on request.
+"""The zygote: a process with all modules imported from which shims are forked.
 
-`supervisor` leaves one behind, `warmup` is what it does before the first fork, `parent` is the
-zygote itself, `child` the process it forks ahead of need, `protocol` what these and the launcher
-(`launcher.c`) send each other, `peer` the check that a launcher is what it says, `attributes` what
-a child takes over from it, `folder` where zygotes listen, `conf` what an installation tells its
-launcher.  Only `cli` may import from here.
+    launcher.c   the shim's binary: sends its command line to a zygote, or makes a cold start
+    supervisor   starts a zygote after a cold start, and logs why if that fails
+    warmup       the fake container lifecycles before the first fork
+    parent       the zygote
+    child        the pre-forked child, which waits for a launcher
+    protocol     the messages between launcher, waiting child and zygote
+    peer         the check that a launcher has the attributes in its key
+    attributes   the attributes that the waiting child takes over from the launcher
+    folder       the folder of sockets, and of failed warm-ups
+    conf         the launcher's conf file, which the installation writes
+
+Only `cli` may import from here.
 """

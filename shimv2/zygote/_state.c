@@ -1,5 +1,5 @@
-/* For the waiting child: comparisons with what a launcher says of itself, in the launcher's own code, so
- * that the ordinary case costs a few system calls and nothing of the interpreter. */
+/* Comparisons for the waiting child.  It describes a process with the same code as the launcher and
+ * compares the bytes.  So the usual case costs a few system calls and no Python code. */
 
 #include "description.h"
 #include "text.h"
@@ -10,7 +10,7 @@
 
 #define EXPORTED __attribute__((visibility("default")))
 
-/* Whether this process has the launcher's state already. */
+/* Whether this process already has the launcher's state. */
 EXPORTED int pyrunc_is_like_1(const char *state, long size)
 {
 	struct text ours = {0};
@@ -20,7 +20,7 @@ EXPORTED int pyrunc_is_like_1(const char *state, long size)
 	return same;
 }
 
-/* Whether /proc says of process `pid` what the first part of a key says. */
+/* Whether the attributes of process `pid` in /proc are equal to the first part of a key. */
 EXPORTED int pyrunc_is_key_of_1(const char *key, long size, int pid)
 {
 	struct text found = {0};

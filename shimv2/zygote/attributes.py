@@ -1,7 +1,8 @@
-"""The state in a launcher's request: what a process can change of itself to be like another.
+"""The state in a launcher's request: the process attributes that a process can change itself.
 
-description.c writes the lines, one attribute each.  In the ordinary case nothing differs, which the
-library sees at once by writing its own; otherwise only what differs is changed.
+description.c writes one line for each attribute.  The waiting child first writes its own state with
+the same C code.  Mostly the two are equal, and nothing is left to do.  Otherwise only the
+attributes that differ are changed.
 """
 
 import ctypes
@@ -28,11 +29,14 @@ _LIBRARY: Final = os.path.join(COMPILED_DIR, "libstate.so")
 
 
 def library_function(name: str, *more: Any) -> "ctypes._NamedFuncPointer | None":
-    """Return a function of libstate.so, of bytes, their size and `more`; None without the file."""
+    """Return a function of libstate.so; None without the file.
+
+    Its parameters are bytes, their size, and `more`.
+    """
     try:
         function: ctypes._NamedFuncPointer = getattr(ctypes.PyDLL(_LIBRARY), name)
     except (OSError, AttributeError):
-        return None  # there was no compiler, or it is a file of another build
+        return None  # no compiler at the installation, or a file of another build
     function.argtypes = [ctypes.c_char_p, ctypes.c_long, *more]
     return function
 
@@ -45,10 +49,10 @@ def has_library() -> bool:
 
 
 def apply_state(state: bytes) -> None:
-    """Become what the launcher's lines say.
+    """Take over the launcher's state.
 
     Raises:
-        ValueError: a line is not understood.  OSError: the kernel refuses.
+        ValueError: a line is not understood.  OSError: the kernel refuses a change.
     """
     if _is_like is None or not _is_like(state, len(state)):
         State.parse(state).apply()
@@ -56,7 +60,7 @@ def apply_state(state: bytes) -> None:
 
 @dataclass(slots=True)
 class State:
-    """The attributes that a process inherits through an exec and can change."""
+    """The attributes that a process keeps through an exec and can change itself."""
 
     umask: int = 0o022
     nice: int = 0
@@ -64,8 +68,8 @@ class State:
     scheduler: tuple[int, int] = (os.SCHED_OTHER, 0)  # policy, priority
     affinity: frozenset[int] = frozenset()
     timer_slack_ns: int = 50_000
-    machine_check_policy: int = 2  # of PR_MCE_KILL: late, early, the system's
-    coredump_filter: str = "-"  # as in /proc/self; "-" = a kernel without core dumps
+    machine_check_policy: int = 2  # of PR_MCE_KILL: 0 late, 1 early, 2 the system's default
+    coredump_filter: str = "-"  # as in /proc/self; "-": the kernel has no core dumps
     soft_limits: dict[int, int] = field(default_factory=dict)  # by the kernel's number
     cgroups: list[str] = field(default_factory=list)  # lines of /proc/self/cgroup
 
@@ -111,10 +115,10 @@ class State:
             raise ValueError(word)
 
     def apply(self) -> None:
-        """Change this process where it differs.
+        """Change the attributes of this process that differ.
 
         Raises:
-            OSError, ValueError: the kernel refuses; what was changed before that stays changed.
+            OSError, ValueError: the kernel refuses a change; earlier changes remain.
         """
         os.umask(self.umask)
         self._join_cgroups()

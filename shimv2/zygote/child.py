@@ -1,9 +1,10 @@
-"""The waiting child: a process that a zygote forks ahead of need, and that serves one launcher.
+"""The waiting child: a process that a zygote forks in advance, and that serves one launcher.
 
-It waits where the zygote listens.  It checks that the launcher is what its key says and takes over
-the launcher's state before it answers "ok".  Until it has received "go" nothing else has happened,
-so that the launcher can make a cold start instead at any time.  From then on it stands in for the
-launcher, and ends when the launcher ends.
+1. It accepts a connection on the zygote's socket.
+2. It checks that the launcher has the attributes in its key, and takes over the launcher's state.
+3. It answers "ok".  Until the launcher has sent "go", the launcher can still make a cold start,
+   because the child has changed nothing outside itself.
+4. After "go" it does the launcher's work, and ends if the launcher ends.
 """
 
 import contextlib
@@ -24,27 +25,27 @@ from shimv2.values.errors import Refused
 from shimv2.values.settings import Settings
 from shimv2.zygote.attributes import apply_state
 from shimv2.zygote.peer import verified_pid
-from shimv2.zygote.protocol import RETIRE, TAKEN, TOUCHED, Handover, Request
+from shimv2.zygote.protocol import FORK_NEXT, RETIRE, USED_PAGES, Handover, Request
 
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
 
     from shimv2.daemon_config import IdleHook
 
-FD_LIMIT: Final = 2**31 - 1  # close_range(2) takes what there is
-# How long other launchers wait behind one that says nothing.
+FD_LIMIT: Final = 2**31 - 1  # close_range(2) accepts a limit above the highest fd
+# If a launcher sends nothing, other launchers wait for this time.
 _REQUEST_LIMIT_S: Final = 0.2
 _GO_LIMIT_S: Final = 1.0
 
 
 class Caller:
-    """The launcher that waits for the outcome; a `start.Caller`."""
+    """The launcher, which waits for the exit status; a `start.Caller`."""
 
     def __init__(
         self, connection: socket.socket, zygote: socket.socket, settings: Settings, oom_score: str
     ) -> None:
         self.settings = settings
-        self.kept = (zygote,)  # it tells the zygote that the shim lives
+        self.kept = (zygote,)  # end of file shows the zygote that the shim has ended
         self._connection = connection
         self._oom_score = oom_score
 
@@ -64,7 +65,7 @@ class Caller:
         self.send_status(0)
 
     def send_status(self, status: int) -> None:
-        """Send the exit status; from then on this process outlives the launcher.
+        """Send the exit status.  After that this process does not end with the launcher any more.
 
         Raises:
             OSError: the launcher has ended.
@@ -75,39 +76,40 @@ class Caller:
 
 
 Work = Callable[[Sequence[str], Caller], int]
-"""Does what a command line says; the exit status, which the caller has yet to be sent."""
+"""Runs a command line and returns its exit status, which is not sent to the caller yet."""
 
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """Whom a zygote serves, and what its children do."""
+    """Which launchers a zygote serves, and the work of its children."""
 
     key: bytes
-    settings: Settings  # a start with others is not served
+    settings: Settings  # a start with other settings is not served
     work: Work
 
 
 def serve_once(
-    service: Service, listener: socket.socket, zygote: socket.socket, touched: bytes
+    service: Service, listener: socket.socket, zygote: socket.socket, used_pages: bytes
 ) -> NoReturn:
     """Wait for a launcher, do its work, and end.
 
-    `touched` is what the first shim of this zygote touched until it came to rest; empty for itself.
+    `used_pages` are the pages that the zygote's first shim used before it was idle; empty until
+    that shim has reported them.
     """
     _close_all_but(listener.fileno(), zygote.fileno())
-    if touched:
-        prefault(touched)
+    if used_pages:
+        prefault(used_pages)
     else:
-        report_used_pages_to(lambda runs: _tell(zygote, TOUCHED + runs))
+        report_used_pages_to(lambda runs: _send_if_possible(zygote, USED_PAGES + runs))
     while True:
         connection = _next_connection(listener, zygote)
         if connection is None:
             os._exit(0)
         with connection:
-            request = _agreed(connection, zygote, service)
+            request = _accept_request(connection, zygote, service)
             if request is None:
                 continue
-            zygote.send(TAKEN)
+            zygote.send(FORK_NEXT)
             listener.close()
             caller = Caller(connection, zygote, service.settings, request.daemon_oom_score)
             status = 1
@@ -119,13 +121,13 @@ def serve_once(
                 os._exit(status)
 
 
-def _tell(zygote: socket.socket, word: bytes) -> None:
-    with contextlib.suppress(OSError):  # it has ended, or has too much to read: it can do without
+def _send_if_possible(zygote: socket.socket, word: bytes) -> None:
+    with contextlib.suppress(OSError):  # the zygote has ended, or its buffer is full: not needed
         zygote.send(word, socket.MSG_DONTWAIT)
 
 
 def _next_connection(listener: socket.socket, zygote: socket.socket) -> socket.socket | None:
-    """Wait for a launcher; None when the zygote has ended, for then no launcher comes."""
+    """Wait for a launcher; None if the zygote has ended: then no launcher can come."""
     waiting = select.poll()
     waiting.register(listener, select.POLLIN)
     waiting.register(zygote, select.POLLIN)
@@ -139,8 +141,10 @@ def _next_connection(listener: socket.socket, zygote: socket.socket) -> socket.s
             continue  # the launcher has ended
 
 
-def _agreed(connection: socket.socket, zygote: socket.socket, service: Service) -> Request | None:
-    """Agree with a launcher on its request and take over its state; None without agreement."""
+def _accept_request(
+    connection: socket.socket, zygote: socket.socket, service: Service
+) -> Request | None:
+    """Check a launcher's request and take over its state; None if the request is not served."""
     try:
         connection.settimeout(_REQUEST_LIMIT_S)
         request = Request.receive(connection)
@@ -151,13 +155,13 @@ def _agreed(connection: socket.socket, zygote: socket.socket, service: Service) 
             return None
         settings = _settings(request, pid)
     except (OSError, ValueError, SettingsError):
-        return None  # a cold start says what is wrong with the settings
+        return None  # the cold start reports what is wrong with the settings
     if settings != service.settings:
         _leave(zygote, RETIRE)
     try:
         apply_state(request.state)
     except (OSError, ValueError, OverflowError):
-        _leave(zygote, TAKEN)  # a part of it may be changed
+        _leave(zygote, FORK_NEXT)  # this child may have a part of the state: it is not reused
     try:
         connection.send(b"ok")
         handover = _handover(connection)
@@ -168,19 +172,19 @@ def _agreed(connection: socket.socket, zygote: socket.socket, service: Service) 
         return None
     _take_over(request.environ, handover)
     _end_with(connection, on=True)
-    if select.select([connection], [], [], 0)[0]:  # it ended just before
+    if select.select([connection], [], [], 0)[0]:  # the launcher ended before O_ASYNC was on
         os._exit(0)
     return request
 
 
 def _leave(zygote: socket.socket, word: bytes) -> NoReturn:
-    """End without having done anything for the launcher, which makes a cold start."""
+    """End before any work is done: the launcher then makes a cold start."""
     zygote.send(word)
     os._exit(0)
 
 
 def _settings(request: Request, pid: int) -> Settings:
-    """Read the settings that the launcher's start is to have.
+    """Read the settings for the launcher's start.
 
     Raises:
         SettingsError: they cannot be read.
@@ -190,16 +194,17 @@ def _settings(request: Request, pid: int) -> Settings:
 
 
 def _handover(connection: socket.socket) -> Handover | None:
-    """Receive what follows "ok".
+    """Receive the message after "ok".
 
     Raises:
-        OSError: nothing came.
+        OSError: no message came.
     """
     connection.settimeout(_GO_LIMIT_S)
     try:
         return Handover.receive(connection)
     except TimeoutError:
-        # The launcher may send it at this moment: after this it fails to, or it is here.
+        # The launcher may send "go" at this moment.  After the shutdown its send has failed, or its
+        # message is in our buffer.
         connection.shutdown(socket.SHUT_RD)
         return Handover.receive(connection)
 
@@ -220,7 +225,10 @@ def _take_over(environ: Sequence[bytes], handover: Handover) -> None:
 
 
 def _end_with(connection: socket.socket, *, on: bool) -> None:
-    """End, by SIGIO's default, when the launcher's end is closed: its caller has given up."""
+    """Switch on or off that SIGIO, whose default action ends the process, comes with end of file.
+
+    The launcher's end of the socket closes when its caller kills the launcher.
+    """
     fd = connection.fileno()
     flags = fcntl.fcntl(fd, fcntl.F_GETFL)
     fcntl.fcntl(fd, fcntl.F_SETOWN, os.getpid())

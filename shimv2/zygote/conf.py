@@ -1,7 +1,7 @@
-"""The file beside the launcher: which interpreter it runs, and which files are the code.
+"""The launcher's conf file: the interpreter, the entry point, and all files of the code.
 
-A security update replaces one of these files, and later starts get a new zygote.
-`tools/install.sh` writes the file:
+If one of these files is replaced, as by a security update, later starts get a new zygote.
+`tools/install.sh` writes the conf file:
 
     python -I -m shimv2.zygote.conf PYTHON ENTRY DESTDIR
 """
@@ -15,11 +15,11 @@ _PACKAGES: Final = ("shimv2", "ttrpc", "protos", "google.protobuf")
 
 
 def conf(python: str, entry: str, destdir: str = "") -> str:
-    """Return the file's text for this interpreter and these packages, as a zygote loads them.
+    """Return the text of the conf file for this interpreter and these packages.
 
-    `destdir` is left out at the beginning of paths.
+    Paths are written without the prefix `destdir`.
     """
-    # Loads all that a zygote loads.
+    # These imports load all that a zygote loads.
     import shimv2.zygote.child  # noqa: PLC0415
     import shimv2.zygote.warmup  # noqa: F401, PLC0415
 
@@ -35,7 +35,7 @@ def _loaded(package: str) -> str:
 
 
 def _mapped_files() -> Sequence[str]:
-    """List the programs and libraries of this process: interpreter, C library, extensions."""
+    """List the executable files that this process maps: interpreter, C library, extensions."""
     with open("/proc/self/maps", encoding="utf-8", errors="surrogateescape") as maps:
         rows = [row.rstrip("\n").split(maxsplit=5) for row in maps]
     return [row[5] for row in rows if len(row) > 5 and "x" in row[1] and os.path.isfile(row[5])]

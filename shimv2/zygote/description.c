@@ -14,7 +14,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-/* Of linux/prctl.h and linux/keyctl.h, in words that older headers do not have. */
+/* From linux/prctl.h and linux/keyctl.h: older headers do not have all of these names. */
 #define GET_TIMER_SLACK 30 /* PR_GET_TIMERSLACK */
 #define GET_MACHINE_CHECK_POLICY 34 /* PR_MCE_KILL_GET */
 #define GET_SPECULATION 52 /* PR_GET_SPECULATION_CTRL: store bypass, indirect branch, L1D flush */
@@ -23,7 +23,7 @@
 #define GET_MDWE 66 /* PR_GET_MDWE: memory-deny-write-execute */
 #define GET_MEMORY_MERGE 68 /* PR_GET_MEMORY_MERGE: KSM */
 #define SESSION_KEYRING (-3) /* KEY_SPEC_SESSION_KEYRING */
-#define NODES 4096 /* bits of a memory policy; the kernel has 1,024 nodes at most */
+#define NODES 4096 /* bits of a memory policy; the kernel has at most 1,024 nodes */
 
 extern char **environ;
 
@@ -43,7 +43,7 @@ static int is_key_field(const char *name)
 	return 0;
 }
 
-/* The whole file, however long: a caller with many groups has its capabilities far behind. */
+/* Reads the whole status file: if a process has many groups, its capabilities come after 4 KiB. */
 static const char *credentials(struct text *key, const char *proc)
 {
 	struct text status = {0};
@@ -82,13 +82,13 @@ static void namespaces(struct text *key, const char *proc)
 		size = readlink(path, target, sizeof target - 1);
 		if (size >= 0)
 			target[size] = 0;
-		else if (errno != ENOENT) /* a kernel without this kind */
+		else if (errno != ENOENT) /* this kernel does not have the namespace */
 			key->failed = 1;
 		line(key, "ns %s %s\n", *name, target);
 	}
 }
 
-/* A line with a file's content; "-" on a kernel without audit or security modules. */
+/* A line with a file's content; "-" if the kernel has no audit or no security module. */
 static void file(struct text *key, const char *proc, const char *name)
 {
 	char path[64];
@@ -109,7 +109,7 @@ const char *describe_process(struct text *key, const char *proc)
 	struct rlimit limit;
 	struct stat root;
 	char path[64];
-	int i, pid = atoi(proc + strlen("/proc/")); /* 0, which is the caller, for "self" */
+	int i, pid = atoi(proc + strlen("/proc/")); /* 0 (the calling process) for "self" */
 
 	snprintf(path, sizeof path, "%s/root", proc);
 	if (!reason && stat(path, &root))
@@ -130,8 +130,8 @@ const char *describe_process(struct text *key, const char *proc)
 	return key->failed ? "an attribute of the process cannot be read" : NULL;
 }
 
-/* A line with what a system call returned; "-" when this kernel does not have the attribute.  Another
- * error says nothing of the value, so that there is no key. */
+/* A line with the result of a system call; "-" if this kernel does not have the attribute.  After any other
+ * error the value is unknown, so that there is no key. */
 static void value(struct text *key, const char *name, long result)
 {
 	if (result >= 0)
@@ -142,7 +142,7 @@ static void value(struct text *key, const char *name, long result)
 		key->failed = 1;
 }
 
-/* What only the process itself can ask the kernel for. */
+/* The attributes that only the process itself can read. */
 static void own_attributes(struct text *key)
 {
 	static const char *const speculation[] = {"store-bypass", "indirect-branch", "l1d-flush"};
@@ -168,7 +168,7 @@ static void own_attributes(struct text *key)
 	append(key, "\n", 1);
 }
 
-/* What an interpreter, its C library or the shim reads once, when it starts. */
+/* Variables that the interpreter, its C library or the shim reads once, at its start. */
 static int is_read_at_start(const char *variable)
 {
 	static const char *const names[] = {
@@ -183,7 +183,7 @@ static int is_read_at_start(const char *variable)
 	return 0;
 }
 
-/* A line with the identity of a file of the code; 0 when there is no such file. */
+/* A line with the identity of a file of the code; 0 if there is no such file. */
 static int code(struct text *key, const char *path)
 {
 	struct stat found;
@@ -195,7 +195,7 @@ static int code(struct text *key, const char *path)
 	return 1;
 }
 
-/* All files that a launcher's file names, a line each: interpreter, entry point, libraries. */
+/* A line for each file that the conf file names: interpreter, entry point, libraries. */
 static int all_code(struct text *key, const char *conf)
 {
 	char path[PATH_MAX];
@@ -233,7 +233,7 @@ const char *make_key(struct text *key, const char *self, const char *conf)
 static void scheduling(struct text *state)
 {
 	unsigned char cpus[1024] = {0};
-	int priority = 0; /* struct sched_param; musl's own functions for it only fail */
+	int priority = 0; /* struct sched_param; the functions of musl always fail */
 	long size, i;
 
 	errno = 0;

@@ -1,11 +1,11 @@
 """The folder of sockets: which keys have a zygote, and which keys had a warm-up that failed.
 
-    KEY.sock      a zygote listens here, once it is ready
-    KEY.warmup    locked while a zygote warms up; afterwards it holds why the warm-up failed
-    warm-PID/     what the warm-up of process PID works in
+    KEY.sock      the zygote's socket; it exists once the zygote can serve
+    KEY.warmup    locked while a zygote warms up; after a failure it holds the reason
+    warm-PID/     the working folder of the warm-up in process PID
 
-Every change of the folder is made under a lock on the folder itself, which is held for a few system
-calls.  What a killed process left is removed by the next warm-up.
+Each change of the folder is made under a lock on the folder itself.  The lock is held for a few
+system calls.  The next warm-up removes the files of killed processes.
 """
 
 import contextlib
@@ -28,7 +28,7 @@ _SOCKET_UMASK: Final = 0o177
 
 
 class RecentFailure(Exception):
-    """The last warm-up with this key failed less than RETRY_S ago; the text says why."""
+    """The last warm-up with this key failed less than RETRY_S ago; the text is the reason."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,7 @@ class Bound:
     identity: tuple[int, int]  # device and inode
 
     def unlink(self) -> None:
-        """Remove the name, unless it is gone or another zygote's by now."""
+        """Remove the socket file, unless it is gone or belongs to another zygote by now."""
         with _locked(os.path.dirname(self.path)), contextlib.suppress(FileNotFoundError):
             found = os.lstat(self.path)
             if (found.st_dev, found.st_ino) == self.identity:
@@ -48,14 +48,14 @@ class Bound:
 
 
 def claim(path: str) -> int | None:
-    """Claim the warm-up of a zygote that is to listen at `path`: an fd that holds the claim.
+    """Claim the warm-up of the zygote that will listen at `path`; return an fd with the claim.
 
-    The claim ends when the fd and its copies are closed.  None when a zygote listens there already,
-    or another process has the claim.
+    The claim ends when the fd and all its copies are closed.  The result is None if a zygote
+    listens there already, or if another process has the claim.
 
     Raises:
         RecentFailure.
-        OSError: the folder cannot be made, or others can enter it.
+        OSError: the folder cannot be made, or other users can enter it.
     """
     folder = os.path.dirname(path)
     os.makedirs(os.path.dirname(folder), mode=0o755, exist_ok=True)
@@ -73,27 +73,27 @@ def claim(path: str) -> int | None:
                 return None
             if reason := _recent_failure(fd):
                 raise RecentFailure(reason)
-            record_failure(fd, "it was killed")  # until it ends in another way
+            record_failure(fd, "it was killed")  # overwritten if the warm-up ends in another way
             undo.pop_all()
         return fd
 
 
 def record_failure(claim_fd: int, reason: str) -> None:
-    """Write down why a warm-up failed, for the starts of the next minute."""
+    """Write why a warm-up failed into its file: the starts of the next RETRY_S log it."""
     os.ftruncate(claim_fd, 0)
     os.pwrite(claim_fd, reason.encode("utf-8", "replace")[:_REASON_BYTES], 0)
 
 
 def working_folder(path: str, pid: int) -> str:
-    """Name the folder that the warm-up in process `pid` works in."""
+    """Return the path of the working folder for the warm-up in process `pid`."""
     return os.path.join(os.path.dirname(path), f"{_WORKING}{pid}")
 
 
 def listen(path: str) -> Bound:
-    """Bind and listen: from now on launchers find the zygote.  The claim's file is removed.
+    """Bind the socket and listen: from now on launchers find the zygote.  Removes the claim's file.
 
     Raises:
-        OSError: the name is taken, or the folder is not this user's alone.
+        OSError: the path is in use, or other users can enter the folder.
     """
     with _locked(os.path.dirname(path)), contextlib.ExitStack() as undo:
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -120,7 +120,7 @@ def _locked(folder: str) -> Iterator[None]:
     """Hold the lock of the folder.
 
     Raises:
-        OSError: there is no folder, or others can enter it.
+        OSError: there is no folder, or other users can enter it.
     """
     fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
@@ -142,15 +142,15 @@ def _lock_now(fd: int) -> bool:
 
 
 def _recent_failure(fd: int) -> str:
-    """Return why the last warm-up failed; empty if there was none in the last minute."""
+    """Return why the last warm-up failed; empty if none failed in the last RETRY_S."""
     age_s = time.time() - os.fstat(fd).st_mtime
-    if not 0 <= age_s < RETRY_S:  # in the future: the clock was set back
+    if not 0 <= age_s < RETRY_S:  # negative: the clock was set back
         return ""
     return os.pread(fd, _REASON_BYTES, 0).decode("utf-8", "replace")
 
 
 def _remove_leftovers(folder: str) -> None:
-    """Remove what killed zygotes of any key left, and what is known of failures long ago."""
+    """Remove the files of killed zygotes, of any key, and the reasons of old failures."""
     for name in os.listdir(folder):
         path = os.path.join(folder, name)
         with contextlib.suppress(FileNotFoundError):

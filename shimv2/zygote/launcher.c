@@ -1,11 +1,12 @@
-/* The shim's binary where a compiler was there: hands `start` and `delete` to a warm process.
+/* The launcher: the shim's binary, if the installation had a compiler.  It sends `start` and `delete` to a
+ * zygote.
  *
- * An interpreter that starts and imports takes as long as the whole start of a shim.  So one Python
- * process, the zygote (parent.py), stays behind after the first `start`, with everything imported, and
- * forks on request.  A fork cannot change what the kernel ties to a process - ids, namespaces,
- * capabilities, hard limits: all that is one text, the key, and only a zygote with the very same
- * key is asked.  The rest (arguments, environment, working directory, streams, soft limits, the
- * cgroup ...) goes along with the request.
+ * A new interpreter with its imports takes 60 to 80 ms (ADR 3).  So the first cold `start` leaves a Python process behind, the zygote (parent.py), which has all modules imported and
+ * forks children.
+ *
+ * A fork cannot change some attributes of its process: ids, namespaces, capabilities, hard limits.  All
+ * of these are in one text, the key.  The launcher asks only a zygote that has the same key.  The request
+ * has the rest: arguments, environment, working directory, streams, soft limits, the cgroup ...
  *
  *     launcher               the zygote's waiting child
  *       key, state ...   ──►   compares, takes over the state
@@ -13,14 +14,15 @@
  *       "go", streams    ──►   does what the command line says
  *                        ◄──   exit status
  *
- * Nothing has happened before "go": when there is no zygote, when its key differs or when it does
- * not answer in time, this makes a cold start: it becomes a Python process of its own.  The streams
- * go last for that reason: in the queue of a process that is stopped they would keep the daemon,
- * which reads to their end, waiting.
+ * Before "go" nothing has happened.  If there is no zygote, if its key differs, or if it does not
+ * answer in time, the launcher makes a cold start: it executes Python.  The streams are sent last,
+ * because the daemon reads them until end of file: in the socket of a stopped process they would stay
+ * open, and the daemon would wait.
  *
- * Beside the program lies a file of its name and `.conf`, written at install: a line with the
- * interpreter, a line with the Python entry point, cold_start.py, and a line for each file whose
- * replacement, as by a security update, is to lead to a new zygote.
+ * The conf file lies beside the program, with the program's name and `.conf`; the installation writes
+ * it.  It has a line with the interpreter, a line with the Python entry point (cold_start.py), and a
+ * line for each other file of the code.  If one of these files is replaced, as by a security update, the
+ * next start makes a new zygote.
  */
 
 #define _GNU_SOURCE
@@ -43,11 +45,11 @@
 #include <sys/un.h>
 #include <unistd.h>
 
-/* The waiting child answers in 1 ms, or when the launchers before this one have been served.  While the
- * zygote forks for those, this one waits on, for a cold start costs as much. */
+/* The waiting child answers in 1 ms, or after the launchers before this one.  While the zygote forks for
+ * those, this launcher goes on waiting, because a cold start takes as long. */
 #define LOOK_MS 50
 #define LOOKS 10
-#define IDLE_LOOKS 2 /* without a fork: the waiting child does not work */
+#define IDLE_LOOKS 2 /* without a fork of the zygote: then the waiting child is stuck */
 #define ENTRY_ARGS 4 /* python -I entry new-zygote */
 
 extern char **environ;
@@ -65,7 +67,7 @@ static void words(struct text *body, char *const *from)
 	free(all.data);
 }
 
-/* The body of a request, in a file in memory; -1 when that cannot be made. */
+/* Write the body of a request to a file in memory.  Returns its fd, or -1 on failure. */
 static int make_request(const struct text *key, const struct text *state, char *const *argv)
 {
 	struct text body = {0};
@@ -75,7 +77,7 @@ static int make_request(const struct text *key, const struct text *state, char *
 
 	snprintf(path, sizeof path, "/proc/%d/oom_score_adj", getppid());
 	if (content(path, score, sizeof score) < 0)
-		score[0] = 0; /* the start says what is wrong */
+		score[0] = 0; /* the start reports the error */
 	section(&body, key->data, key->used);
 	section(&body, state->data, state->used);
 	section(&body, score, strlen(score));
@@ -96,7 +98,7 @@ static int make_request(const struct text *key, const struct text *state, char *
 	return fd;
 }
 
-/* Send a word with fds; 0 when it cannot be sent. */
+/* Send a word with fds.  Returns 0 on failure. */
 static int send_word(int zygote, const char *word, const int *fds, int count)
 {
 	char control[CMSG_SPACE(4 * sizeof *fds)] = {0};
@@ -116,7 +118,8 @@ static int send_word(int zygote, const char *word, const int *fds, int count)
 
 /* --- the zygote -------------------------------------------------------------------------------- */
 
-/* Where the zygote of a key listens.  FNV-1a is enough for a name: the key itself is compared. */
+/* The path of the socket for a key.  Its name is an FNV-1a hash: collisions do no harm, because the
+ * waiting child compares the whole key. */
 static int socket_path(char *path, size_t room, const struct text *key)
 {
 	const char *runtime = getenv("XDG_RUNTIME_DIR");
@@ -137,7 +140,7 @@ static int socket_path(char *path, size_t room, const struct text *key)
 	return used > 0 && (size_t)used < room;
 }
 
-/* Whether only this user can put a socket there. */
+/* Whether only this user can make files in the folder of `path`. */
 static int is_ours_alone(const char *path)
 {
 	char folder[sizeof ((struct sockaddr_un *)0)->sun_path];
@@ -170,8 +173,8 @@ static int connect_to_zygote(const char *path)
 	return fd;
 }
 
-/* The page faults of the zygote, which made the socket: each of its forks adds some.  -1 when it is
- * stopped or gone. */
+/* The number of page faults of the zygote, the owner of the socket: each fork adds some.  -1 if the zygote
+ * is stopped or has ended. */
 static long zygote_faults(int zygote)
 {
 	char path[64], stat[1024], *name_end, state;
@@ -211,7 +214,7 @@ static int answers_ok(int zygote)
 	return came == 1 && read(zygote, answer, 2) == 2 && !memcmp(answer, "ok", 2);
 }
 
-/* Wait for the exit status: from here on there is no cold start. */
+/* Wait for the exit status.  From here on a cold start is not possible. */
 static int outcome(int zygote)
 {
 	static const char lost[] = "the process that did the work was killed";
@@ -225,11 +228,11 @@ static int outcome(int zygote)
 	if (size == 1)
 		return status;
 	if (write(2, lost, sizeof lost - 1) < 0)
-		return 1; /* the status says as much */
+		return 1; /* the status still reports the failure */
 	return 1;
 }
 
-/* The exit status, or -1 when nothing was done. */
+/* Returns the exit status, or -1 if a cold start has to do the work. */
 static int ask_zygote(const char *path, const struct text *key, int argc, char *const *argv)
 {
 	int zygote = connect_to_zygote(path), body = -1, status = -1;
@@ -241,7 +244,7 @@ static int ask_zygote(const char *path, const struct text *key, int argc, char *
 		int given[4] = {0, 1, 2, open(".", O_PATH | O_DIRECTORY | O_CLOEXEC)};
 
 		if (!strcmp(argv[argc - 1], "delete")) {
-			/* It finishes what it began, as the process that does the work does. */
+			/* A `delete` is not interrupted: the process that does the work ignores these, too. */
 			signal(SIGTERM, SIG_IGN);
 			signal(SIGINT, SIG_IGN);
 		}
@@ -258,7 +261,8 @@ static int ask_zygote(const char *path, const struct text *key, int argc, char *
 
 /* --- the cold start ----------------------------------------------------------------------------- */
 
-/* What the zygote that a cold start leaves has to know, in a file in memory; -1 when there is none. */
+/* Write the description of the zygote that a cold start makes to a file in memory.  Returns its fd, or -1
+ * on failure. */
 static int make_new_zygote(const char *path, const struct text *key, const char *self)
 {
 	struct text body = {0};
@@ -277,8 +281,8 @@ static int make_new_zygote(const char *path, const struct text *key, const char 
 	return fd;
 }
 
-/* Whether a zygote is to be asked: for `start` and `delete`, which come last on containerd's command
- * lines, and not for a core-scheduling cookie, which belongs to one process group. */
+/* Whether to ask a zygote: for `start` and `delete`, which come last on containerd's command lines.  Not
+ * with core scheduling (SCHED_CORE), because its cookie belongs to one process group. */
 static int is_for_zygote(int argc, char *const *argv)
 {
 	const char *cores = getenv("SCHED_CORE");
@@ -288,11 +292,12 @@ static int is_for_zygote(int argc, char *const *argv)
 		return 0;
 	if (strcmp(argv[argc - 1], "start") && strcmp(argv[argc - 1], "delete"))
 		return 0;
-	/* After a flag it may be that flag's value. */
+	/* After a flag, "start" may be the value of that flag. */
 	return *before != '-' || strchr(before, '=') || !strcmp(before, "-debug");
 }
 
-/* `new_zygote`: the number of an fd, "-", or the reason why there can be none. */
+/* Execute Python.  `new_zygote` is the number of an fd (make_new_zygote), or "-", or the reason why there
+ * can be no zygote. */
 static int become_python(char *conf, char *new_zygote, int argc, char *const *argv)
 {
 	char *entry = strchr(conf, '\n'), **args = calloc(argc + ENTRY_ARGS + 1, sizeof *args);
@@ -303,7 +308,7 @@ static int become_python(char *conf, char *new_zygote, int argc, char *const *ar
 	*entry++ = 0;
 	entry[strcspn(entry, "\n")] = 0;
 	args[0] = conf;
-	args[1] = "-I"; /* nothing of the daemon's environment or folder is imported */
+	args[1] = "-I"; /* isolated: no import depends on the daemon's environment or folder */
 	args[2] = entry;
 	args[3] = new_zygote;
 	for (i = 0; i < argc; i++)
@@ -313,9 +318,9 @@ static int become_python(char *conf, char *new_zygote, int argc, char *const *ar
 	return 1;
 }
 
-/* Signals 32 and 33 are the C library's own: it resets them when a process first has a thread, and what
- * that process starts then finds them at their default, whatever it started with itself.  So that all
- * shims are alike they are at their default in all, as in Go's. */
+/* Signals 32 and 33 belong to the C library.  When a process makes its first thread, the C library resets
+ * their actions, and later children inherit the default.  So that all shims are equal, the launcher sets
+ * the default in all of them, as the Go shim does. */
 static void reset_hidden_signals(void)
 {
 	static const unsigned char default_action[128]; /* all zero, whatever the layout */
@@ -325,7 +330,7 @@ static void reset_hidden_signals(void)
 		syscall(SYS_rt_sigaction, number, default_action, NULL, 8 /* bytes of a set */);
 }
 
-/* The exit status, or -1 with what become_python is to be given. */
+/* Returns the exit status, or -1 with the argument for become_python in `new_zygote`. */
 static int warm_start(const char *self, const char *conf, int argc, char *const *argv, char *new_zygote,
                       size_t room)
 {

@@ -1,19 +1,21 @@
-"""The zygote: a process that has imported everything, and forks shims for launchers.
+"""The zygote: a process with all modules imported, which forks shims for launchers.
 
     cold `start` ── forks, after its answer ──► zygote ── forks ──► waiting child ... becomes a shim
     launcher ─────────────────── SOCK_SEQPACKET ───────────────────────►
 
-The zygote itself takes no request: it keeps one waiting child, whose parent is 1 already, and that
-child accepts.  So no `start` waits for a fork.  A child that has taken a request tells the zygote,
-which then forks the next one.  A pair of sockets connects the two: a word says "taken", the end of
-file says "ended"; and the first child to come to rest says which pages it has touched until then,
-so that later children prefault them.
+The zygote accepts no connection.  It keeps one waiting child, and that child accepts.  So no
+`start` waits for a fork.  The parent of the waiting child is process 1 from the beginning.
 
-A zygote serves launchers that have its own caller's key (description.c) and settings.  When it is
-stopped or killed, at any moment, a launcher loses a little time and makes a cold start.
+A socket pair connects each child and the zygote.  When the child has a request, it sends FORK_NEXT,
+and the zygote forks the next child.  End of file shows that the child has ended.  When the first
+shim is idle for the first time, it sends the pages that it has used.  Later children prefault them.
 
-It is no subreaper, it has no loop and no thread, and its end harms no shim.  After the last shim
-has ended it lingers, then it removes its socket and ends.
+A zygote serves launchers that have the key (description.c) and the settings of the `start` that
+made it.  If it is stopped or killed, at any moment, a launcher loses a little time and makes a cold
+start.
+
+The zygote is no subreaper, and it has no loop and no thread.  If it ends, its shims go on.  After
+the last shim has ended it lingers, then it removes its socket and ends.
 """
 
 import os
@@ -23,10 +25,10 @@ import socket
 from typing import Any, Final, NoReturn
 
 from shimv2.zygote.child import Service, serve_once
-from shimv2.zygote.protocol import TAKEN, TOUCHED
+from shimv2.zygote.protocol import FORK_NEXT, USED_PAGES
 
-_FORK_DELAY_MS: Final = 15  # a `start` takes 3
-_LONGEST_WORD: Final = 1 << 17  # bytes: a socket's buffer has room for more
+_FORK_DELAY_MS: Final = 15  # a `start` takes 3 ms
+_LONGEST_WORD: Final = 1 << 17  # bytes; the socket's buffer is larger
 
 
 class Zygote:
@@ -38,11 +40,11 @@ class Zygote:
         self._linger_s = linger_s
         self._children: dict[int, socket.socket] = {}  # shims and the waiting child, by fd
         self._poll = select.poll()
-        self._actions: dict[int, Any] = {}  # of signals, as inherited: a caller may ignore SIGHUP
-        self._touched = b""  # as the first shim has told
+        self._actions: dict[int, Any] = {}  # by signal, as inherited: a caller may ignore SIGHUP
+        self._used_pages = b""  # the first shim's report
 
     def run(self) -> None:
-        """Serve until no launcher has come and no shim has lived for `linger_s`."""
+        """Serve until there was no launcher and no shim for `linger_s`."""
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             self._actions[number] = signal.signal(number, _end)
         waiting = self._fork()
@@ -55,23 +57,23 @@ class Zygote:
                 word = self._receive(fd)
                 if fd != waiting:
                     continue
-                if word != TAKEN:
-                    return  # RETIRE, or it was killed: whatever is wrong, a cold start is right
+                if word != FORK_NEXT:
+                    return  # RETIRE, or the child was killed: cold starts are right in both cases
                 self._delay_fork()
                 waiting = self._fork()
 
     def _delay_fork(self) -> None:
-        """Let the child that was taken do its work first, unless the next launcher has come.
+        """Wait until the last child has done its work, or until the next launcher comes.
 
-        Where two processors share a core, or a memory bus, a fork at the same time makes the
-        `start` under way take half as long again.
+        If two processors share a core, or a memory bus, a fork during a `start` makes that `start`
+        50 % longer.
         """
         poll = select.poll()
         poll.register(self._listener, select.POLLIN)
         poll.poll(_FORK_DELAY_MS)
 
     def _receive(self, fd: int) -> bytes:
-        """Receive a child's word; empty when it has ended."""
+        """Receive a child's message; empty if the child has ended."""
         try:
             word = self._children[fd].recv(_LONGEST_WORD)
         except ConnectionResetError:
@@ -79,21 +81,21 @@ class Zygote:
         if not word:
             self._poll.unregister(fd)
             self._children.pop(fd).close()
-        if word[:1] == TOUCHED and not self._touched:
-            self._touched = word[1:]
+        if word[:1] == USED_PAGES and not self._used_pages:
+            self._used_pages = word[1:]
         return word
 
     def _fork(self) -> int:
-        """Fork a waiting child whose parent is 1; the fd of this end of the pair."""
+        """Fork a waiting child whose parent is process 1; return our fd of the socket pair."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         middle = os.fork()  # noqa: TID251 - no thread, no loop
         if middle == 0:
             try:
-                os.setsid()  # the child does not lead it: no terminal can become its own
-                if os.fork() == 0:  # noqa: TID251 - the one in the middle ends: so its parent is 1
+                os.setsid()  # the child is no session leader: it cannot get a controlling terminal
+                if os.fork() == 0:  # noqa: TID251 - `middle` ends: the child's parent is then 1
                     for number, action in self._actions.items():
                         signal.signal(number, action)
-                    serve_once(self._service, self._listener, theirs, self._touched)
+                    serve_once(self._service, self._listener, theirs, self._used_pages)
             finally:
                 os._exit(0)
         os.waitpid(middle, 0)  # noqa: TID251 - there is no reaper here

@@ -1,4 +1,4 @@
-"""Whether the process at the other end of a socket is what its key says."""
+"""Checks that the process at the other end of a socket has the attributes in its key."""
 
 import contextlib
 import ctypes
@@ -17,14 +17,14 @@ _is_key_of: Final = library_function("pyrunc_is_key_of_1", ctypes.c_int)
 
 
 def verified_pid(connection: socket.socket, key: bytes) -> int | None:
-    """Return the pid of the process that connected; None if it is not what `key` says.
+    """Return the pid of the process that connected; None if its attributes differ from `key`.
 
-    Its credentials, namespaces, security label and hard limits are read from /proc.  A pid that was
-    reused meanwhile is noticed from Linux 6.5 on.
+    Credentials, namespaces, security label and hard limits are read from /proc.  From Linux 6.5 on
+    a pidfd shows whether the pid was reused meanwhile.
     """
     raw = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
     pid, uid, _ = _CREDENTIALS.unpack(raw)
-    if uid != os.geteuid() or pid <= 0:  # 0: in a pid namespace that cannot be seen from here
+    if uid != os.geteuid() or pid <= 0:  # 0: a pid namespace that is not visible here
         return None
     with contextlib.ExitStack() as undo:
         try:
@@ -36,7 +36,7 @@ def verified_pid(connection: socket.socket, key: bytes) -> int | None:
             pidfd = None
         if _is_key_of is None or not _is_key_of(key, len(key), pid):
             return None
-        # While it has not ended its pid is not another's, so that all was read of this process.
+        # If the process still runs, its pid was not reused: all was read of this process.
         if pidfd is not None and select.select([pidfd], [], [], 0)[0]:
             return None
     return int(pid)

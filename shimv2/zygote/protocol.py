@@ -1,4 +1,4 @@
-"""What launcher (launcher.c), waiting child and zygote send each other."""
+"""The messages between launcher (launcher.c), waiting child and zygote."""
 
 import os
 import socket
@@ -8,27 +8,27 @@ from dataclasses import dataclass
 from typing import Final
 
 # From a waiting child to its zygote.
-TAKEN: Final = b"t"  # it works for a launcher, or is of no more use: fork the next one
-RETIRE: Final = b"r"  # the settings have changed: serve no more
-TOUCHED: Final = b"p"  # and runs of pages: those it had touched when it came to rest
+FORK_NEXT: Final = b"t"  # the child works for a launcher, or cannot be used any more
+RETIRE: Final = b"r"  # the settings have changed: the zygote ends
+USED_PAGES: Final = b"p"  # followed by the runs of pages that the child used until it was idle
 
 _LENGTH: Final = struct.Struct("=I")
 _HANDED_FDS: Final = 4  # stdin, stdout, stderr, the working directory
 _WORD_BYTES: Final = 16
-_LIMIT_BYTES: Final = 16 << 20  # of one file in memory; the kernel allows 6 MB of arguments
+_LIMIT_BYTES: Final = 16 << 20  # for one file in memory; the kernel allows 6 MB of arguments
 
 
 @dataclass(frozen=True, slots=True)
 class NewZygote:
-    """What the launcher knows of a zygote that is to be made."""
+    """The launcher's description of the zygote that a cold start makes."""
 
-    path: str  # where it listens
+    path: str  # of its socket
     key: bytes
-    program: str  # the launcher
+    program: str  # the launcher's path
 
     @classmethod
     def read(cls, fd: int) -> "NewZygote":
-        """Read it from the file in memory that the launcher left open; closes it.
+        """Read it from the file in memory that the launcher left open, and close the file.
 
         Raises:
             OSError, ValueError: it cannot be read.
@@ -39,20 +39,20 @@ class NewZygote:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A command line that is to be done as if the launcher itself did it."""
+    """A command line that the waiting child runs in the launcher's place."""
 
     key: bytes
     state: bytes  # see attributes.py
-    daemon_oom_score: str  # of the launcher's parent, as in /proc; "" = it could not be read
+    daemon_oom_score: str  # of the launcher's parent, as in /proc; "": not readable
     argv: list[str]
     environ: list[bytes]  # NAME=value
 
     @classmethod
     def receive(cls, connection: socket.socket) -> "Request | None":
-        """Receive one; None when what came is no request.
+        """Receive a request; None if the message is not a request.
 
         Raises:
-            OSError, ValueError: nothing came, or its parts cannot be read.
+            OSError, ValueError: no message came, or its parts cannot be read.
         """
         word, fds = _receive(connection)
         if word != b"request" or len(fds) != 1:
@@ -71,24 +71,24 @@ class Request:
         )
 
     def variable(self, name: str) -> str:
-        """Return the value of an environment variable; empty when it is not set."""
+        """Return the value of an environment variable; empty if it is not set."""
         start = os.fsencode(name) + b"="
         return next((os.fsdecode(p[len(start) :]) for p in self.environ if p.startswith(start)), "")
 
 
 @dataclass(frozen=True, slots=True)
 class Handover:
-    """The fds that a launcher hands over when the work is to begin; the receiver's own."""
+    """The fds that a launcher sends with "go".  The receiver owns them."""
 
     streams: tuple[int, int, int]
     folder: int
 
     @classmethod
     def receive(cls, connection: socket.socket) -> "Handover | None":
-        """Receive them; None when the launcher has chosen a cold start.
+        """Receive the fds; None if the launcher has chosen a cold start.
 
         Raises:
-            OSError: nothing came.
+            OSError: no message came.
         """
         word, fds = _receive(connection)
         if word != b"go" or len(fds) != _HANDED_FDS:
@@ -114,10 +114,10 @@ def _words(section: bytes) -> list[bytes]:
 
 
 def _sections(fd: int) -> list[bytes]:
-    """Read the parts of a file in memory, each with its length before it; closes it.
+    """Read the parts of a file in memory, and close it.  Each part begins with its length.
 
     Raises:
-        OSError, ValueError: it is no such file.
+        OSError, ValueError: the file is not of this form.
     """
     try:
         found = os.fstat(fd)

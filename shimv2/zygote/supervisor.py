@@ -1,10 +1,11 @@
-"""Leaves a zygote behind: a supervisor forks it, and waits until it serves or has failed.
+"""The supervisor: a process that forks a zygote, and waits until the zygote serves or has failed.
 
-    cold `start` ── fork ──► supervisor ── fork ──► zygote: warms up, listens, says "ready"
-                             logs a failure, ends what is left of it
+    cold `start` ── fork ──► supervisor ── fork ──► zygote: warms up, listens, reports "ready"
+                             logs a failure, kills the remaining processes
 
-Only the supervisor outlives whatever can happen to a warm-up - an error, a limit of time, a seccomp
-filter, no memory - so that the reason is logged on the FIFO `log` of the `start` that wanted it.
+Reason: a warm-up can end with an error, by its time limit, by a seccomp filter or without memory,
+and then it cannot log anything itself.  The supervisor still runs, and logs the reason to the FIFO
+`log` of the `start` that wanted the zygote.
 """
 
 import contextlib
@@ -24,17 +25,18 @@ if TYPE_CHECKING:
     from shimv2.zygote.child import Work
 
 _TITLE: Final = "containerd-shim-pyrunc-zygote"
-_READY: Final = b"\0ready"  # and why memory is not shared, if it is not
-_MOVED: Final = b"\0moved"  # and the pid of the process that goes on; anything else is a failure
+_READY: Final = b"\0ready"  # followed by the reason why memory is not shared, or by nothing
+_MOVED: Final = b"\0moved"  # followed by the pid of the fork that goes on as the zygote
+# Any other report is the reason of a failure.
 _REPORT_BYTES: Final = 4096
-_LAST_FD: Final = 2**31 - 1  # close_range(2) takes what there is
+_LAST_FD: Final = 2**31 - 1  # close_range(2) accepts a limit above the highest fd
 
 
 def leave_behind(new: NewZygote, work: "Work", settings: Settings, name: str) -> None:
-    """Leave a zygote behind that serves until no one has needed it for the settings' time.
+    """Start a zygote that lives on after this process.  Return at once.
 
-    Returns at once: the caller has answered and wants to end.  `name`, of the runtime, is for the
-    log.
+    The zygote serves until it was idle for `zygote_linger_s` of the settings.  The caller has
+    answered already, and ends next.  `name` is the runtime's name, for the log.
     """
     if os.fork() == 0:  # noqa: TID251 - no thread and no loop here, and none in the zygote
         try:
@@ -55,10 +57,10 @@ def _supervise(new: NewZygote, work: "Work", settings: Settings, name: str) -> N
     except OSError as error:
         reason = str(error)
     else:
-        from shimv2.kernel import linux  # noqa: PLC0415 - here and below: the caller need not wait
+        from shimv2.kernel import linux  # noqa: PLC0415 - here and below: the caller does not wait
 
         os.setsid()
-        linux.set_child_subreaper()  # what a warm-up leaves becomes this process's child
+        linux.set_child_subreaper()  # the warm-up's orphans become its children
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         pid = os.fork()  # noqa: TID251 - as above
         if pid == 0:
@@ -69,7 +71,7 @@ def _supervise(new: NewZygote, work: "Work", settings: Settings, name: str) -> N
         if not reason:
             if unshared:
                 _log_warning(name, f"memory is not shared: {unshared}")
-            linux.set_child_subreaper(False)  # 1 is to be the parent of the zygote's children
+            linux.set_child_subreaper(False)  # the zygote's children go to process 1
             return
         folder.record_failure(claim_fd, reason)
     _log_warning(name, f"no zygote: {reason}")
@@ -79,7 +81,7 @@ def _supervise(new: NewZygote, work: "Work", settings: Settings, name: str) -> N
 
 
 def _close_streams() -> None:
-    """Close what `start` holds: the daemon reads its output to the end."""
+    """Close the fds of `start`: the daemon reads the output of `start` until end of file."""
     null = os.open(os.devnull, os.O_RDWR)
     for fd in range(3):
         os.dup2(null, fd)
@@ -87,7 +89,10 @@ def _close_streams() -> None:
 
 
 def _outcome(report: socket.socket, pid: int) -> tuple[str, str]:
-    """Wait for the zygote: why it does not serve, and why it does not share; empty if it does."""
+    """Wait for the zygote.  Return why it does not serve, and why it does not share memory.
+
+    Each text is empty if the zygote does.
+    """
     text = _report(report, pid)
     if text.startswith(_MOVED):
         os.waitpid(pid, 0)  # noqa: TID251 - there is no reaper here
@@ -104,13 +109,13 @@ def _outcome(report: socket.socket, pid: int) -> tuple[str, str]:
 
 
 def _report(report: socket.socket, pid: int) -> bytes:
-    """Wait for the next report of the process; empty when it has ended without one."""
+    """Wait for the next report of the process; empty if it has ended without a report."""
     waiting = select.poll()
     waiting.register(report, select.POLLIN)
     pidfd = None
     with contextlib.suppress(OSError):  # before Linux 5.3
         pidfd = os.pidfd_open(pid)
-        waiting.register(pidfd, select.POLLIN)  # what it forked may hold the report
+        waiting.register(pidfd, select.POLLIN)  # its children may keep the socket open
     waiting.poll()
     if pidfd is not None:
         os.close(pidfd)
@@ -129,13 +134,13 @@ def _log_warning(name: str, text: str) -> None:
 
 
 def _end_children() -> None:
-    """Kill and reap all that a failed warm-up left, its own children included."""
+    """Kill and reap all processes of a failed warm-up: the zygote and adopted orphans."""
     children = f"/proc/self/task/{os.getpid()}/children"
     with contextlib.suppress(ChildProcessError):
         while True:
             with open(children, encoding="ascii") as file:
                 for pid in file.read().split():
-                    os.kill(int(pid), signal.SIGKILL)  # not reaped yet: it is no other process
+                    os.kill(int(pid), signal.SIGKILL)  # not reaped yet: the pid is not reused
             os.waitpid(-1, 0)  # noqa: TID251 - as above
 
 
@@ -145,10 +150,10 @@ def _end_children() -> None:
 def _be_zygote(
     new: NewZygote, work: "Work", settings: Settings, report: socket.socket, claim_fd: int
 ) -> None:
-    """Warm up, listen, and be the zygote; ends the process."""
+    """Warm up, listen, and serve as the zygote; then end the process."""
     try:
         _become_zygote(new, work, settings, report, claim_fd)
-    except Exception as error:  # noqa: BLE001 - whatever it is, it is logged
+    except Exception as error:  # noqa: BLE001 - the supervisor logs any error
         with contextlib.suppress(OSError):  # the supervisor was killed
             report.send(
                 f"{type(error).__name__}: {error}".encode("utf-8", "replace")[:_REPORT_BYTES]
@@ -168,7 +173,7 @@ def _become_zygote(
     if not has_library():
         raise OSError("libstate.so, which compares launchers, was not built")
     os.setsid()
-    os.environ.clear()  # a shim gets its caller's
+    os.environ.clear()  # a shim gets its launcher's environment
     set_title([_TITLE, new.program])
     os.chdir("/")
     from shimv2.pagesharing import publish  # noqa: PLC0415
@@ -183,12 +188,12 @@ def _become_zygote(
     )
     if unshared:
         publish.note_unshared(unshared)
-    set_title([_TITLE, new.program])  # what was shown lies in a file's pages now
+    set_title([_TITLE, new.program])  # /proc showed memory that has moved to the image
     bound = folder.listen(new.path)
     try:
         logged = "" if unshared == warmup.SWITCHED_OFF else unshared
         report.send(_READY + logged.encode()[:_REPORT_BYTES])
-        report.recv(1)  # until the supervisor has ended: then the parent of what is forked is 1
+        report.recv(1)  # end of file: the supervisor has ended, and orphans go to process 1
         report.close()
         os.close(claim_fd)
         Zygote(Service(new.key, settings, work), bound.listener, settings.zygote_linger_s).run()

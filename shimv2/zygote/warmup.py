@@ -1,12 +1,12 @@
-"""The warm-up: what a zygote does before it forks: it runs some fake container lifecycles.
+"""The warm-up: before a zygote forks, it runs some fake container lifecycles.
 
-A module that is imported is not yet warm.  The interpreter specializes the bytecode that it runs,
-classes and regular expressions are completed when they are first used, and protobuf makes its
-messages then: a fork would write all of that to memory of its own, and so would each one.  So the
-zygote once serves as a shim, with a runtime that only makes a process, and a child of it is the
-client.
+Reason: some work is done at first use, not at import.  CPython specializes the bytecode that it
+runs, and completes classes.  The `re` module compiles patterns, and protobuf builds its message
+classes.  Without a warm-up each fork does all of that again, in private memory.
 
-Afterwards nothing of that is left, on disk or in the process: no fd, no signal handler, no child.
+So the zygote serves once as a shim.  Its runtime is a script that only makes a process, and its
+client is a child of the zygote.  Afterwards nothing of it remains, on disk or in the process: no
+fd, no signal handler, no child.
 """
 
 import os
@@ -45,9 +45,10 @@ SWITCHED_OFF: Final = "share_memory is off"
 
 _ROUNDS: Final = 10  # CPython 3.11 specializes a function after its eighth call
 _CANARY_ROUNDS: Final = 2
-_LIMIT_S: Final = 20  # then the warm-up has failed
+_LIMIT_S: Final = 20  # after this time the warm-up has failed
 _SERVICE: Final = "containerd.task.v2.Task"
-_USED: Final = (start, delete, daemonize, info, bootstrap_params, running_shim)  # by its children
+# Imported for the children only.
+_USED: Final = (start, delete, daemonize, info, bootstrap_params, running_shim)
 
 _RUNTIME: Final = """#!/bin/sh
 # Stands in for an OCI runtime: makes a process that does nothing, and ends it.
@@ -69,15 +70,15 @@ _CONFIG: Final = '{"annotations":{},"linux":{"namespaces":[{"type":"pid"}]}}'
 
 
 def up(place: str, *, share_memory: bool, hand_over: Callable[[int], object]) -> str:
-    """Run fake container lifecycles in a new folder, `place`, and share memory if that works here.
+    """Run fake container lifecycles in a new folder, `place`; then share memory if possible.
 
-    Goes on in another process if memory is shared, and calls `hand_over` with its pid before this
-    one ends.  Otherwise it goes on in this one, and returns why not.
+    If memory is shared, the function returns "" in a fork.  This process calls `hand_over` with the
+    fork's pid and ends.  Otherwise it returns in this process, with the reason.
 
-    A warm-up that takes too long is killed (SIGALRM).
+    SIGALRM kills a warm-up that takes too long.
 
     Raises:
-        OSError: it cannot be done here.
+        OSError: the warm-up is not possible on this machine.
     """
     signal.alarm(_LIMIT_S)
     publish.prepare()
@@ -94,7 +95,7 @@ def up(place: str, *, share_memory: bool, hand_over: Callable[[int], object]) ->
 def _live(
     place: str, rounds: int, idle_hook: "Callable[[AbstractEventLoop], IdleHook] | None" = None
 ) -> str:
-    """Serve once in a new folder; the answers that the client got."""
+    """Serve once in a new folder; return the answers that the client got."""
     os.mkdir(place, 0o700)
     try:
         return _serve_once(place, rounds, idle_hook)
@@ -106,7 +107,7 @@ def _live(
 def _serve_once(
     place: str, rounds: int, idle_hook: "Callable[[AbstractEventLoop], IdleHook] | None"
 ) -> str:
-    """Serve as the shim of a client, a child of this process; the answers that it got."""
+    """Serve as a shim.  The client is a child of this process; return the answers that it got."""
     os.chdir(place)
     os.mkfifo("log", 0o700)
     _write("config.json", _CONFIG, 0o600)
@@ -136,7 +137,7 @@ def _write(path: str, text: str, mode: int) -> None:
 
 @contextmanager
 def _as_before() -> Iterator[None]:
-    """Undo what a shim does to its process."""
+    """At the end restore the process attributes that a shim changes."""
     handlers = {number: signal.getsignal(number) for number in signal.valid_signals()}
     stderr = os.dup(2)
     try:
@@ -151,14 +152,14 @@ def _as_before() -> Iterator[None]:
                 signal.signal(number, handler)
         with suppress(ChildProcessError):
             while True:
-                os.waitpid(-1, 0)  # noqa: TID251 - the client, and what the last round left
+                os.waitpid(-1, 0)  # noqa: TID251 - the client, and orphans of the last round
 
 
 # --- the client ----------------------------------------------------------------------------------
 
 
 def _call(place: str, path: str, rounds: int) -> str:
-    """Call each method; the answers of the last round, errors among them, a line each."""
+    """Call each method; return the answers of the last round, also errors, one in a line."""
     answers: list[str] = []
     with BlockingClient.connect(path, timeout_s=_LIMIT_S) as client:
         options = runc_pb2.Options(
@@ -194,7 +195,7 @@ def _call(place: str, path: str, rounds: int) -> str:
 
 
 def _described(answer: Message) -> str:
-    """Say which fields an answer has, and the values that are the same in each round."""
+    """Describe an answer: its fields, and the values that are the same in each round."""
     fields = [f"{field.name}={getattr(answer, field.name)}" for field, _ in answer.ListFields()]
     return _NUMBER.sub("0", " ".join(fields)) + f" {getattr(answer, 'exit_status', '')}"
 
@@ -206,7 +207,7 @@ _LIFE: Final[Sequence[tuple[str, Message, type[Message]]]] = (
     ("Connect", pb.ConnectRequest(id="warm"), pb.ConnectResponse),
     ("Start", pb.StartRequest(id="warm"), pb.StartResponse),
     ("State", pb.StateRequest(id="warm"), pb.StateResponse),
-    ("Exec", pb.ExecProcessRequest(), Empty),  # the client's own
+    ("Exec", pb.ExecProcessRequest(), Empty),  # `_call` sends its own request
     ("Start", pb.StartRequest(id="warm", exec_id="x"), pb.StartResponse),
     ("State", pb.StateRequest(id="warm", exec_id="x"), pb.StateResponse),
     ("Kill", pb.KillRequest(id="warm", exec_id="x", signal=9), Empty),

@@ -182,6 +182,6 @@ def nerdctl(containerd: Containerd, pair: Pair, runtime: str, host: Host) -> Ite
     made.remove_all()
     # It leaves the FIFOs of every `run` in the foreground, whose names are the container's.
     for path in host.leaks.fifos():
-        with contextlib.suppress(FileNotFoundError):  # of somebody else, who has just removed it
+        with contextlib.suppress(FileNotFoundError):  # another process has just removed it
             if all(re.match("[0-9a-f]{64}-std", name) for name in os.listdir(path)):
                 shutil.rmtree(path)

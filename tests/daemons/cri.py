@@ -15,7 +15,7 @@ from tests.daemons.page import box
 
 NAMESPACE: Final = "k8s.io"  # the CRI plugin's
 PAUSE: Final = "localhost/pyrunc/pause:latest"
-# As the real one: it ends when told to, and collects what a shared pid namespace leaves to it.
+# As the real one: it ends at SIGTERM, and reaps what a shared pid namespace leaves to it.
 # No sleep: that is what critest looks for there.
 PAUSE_COMMAND: Final = (
     "sh",
@@ -27,7 +27,7 @@ OTHER_HANDLER: Final = "pyrunc-crun"
 # Handlers that a user has configured wrongly.
 BROKEN: Final = {"missing": "/no/such/runtime", "failing": "/bin/false"}
 _PROGRAM: Final = "/usr/bin/crun"  # its runtime, as printed
-# Seen by nobody outside of the daemon's network namespace.
+# Seen by no process outside of the daemon's network namespace.
 SUBNET: Final = "10.88.0"
 _TOOLS: Final = "sigs.k8s.io/cri-tools@v1.36.0"
 _PLUGINS: Final = "containernetworking-plugins"

@@ -4,7 +4,7 @@
 
 Each containerd runs the whole list once with either shim.  The page has every spec with its
 outcomes.  The exit status is 1 when one that passes with containerd's shim fails with ours, or one
-fails with both and nobody has said why (critest_page.py).
+fails with both and has no explanation (critest_page.py).
 """
 
 import contextlib
@@ -37,7 +37,7 @@ from tests.support.host import ROOT, Host
 RELEASES: Final = ("1.7", "2.1")
 _GO: Final = "go"  # the handlers of containerd's own shim and of this one
 _OURS: Final = "ours"
-_PORT: Final = 5000  # free: the daemon's network namespace has nobody else
+_PORT: Final = 5000  # free: the daemon's network namespace has no other process
 _LIMIT_S: Final = 1500.0
 # Of the image that critest wants by its digest; 64 hexadecimal digits, as any other's.
 _DIGEST: Final = b"9700f9a2f5bf2c45f2f605a0bd3bce7cf37420ec9d3ed50ac2758413308766bf"

@@ -1,4 +1,4 @@
-"""What critest said, as a page: each spec with each shim, and what must not be.  Pure."""
+"""The results of critest, as a page: each spec with each shim, and what must not be.  Pure."""
 
 import re
 from collections import Counter

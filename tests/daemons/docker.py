@@ -1,4 +1,4 @@
-"""Docker of two releases: where its programs are, and how each is told of a shim and a runtime."""
+"""Docker of two releases: where its programs are, and how each is given a shim and a runtime."""
 
 import functools
 import os
@@ -84,6 +84,6 @@ def _version(path: str) -> str:
     program = shutil.which("dockerd", path=path)
     if program is None:
         return ""
-    said = subprocess.run([program, "--version"], check=False, capture_output=True, text=True)
-    found = re.search(r"version ([0-9.]+)", said.stdout)
+    done = subprocess.run([program, "--version"], check=False, capture_output=True, text=True)
+    found = re.search(r"version ([0-9.]+)", done.stdout)
     return found[1] if found else ""

@@ -19,7 +19,7 @@ def find_nerdctl() -> str:
     """Return the folder of a nerdctl that is built once, or "" if there is no go to build it with.
 
     Raises:
-        ReleaseMissing: building it failed; with what go said.
+        ReleaseMissing: building it failed; with the output of go.
     """
     if not os.path.isdir(_FOLDER):
         if not shutil.which("go"):

@@ -40,7 +40,7 @@ class Pods:
     def run(self, name: str = "pod", *, pid: int = CONTAINER, network: int = POD) -> Pod:
         """Run a pod's sandbox."""
         config = self.pod_config(name, pid=pid, network=network)
-        return self._note(Pod(self._said("runp", "-r", self.handler, config), config))
+        return self._note(Pod(self._output("runp", "-r", self.handler, config), config))
 
     def pod_config(self, name: str, *, pid: int = CONTAINER, network: int = POD) -> str:
         """Write what a sandbox is asked for with, and return its path."""
@@ -77,7 +77,7 @@ class Pods:
             **more,
         }
         config = self._written(f"{pod.id[:12]}-{name}.json", value)
-        container = self._said("create", pod.id, config, pod.config)
+        container = self._output("create", pod.id, config, pod.config)
         self._made.append(container)
         return container
 
@@ -141,7 +141,7 @@ class Pods:
         self._made.append(pod.id)
         return pod
 
-    def _said(self, *args: str) -> str:
+    def _output(self, *args: str) -> str:
         return self.daemon.crictl(*args).stdout.decode().strip()
 
     def _written(self, name: str, value: object) -> str:

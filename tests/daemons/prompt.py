@@ -1,4 +1,4 @@
-"""Somebody at a prompt, whose clients talk to the daemons of a test without being told so."""
+"""A shell whose clients talk to the daemons of a test, without an option that says so."""
 
 import os
 import subprocess

@@ -19,7 +19,7 @@ IMAGE: Final = "docker.io/library/redis:7"
 _PROGRAMS: Final = ("/usr/bin/redis-server", "/usr/bin/redis-cli")
 _LOADER: Final = "/lib64/ld-linux-x86-64.so.2"
 _READY: Final = "Ready to accept connections"
-# Below the ports that the kernel gives to clients: nobody takes one between our look and redis.
+# Below the ports that the kernel gives to clients: no program takes one between our look and redis.
 _PORTS: Final = range(21_000, 29_000)
 
 
@@ -48,7 +48,7 @@ class Redis:
         ).stdout
 
     def install_cli(self, folder: str) -> None:
-        """Put a redis-cli for that server into a folder of somebody's PATH."""
+        """Put a redis-cli for that server into a folder of a PATH."""
         path = os.path.join(folder, "redis-cli")
         with open(path, "w", encoding="utf-8") as script:
             script.write(f'#!/bin/sh\nexec chroot {self.root} redis-cli -p {self.port} "$@"\n')
@@ -114,7 +114,7 @@ def _libraries(packages: str) -> list[str]:
 
 
 def _free_port() -> int:
-    """Return a port that nobody listens on; two runs at a time begin at different ones."""
+    """Return a port without a listener; two runs at a time begin at different ones."""
     for step in range(len(_PORTS)):
         port = _PORTS[(os.getpid() + step) % len(_PORTS)]
         with socket.socket() as probe:

@@ -39,8 +39,8 @@ def describe(name: str) -> str:
         ReleaseMissing: as `find_runtime`.
     """
     program = _program(name)
-    said = subprocess.run([program, "--version"], check=True, capture_output=True, text=True)
-    found = re.search(r"version v?([0-9.]+)", said.stdout)
+    done = subprocess.run([program, "--version"], check=True, capture_output=True, text=True)
+    found = re.search(r"version v?([0-9.]+)", done.stdout)
     return f"{name.partition('-')[0]} {found[1] if found else '?'}"
 
 

@@ -32,7 +32,7 @@ wait
 
 @pytest.mark.parametrize("pair", UNFIT, indirect=True)
 def test_pair_that_cannot_be_says_why(containerd: Containerd, run: Sequence[str]) -> None:
-    """Debian 12's crun knows the specs of its own time only; the client is told in its words."""
+    """Debian 12's crun knows the specs of its own time only; the client gets its words."""
     done = containerd.ctr(*run, "--rm", IMAGE, "c1", "true", check=False)
 
     assert done.returncode == 1
@@ -48,12 +48,12 @@ def test_run_rm_prints_tells_the_status_and_leaves_nothing(
     # As a child of a shell: pid 1 of a pid namespace ignores its own SIGKILL.
     scripts = {"exit 0": 0, "exit 3": 3, "nosuchcommand": 127, "sh -c 'kill -9 $$'; exit $?": 137}
     for script, status in scripts.items():
-        said = containerd.ctr(
+        done = containerd.ctr(
             *run, "--rm", IMAGE, "c1", "sh", "-c", f"echo out; echo err >&2; {script}", check=False
         )
 
-        assert (said.returncode, said.stdout) == (status, b"out\n"), script
-        assert said.stderr.startswith(b"err\n"), script
+        assert (done.returncode, done.stdout) == (status, b"out\n"), script
+        assert done.stderr.startswith(b"err\n"), script
     assert containerd.tasks() == {}
     assert containerd.ctr("container", "ls", "-q").stdout == b""
 
@@ -140,9 +140,9 @@ def test_ten_containers_at_a_time_all_answer(containerd: Containerd, run: Sequen
         for i in range(10)
     ]
 
-    said = [client.communicate(timeout=100)[0] for client in clients]
+    outputs = [client.communicate(timeout=100)[0] for client in clients]
 
-    assert said == [b"I am %d\n" % i for i in range(10)]
+    assert outputs == [b"I am %d\n" % i for i in range(10)]
     assert [client.returncode for client in clients] == list(range(10))
     assert containerd.tasks() == {}
 
@@ -161,24 +161,24 @@ def test_paused_container_is_measured_resumed_and_has_its_events_in_order(
         containerd.ctr("task", "pause", "c1")
         paused = containerd.tasks()["c1"].status
         again = containerd.ctr("task", "pause", "c1", check=False)
-        said = json.loads(containerd.ctr("task", "metrics", "--format", "json", "c1").stdout)
+        metrics = json.loads(containerd.ctr("task", "metrics", "--format", "json", "c1").stdout)
         containerd.ctr("task", "resume", "c1")
         resumed = containerd.tasks()["c1"].status
         status = end(containerd, "c1")
-        until(lambda: ("delete", "c1") in told(path), "the last event")
+        until(lambda: ("delete", "c1") in events_in(path), "the last event")
     finally:
         watching.terminate()
         watching.wait(timeout=10)
 
     assert (paused, resumed, status) == ("PAUSED", "RUNNING", 137)
     assert b"cannot pause a paused container" in again.stderr
-    memory = said["memory"]
+    memory = metrics["memory"]
     assert LIMIT in {memory.get("usage_limit"), memory.get("usage", {}).get("limit")}
-    assert said["pids"]["current"] == 1
-    assert [event for event in told(path) if event[1] == "c1"] == [
+    assert metrics["pids"]["current"] == 1
+    assert [event for event in events_in(path) if event[1] == "c1"] == [
         (topic, "c1") for topic in ("create", "start", "paused", "resumed", "exit", "delete")
     ]
-    execs = [topic for topic, process in told(path) if process == "e1"]
+    execs = [topic for topic, process in events_in(path) if process == "e1"]
     assert execs == ["exec-added", "exec-started", "exit"]
 
 
@@ -201,7 +201,7 @@ def test_logging_binary_gets_both_streams_and_the_last_line(
 
 
 @every_containerd
-def test_program_or_runtime_that_is_missing_is_told_by_its_name(
+def test_program_or_runtime_that_is_missing_is_reported_by_its_name(
     containerd: Containerd, run: Sequence[str], host: Host
 ) -> None:
     """Clients match these texts: the runtime's own words, and those for no runtime at all."""
@@ -238,7 +238,7 @@ def test_daemon_stopped_and_killed_loses_no_line_and_no_status(
 def test_container_that_ends_while_the_daemon_is_away_keeps_its_status(
     containerd: Containerd, run: Sequence[str]
 ) -> None:
-    """It is found stopped, and its status is told once more than one daemon later."""
+    """It is found stopped, and its status is reported once more than one daemon later."""
     with Writers(containerd, containerd.folder, run) as writers:
         writers.restart(signal.SIGKILL, one_ends=True)
         writers.restart(signal.SIGTERM)
@@ -255,5 +255,5 @@ def end(containerd: Containerd, name: str, *, kill: bool = True) -> int:
     return status
 
 
-def told(path: str) -> list[tuple[str, str]]:
+def events_in(path: str) -> list[tuple[str, str]]:
     return parse_events(Path(path).read_text(), "c1")

@@ -1,4 +1,4 @@
-"""Every containerd with every runtime: what it tells of an end that nobody asked for."""
+"""Every containerd with every runtime: what it reports of an end without a request."""
 
 import json
 import os
@@ -25,7 +25,7 @@ class Watch:
     def __init__(self, path: str) -> None:
         self._path = path
 
-    def told(self) -> list[tuple[str, int]]:
+    def seen(self) -> list[tuple[str, int]]:
         """Return topics and exit statuses, which most have none of, in order."""
         text = Path(self._path).read_text(encoding="utf-8")
         found = [
@@ -39,7 +39,7 @@ class Watch:
         ]
 
     def wait(self, topic: str, count: int = 1) -> None:
-        until(lambda: [each for each, _ in self.told()].count(topic) >= count, f"{count} {topic}")
+        until(lambda: [each for each, _ in self.seen()].count(topic) >= count, f"{count} {topic}")
 
 
 @pytest.fixture
@@ -51,7 +51,7 @@ def watch(containerd: Containerd) -> Iterator[Watch]:
     watching.wait(timeout=10)
 
 
-def test_oom_is_told_before_the_exit(
+def test_oom_is_published_before_the_exit(
     containerd: Containerd, run: Sequence[str], watch: Watch
 ) -> None:
     """What CRI and dockerd make OOMKilled of."""
@@ -62,8 +62,8 @@ def test_oom_is_told_before_the_exit(
     watch.wait("delete")
 
     assert status == 137
-    told = ["create", "start", "oom", "exit", "delete"]
-    assert [topic for topic, _ in watch.told()] == told
+    expected = ["create", "start", "oom", "exit", "delete"]
+    assert [topic for topic, _ in watch.seen()] == expected
 
 
 @pytest.mark.ours("Go's `delete` leaves the dead socket")
@@ -78,7 +78,7 @@ def test_killed_shim_takes_its_container_along_and_the_daemon_tells_of_it(
 
     until(lambda: not alive(init), "the container to be dead")
     watch.wait("delete")
-    assert watch.told() == [("create", 0), ("start", 0), ("exit", 137), ("delete", 137)]
+    assert watch.seen() == [("create", 0), ("start", 0), ("exit", 137), ("delete", 137)]
     assert containerd.tasks() == {}
 
 
@@ -86,13 +86,13 @@ def test_killed_shim_takes_its_container_along_and_the_daemon_tells_of_it(
 def test_exit_status_outlives_the_shim(
     containerd: Containerd, run: Sequence[str], watch: Watch
 ) -> None:
-    """A container that ended before its shim was killed is told with the status it had."""
+    """A container that ended before its shim was killed is reported with the status it had."""
     containerd.ctr(*run, "-d", "--null-io", IMAGE, "c1", "sh", "-c", "exit 7")
     watch.wait("exit")
 
     os.kill(containerd.shim_pid("c1"), signal.SIGKILL)
 
     watch.wait("delete")
-    told = [("create", 0), ("start", 0), ("exit", 7), ("exit", 7), ("delete", 7)]
-    assert watch.told() == told
+    expected = [("create", 0), ("start", 0), ("exit", 7), ("exit", 7), ("delete", 7)]
+    assert watch.seen() == expected
     assert containerd.tasks() == {}

@@ -76,7 +76,7 @@ def test_namespaces_of_the_node(pods: Pods) -> None:
     assert namespace(init, "pid") == namespace(os.getpid(), "pid")
     assert pods.exec(container, "kill", "-0", str(init)).returncode == 0
 
-    # Nobody is pid 1 there: whoever the first process leaves behind has to be looked for.
+    # No process is pid 1 there: children of the first process that stay have to be looked for.
     pods.daemon.crictl("stop", "--timeout", "1", container)
     assert pods.status(container)["state"] == "CONTAINER_EXITED"
     pods.remove(pod)
@@ -104,7 +104,7 @@ def test_stats_of_containers_and_pods(pods: Pods) -> None:
         cpu = int(found["cpu"]["usageCoreNanoSeconds"]["value"])
         return cpu > 0 and int(found["memory"]["workingSetBytes"]["value"]) > 0
 
-    until(used, "CPU time and memory to be told")
+    until(used, "CPU time and memory to be reported")
     (of_pod,) = pods.daemon.ask("statsp", "-o", "json", pod.id)["stats"]
     assert int(of_pod["linux"]["memory"]["workingSetBytes"]["value"]) > 0
     assert int(of_pod["linux"]["network"]["defaultInterface"]["rxBytes"]["value"]) >= 0
@@ -112,7 +112,7 @@ def test_stats_of_containers_and_pods(pods: Pods) -> None:
 
 
 def test_out_of_memory_is_the_reason_of_the_exit(pods: Pods) -> None:
-    """A container beyond its limit is told as OOMKilled, the others of its pod live on."""
+    """A container beyond its limit is reported as OOMKilled, the others of its pod live on."""
     pod = pods.run()
     other = pods.start(pod, "other", *SLEEP)
     container = pods.start(pod, "c", "sh", "-c", "exec tail /dev/zero", memory_bytes=16 * MIB)

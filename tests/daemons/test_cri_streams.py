@@ -1,4 +1,4 @@
-"""Kubernetes' interface: what containers say and are told, their logs, and the ports of pods."""
+"""Kubernetes' interface: output and input of containers, their logs, and the ports of pods."""
 
 import re
 import subprocess
@@ -62,7 +62,7 @@ def test_exec_sync_tells_outputs_and_status(pods: Pods) -> None:
 
 
 def test_exec_sync_whose_time_is_over_is_killed(pods: Pods) -> None:
-    """A probe that hangs is told as such, its process is ended, the container does not notice."""
+    """A probe that hangs is reported so, its process is ended, the container goes on."""
     pod = pods.run()
     container = pods.start(pod, "c", *SLEEP)
 
@@ -156,7 +156,7 @@ def test_port_forward_reaches_a_server_in_the_pod(pods: Pods) -> None:
     pod = pods.run()
     script = "echo 'from the pod' >/tmp/i; exec httpd -f -p 127.0.0.1:8000 -h /tmp"
     server = pods.start(pod, "c", "sh", "-c", script)
-    # Free: the daemon's network namespace has nobody else.
+    # Free: the daemon's network namespace has no other process.
     fetch = pods.daemon.inside("busybox", "wget", "-qO-", "http://127.0.0.1:9000/i")
     until(
         lambda: pods.exec(server, "wget", "-qO-", "http://127.0.0.1:8000/i").returncode == 0,

@@ -66,7 +66,7 @@ def test_container_from_its_start_to_its_removal(crio: Crio) -> None:
             assert (init.stdout.text, init.stderr.text) == ("out\n", "err\n")
             assert not await container.alive()
             assert (await container.remove()).status == 7
-            # No event can be told to anybody: nothing is waited for.
+            # No daemon takes events: nothing is waited for.
             await eventually(lambda: not alive(shim), "the shim to end", limit_s=4.0)
             address = Path(container.bundle, "address").read_text()
             assert not Path(address.removeprefix("unix://")).exists()

@@ -94,7 +94,7 @@ def test_log_of_a_short_container_is_whole(nerdctl: Nerdctl) -> None:
         nerdctl(*nerdctl.words("-d", "--name", name), IMAGE, "sh", "-c", script)
         nerdctl("wait", name)
 
-    # wait tells the container's exit; the logging binary's end is later, and nobody waits for it.
+    # wait reports the container's exit; the logging binary ends later, and no client waits for it.
     for turn in range(3):
         nerdctl.wait_logged(f"short{turn}", "out 1000\n")
         logged = nerdctl("logs", f"short{turn}")
@@ -276,7 +276,7 @@ def test_network_of_the_host_and_none(nerdctl: Nerdctl) -> None:
 
 
 @every_daemon
-def test_failures_are_told(nerdctl: Nerdctl) -> None:
+def test_failures_are_reported(nerdctl: Nerdctl) -> None:
     """A missing program, and memory that is used up."""
     missing = nerdctl(*nerdctl.words("--rm"), IMAGE, "nosuchcommand", check=False)
     assert missing.returncode == 1

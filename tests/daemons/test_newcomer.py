@@ -1,4 +1,4 @@
-"""README.md: what somebody types who tries the shim for the first time; read from the page."""
+"""README.md: the commands of a first try of the shim, read from the page."""
 
 from pathlib import Path
 

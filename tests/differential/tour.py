@@ -183,10 +183,10 @@ class Tour:
             return f"{int(error.code)} `{error.message}`"
         except RemoteProtocolError as error:
             return f"garbage: {error}"
-        said = f"OK {self.words.message(answer, who)}".rstrip()
+        text = f"OK {self.words.message(answer, who)}".rstrip()
         if method == "Delete":
             self.words.forget(who)
-        return said
+        return text
 
     def soon(self, method: str, exec_id: str = "", *, id: str = "c1") -> "asyncio.Task[str]":
         """Begin a call that is to be answered later; `answer` notes it."""
@@ -215,7 +215,7 @@ class Tour:
         bundle: str = "",
         **more: Any,
     ) -> None:
-        """Create, with the harness's root and no streams unless told otherwise."""
+        """Create, with the harness's root and no streams unless given."""
         made = self.harness.bundle(id)
         if rootfs is None:
             root = self.harness.root_mount(made)
@@ -269,25 +269,25 @@ class Tour:
                 ended = "open"
             self.note(name, f"{ended}: {stream.text!r}")
 
-    async def told(self, last: str, process_id: str = "c1") -> None:
-        """Wait until an event was told; of one that is not, the list of all events will tell."""
+    async def wait_for_event(self, last: str, process_id: str = "c1") -> None:
+        """Wait until an event has come; if it does not, the list of all events will show it."""
         try:
             await self.harness.sink.wait_for(f"/tasks/{last}", process_id=process_id, timeout_s=5)
         except TimeoutError as error:
             self.note(f"event {last} {process_id}", str(error))
 
     def events(self, id: str = "c1", *, once: str = "", in_order: bool = True) -> None:
-        """Note what was told of a container; of the topic `once` only the first."""
-        told: list[str] = []
+        """Note the events of a container; of the topic `once` only the first."""
+        lines: list[str] = []
         for event in self.harness.sink.events:
             if event.container_id != id:
                 continue
             topic = event.topic.removeprefix("/tasks/")
-            if topic == once and any(line.split()[0] == once for line in told):
+            if topic == once and any(line.split()[0] == once for line in lines):
                 continue
             fields = self.words.message(event.message, event.process_id)
-            told.append(f"{topic} {fields.removeprefix(f'container_id={id}').strip()}".strip())
-        self.note(f"events {id}", "\n".join(told if in_order else sorted(told)) or "none")
+            lines.append(f"{topic} {fields.removeprefix(f'container_id={id}').strip()}".strip())
+        self.note(f"events {id}", "\n".join(lines if in_order else sorted(lines)) or "none")
 
     async def shim_ends(self, id: str = "c1") -> None:
         """Note whether the shim is gone, and its socket."""
@@ -330,10 +330,10 @@ class Tour:
         path = os.path.join(*names)
         try:
             with open(path, encoding="utf-8") as file:
-                said = repr(file.read())
+                content = repr(file.read())
         except FileNotFoundError:
-            said = "no file"
-        self.note(f"content of {os.path.basename(path)}", said)
+            content = "no file"
+        self.note(f"content of {os.path.basename(path)}", content)
 
     # --- the usual end ----------------------------------------------------------------------------
 
@@ -348,7 +348,7 @@ class Tour:
         """What a daemon does when a task has ended."""
         self.phase = "end"
         await self.do("Delete", id=id, on=on)
-        await self.told("delete", id)  # Go's shim may end before it has told everything
+        await self.wait_for_event("delete", id)  # Go's shim may end before it has sent everything
         await self.do("Shutdown", id=id, on=on)
         await self.shim_ends(on)
         self.files(id)
@@ -362,8 +362,8 @@ class Tour:
         status, stdout, stderr = await self.harness.binary.run(
             flags, cwd=bundle.path, stdin=b"", combined=False, limit_s=_LIMIT_S
         )
-        said = task_v2_pb2.DeleteResponse.FromString(stdout)
-        self.note(f"delete {id}", f"rc={status} {self.words.message(said, id)}")
+        answer = task_v2_pb2.DeleteResponse.FromString(stdout)
+        self.note(f"delete {id}", f"rc={status} {self.words.message(answer, id)}")
         # Go's reaper and its `Wait` fight for a runtime that ends at once; the loser says 255.
         lines = stderr.decode(errors="replace").splitlines()
         lines = [line for line in lines if 'successfully: exit status 255: "' not in line]

@@ -34,7 +34,7 @@ _IGNORED: Final = re.compile(r"(SigIgn:(?:\\t|\s))([0-9a-f]{16})")
 
 
 def _inherited() -> int:
-    """Return the signals that this run itself was told to ignore, by make or a shell.
+    """Return the signals that this run ignores, as make or a shell has set them.
 
     Go's shims hand them down, ours does not; which there are is no matter of the shims.  The two
     that Python ignores are given back to children.

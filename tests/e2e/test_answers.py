@@ -104,7 +104,7 @@ def test_container_is_told_with_all_that_was_given(setup: Setup) -> None:
 @pytest.mark.ours("containerd 1.6's unmounts the root only")
 @pytest.mark.rule("task.delete.2")
 def test_what_is_mounted_below_the_root_is_unmounted_too(setup: Setup) -> None:
-    """Also what somebody else mounted there meanwhile (mounts, "Unmount")."""
+    """Also what another process mounted there meanwhile (mounts, "Unmount")."""
 
     async def scenario(harness: Harness) -> None:
         container = await harness.run("c1", "true")
@@ -146,7 +146,7 @@ def test_container_without_mounts_is_left_its_root(setup: Setup) -> None:
 @pytest.mark.rule("task.delete.6", "events.order.4", "task.wait.5")
 @pytest.mark.ours("Go's Wait never returns")
 def test_container_that_never_ran_has_no_exit_of_its_own(setup: Setup) -> None:
-    """Status 0, the zero time, a killed init; its exit may be told after the Delete."""
+    """Status 0, the zero time, a killed init; its exit may be published after the Delete."""
 
     async def scenario(harness: Harness) -> None:
         container = await harness.create("c1", SLEEP)
@@ -155,16 +155,16 @@ def test_container_that_never_ran_has_no_exit_of_its_own(setup: Setup) -> None:
         waiter = asyncio.create_task(other.wait("c1"))
         await other.state("c1")  # answered after the Wait was asked
         request = task_v2_pb2.DeleteRequest(id="c1")
-        said = await container.task.call("Delete", request, task_v2_pb2.DeleteResponse)
-        assert (said.pid, said.exit_status, said.exited_at.seconds) == (pid, 0, ZERO_TIME_S)
+        answer = await container.task.call("Delete", request, task_v2_pb2.DeleteResponse)
+        assert (answer.pid, answer.exit_status, answer.exited_at.seconds) == (pid, 0, ZERO_TIME_S)
         async with asyncio.timeout(5):
             assert (await waiter).status in {0, 137}  # whether or not its end was seen first
         await eventually(lambda: not alive(pid), "the init to be gone")
         await other.close()
         await container.remove()
         await harness.sink.wait_for("/tasks/delete")
-        told = harness.sink.events_of("c1")
-        assert (told[0], sorted(set(told[1:]) | {"exit c1"})) == (
+        events = harness.sink.events_of("c1")
+        assert (events[0], sorted(set(events[1:]) | {"exit c1"})) == (
             "create c1",
             ["delete c1", "exit c1"],
         )
@@ -185,9 +185,9 @@ def test_pids_name_the_execs(setup: Setup) -> None:
         request = task_v2_pb2.PidsRequest(id="c1")
 
         async def infos() -> dict[int, tuple[str, str]]:
-            said = await container.task.call("Pids", request, task_v2_pb2.PidsResponse)
+            answer = await container.task.call("Pids", request, task_v2_pb2.PidsResponse)
             found = {}
-            for each in said.processes:
+            for each in answer.processes:
                 details = runc_pb2.ProcessDetails.FromString(each.info.value)
                 found[each.pid] = (each.info.type_url, details.exec_id)
             return found
@@ -280,8 +280,8 @@ def test_start_that_is_too_late_changes_nothing(setup: Setup) -> None:
             service = "containerd.task.v2.Task"
             # On the wire a text in field 1 is as good as the id.
             await peer.request(1, "Start", "c1", service=service, timeout_ns=-1)
-            said = "OCI runtime start failed: context deadline exceeded: <nil>"
-            assert await peer.refusal() == (1, 2, said)
+            expected = "OCI runtime start failed: context deadline exceeded: <nil>"
+            assert await peer.refusal() == (1, 2, expected)
         assert (await container.task.state("c1")).status == "CREATED"
         await container.task.start("c1")
         await container.kill_and_wait()
@@ -292,7 +292,7 @@ def test_start_that_is_too_late_changes_nothing(setup: Setup) -> None:
 
 @pytest.mark.rule("task.stats.3")
 def test_stats_of_a_cgroup_that_vanished_are_no_error(setup: Setup) -> None:
-    """Somebody else removed it, while the container was not deleted yet."""
+    """Another process removed it, while the container was not deleted yet."""
 
     async def scenario(harness: Harness) -> None:
         container = await harness.run("c1", *SLEEP.args)

@@ -82,7 +82,7 @@ def test_exec_of_what_is_no_process_is_refused_and_its_id_is_free(setup: Setup) 
 
     async def scenario(harness: Harness) -> None:
         container = await harness.run("c1", *SLEEP.args)
-        for value, said in (
+        for value, part in (
             (b"{bad", "invalid "),
             (b"", "JSON"),
             (
@@ -91,7 +91,7 @@ def test_exec_of_what_is_no_process_is_refused_and_its_id_is_free(setup: Setup) 
             ),
         ):
             code, text = await refused(exec_with(container, "e1", pack(PROCESS_URL, value)))
-            assert (code, said in text) == (2, True)
+            assert (code, part in text) == (2, True)
         assert harness.sink.events_of("c1") == ["create c1", "start c1"]
         good = b'{"args":["sh","-c","exit 4"],"cwd":"/","env":["PATH=/bin"],"user":{}}'
         await exec_with(container, "e1", pack("odd/type", good))
@@ -113,19 +113,19 @@ def test_create_with_options_that_are_none_is_refused(setup: Setup) -> None:
     async def scenario(harness: Harness) -> None:
         container = await harness.start_shim("c1", SLEEP)
         root = [harness.root_mount(container.bundle)]
-        for url, value, code, said in (
+        for url, value, code, part in (
             ("foo.Bar", b"x", 2, "type with url foo.Bar: not found"),
             (known, b"\xff", 2, "proto: cannot parse invalid wire-format data"),
             (another, other, 3, another),
         ):
             options = any_pb2.Any(type_url=url, value=value)
             answer = await refused(container.create(rootfs=root, options=options))
-            assert (answer[0], said in answer[1]) == (code, True)
+            assert (answer[0], part in answer[1]) == (code, True)
         assert not os.path.ismount(os.path.join(container.bundle.path, "rootfs"))
         # What daemons do after a Create that failed: neither may take long.
         unknown = (5, "container not created: not found")
         assert await refused(container.task.delete("c1", timeout_s=5)) == unknown
-        empty = any_pb2.Any(type_url="foo.Bar")  # without a value nobody asks for its type
+        empty = any_pb2.Any(type_url="foo.Bar")  # without a value its type is not read
         assert await container.create(rootfs=root, options=empty) > 0
         await container.remove()
 
@@ -191,7 +191,7 @@ def test_exec_without_a_specification_is_an_error(setup: Setup) -> None:
 
 @pytest.mark.rule("task.kill.1", "task.kill.2", "task.words.5")
 def test_number_that_is_no_signal_is_refused_by_the_runtime(setup: Setup) -> None:
-    """0 and 64 are signals; what is none is passed on, and harms nobody."""
+    """0 and 64 are signals; another number is passed on, and harms no process."""
 
     async def scenario(harness: Harness) -> None:
         container = await harness.run(
@@ -235,7 +235,7 @@ def test_number_that_is_no_signal_is_refused_for_an_exec(setup: Setup) -> None:
 
 @pytest.mark.rule("task.kill.9")
 def test_kill_of_all_reaches_every_process(setup: Setup) -> None:
-    """Not only the init: an exec is told, too, that ignores nothing."""
+    """Not only the init: an exec, which ignores nothing, gets the signal, too."""
 
     async def scenario(harness: Harness) -> None:
         container = await harness.run("c1", *SLEEP.args)
@@ -314,10 +314,10 @@ def test_exec_that_cannot_run_tells_the_runtimes_words(
         process = spec.process(spec.Wanted(args, cwd=cwd))
         await container.task.exec("c1", "e1", process)
         start = "exec failed: unable to start container process"
-        said = words(runc=f"{start}: {runc}", crun=crun)
+        expected = words(runc=f"{start}: {runc}", crun=crun)
         assert await refused(container.task.start("c1", "e1")) == (
             2,
-            f"OCI runtime exec failed: {said}",
+            f"OCI runtime exec failed: {expected}",
         )
         await end(container)
 

@@ -94,7 +94,7 @@ LOGGING = "; ".join(f"echo '{ERROR_LINE.format(*entry)}' >>\"$log\"" for entry i
 
 @pytest.mark.rule("task.words.1", "task.words.2")
 @pytest.mark.parametrize(
-    ("script", "said"),
+    ("script", "template"),
     [
         ("exit 3", f"{NO_LOG}: {{runtime}} did not terminate successfully: exit status 3"),
         (f"{LOGGING}; exit 1", "second msg"),
@@ -103,7 +103,7 @@ LOGGING = "; ".join(f"echo '{ERROR_LINE.format(*entry)}' >>\"$log\"" for entry i
     ids=["silent", "two-errors", "killed"],
 )
 def test_create_with_a_failing_runtime_passes_its_words_on(
-    setup: Setup, script: str, said: str
+    setup: Setup, script: str, template: str
 ) -> None:
     """The last error of its log, or what is known without one."""
 
@@ -112,7 +112,7 @@ def test_create_with_a_failing_runtime_passes_its_words_on(
         container = await harness.start_shim("c1", TRUE)
         code, text = await refused(container.create(options=runc_options(binary_name=runtime)))
 
-        expected = said.format(bundle=container.bundle.path, runtime=runtime)
+        expected = template.format(bundle=container.bundle.path, runtime=runtime)
         assert (code, text) == (2, f"OCI runtime create failed: {expected}")
         await assert_alive_and_empty(container)
         await container.remove()
@@ -153,8 +153,8 @@ def test_create_of_a_program_that_cannot_run_leaves_no_mount(
         code, text = await refused(container.create(rootfs=[mount]))
 
         start = "runc create failed: unable to start container process"
-        said = words(runc=f"{start}: {runc}", crun=crun)
-        assert (code, text) == (2, f"OCI runtime create failed: {said}")
+        expected = words(runc=f"{start}: {runc}", crun=crun)
+        assert (code, text) == (2, f"OCI runtime create failed: {expected}")
         assert not os.path.ismount(os.path.join(container.bundle.path, "rootfs"))
         await assert_alive_and_empty(container)
         await container.remove()
@@ -163,7 +163,7 @@ def test_create_of_a_program_that_cannot_run_leaves_no_mount(
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "error"),
     [
         (None, "JSON specification file config.json not found"),
         ("{bad", "invalid character 'b' looking for beginning of object key string"),
@@ -171,7 +171,7 @@ def test_create_of_a_program_that_cannot_run_leaves_no_mount(
     ids=["missing", "broken"],
 )
 def test_create_without_a_good_config_fails_in_the_runtime(
-    setup: Setup, text: str | None, said: str
+    setup: Setup, text: str | None, error: str
 ) -> None:
     """`start` was fine; by Create the file is missing or broken."""
 
@@ -183,7 +183,7 @@ def test_create_without_a_good_config_fails_in_the_runtime(
             config.write_text(text)
         code, message = await refused(container.create())
 
-        by = words(runc=f"runc create failed: {said}", crun="error loading config.json")
+        by = words(runc=f"runc create failed: {error}", crun="error loading config.json")
         assert (code, message) == (2, f"OCI runtime create failed: {by}")
         await assert_alive_and_empty(container)
         await container.remove()
@@ -236,7 +236,7 @@ PARSE = 'unable to parse stdout uri: parse "%zz:/x":'
 
 @pytest.mark.rule("task.create.9", "io.select.6")
 @pytest.mark.parametrize(
-    ("stdout", "said"),
+    ("stdout", "error"),
     [
         ("foo:///x", "unknown STDIO scheme foo"),
         (
@@ -246,14 +246,14 @@ PARSE = 'unable to parse stdout uri: parse "%zz:/x":'
     ],
     ids=["scheme", "url"],
 )
-def test_create_with_a_bad_stdio_uri_fails(setup: Setup, stdout: str, said: str) -> None:
+def test_create_with_a_bad_stdio_uri_fails(setup: Setup, stdout: str, error: str) -> None:
     """Refused before runc is called."""
 
     async def scenario(harness: Harness) -> None:
         container = await harness.start_shim("c1", TRUE)
         code, text = await refused(container.create(stdio=Stdio(stdout=stdout)))
 
-        assert (code, text) == (2, f"failed to create init process I/O: {said}")
+        assert (code, text) == (2, f"failed to create init process I/O: {error}")
         await assert_alive_and_empty(container)
         await container.remove()
 

@@ -21,18 +21,18 @@ TRUE = spec.Wanted(["true"])
 
 
 @dataclass(frozen=True)
-class Said:
+class Outcome:
     status: int
     stdout: str
     stderr: str
 
 
-async def say(harness: Harness, *flags: str, cwd: str) -> Said:
+async def say(harness: Harness, *flags: str, cwd: str) -> Outcome:
     """Run the binary with containerd's flags before `flags`, streams apart."""
     status, out, err = await harness.binary.run(
         list(flags), cwd=cwd, stdin=b"", combined=False, limit_s=10
     )
-    return Said(status, out.decode(), err.decode())
+    return Outcome(status, out.decode(), err.decode())
 
 
 def command(*argv: str) -> None:
@@ -40,14 +40,14 @@ def command(*argv: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "error"),
     [
         (None, "open config.json: no such file or directory"),
         ("{broken", "invalid "),
     ],
     ids=["missing", "broken"],
 )
-def test_start_without_a_good_config_fails(setup: Setup, text: str | None, said: str) -> None:
+def test_start_without_a_good_config_fails(setup: Setup, text: str | None, error: str) -> None:
     """No config.json, no grouping: exit 1 with the reason on stderr."""
 
     async def scenario(harness: Harness) -> None:
@@ -60,7 +60,7 @@ def test_start_without_a_good_config_fails(setup: Setup, text: str | None, said:
             await harness.binary.start(bundle)
 
         assert raised.value.exit_status == 1
-        assert raised.value.output.startswith(f"{NAME}: {said}")
+        assert raised.value.output.startswith(f"{NAME}: {error}")
         bundle.remove()
 
     in_harness(setup, scenario)
@@ -71,10 +71,10 @@ def test_unknown_flag_is_refused_with_the_usage(setup: Setup) -> None:
 
     async def scenario(harness: Harness) -> None:
         bundle = harness.make_bundle("c1", TRUE)
-        said = await say(harness, "-id", "c1", "-foo", "start", cwd=bundle.path)
+        result = await say(harness, "-id", "c1", "-foo", "start", cwd=bundle.path)
 
-        assert (said.status, said.stdout) == (2, "")
-        first, second = said.stderr.splitlines()[:2]
+        assert (result.status, result.stdout) == (2, "")
+        first, second = result.stderr.splitlines()[:2]
         assert first == "flag provided but not defined: -foo"
         assert second.startswith("Usage of ")
         bundle.remove()
@@ -89,12 +89,12 @@ def test_namespace_of_bad_characters_is_refused(setup: Setup, namespace: str) ->
     async def scenario(harness: Harness) -> None:
         bundle = harness.make_bundle("c1", TRUE)
         # The last one wins: containerd's own flag comes before.
-        said = await say(harness, "-namespace", namespace, "-id", "c1", "start", cwd=bundle.path)
+        result = await say(harness, "-namespace", namespace, "-id", "c1", "start", cwd=bundle.path)
 
         pattern = "^[A-Za-z0-9]+(?:[._-](?:[A-Za-z0-9]+))*$"
         words = f'namespace validation: identifier "{namespace}" must match {pattern}'
-        assert (said.status, said.stdout) == (1, "")
-        assert said.stderr == f"{NAME}: {words}: invalid argument"
+        assert (result.status, result.stdout) == (1, "")
+        assert result.stderr == f"{NAME}: {words}: invalid argument"
         bundle.remove()
 
     in_harness(setup, scenario)
@@ -105,9 +105,9 @@ def test_empty_namespace_is_refused(setup: Setup) -> None:
 
     async def scenario(harness: Harness) -> None:
         bundle = harness.make_bundle("c1", TRUE)
-        said = await say(harness, "-namespace", "", "-id", "c1", "start", cwd=bundle.path)
+        result = await say(harness, "-namespace", "", "-id", "c1", "start", cwd=bundle.path)
 
-        assert said == Said(1, "", f"{NAME}: shim namespace cannot be empty")
+        assert result == Outcome(1, "", f"{NAME}: shim namespace cannot be empty")
         bundle.remove()
 
     in_harness(setup, scenario)
@@ -116,7 +116,7 @@ def test_empty_namespace_is_refused(setup: Setup) -> None:
 @pytest.mark.rule("cli.socket.7")
 @pytest.mark.ours("containerd 1.6's shim knows no socket_dir")
 def test_socket_folder_that_cannot_be_written_fails_start(setup: Setup) -> None:
-    """The cause is told, and neither a server nor a socket stays."""
+    """The cause is reported, and neither a server nor a socket stays."""
 
     async def scenario(harness: Harness) -> None:
         folder = os.path.join(setup.state, "ro")

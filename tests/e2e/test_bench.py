@@ -27,10 +27,10 @@ PER_ROUND: Final = {"exec_wait": 24, "exec_read_wait": 24, "cat_8": 50}
 _LIMIT_S: Final = 100.0
 
 
-def left_of(said: str) -> list[str]:
+def left_of(output: str) -> list[str]:
     """Return what is still there of a bench, by the folder it named."""
-    found = re.search(r"bench: works in (/tmp/(\w+))", said)
-    assert found, said
+    found = re.search(r"bench: works in (/tmp/(\w+))", output)
+    assert found, output
     leaks = HostLeaks(found[2], found[1])
     folder = [found[1]] if os.path.exists(found[1]) else []
     # Its shims go by a path of the test's; the namespace on their command line is the bench's.
@@ -84,7 +84,7 @@ def test_density_counts_what_runs_and_leaves_nothing(host: Host, shim: str) -> N
 def test_interrupted_density_removes_what_it_started(
     host: Host, number: signal.Signals, status: int
 ) -> None:
-    """Whoever has seen enough gets the machine back as it was."""
+    """An interrupted bench leaves the machine as it was."""
     with subprocess.Popen(
         [*BENCH, "density", "200", "--shim", host.shim],
         cwd=_ROOT,
@@ -93,16 +93,16 @@ def test_interrupted_density_removes_what_it_started(
         text=True,
     ) as bench:
         assert bench.stderr
-        said = ""
-        while "started: 20 of 200" not in said:
+        output = ""
+        while "started: 20 of 200" not in output:
             line = bench.stderr.readline()
-            assert line, said
-            said += line
+            assert line, output
+            output += line
         bench.send_signal(number)
         rest = bench.communicate(timeout=_LIMIT_S)[1]
 
     assert bench.returncode == status, rest
-    assert left_of(said) == []
+    assert left_of(output) == []
 
 
 def test_unknown_figure_is_refused_before_anything_runs(host: Host) -> None:

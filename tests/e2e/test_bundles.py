@@ -89,15 +89,15 @@ def test_runtime_and_its_root_are_those_of_create(setup: Setup, host: Host) -> N
 @pytest.mark.ours("Go's leave the container to the daemon's `delete`")
 @pytest.mark.parametrize("act", ["rm $PIDFILE", ": >$PIDFILE", "echo x >$PIDFILE"])
 def test_runtime_that_leaves_no_pid_fails_create(faulty: Setup, faults: Faults, act: str) -> None:
-    """Nobody would know whose exit to wait for: what was made is removed again."""
+    """The shim would not know which exit to wait for: what was made is removed again."""
 
     async def scenario(harness: Harness) -> None:
         container = await harness.start_shim("c1", SLEEP)
         root = [harness.root_mount(container.bundle)]
         faults.at("create.after", f"echo $PID >{faults.folder}/pid; {act}")
         code, text = await refused(container.create(rootfs=root, options=harness.options))
-        said = "failed to retrieve OCI runtime container pid: "
-        assert (text.startswith(said), code in {2, 5}) == (True, True)
+        prefix = "failed to retrieve OCI runtime container pid: "
+        assert (text.startswith(prefix), code in {2, 5}) == (True, True)
         pid = int(Path(faults.folder, "pid").read_text())
         await eventually(lambda: not alive(pid), "what was made to end")
         await assert_alive_and_empty(container)
@@ -109,7 +109,7 @@ def test_runtime_that_leaves_no_pid_fails_create(faulty: Setup, faults: Faults, 
 
 @pytest.mark.rule("task.exits.11")
 def test_container_whose_configuration_is_gone_has_its_leftovers_killed(setup: Setup) -> None:
-    """Nobody can tell any more whether the kernel does it."""
+    """Without it the shim cannot know whether the kernel kills them."""
 
     async def scenario(harness: Harness) -> None:
         wanted = spec.Wanted(SLEEP.args, host_namespaces=("pid",))

@@ -106,7 +106,7 @@ def test_eight_mebibytes_then_the_exit_arrive_whatever_the_client_does_next(
 
 
 @pytest.mark.rule("io.end.1")
-@pytest.mark.ours("what nobody has read is lost once the process has ended")
+@pytest.mark.ours("what no client has read is lost once the process has ended")
 def test_unread_burst_waits_for_its_client_through_shutdown(setup: Setup) -> None:
     """What fits nowhere else waits in the container's pipe, until it is read or deleted."""
 
@@ -149,8 +149,8 @@ def test_deletes_of_twenty_bursts_at_once_lose_nothing(setup: Setup) -> None:
             await out.ended()
             return bytes(out.data)
 
-        said = await asyncio.gather(*(burst(f"e{number}") for number in range(20)))
-        assert said == [data] * 20
+        outputs = await asyncio.gather(*(burst(f"e{number}") for number in range(20)))
+        assert outputs == [data] * 20
         await container.kill_and_wait()
         await container.remove()
 

@@ -161,7 +161,7 @@ def test_work_folder_of_the_client_is_kept(faulty: Setup, faults: Faults) -> Non
 def test_checkpoint_that_is_killed_does_not_leave_the_container_frozen(
     faulty: Setup, faults: Faults
 ) -> None:
-    """CRIU freezes the cgroup: whoever kills it has to thaw."""
+    """CRIU freezes the cgroup: a kill of CRIU has to be followed by a thaw."""
 
     async def scenario(harness: Harness) -> None:
         container = await harness.run("c1", *SLEEP.args)
@@ -181,7 +181,7 @@ def test_checkpoint_that_is_killed_does_not_leave_the_container_frozen(
 def test_checkpoint_that_is_killed_does_not_let_a_paused_container_run(
     faulty: Setup, faults: Faults
 ) -> None:
-    """CRIU thaws the cgroup for a moment: what is told as paused stays so."""
+    """CRIU thaws the cgroup for a moment: a container reported as paused stays so."""
 
     async def scenario(harness: Harness) -> None:
         container = await harness.run("c1", *SLEEP.args)

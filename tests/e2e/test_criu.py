@@ -190,7 +190,7 @@ def test_criu_is_found_by_the_option(setup: Setup, criu: str, host: Host, dump: 
     in_harness(setup, scenario)
 
 
-def test_oom_of_a_restored_container_is_told(criu_setup: Setup, dump: str) -> None:
+def test_oom_of_a_restored_container_is_published(criu_setup: Setup, dump: str) -> None:
     """The cgroup of a restored container is watched from its Start on."""
     script = "read x; tail /dev/zero; exit 1"
     wanted = spec.Wanted(["sh", "-c", script], memory_limit_bytes=32 << 20)

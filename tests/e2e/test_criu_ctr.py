@@ -42,7 +42,7 @@ def test_ctr_task_checkpoint_writes_an_image(
 ) -> None:
     """`ctr task checkpoint --image-path`, without and with --exit.
 
-    Both are told only to a runtime with the name of containerd's own, so the shim has that here.
+    ctr passes both only to a runtime with the name of containerd's own, so the shim has that here.
     """
     os.rename(host.shim, os.path.join(host.bin, "containerd-shim-runc-v2"))
     run = (*RUN[:2], "io.containerd.runc.v2", *RUN[3:])

@@ -1,4 +1,4 @@
-"""Checkpoint and restore that go wrong, with the real CRIU: what is told, and what is left."""
+"""Checkpoint and restore that go wrong, with the real CRIU: what is reported, and what is left."""
 
 import asyncio
 import os
@@ -63,8 +63,8 @@ def test_checkpoint_that_cannot_be_written_is_refused_and_the_container_runs_on(
         container = await harness.run("c1", wanted=COUNTER)
         await counted(container)
         code, text = await refused(container.task.checkpoint("c1", path))
-        said = "runc did not terminate successfully: exit status 1: "
-        assert (code, text.startswith(said)) == (2, True)
+        prefix = "runc did not terminate successfully: exit status 1: "
+        assert (code, text.startswith(prefix)) == (2, True)
         assert text.endswith(f" path= {container.bundle.path}/criu-dump.log")
         assert (await container.task.state("c1")).status == "RUNNING"
         assert os.listdir(os.path.join(container.bundle.path, "work")) == []
@@ -84,7 +84,7 @@ def test_checkpoint_that_hangs_is_killed_and_the_container_runs_on(
     settings.write_text("checkpoint_s = 2.0\n")
     limited = replace(criu_setup, env={**criu_setup.env, "PYRUNC_CONFIG": str(settings)})
     os.mkdir(dump)
-    os.mkfifo(os.path.join(dump, "pages-1.img"))  # nobody reads it
+    os.mkfifo(os.path.join(dump, "pages-1.img"))  # without a reader
 
     async def scenario(harness: Harness) -> None:
         container = await harness.run("c1", wanted=COUNTER)
@@ -148,7 +148,7 @@ def test_restore_that_hangs_is_killed_and_nothing_is_left(
         await first.task.wait("c1", timeout_s=10)
         await first.remove()
         os.rename(path, f"{path}.kept")
-        os.mkfifo(path)  # nobody writes it
+        os.mkfifo(path)  # without a writer
         second = await harness.create("c1", COUNTER, checkpoint=dump)
         code, text = await refused(second.task.start("c1"))
         assert (code, text.startswith("OCI runtime restore failed: ")) == (2, True)
@@ -191,7 +191,7 @@ def test_shim_that_dies_in_a_restore_leaves_the_containers_files_alone(
         await second.destroy()
 
     in_harness(criu_setup, scenario)
-    for folder in host.leaks.cgroups():  # of a killed runtime, which nobody knows: empty
+    for folder in host.leaks.cgroups():  # of a killed runtime, not known to the shim: empty
         os.rmdir(folder)
 
 

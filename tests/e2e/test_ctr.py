@@ -61,11 +61,11 @@ def test_run_of_a_missing_program_fails_with_the_runtimes_words(containerd: Cont
 
     assert done.returncode != 0
     assert b"OCI runtime create failed" in done.stderr
-    said = words(
+    expected = words(
         runc='exec: "nosuchcommand": executable file not found in $PATH',
         crun="executable file `nosuchcommand` not found in $PATH: No such file or directory",
     )
-    assert said in done.stderr.decode()
+    assert expected in done.stderr.decode()
 
 
 def test_runtime_is_found_by_its_absolute_path(containerd: Containerd, host: Host) -> None:
@@ -172,7 +172,7 @@ def test_detached_container_is_listed_executed_in_killed_and_removed(
 
 
 def test_kill_term_lets_the_container_choose_its_status(containerd: Containerd) -> None:
-    """SIGTERM reaches the init, whose own exit status is told."""
+    """SIGTERM reaches the init, whose own exit status is reported."""
     script = 'trap "exit 42" TERM; echo up; while :; do sleep 0.05; done'
     with _foreground(containerd, "c1", script) as client:
         assert client.stdout is not None
@@ -190,9 +190,9 @@ def test_twenty_containers_at_once_all_answer(containerd: Containerd) -> None:
         _foreground(containerd, f"c{i}", f"echo I am {i}; exit {i}", "--rm") for i in range(20)
     ]
 
-    said = [client.communicate(timeout=100)[0] for client in clients]
+    outputs = [client.communicate(timeout=100)[0] for client in clients]
 
-    assert said == [f"I am {i}\n".encode() for i in range(20)]
+    assert outputs == [f"I am {i}\n".encode() for i in range(20)]
     assert [client.returncode for client in clients] == list(range(20))
     assert containerd.tasks() == {}
 
@@ -269,14 +269,14 @@ def _short_runs(containerd: Containerd, host: Host, count: int) -> None:
             if i % 20 == 19:
                 assert host.leaks.sockets() == []
         last = f"c{count - 1}"
-        until(lambda: ("delete", last) in _told(path, last), "the last event")
+        until(lambda: ("delete", last) in _events_of(path, last), "the last event")
     finally:
         watching.terminate()
         watching.wait(timeout=10)
     for i in range(count):
-        told = _told(path, f"c{i}")
-        assert told == [(topic, f"c{i}") for topic in ("create", "start", "exit", "delete")], i
+        events = _events_of(path, f"c{i}")
+        assert events == [(topic, f"c{i}") for topic in ("create", "start", "exit", "delete")], i
 
 
-def _told(path: str, name: str) -> list[tuple[str, str]]:
+def _events_of(path: str, name: str) -> list[tuple[str, str]]:
     return parse_events(Path(path).read_text(), name)

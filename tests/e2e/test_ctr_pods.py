@@ -38,8 +38,8 @@ def test_two_containers_of_a_sandbox_share_one_shim(containerd: Containerd) -> N
     containerd.kill()
     containerd.start()
     assert containerd.tasks() == {"member": member}
-    said = containerd.ctr("task", "exec", "--exec-id", "e1", "member", "echo", "still here")
-    assert said.stdout == b"still here\n"
+    printed = containerd.ctr("task", "exec", "--exec-id", "e1", "member", "echo", "still here")
+    assert printed.stdout == b"still here\n"
     remove(containerd, "member")
 
     until(lambda: not alive(shim), "the shim to end")

@@ -40,9 +40,9 @@ def test_shell_has_a_size_signals_and_job_control(
         terminal.resize(101, 41)
         resized(terminal, 101, 41)
 
-        # A program is told of a new size by a signal, and only while it has the terminal.
-        told = b"trap 'stty size; exit' WINCH; echo g''o; while :; do sleep 0.05; done"
-        terminal.type(b'sh -c "' + told + b'"\r')
+        # A signal announces a new size to a program, and only while it has the terminal.
+        script = b"trap 'stty size; exit' WINCH; echo g''o; while :; do sleep 0.05; done"
+        terminal.type(b'sh -c "' + script + b'"\r')
         terminal.expect(rb"\ngo\r\n")
         terminal.resize(102, 42)
         terminal.expect(rb"42 102\r\n.*" + PROMPT)
@@ -101,7 +101,7 @@ def test_one_mebibyte_arrives_unchanged(containerd: Containerd, run: Sequence[st
 def test_program_that_ends_right_after_a_big_output_is_over_at_once(
     containerd: Containerd, run: Sequence[str]
 ) -> None:
-    """ctr closes its end of the FIFO once it is told of the exit, and loses what is in it.
+    """ctr closes its end of the FIFO once it hears of the exit, and loses what is in it.
 
     With every shim: 20 runs of 1 MiB lost 43 to 74 KB each, with containerd's own and this one.
     That nothing is lost on the shim's side is checked without ctr, in test_terminal.py; here, that

@@ -39,7 +39,7 @@ def test_task_is_paused_and_resumed(containerd: Containerd, host: Host) -> None:
         too_often = containerd.ctr("task", "resume", "c1", check=False)
         containerd.ctr("task", "pause", "c1")
         end(containerd, "c1")  # a paused one is killed as well
-        until(lambda: ("delete", "c1") in told(path), "the last event")
+        until(lambda: ("delete", "c1") in events_in(path), "the last event")
     finally:
         watching.terminate()
         watching.wait(timeout=10)
@@ -47,7 +47,7 @@ def test_task_is_paused_and_resumed(containerd: Containerd, host: Host) -> None:
     assert (paused, resumed) == ("PAUSED", "RUNNING")
     assert b"cannot pause a paused container" in again.stderr
     assert b"cannot resume a running process" in too_often.stderr
-    topics = [topic for topic, _ in told(path)]
+    topics = [topic for topic, _ in events_in(path)]
     assert topics == ["create", "start", "paused", "resumed", "paused", "exit", "delete"]
 
 
@@ -57,23 +57,26 @@ def test_metrics_are_those_of_the_cgroup(containerd: Containerd) -> None:
     memory = folder_of(containerd.tasks()["c1"].pid, "memory")
     containerd.ctr("task", "pause", "c1")
 
-    said = json.loads(containerd.ctr("task", "metrics", "--format", "json", "c1").stdout)
+    found = json.loads(containerd.ctr("task", "metrics", "--format", "json", "c1").stdout)
     table = containerd.ctr("task", "metrics", "c1").stdout.decode()
 
     usage = "memory.current" if unified() else "memory.usage_in_bytes"
     used = int((memory / usage).read_text())
     if unified():
-        assert (said["memory"]["usage_limit"], said["memory"]["usage"]) == (LIMIT, used)
+        assert (found["memory"]["usage_limit"], found["memory"]["usage"]) == (LIMIT, used)
     else:
-        assert (said["memory"]["usage"]["limit"], said["memory"]["usage"]["usage"]) == (LIMIT, used)
+        assert (found["memory"]["usage"]["limit"], found["memory"]["usage"]["usage"]) == (
+            LIMIT,
+            used,
+        )
         assert "memory.usage_in_bytes" in table
     assert str(used) in table.split()
-    assert said["pids"]["current"] == 1
+    assert found["pids"]["current"] == 1
     containerd.ctr("task", "resume", "c1")
     end(containerd, "c1")
 
 
-def test_oom_is_told_to_the_daemon_before_the_exit(containerd: Containerd, host: Host) -> None:
+def test_oom_is_published_to_the_daemon_before_the_exit(containerd: Containerd, host: Host) -> None:
     """What CRI and dockerd make OOMKilled of."""
     path = os.path.join(host.folder, "events")
     watching = containerd.events(path)
@@ -82,16 +85,16 @@ def test_oom_is_told_to_the_daemon_before_the_exit(containerd: Containerd, host:
         containerd.wait_status("c1", "STOPPED")
         metrics = containerd.ctr("task", "metrics", "--format", "json", "c1").stdout
         status = containerd.remove_task("c1")
-        until(lambda: ("delete", "c1") in told(path), "the last event")
+        until(lambda: ("delete", "c1") in events_in(path), "the last event")
     finally:
         watching.terminate()
         watching.wait(timeout=10)
 
     assert status == 137
-    assert [topic for topic, _ in told(path)] == ["create", "start", "oom", "exit", "delete"]
-    said = json.loads(metrics)
-    assert said["memory_events" if unified() else "memory_oom_control"]["oom_kill"] >= 1
+    assert [topic for topic, _ in events_in(path)] == ["create", "start", "oom", "exit", "delete"]
+    found = json.loads(metrics)
+    assert found["memory_events" if unified() else "memory_oom_control"]["oom_kill"] >= 1
 
 
-def told(path: str) -> list[tuple[str, str]]:
+def events_in(path: str) -> list[tuple[str, str]]:
     return parse_events(Path(path).read_text(), "c1")

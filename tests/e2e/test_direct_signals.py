@@ -44,7 +44,7 @@ class Runtime:
         os.chmod(self.binary, 0o755)
 
     def run(self, harness: Harness, verb: str) -> None:
-        """Have it do something of which the shim is not told."""
+        """Have it do something of which the shim gets no notice."""
         argv = [self.binary, "--root", str(_root(harness)), verb, "c1"]
         subprocess.run(argv, check=True, env=self._env)
 

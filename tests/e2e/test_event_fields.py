@@ -108,10 +108,10 @@ def test_every_start_of_many_short_processes_is_told_before_its_exit(setup: Setu
         await container.kill_and_wait()
         await container.remove()
         await harness.sink.wait_for("/tasks/delete")
-        told = harness.sink.events_of("c1")
+        events = harness.sink.events_of("c1")
         for name in names:
-            mine = [line.split()[0] for line in told if line.endswith(f" {name}")]
+            mine = [line.split()[0] for line in events if line.endswith(f" {name}")]
             assert mine == ["exec-added", "exec-started", "exit"]
-        assert told[-2:] == ["exit c1", "delete c1"]
+        assert events[-2:] == ["exit c1", "delete c1"]
 
     in_harness(setup, scenario)

@@ -1,4 +1,4 @@
-"""A client closes its end of the output when it is told of the exit: by then it has all of it."""
+"""A client closes its end of the output at the exit event: by then it has read everything."""
 
 import asyncio
 import os
@@ -97,7 +97,7 @@ def telling(harness: Harness, container: Container, exec_id: str) -> list[asynci
 def test_exit_is_told_when_a_slow_client_has_taken_the_output(
     setup: Setup, tmp_path: Path, exec_id: str, terminal: bool
 ) -> None:
-    """The client reads a little at a time and stops when it is told; State tells it at once."""
+    """The client reads a little at a time and stops at the exit event; State answers at once."""
     make = f"head -c {SIZE} /dev/zero"
     script = f"stty -opost; {make} | tr '\\0' x" if terminal else f"{make} | tr '\\0' x"
 
@@ -105,14 +105,14 @@ def test_exit_is_told_when_a_slow_client_has_taken_the_output(
         container = await started(harness, script, exec_id, terminal=terminal)
         client = container.stdout
         assert isinstance(client, Idle)
-        told = telling(harness, container, exec_id)
+        ends = telling(harness, container, exec_id)
         data = b""
-        while not any(each.done() for each in told):
+        while not any(each.done() for each in ends):
             data += client.some()
-            # A round trip: what is told too early has the time to come.
+            # A round trip: an event that is sent too early has the time to come.
             assert (await container.task.state("c1", exec_id)).status == "STOPPED"
         client.close()
-        await asyncio.gather(*told)
+        await asyncio.gather(*ends)
 
         assert data == b"x" * SIZE
         await removed(container, exec_id)
@@ -121,13 +121,13 @@ def test_exit_is_told_when_a_slow_client_has_taken_the_output(
 
 
 @pytest.mark.rule("task.wait.6")
-@pytest.mark.ours("it waits for nobody")
+@pytest.mark.ours("it waits for no client")
 @TERMINAL
 @WHO
 def test_exit_waits_a_quarter_of_a_second_for_a_client_that_never_reads(
     setup: Setup, exec_id: str, terminal: bool
 ) -> None:
-    """Whoever does not read must not keep others from being told."""
+    """A client that does not read must not delay the events of the others."""
 
     async def scenario(harness: Harness) -> None:
         container = await started(harness, "echo unread", exec_id, terminal=terminal)
@@ -157,9 +157,9 @@ def test_exit_waits_for_no_client_that_is_away_and_for_no_empty_output(
                 assert output is not None
                 output.close()
         await container.task.start("c1")
-        told = telling(harness, container, "")
+        ends = telling(harness, container, "")
         async with asyncio.timeout(AT_ONCE_S):
-            await asyncio.gather(*told)
+            await asyncio.gather(*ends)
         await removed(container, "")
 
     in_harness(patient(setup, tmp_path), scenario)

@@ -55,7 +55,7 @@ def test_create_is_rolled_back_when_its_client_leaves(faulty: Setup, faults: Fau
 
 @pytest.mark.rule("task.create.15")
 def test_create_whose_time_is_over_is_rolled_back(faulty: Setup, faults: Faults) -> None:
-    """A hung runtime is killed with what it made; the client is told in time."""
+    """A hung runtime is killed with what it made; the client gets an error in time."""
 
     async def scenario(harness: Harness) -> None:
         container = await harness.start_shim("c1", SLEEP)
@@ -128,12 +128,12 @@ def test_failed_exec_leaves_everything_as_before(setup: Setup) -> None:
         for _ in range(2):
             code, text = await refused(container.task.start("c1", "e1"))
             assert code == 2
-            said = words(
+            expected = words(
                 runc="exec failed: unable to start container process: "
                 'exec: "/bin/nosuch": stat /bin/nosuch: no such file or directory',
                 crun="executable file `/bin/nosuch` not found in $PATH: No such file or directory",
             )
-            assert text == f"OCI runtime exec failed: {said}"
+            assert text == f"OCI runtime exec failed: {expected}"
         ended = await container.task.wait("c1", "e1", timeout_s=2)
         assert ended.status == 0
         state = await container.task.state("c1", "e1")

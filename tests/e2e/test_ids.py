@@ -88,7 +88,7 @@ def test_any_id_of_an_exec_is_taken_and_leads_nowhere(setup: Setup) -> None:
             await task.delete("c1", id_)
             assert _files(setup.state) == known
         assert not os.path.exists("/tmp/e.pid")
-        await add_exec(container, "", "true")  # nobody can name it: it goes with its container
+        await add_exec(container, "", "true")  # no call can name it: it goes with its container
         assert Path(bundle, "init.pid").read_text() == str(init)
         await container.kill_and_wait()
         await container.remove()

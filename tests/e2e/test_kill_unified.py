@@ -31,7 +31,7 @@ def processes(folder: Path) -> list[int]:
 def test_kill_of_all_ends_every_process_of_the_cgroup(setup: Setup, host: Host, name: str) -> None:
     """Init, exec and their children at once; crun has the kernel do it, by cgroup.kill.
 
-    Debian 12's runc stops them by the freezer first, and signals each.  The exits are told, those
+    Debian 12's runc freezes them first, and signals each.  The exits are published, those
     of execs first, and the cgroup goes.
     """
     runtime = "" if name == "runc" else crun(host.folder)
@@ -55,7 +55,7 @@ def test_kill_of_all_ends_every_process_of_the_cgroup(setup: Setup, host: Host, 
         await eventually(lambda: not any(map(alive, members)), "all of them to end")
         await container.remove()
         assert not folder.exists()
-        told = [line for line in harness.sink.events_of("c1") if line.startswith("exit")]
-        assert told == ["exit e1", "exit c1"]
+        exits = [line for line in harness.sink.events_of("c1") if line.startswith("exit")]
+        assert exits == ["exit e1", "exit c1"]
 
     in_harness(setup, scenario)

@@ -101,11 +101,11 @@ def test_every_telling_of_an_exit_has_the_same_status_and_time(setup: Setup) -> 
         task = container.task
         waited = await task.wait("c1")
         stated = (await task.state("c1")).exit
-        told = await harness.sink.wait_for("/tasks/exit")
+        event = await harness.sink.wait_for("/tasks/exit")
         removed = await container.remove()
         deleted = await harness.sink.wait_for("/tasks/delete")
 
-        assert isinstance(told.message, events_pb2.TaskExit)
+        assert isinstance(event.message, events_pb2.TaskExit)
         assert isinstance(deleted.message, events_pb2.TaskDelete)
         assert stated is not None
         assert removed.task is not None
@@ -113,12 +113,12 @@ def test_every_telling_of_an_exit_has_the_same_status_and_time(setup: Setup) -> 
             waited.at_ns,
             stated.at_ns,
             removed.task.at_ns,
-            told.message.exited_at.ToNanoseconds(),
+            event.message.exited_at.ToNanoseconds(),
             deleted.message.exited_at.ToNanoseconds(),
         }
         assert len(times) == 1
         assert {waited.status, stated.status, removed.task.status} == {9}
-        assert {told.message.exit_status, deleted.message.exit_status} == {9}
+        assert {event.message.exit_status, deleted.message.exit_status} == {9}
 
     in_harness(setup, scenario)
 
@@ -379,13 +379,13 @@ def test_sigterm_ends_the_shim_and_leaves_the_container_running(setup: Setup) ->
 
 
 def test_state_of_an_unknown_container_is_not_found(setup: Setup) -> None:
-    """An empty shim knows nobody and says so in the reference's words."""
+    """An empty shim knows no container and answers in the reference's words."""
 
     async def scenario(harness: Harness) -> None:
         container = await harness.start_shim("c1", spec.Wanted(["true"]))
-        said = await refused(container.task.state("c1"))
+        error = await refused(container.task.state("c1"))
         await end_empty_shim(container)
 
-        assert said == (5, "container not created: not found")
+        assert error == (5, "container not created: not found")
 
     in_harness(setup, scenario)

@@ -1,4 +1,4 @@
-"""OOM kills of real containers: told, once counted, before the exit they cause."""
+"""OOM kills of real containers: the event comes before the exit they cause."""
 
 import asyncio
 import json
@@ -34,13 +34,13 @@ def kills(stats: bytes) -> int:
     return cgroups_v1_pb2.Metrics.FromString(stats).memory_oom_control.oom_kill
 
 
-def assert_one_oom_before_the_exit(told: Sequence[str]) -> None:
-    """The kernel does not wait for the runtime: the kill may be told before the start is."""
-    life = [line.split()[0] for line in told]
-    assert life.count("oom") == 1, told
-    assert life.index("oom") < life.index("exit"), told
+def assert_one_oom_before_the_exit(events: Sequence[str]) -> None:
+    """The kernel does not wait for the runtime: the kill may be published before the start is."""
+    life = [line.split()[0] for line in events]
+    assert life.count("oom") == 1, events
+    assert life.index("oom") < life.index("exit"), events
     life.remove("oom")
-    assert life == ["create", "start", "exit", "delete"], told
+    assert life == ["create", "start", "exit", "delete"], events
 
 
 def limited(*args: str) -> spec.Wanted:
@@ -101,8 +101,8 @@ def test_exec_that_is_killed_is_told_and_the_container_runs_on(setup: Setup) -> 
         assert (await container.task.state("c1")).status == "RUNNING"
         await container.kill_and_wait()
         await container.remove()
-        told = harness.sink.events_of("c1")
-        assert [line for line in told if line.split()[0] in {"oom", "exit"}] == [
+        events = harness.sink.events_of("c1")
+        assert [line for line in events if line.split()[0] in {"oom", "exit"}] == [
             "oom c1",
             "exit e1",
             "oom c1",
@@ -159,7 +159,7 @@ def test_removal_of_a_cgroup_is_no_oom(setup: Setup, ended: bool) -> None:
 
 @pytest.mark.rule("events.topics.7", "stats.oom.4")
 def test_page_cache_at_the_limit_is_no_oom(setup: Setup) -> None:
-    """The limit is reached, memory is reclaimed, nobody is killed."""
+    """The limit is reached, memory is reclaimed, no process is killed."""
 
     async def scenario(harness: Harness) -> None:
         # In /var/tmp, which is on a disk: the pages of a tmpfs cannot be reclaimed.
@@ -203,7 +203,7 @@ def test_ooms_in_parallel_are_each_told_before_their_exit(setup: Setup) -> None:
     in_harness(setup, scenario)
 
 
-def test_oom_under_crun_is_told_too(setup: Setup, host: Host) -> None:
+def test_oom_under_crun_is_published_too(setup: Setup, host: Host) -> None:
     """What is watched is the kernel's, whichever runtime made the cgroup."""
 
     async def scenario(harness: Harness) -> None:

@@ -148,7 +148,7 @@ def test_every_exec_is_told_before_the_init_that_is_killed_beside_it(setup: Setu
         await add_exec(container, exec_id, "sleep", "1000")
         try:
             await container.task.start("c1", exec_id)
-        except Exception:  # noqa: BLE001 - refused or failed: what matters is what is told
+        except Exception:  # noqa: BLE001 - refused or failed: what matters is what is published
             return False
         return True
 
@@ -161,12 +161,12 @@ def test_every_exec_is_told_before_the_init_that_is_killed_beside_it(setup: Setu
         started = {name for name, ok in zip(names, await asyncio.gather(*execs), strict=True) if ok}
         assert started
         await container.remove()
-        told = harness.sink.events_of("c1")
-        assert {line.split()[1] for line in told if line.startswith("exec-started")} == started
-        assert sorted(line for line in told if line.startswith("exit e")) == sorted(
+        events = harness.sink.events_of("c1")
+        assert {line.split()[1] for line in events if line.startswith("exec-started")} == started
+        assert sorted(line for line in events if line.startswith("exit e")) == sorted(
             f"exit {name}" for name in started
         )
-        assert told[-2:] == ["exit c1", "delete c1"]
+        assert events[-2:] == ["exit c1", "delete c1"]
 
     in_harness(setup, scenario)
 

@@ -51,19 +51,19 @@ def test_paused_container_refuses_what_the_reference_refuses(setup: Setup) -> No
         assert await refused(task.delete("c1")) == (2, "cannot delete a paused process")
         assert await refused(task.pause("c1")) == (2, "cannot pause a paused container")
         assert await refused(task.exec("c1", "e2", TRUE)) == (2, "cannot exec in a paused state")
-        said = words(
+        expected = words(
             runc="exec failed: cannot exec in a paused container (use --ignore-paused to override)",
             crun="the container `c1` is paused",
         )
-        assert await refused(task.start("c1", "e1")) == (2, f"OCI runtime exec failed: {said}")
+        assert await refused(task.start("c1", "e1")) == (2, f"OCI runtime exec failed: {expected}")
         await task.update("c1", {})
         assert (await task.state("c1")).pid in await task.pids("c1")
         await task.resume("c1")
         assert (await task.state("c1")).status == "RUNNING"
         assert await refused(task.resume("c1")) == (2, "cannot resume a running process")
         await end(container)
-        told = harness.sink.events_of("c1")
-        assert [line for line in told if not line.startswith("exec")] == [
+        events = harness.sink.events_of("c1")
+        assert [line for line in events if not line.startswith("exec")] == [
             "create c1",
             "start c1",
             "paused c1",
@@ -129,7 +129,7 @@ def test_created_and_stopped_containers_are_neither_paused_nor_resumed(setup: Se
 @pytest.mark.rule("task.init.14")
 @pytest.mark.runc("crun does not thaw what it kills on cgroup v1")
 def test_paused_container_that_is_killed_ends_without_being_resumed(setup: Setup) -> None:
-    """Kill 9 ends it, its exit is told, nobody hears of a resume."""
+    """Kill 9 ends it, its exit is published, a resume is not."""
 
     async def scenario(harness: Harness) -> None:
         container = await harness.run("c1", *SLEEP.args)
@@ -227,11 +227,11 @@ def test_failed_pause_leaves_the_container_running(faulty: Setup, faults: Faults
     async def scenario(harness: Harness) -> None:
         container = await harness.run("c1", *SLEEP.args)
         faults.at("pause.before", "echo pausebad >&2; exit 1")
-        said = (
+        expected = (
             f"OCI runtime pause failed: {faults.binary} did not terminate successfully: "
             "exit status 1: pausebad\n"
         )
-        assert await refused(container.task.pause("c1")) == (2, said)
+        assert await refused(container.task.pause("c1")) == (2, expected)
         assert (await container.task.state("c1")).status == "RUNNING"
         await container.task.pause("c1")
         faults.at("resume.before", "exit 1")
@@ -269,7 +269,7 @@ def test_pause_that_is_killed_does_not_leave_the_container_frozen(
 @pytest.mark.rule("task.init.15")
 @pytest.mark.runc("crun does not thaw what it kills on cgroup v1")
 def test_exit_while_paused_is_told_after_the_runtime_resumed(faulty: Setup, faults: Faults) -> None:
-    """The exit is known at once; what is left is thawed before it is told."""
+    """The exit is known at once; what is left is thawed before the exit is published."""
 
     async def scenario(harness: Harness) -> None:
         container = await harness.run("c1", *SLEEP.args)

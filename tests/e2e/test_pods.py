@@ -281,7 +281,7 @@ def _terminals(setup: Setup, count: int) -> None:
             bundle.remove()
             shutil.rmtree(folder)
 
-        # The mounts' thread has said its last word; the kernel has still to take it down.
+        # The mounts' thread is done; the kernel has still to remove it.
         await eventually(lambda: threads(pid) == before[1], "the threads to be as before")
         assert fds_at_rest(pid) == before[0]
         await end(pod)
@@ -321,7 +321,7 @@ def test_create_after_the_last_shutdown_is_refused(setup: Setup) -> None:
         other = await second_client(container)
         shim = await shim_pid(container)
         await container.outputs_ended()
-        harness.sink.stall()  # TaskDelete waits for somebody to take it
+        harness.sink.stall()  # TaskDelete waits for a sink that reads
         await container.task.delete("c1")
         await container.task.shutdown("c1")
         call = created_without_start(harness, other, "c2", member("true"))

@@ -24,7 +24,7 @@ from tests.support.host import words
 pytestmark = pytest.mark.root
 
 SLEEP = spec.Wanted(["sleep", "1000"])
-# What a restore is to whoever looks at the result: the container is made, and runs.
+# What a restore does, as its result shows: the container is made, and runs.
 RESTORE = """
 ROOT=$2
 while [ $# -gt 1 ]; do
@@ -184,7 +184,7 @@ def test_restored_process_that_ends_at_once_is_started_before_it_exits(
 
 
 @pytest.mark.rule("task.restore.4")
-@pytest.mark.ours("Go's leave a running container that nobody knows")
+@pytest.mark.ours("Go's leave a running container that no shim knows")
 def test_restore_whose_output_nobody_opens_is_undone_and_can_be_repeated(
     faulty: Setup, faults: Faults, image: str, tmp_path: Path
 ) -> None:

@@ -165,7 +165,7 @@ def test_root_of_hundreds_of_layers_runs(setup: Setup, count: int, spread: bool)
 @pytest.mark.rule("mounts.mount.1")
 @pytest.mark.ours("Debian 12's words are others")
 @pytest.mark.parametrize(
-    ("mount", "said"),
+    ("mount", "error"),
     [
         (Mount("fuse3.nosuchfs", "s", ""), "mount helper [mount.fuse3 [s /"),
         (Mount("bind", "/", "", ("rbind", "uidmap=0:1:1")), "needs both uidmap and gidmap"),
@@ -173,8 +173,8 @@ def test_root_of_hundreds_of_layers_runs(setup: Setup, count: int, spread: bool)
         (Mount("bind", "/proc", "", ("bind", *MAPS)), "cannot idmap /proc: mount_setattr"),
     ],
 )  # fmt: skip
-def test_root_that_cannot_be_mounted_leaves_nothing(setup: Setup, mount: Mount, said: str) -> None:
-    """The client is told why; what was mounted before it is gone, and a next Create works."""
+def test_root_that_cannot_be_mounted_leaves_nothing(setup: Setup, mount: Mount, error: str) -> None:
+    """The client gets the reason; what was mounted before it is gone, and a next Create works."""
 
     async def scenario(harness: Harness) -> None:
         container = await harness.start_shim("c1", spec.Wanted(["true"]))
@@ -183,7 +183,7 @@ def test_root_that_cannot_be_mounted_leaves_nothing(setup: Setup, mount: Mount, 
 
         assert code == 2
         assert text.startswith("failed to mount rootfs component: ")
-        assert said in text
+        assert error in text
         assert mounts_below(container.bundle.path) == []
         await assert_alive_and_empty(container)
         await container.create(rootfs=[good])

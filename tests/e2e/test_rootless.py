@@ -138,7 +138,7 @@ def test_container_of_a_users_dead_shim_is_cleaned_by_delete(user: User, runtime
     assert user.do(lambda: in_harness(setup_of(user, runtime), scenario)) == 0
 
 
-def test_streams_that_cannot_be_the_containers_are_told(user: User) -> None:
+def test_streams_that_cannot_be_the_containers_are_refused(user: User) -> None:
     """Without io_uid and io_gid they are to be root's; nothing is left of the Create."""
 
     async def scenario(harness: Harness) -> None:

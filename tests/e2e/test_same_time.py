@@ -23,7 +23,7 @@ SLEEP = spec.Wanted(["sleep", "1000"])
 
 @pytest.mark.rule("task.create.12")
 def test_one_of_two_creates_of_an_id_succeeds(setup: Setup) -> None:
-    """The other is told what the runtime would say, and harms nothing."""
+    """The other gets the runtime's own words, and harms nothing."""
 
     async def scenario(harness: Harness) -> None:
         container = await harness.start_shim("c1", SLEEP)
@@ -57,11 +57,11 @@ def test_one_of_two_starts_succeeds_and_all_waiters_are_told(setup: Setup) -> No
         waits = [asyncio.create_task(task.wait("c1")) for _ in range(20)]
         starts = await asyncio.gather(*(task.start("c1") for _ in range(2)), return_exceptions=True)
         assert [each for each in starts if isinstance(each, int)] == [(await task.state("c1")).pid]
-        told = {(each.status, each.at_ns) for each in await asyncio.gather(*waits)}
-        assert len(told) == 1
+        exits = {(each.status, each.at_ns) for each in await asyncio.gather(*waits)}
+        assert len(exits) == 1
         ended = (await task.state("c1")).exit
         assert ended is not None
-        assert told == {(6, ended.at_ns)}
+        assert exits == {(6, ended.at_ns)}
         await container.remove()
 
     in_harness(setup, scenario)
@@ -118,7 +118,7 @@ def test_one_of_many_deletes_succeeds(setup: Setup) -> None:
 def test_calls_that_come_during_a_delete_find_a_deleted_container(
     faulty: Setup, faults: Faults
 ) -> None:
-    """They wait for it, and then hear of a state that nobody else sees (3.2)."""
+    """They wait for it, and then hear of a state that no other call sees (3.2)."""
 
     async def scenario(harness: Harness) -> None:
         container = await harness.run("c1", "true")
@@ -140,7 +140,7 @@ def test_calls_that_come_during_a_delete_find_a_deleted_container(
 
 @pytest.mark.rule("task.exec.9")
 def test_one_of_many_execs_of_an_id_is_recorded(setup: Setup) -> None:
-    """The others are told that the id is taken, and change nothing."""
+    """The others get the error that the id is taken, and change nothing."""
 
     async def scenario(harness: Harness) -> None:
         container = await harness.run("c1", *SLEEP.args)
@@ -207,7 +207,7 @@ def test_exit_that_a_kill_causes_is_told_after_its_answer(faulty: Setup, faults:
         kill = asyncio.create_task(task.kill("c1", 9))
         await eventually(lambda: faults.held("kill.after"), "the runtime to have killed it")
         await eventually(lambda: not alive(pid), "the container to end")
-        for _ in range(9):  # what was to be told by now would have come before these answers
+        for _ in range(9):  # an event due by now would have come before these answers
             await task.connected("c1")
 
         assert not kill.done()

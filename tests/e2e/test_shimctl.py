@@ -78,9 +78,9 @@ def test_signal_to_run_reaches_the_container(host: Host) -> None:
     assert client.stdout is not None
     assert client.stdout.readline() == "up\n"
     client.send_signal(signal.SIGINT)
-    said, _ = client.communicate(timeout=30)
+    output, _ = client.communicate(timeout=30)
 
-    assert (client.returncode, said) == (4, "told\n")
+    assert (client.returncode, output) == (4, "told\n")
 
 
 def test_detached_container_lives_through_all_commands(host: Host, shimctl: Shimctl) -> None:
@@ -121,7 +121,7 @@ def test_kept_container_is_deleted_with_its_status(host: Host, shimctl: Shimctl)
 
 @pytest.mark.ours("Go leaves the dead socket")
 def test_container_of_a_dead_shim_is_deleted_by_force(host: Host, shimctl: Shimctl) -> None:
-    """A crash leaves a container nobody serves: it is listed so, and can be removed."""
+    """A crash leaves a container without a shim: it is listed so, and can be removed."""
     shimctl("run", "--shim", host.shim, "-d", "--id", "c1", "--", "sleep", "1000")
     shim = int(shimctl("list").stdout.splitlines()[1].split()[4])
     os.kill(shim, signal.SIGKILL)
@@ -135,7 +135,7 @@ def test_container_of_a_dead_shim_is_deleted_by_force(host: Host, shimctl: Shimc
 @pytest.mark.runc("make run knows no other")
 def test_story_of_make_run_is_true(host: Host) -> None:
     """`make run`: output, status, a killed client and the one that takes over, nothing left."""
-    told = subprocess.run(
+    done = subprocess.run(
         [sys.executable, "-m", "shimv2.shimctl.story", "--shim", host.shim],
         check=False,
         capture_output=True,
@@ -143,6 +143,6 @@ def test_story_of_make_run_is_true(host: Host) -> None:
         timeout=60,
     )
 
-    assert told.returncode == 0, told.stdout + told.stderr
-    assert "hello from pid 1" in told.stdout
-    assert "Nothing is left" in told.stdout
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "hello from pid 1" in done.stdout
+    assert "Nothing is left" in done.stdout

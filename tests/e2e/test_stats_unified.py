@@ -94,7 +94,7 @@ def test_every_field_is_what_its_file_says(setup: Setup, runtime: str, disk: str
         after = everything(folder)
 
         assert packed.type_url == "io.containerd.cgroups.v2.Metrics"
-        found = told(cgroups_v2_pb2.Metrics.FromString(packed.value))
+        found = numbers_of(cgroups_v2_pb2.Metrics.FromString(packed.value))
         assert found.keys() == before.keys()
         for name, value in found.items():
             low, high = sorted((before[name], after[name]))
@@ -131,7 +131,7 @@ def test_every_controller_of_the_machine_counts(setup: Setup, runtime: str, disk
 
 
 def everything(folder: Path) -> Numbers:
-    """Name each number of the cgroup as `told` does."""
+    """Name each number of the cgroup as `numbers_of` does."""
     found = {
         "pids.current": number(folder, "pids.current"),
         "pids.limit": number(folder, "pids.max"),
@@ -184,7 +184,7 @@ def io_of(folder: Path) -> dict[str, Numbers]:
 # --- the message, flattened in the same names -----------------------------------------------------
 
 
-def told(metrics: cgroups_v2_pb2.Metrics) -> Numbers:
+def numbers_of(metrics: cgroups_v2_pb2.Metrics) -> Numbers:
     value: Callable[[object, str], int] = getattr
     found = {"pids.current": metrics.pids.current, "pids.limit": metrics.pids.limit}
     for message, fields in FIELDS.items():

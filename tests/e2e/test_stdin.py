@@ -31,7 +31,7 @@ def writer(fifo: str) -> Iterator[int]:
 
 
 def is_broken(number: int) -> bool:
-    """Whether a client that writes is told that nobody will ever read it."""
+    """Whether a client that writes gets EPIPE, as there will never be a reader."""
     try:
         os.write(number, b"x" * 4096)
     except BrokenPipeError:
@@ -155,7 +155,7 @@ def test_streams_belong_to_the_owner_that_the_options_name(setup: Setup, uid: in
         stdio = Stdio(bundle.fifo("stdin"), bundle.fifo("stdout"), bundle.fifo("stderr"))
         await container.create(rootfs=[harness.root_mount(bundle)], stdio=stdio, options=options)
         await task.start("c1")
-        said = [container.stdout, container.stderr]
+        streams = [container.stdout, container.stderr]
         bundle.make_fifos(exec_id="e1")
         paths = [bundle.fifo(name, exec_id="e1") for name in ("stdin", "stdout", "stderr")]
         of_exec = [Capture(paths[1]), Capture(paths[2])]
@@ -168,7 +168,7 @@ def test_streams_belong_to_the_owner_that_the_options_name(setup: Setup, uid: in
         await task.wait("c1")
         # The runtime gives them to the process's user: runc leaves them their group, crun does not.
         owners = [f"{uid}:{1002 if RUNTIME_UNDER_TEST == 'runc' else 1003}:600"] * 3
-        for out, err in (said, of_exec):
+        for out, err in (streams, of_exec):
             assert isinstance(out, Capture)
             assert isinstance(err, Capture)
             await out.ended()

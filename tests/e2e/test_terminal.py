@@ -212,7 +212,7 @@ def test_exec_with_a_terminal_takes_its_first_size_from_the_request(setup: Setup
 @pytest.mark.rule("io.terminal.11")
 @pytest.mark.ours("the terminal is left in the shim")
 def test_exec_whose_child_keeps_the_terminal_is_over_all_the_same(setup: Setup) -> None:
-    """The child is hung up with the exec, and Delete waits for nobody."""
+    """The child is hung up with the exec, and Delete waits for no client."""
 
     async def scenario(harness: Harness) -> None:
         container = await harness.run("c1", "sleep", "1000")
@@ -268,7 +268,7 @@ CREATE = f"{OCI}runc create failed: "
 COPY = "failed to start console copy: "
 PARSE = f'{COPY}unable to parse stdout uri: parse "%zz:/x":'
 LOGGER = f"{COPY}failed to start logging binary process:"
-# What the request's stdout is, whether request and configuration have a terminal, what is said.
+# What the request's stdout is, whether request and configuration have a terminal, and the error.
 TERMINALS_REFUSED = (
     ("", True, True, f"{COPY}stat : no such file or directory"),
     ("file:///x", True, True, f"{COPY}stat file:///x: no such file or directory"),

@@ -22,7 +22,7 @@ UNKNOWN: Final = (5, "container not created: not found")
 ENDED: Final = (5, "process already finished: not found")
 
 Calls = Mapping[str, Callable[[], Awaitable[object]]]
-Said = str | tuple[int, str]  # a text has code 2
+Refusal = str | tuple[int, str]  # a text has code 2
 
 
 def calls_of_init(task: TaskClient, id_: str = "c1") -> Calls:
@@ -54,13 +54,13 @@ def calls_of_exec(task: TaskClient, exec_id: str) -> Calls:
     }
 
 
-async def check(calls: Calls, said: Mapping[str, Said], *left_out: str) -> None:
-    """See that each call is refused as `said`, and all others are not."""
+async def check(calls: Calls, refusals: Mapping[str, Refusal], *left_out: str) -> None:
+    """See that each call of `refusals` is refused so, and all others are not."""
     for name, call in calls.items():
         if name in left_out:
             continue
-        if name in said:
-            expected = said[name]
+        if name in refusals:
+            expected = refusals[name]
             assert (name, await refused(call())) == (
                 name,
                 (2, expected) if isinstance(expected, str) else expected,
@@ -78,11 +78,11 @@ def test_created_container_is_started_updated_or_deleted(setup: Setup) -> None:
     async def scenario(harness: Harness) -> None:
         container = await harness.create("c1", SLEEP)
         task = container.task
-        said = {
+        refusals = {
             "pause": "cannot pause task in created state",
             "resume": "cannot resume task in created state",
         }
-        await check(calls_of_init(task), said, "start", "delete")
+        await check(calls_of_init(task), refusals, "start", "delete")
         state = await task.state("c1")
         assert (state.status, state.pid > 0, state.exit) == ("CREATED", True, None)
         assert await task.pids("c1") == [state.pid]
@@ -105,12 +105,12 @@ def test_running_container_is_neither_started_nor_deleted_nor_resumed(setup: Set
     async def scenario(harness: Harness) -> None:
         container = await harness.run("c1", *SLEEP.args)
         task = container.task
-        said = {
+        refusals = {
             "start": "cannot start a running process",
             "resume": "cannot resume a running process",
             "delete": "cannot delete a running process",
         }
-        await check(calls_of_init(task), said, "pause")
+        await check(calls_of_init(task), refusals, "pause")
         await task.shutdown("c1")
         assert os.path.exists(container.reply.path)  # gone before the answer, if it ended
         assert (await task.state("c1")).status == "RUNNING"
@@ -134,14 +134,14 @@ def test_paused_container_is_only_looked_at_updated_or_resumed(setup: Setup) -> 
         container = await harness.run("c1", *SLEEP.args)
         task = container.task
         await task.pause("c1")
-        said = {
+        refusals = {
             "start": "cannot start a paused process",
             "pause": "cannot pause a paused container",
             "exec": "cannot exec in a paused state",
             "delete": "cannot delete a paused process",
         }
         # A signal would be delivered, and crun takes a frozen container for one it cannot reach.
-        await check(calls_of_init(task), said, "resume", "kill")
+        await check(calls_of_init(task), refusals, "resume", "kill")
         assert (await task.state("c1")).status == "PAUSED"
         assert await refused(task.state("c1", "refused")) == (
             5,
@@ -161,7 +161,7 @@ def test_stopped_container_is_only_looked_at_or_deleted(setup: Setup) -> None:
         container = await harness.run("c1", "sh", "-c", "exit 3")
         task = container.task
         ended = await task.wait("c1")
-        said: dict[str, Said] = {
+        refusals: dict[str, Refusal] = {
             "start": "cannot start a stopped process",
             "pause": "cannot pause a stopped container",
             "resume": "cannot resume a stopped container",
@@ -169,7 +169,7 @@ def test_stopped_container_is_only_looked_at_or_deleted(setup: Setup) -> None:
             "exec": "cannot exec in a stopped state",
             "kill": ENDED,
         }
-        await check(calls_of_init(task), said, "delete")
+        await check(calls_of_init(task), refusals, "delete")
         assert await refused(task.kill("c1", signal.SIGKILL)) == ENDED
         state = await task.state("c1")
         assert state.status == "STOPPED"
@@ -235,7 +235,7 @@ def test_container_that_is_not_there_is_not_found_by_any_method(setup: Setup, ve
         await ask("c2")
         await container.task.start("c1")
         await container.kill_and_wait()
-        # Client libraries delete once; what was told to one is told to another that asks again.
+        # Client libraries delete once; what one Delete answered another one answers again.
         await task.delete("c1")
         for name, call in calls_of_init(task).items():
             if name != "delete":
@@ -292,7 +292,7 @@ def test_exec_refuses_what_its_state_does_not_allow(setup: Setup) -> None:
 
         await task.kill("c1", signal.SIGKILL, "e1")
         ended = await task.wait("c1", "e1", timeout_s=10)
-        stopped: dict[str, Said] = {
+        stopped: dict[str, Refusal] = {
             "start": "cannot start a stopped process",
             "resize": "cannot resize a stopped container",
             "kill": ENDED,
@@ -316,7 +316,7 @@ def test_exec_refuses_what_its_state_does_not_allow(setup: Setup) -> None:
 
 
 async def end_with_events(harness: Harness, container: Container) -> None:
-    """End it; each of the two processes named e1 was told once, and no Delete of an exec."""
+    """End it; each of the two processes named e1 was published once, and no Delete of an exec."""
     await container.kill_and_wait()
     await container.remove()
     one = ["exec-added e1", "exec-started e1", "exit e1"]
@@ -342,7 +342,7 @@ def test_exec_of_an_ended_container_is_not_started(setup: Setup) -> None:
         never = await task.delete("c1", "e1")
         assert (never.pid, never.status) == (0, 0)
         await container.remove()
-        told = harness.sink.events_of("c1")
-        assert told == ["create c1", "start c1", "exec-added e1", "exit c1", "delete c1"]
+        events = harness.sink.events_of("c1")
+        assert events == ["create c1", "start c1", "exec-added e1", "exit c1", "delete c1"]
 
     in_harness(setup, scenario)

@@ -70,8 +70,8 @@ def table(rows: Sequence[Row]) -> str:
     lines = [f"\n{'interpreter':<14}{'part':<20}{'passed':>7}{'failed':>7}{'skipped':>8}{'s':>6}"]
     for row in rows:
         counts = f"{row.passed:>7}{row.failed:>7}{row.skipped:>8}{row.seconds:>6.0f}"
-        told = f"missing: {row.missing}" if row.missing else counts
-        lines.append(f"{row.python:<14}{row.part:<20}{told}")
+        result = f"missing: {row.missing}" if row.missing else counts
+        lines.append(f"{row.python:<14}{row.part:<20}{result}")
     return "\n".join(lines)
 
 

@@ -48,7 +48,7 @@ def find(name: str) -> str:
 
 
 def make(name: str, interpreter: str) -> Environment:
-    """Return the environment of an interpreter, made anew if the interpreter or the needs changed.
+    """Return the environment of an interpreter, made again if the interpreter or the needs changed.
 
     Raises:
         Missing: it cannot be made.
@@ -72,7 +72,7 @@ def pip_install(python: Path, *requirements: str, target: Path | None = None) ->
     """Install into the environment of `python`, or for it into a folder.
 
     Raises:
-        Missing: pip fails; it has said why on standard error.
+        Missing: pip fails; the reason is on standard error.
     """
     pip = CACHE / "pip" / "pip"  # one for all: Debian's interpreters come without
     if not pip.exists():

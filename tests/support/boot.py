@@ -113,7 +113,7 @@ class Boot:
         env: Mapping[str, str] = {},
         setup: Callable[[], object] | None = None,
     ) -> Done:
-        """Run to the end of file of both outputs: of whoever holds them."""
+        """Run until both outputs reach end of file: no process has them open any more."""
         done = subprocess.run(
             args,
             cwd=cwd or self.state,

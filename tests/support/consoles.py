@@ -28,7 +28,7 @@ def hand_over(path: str, fds: Sequence[int], *, name: bytes = NAME) -> None:
 async def console(
     stdout: str, *, stdin: str = "", policy: IoPolicy | None = None
 ) -> AsyncIterator[tuple[ProcessIO, str]]:
-    """Connected streams with a terminal, and the name of its slave, which nobody else has open."""
+    """Connected streams with a terminal, and the name of its slave, which nothing else has open."""
     io = open_console(stdout, stdin=stdin, policy=policy)
     master, tty = (Fd(number) for number in os.openpty())
     try:

@@ -22,10 +22,10 @@ _FLAGS: Final = ("--bridge=none", "--iptables=false")
 
 
 class Dockerd:
-    """One daemon.  Owns its process; the containerd and its folder belong to whoever made them.
+    """One daemon.  Owns its process; the containerd and its folder belong to their maker.
 
     Cgroups, namespaces and folders carry the containerd's namespace as their name, so that what is
-    left behind can be told from other people's.
+    left behind can be distinguished from other runs'.
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class Dockerd:
     def close(self) -> None:
         """Stop it for good: what it keeps mounted for its next start goes as well.
 
-        Not below a container that is still there: that is for whoever looks for what is left.
+        Not below a container that is still there: the check for leaks shall find that one.
         """
         self.stop()
         with open("/proc/self/mountinfo", encoding="utf-8") as file:
@@ -139,7 +139,7 @@ class Dockerd:
         )
         return done.stdout
 
-    def said(self, *args: str) -> str:
+    def output(self, *args: str) -> str:
         """Return what a docker command prints, without the end of its last line."""
         return self.docker(*args).stdout.decode().removesuffix("\n")
 
@@ -165,7 +165,7 @@ class Dockerd:
                 process.kill()
 
     def id(self, container: str) -> str:
-        return self.said("inspect", "-f", "{{.Id}}", container)
+        return self.output("inspect", "-f", "{{.Id}}", container)
 
     def events(self, id_: str) -> list[tuple[str, str]]:
         """Return action and exit status ("" = none) of each event of a container so far.
@@ -174,7 +174,7 @@ class Dockerd:
         """
         what = '{{.Action}}|{{index .Actor.Attributes "exitCode"}}'
         until = f"--until={time.time():.6f}"
-        lines = self.said(
+        lines = self.output(
             "events", "--since=0", until, f"--filter=container={id_}", f"--format={what}"
         ).splitlines()
         # An exec's has its command behind a colon.
@@ -185,10 +185,12 @@ class Dockerd:
 
     def pids(self, container: str) -> list[int]:
         """Return the processes of a container, as the daemon has them from the shim."""
-        return [int(word) for word in self.said("top", container, "-eo", "pid").split()[1:]]
+        return [int(word) for word in self.output("top", container, "-eo", "pid").split()[1:]]
 
     def state(self, container: str) -> dict[str, Any]:
-        found: dict[str, Any] = json.loads(self.said("inspect", "-f", "{{json .State}}", container))
+        found: dict[str, Any] = json.loads(
+            self.output("inspect", "-f", "{{json .State}}", container)
+        )
         return found
 
     def wait_state(self, container: str, status: str, *, limit_s: float = 30.0) -> dict[str, Any]:
@@ -203,13 +205,13 @@ class Dockerd:
         return seen
 
     def wait_logs(self, container: str, text: str, *, limit_s: float = 30.0) -> None:
-        """Wait until a container has said `text`, and nothing else."""
+        """Wait until a container has printed `text`, and nothing else."""
         what = f"{container} to say {text!r}"
-        until(lambda: self.said("logs", container) == text, what, limit_s=limit_s)
+        until(lambda: self.output("logs", container) == text, what, limit_s=limit_s)
 
     def containers(self) -> list[str]:
         """Return the ids of all containers, stopped ones as well."""
-        return self.said("ps", "--all", "--quiet", "--no-trunc").split()
+        return self.output("ps", "--all", "--quiet", "--no-trunc").split()
 
     def _answers(self) -> bool:
         return self.docker("version", check=False).returncode == 0

@@ -131,7 +131,7 @@ PREFIXES: Final = {
 
 
 def failure(fake: FakeRuntime, verb: Verb, **options: Any) -> str:
-    """Run a verb that fails; what a client is told."""
+    """Run a verb that fails; return the error that a client gets."""
     with pytest.raises(RuntimeFailed) as caught:
         fake.run(verb, **options)
     return str(caught.value)

@@ -46,7 +46,7 @@ def _commit_before(path: str) -> str:
 
 
 def _git(*args: str) -> str:
-    # The tree may be somebody else's: it is only read.
+    # The tree may belong to another user: it is only read.
     command = ["git", "-c", f"safe.directory={ROOT}", "-C", ROOT, *args]
     try:
         done = subprocess.run(command, check=False, capture_output=True, text=True)

@@ -136,10 +136,10 @@ def _or_error(ask: Any, *words: int) -> Any:
 
 def inherited(path: str, bundle: Path) -> dict[str, Any]:
     """Have the server at `path` run a program in place of a runtime; what that one inherited."""
-    told, program = bundle / "inherited.json", bundle / "runtime-that-tells"
+    report, program = bundle / "inherited.json", bundle / "runtime-that-tells"
     root = Path(__file__).resolve().parents[2]
     program.write_text(
-        _RUNTIME.format(first=run_by(sys.executable), root=str(root), path=str(told))
+        _RUNTIME.format(first=run_by(sys.executable), root=str(root), path=str(report))
     )
     program.chmod(0o755)
     options = runc_pb2.Options(binary_name=str(program), root=str(bundle / "state"))
@@ -150,5 +150,5 @@ def inherited(path: str, bundle: Path) -> dict[str, Any]:
         client.call(
             "containerd.task.v2.Task", "Create", request, CreateTaskResponse, timeout_s=_LIMIT_S
         )
-    found: dict[str, Any] = json.loads(told.read_text())
+    found: dict[str, Any] = json.loads(report.read_text())
     return found

@@ -1,7 +1,7 @@
 """What a run of the suite proved: which tests that name rules passed, and with which runtime.
 
 With `SHIM_TEST_RULES=FOLDER` each run leaves one file there.  Files of several runs - another
-runtime, another machine - add up: whoever made them, they only have to lie in one folder.
+runtime, another machine - add up: they only have to lie in one folder.
 """
 
 import json

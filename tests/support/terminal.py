@@ -117,8 +117,8 @@ class Terminal:
 def resized(terminal: Terminal, columns: int, rows: int) -> None:
     """Wait until the container's terminal has that size, as a program in it sees.
 
-    ctr looks at the size once before it listens for changes: it never hears of one in between, and
-    is told of it again.  That the shim loses none is checked without ctr.
+    ctr looks at the size once before it listens for changes.  It misses one in between, so
+    the size is set again.  That the shim loses none is checked without ctr.
     """
     size = b"%d %d" % (rows, columns)
     terminal.type(

@@ -1,4 +1,4 @@
-"""Bytes that are no message, and what a peer is told of them."""
+"""Bytes that are no message, and what a peer gets as the answer."""
 
 from typing import Final
 

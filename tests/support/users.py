@@ -8,7 +8,7 @@ from typing import Final
 from shimv2.kernel import linux
 from tests.support.children import wait_for
 
-USER: Final = 1000  # nobody needs to have that number
+USER: Final = 1000  # no user needs to have that number
 
 
 def as_user(
@@ -30,7 +30,7 @@ def as_user(
             linux.set_dumpable(True)  # or /proc/self would be root's until the next exec
             work()
             os._exit(0)
-        except BaseException:  # noqa: BLE001 - told, and the end of the child
+        except BaseException:  # noqa: BLE001 - printed, and the end of the child
             traceback.print_exc()
         finally:
             os._exit(1)

@@ -42,7 +42,7 @@ class Reader:
     data: bytearray = field(default_factory=bytearray)
 
     def __post_init__(self) -> None:
-        # A daemon thread: after a failure nobody ends the stream it waits for.
+        # A daemon thread: after a failure nothing ends the stream it waits for.
         self._thread = threading.Thread(target=self._read, name=self.path, daemon=True)
         self._thread.start()
 

@@ -1,4 +1,4 @@
-"""Whether anybody writes to a file, as the kernel tells it; also of files that keep nothing."""
+"""Whether a process writes to a file, from inotify; also for files that keep nothing."""
 
 import ctypes
 import os
@@ -40,8 +40,8 @@ class Writes:
             events = os.read(self._fd, _READ_BYTES)
         except BlockingIOError:
             return set()
-        told = _EVENT.iter_unpack(events)
-        return {self._names[watch] for watch, mask, _, _ in told if mask & _IN_MODIFY}
+        found = _EVENT.iter_unpack(events)
+        return {self._names[watch] for watch, mask, _, _ in found if mask & _IN_MODIFY}
 
 
 def _last_error(what: str) -> OSError:

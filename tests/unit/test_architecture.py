@@ -1,4 +1,4 @@
-"""Who may import whom.  The table below is the layout of the code.
+"""Which package may import which.  The table below is the layout of the code.
 
 A package imports only from itself and from the rows above its own.  Inside a package, no chain of
 imports leads back to where it began.  The tool is apart: the shim never imports it.

@@ -121,7 +121,7 @@ def test_two_callers_at_once_do_not_join() -> None:
     run(main())
 
 
-def test_kept_outcome_is_told_again_until_forgotten() -> None:
+def test_kept_outcome_is_returned_again_until_forgotten() -> None:
     """A Delete whose reply was lost gives the same exit when it is repeated."""
 
     async def main() -> None:
@@ -146,8 +146,8 @@ def test_kept_outcome_is_told_again_until_forgotten() -> None:
 
 
 @pytest.mark.parametrize("keep", [False, True])
-def test_failure_is_told_to_one_caller_and_not_kept(keep: bool) -> None:
-    """After an error the verb may be tried again, whoever saw the error."""
+def test_failure_is_raised_for_one_caller_and_not_kept(keep: bool) -> None:
+    """After an error the verb may be tried again, whichever caller got the error."""
 
     async def main() -> None:
         background = Background()
@@ -172,7 +172,7 @@ def test_failure_is_told_to_one_caller_and_not_kept(keep: bool) -> None:
     run(main())
 
 
-def test_outcomes_kept_for_nobody_are_bounded() -> None:
+def test_outcomes_kept_without_a_caller_are_bounded() -> None:
     """Callers who never come back must not make the shim grow."""
 
     async def main() -> None:

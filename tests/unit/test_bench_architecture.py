@@ -1,4 +1,4 @@
-"""Who may import whom in the bench, and in what it has in common with the tests."""
+"""Which module of the bench, and of what it shares with the tests, may import which."""
 
 import ast
 from collections.abc import Iterator

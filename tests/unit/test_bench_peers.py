@@ -42,7 +42,7 @@ def test_peer_that_was_asked_for_has_to_be_there() -> None:
         _found([GO_1_6], f"{GO_1_6},{RUST}", peer, [])
 
 
-def test_unknown_peer_is_told_with_those_there_are() -> None:
+def test_unknown_peer_is_reported_with_those_there_are() -> None:
     """A typing error is seen at once."""
     with pytest.raises(NoPeer, match=r"there is no peer go-3, but go-2\.1, .*rust"):
         find_peer("go-3")

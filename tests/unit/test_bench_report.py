@@ -80,7 +80,7 @@ def test_variant_of_ours_has_rows_and_bars_of_its_own(results: Results) -> None:
     )
 
 
-def test_goal_is_told_beside_the_bar() -> None:
+def test_goal_is_shown_beside_the_bar() -> None:
     """What is wanted is not what is judged."""
     bar = Bar("exec", GO_2_1, 1.0, goal=0.95)
 
@@ -117,7 +117,7 @@ def test_json_holds_all_that_is_needed_to_tell_it_again(results: Results) -> Non
     [(0.0, "0"), (0.01234, "0.0123"), (3.14159, "3.14"), (42.0, "42"), (1234.5, "1,234")],
 )
 def test_numbers_are_written_with_three_digits_that_count(value: float, wanted: str) -> None:
-    """More digits would claim a precision nobody has."""
+    """More digits would claim a precision that no figure has."""
     assert report.figure(value) == wanted
 
 
@@ -140,7 +140,7 @@ def test_page_keeps_what_was_written_by_hand(results: Results, tmp_path: Path) -
 
 
 def test_page_without_the_marks_is_not_touched(results: Results, tmp_path: Path) -> None:
-    """Somebody's text is never overwritten."""
+    """A hand-written text is never overwritten."""
     target = tmp_path / "performance.md"
     target.write_text("all by hand\n")
 

@@ -26,7 +26,7 @@ def test_experiment_brings_all_its_figures_and_a_figure_only_itself() -> None:
     assert (steps.name, [measure.name for measure in one]) == ("steps", ["delete"])
 
 
-def test_unknown_name_is_told_with_those_there_are() -> None:
+def test_unknown_name_is_reported_with_those_there_are() -> None:
     """A typing error must not be a run that measures nothing."""
     with pytest.raises(suite.NoSuchFigure, match=r"strat: there are .*start"):
         suite.chosen(KNOWN, {"strat", "delete"})

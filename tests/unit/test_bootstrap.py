@@ -235,7 +235,7 @@ def test_missing_cgroup_is_refused() -> None:
         daemonize.join_cgroup("/b-none")
 
 
-def test_oom_score_of_nobody_is_an_error() -> None:
+def test_oom_score_of_no_process_is_an_error() -> None:
     text = "failed to adjust OOM score for shim: get parent OOM score: open /proc/0/oom_score_adj"
     with pytest.raises(Refused, match=text):
         daemonize.oom_score_of(0)

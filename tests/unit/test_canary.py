@@ -37,18 +37,18 @@ def live() -> str:
 
 def shared(life: Callable[[], str], *, limit_s: float = 20.0) -> str:
     """Share in a fork; what the process that went on says, and whether its memory is shared."""
-    heard, told = os.pipe()
+    heard, writer = os.pipe()
 
     def zygote() -> bool:
         def hand_over(pid: int) -> None:
-            os.write(told, f"{pid}|".encode())
+            os.write(writer, f"{pid}|".encode())
 
         reason = canary.share(life, ANSWERS, hand_over, limit_s=limit_s)
-        os.write(told, f"{os.getpid()}|{reason}|{publish.is_published()}".encode())
+        os.write(writer, f"{os.getpid()}|{reason}|{publish.is_published()}".encode())
         return True
 
     in_fork(zygote)
-    os.close(told)
+    os.close(writer)
     with os.fdopen(heard) as file:
         *moved, pid, reason, is_published = file.read().split("|")
     assert is_published == str(reason == "")
@@ -89,7 +89,7 @@ def test_canary_without_an_end_is_not_waited_for() -> None:
         while True:
             time.sleep(60)  # the limit of the canary is shorter
 
-    assert shared(life, limit_s=1.0) == "there is no end of it"
+    assert shared(life, limit_s=1.0) == "the canary did not end in time"
     until(lambda: not _running(marker[:15]), "the canary to end")
 
 
@@ -203,7 +203,7 @@ def test_ranges_of_bytecode_hold_whole_instructions_of_one_page() -> None:
 
 @needs_library
 def test_code_goes_back_to_what_it_was_and_still_answers() -> None:
-    """A fork specializes code anew after each reclaim: for other types, and in other classes."""
+    """A fork specializes code again after each reclaim: for other types, and in other classes."""
 
     def parent() -> bool:
         names: dict[str, Callable[..., object]] = {}

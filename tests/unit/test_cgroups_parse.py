@@ -18,7 +18,7 @@ MOUNTINFO = """\
 """
 
 
-def test_memberships_of_a_hybrid_machine_are_told_per_controller() -> None:
+def test_memberships_of_a_hybrid_machine_are_reported_per_controller() -> None:
     """cgroups(7): a line names several controllers, a path may contain colons."""
     found = parse.memberships(HYBRID)
 
@@ -62,7 +62,7 @@ def test_directories_leave_out_controllers_that_hold_the_process_in_their_root()
     assert parse.directories(member, mounts) == {"memory": "/sys/fs/cgroup/memory/default/c1"}
 
 
-def test_number_reads_max_as_told() -> None:
+def test_number_reads_max_as_the_given_value() -> None:
     """`max` is no number: v2 says 2^64 - 1, v1 says 0."""
     assert parse.number("4096\n") == 4096
     assert parse.number("max\n") == 2**64 - 1

@@ -98,9 +98,9 @@ def test_answer_without_a_record_is_137_and_now(boot: Boot) -> None:
 
     done = delete(boot, "c1")
 
-    said = response(done)
-    assert (said.pid, said.exit_status, done.stderr) == (4194999, 137, b"")
-    assert said.exited_at.seconds > AT_NS // 10**9
+    answer = response(done)
+    assert (answer.pid, answer.exit_status, done.stderr) == (4194999, 137, b"")
+    assert answer.exited_at.seconds > AT_NS // 10**9
 
 
 @pytest.mark.rule("cli.delete.7")
@@ -110,7 +110,7 @@ def test_answer_without_a_record_is_137_and_now(boot: Boot) -> None:
 def test_recorded_exit_is_reported_if_it_is_of_the_same_process(
     boot: Boot, recorded_pid: int, status: int, expected: int
 ) -> None:
-    """What is known is told, after a crash of the shim, too."""
+    """What is known is reported, after a crash of the shim, too."""
     bundle = created(boot)
     records = ExitRecords(str(bundle), "c1")
     records.write_init(Exit(recorded_pid, status, AT_NS), start_time=1)
@@ -118,10 +118,10 @@ def test_recorded_exit_is_reported_if_it_is_of_the_same_process(
 
     done = delete(boot, "c1")
 
-    said = response(done)
-    assert (said.pid, said.exit_status) == (4194999, expected)
+    answer = response(done)
+    assert (answer.pid, answer.exit_status) == (4194999, expected)
     if expected != 137:
-        assert said.exited_at.ToNanoseconds() == AT_NS
+        assert answer.exited_at.ToNanoseconds() == AT_NS
         assert done.stderr == b""
 
 
@@ -265,8 +265,8 @@ def test_bundle_without_anything_is_cleaned_with_a_warning(boot: Boot) -> None:
 
     done = delete(boot, "c1")
 
-    said = response(done)
-    assert (said.pid, said.exit_status) == (0, 137)
+    answer = response(done)
+    assert (answer.pid, answer.exit_status) == (0, 137)
     (line,) = done.stderr.decode().splitlines()
     error = f'error="open {bundle}/init.pid: no such file or directory"'
     expected = f'level=warning msg="failed to read init pid file" {error} runtime={RUNTIME}'

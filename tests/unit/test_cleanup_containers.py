@@ -83,8 +83,8 @@ def test_running_container_is_killed_and_its_rootfs_unmounted(
 
     done = boot.delete("c1")
 
-    said = response(done)
-    assert (str(said.pid), said.exit_status) == ((bundle / "init.pid").read_text(), 137)
+    answer = response(done)
+    assert (str(answer.pid), answer.exit_status) == ((bundle / "init.pid").read_text(), 137)
     assert done.stderr == b""
     assert ended(pidfd)
     assert str(bundle) not in Path("/proc/self/mountinfo").read_text()
@@ -104,7 +104,9 @@ def test_running_container_is_not_believed_to_have_ended(
     assert response(boot.delete("c1")).exit_status == 137
 
 
-def test_wrong_root_is_told_and_the_container_stays(boot: Boot, running: tuple[Path, int]) -> None:
+def test_wrong_root_is_reported_and_the_container_stays(
+    boot: Boot, running: tuple[Path, int]
+) -> None:
     """Where Create's root is not known, nothing else is guessed or killed."""
     bundle, pidfd = running
     (bundle / "options.json").write_text(json.dumps({"root": str(boot.folder / "elsewhere")}))

@@ -222,7 +222,7 @@ def test_server_without_fd_3_refuses_to_run(boot: Boot) -> None:
     assert done.stderr.decode() in expected
 
 
-def test_bug_is_told_with_its_place_and_without_a_traceback(
+def test_bug_is_reported_with_its_place_and_without_a_traceback(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """What is on stderr becomes the daemon's error text: one line."""

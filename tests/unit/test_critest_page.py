@@ -30,7 +30,7 @@ def test_specs_are_read_without_the_reporters_own() -> None:
         ({"a": "failed"}, {"a": "passed"}, False),
         ({"a": "skipped"}, {"a": "skipped"}, False),
         ({_KNOWN: "failed"}, {_KNOWN: "failed"}, False),
-        ({"a": "failed"}, {"a": "failed"}, True),  # nobody has said why
+        ({"a": "failed"}, {"a": "failed"}, True),  # without an explanation
         ({"a": "passed"}, {"a": "failed"}, True),
         ({"a": "passed"}, {"a": "skipped"}, True),
         ({_KNOWN: "passed"}, {_KNOWN: "failed"}, True),

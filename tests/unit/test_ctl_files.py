@@ -28,10 +28,10 @@ def test_root_holds_a_copy_of_busybox_and_a_link_per_applet(tmp_path: Path) -> N
     assert not busybox.samefile(BUSYBOX)
     assert os.readlink(tmp_path / "root" / "bin" / "sh") == "busybox"
     assert stat.S_IMODE((tmp_path / "root" / "tmp").stat().st_mode) == 0o1777
-    said = subprocess.run(
+    done = subprocess.run(
         [tmp_path / "root" / "bin" / "echo", "hi"], check=True, capture_output=True, text=True
     )
-    assert said.stdout == "hi\n"
+    assert done.stdout == "hi\n"
 
 
 def test_root_of_a_program_that_needs_a_loader_is_refused(tmp_path: Path) -> None:
@@ -115,7 +115,7 @@ def test_mounts_left_in_a_bundle_are_unmounted_before_it_is_removed(tmp_path: Pa
 
 
 def test_config_asks_for_containerds_namespaces_and_cgroup() -> None:
-    """What runc is told by containerd's client library for a plain container."""
+    """What containerd's client library passes to runc for a plain container."""
     config = spec.config(
         spec.Wanted(["true"], host_namespaces=["pid"], memory_limit_bytes=2**20),
         namespace="ns",

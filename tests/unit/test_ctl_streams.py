@@ -1,4 +1,4 @@
-"""The client's ends of stdio: nothing lost, nothing doubled, whoever reads."""
+"""The client's ends of stdio: nothing lost, nothing doubled, with each kind of reader."""
 
 import asyncio
 import os
@@ -38,7 +38,7 @@ def write(path: str, data: bytes) -> None:
 
 
 def test_capture_waits_for_a_writer_and_ends_with_the_last(fifo: str) -> None:
-    """A FIFO that nobody opened yet is not at its end."""
+    """A FIFO without a writer yet is not at its end."""
 
     async def scenario() -> None:
         capture = Capture(fifo)
@@ -55,7 +55,7 @@ def test_capture_waits_for_a_writer_and_ends_with_the_last(fifo: str) -> None:
 
 
 def test_capture_says_what_came_instead(fifo: str) -> None:
-    """A time-out without the data would tell nobody anything."""
+    """A time-out without the data would explain nothing."""
 
     async def scenario() -> None:
         capture = Capture(fifo)
@@ -151,7 +151,7 @@ def test_write_fifo_waits_for_room(fifo: str) -> None:
 
 
 def test_feed_copies_standard_input_and_tells_its_end(fifo: str) -> None:
-    """The end of our input is told once, on the loop; the FIFO is closed by then."""
+    """The end of our input is reported once, on the loop; the FIFO is closed by then."""
     source, sink = os.pipe()
     os.write(sink, b"typed\n")
     os.close(sink)

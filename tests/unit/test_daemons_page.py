@@ -10,7 +10,7 @@ from tests.support.host import ROOT
 
 @pytest.mark.parametrize("page", [DAEMONS, "README.md"])
 def test_every_box_that_has_a_name_is_used_by_a_test(page: str) -> None:
-    """A box that no test reads would be a promise that nobody keeps."""
+    """A box that no test reads would be a promise without a proof."""
     tests = [path.read_text() for path in Path(ROOT, "tests/daemons").rglob("*.py")]
 
     unused = [name for name in boxes(page) if not any(f'"{name}"' in text for text in tests)]

@@ -58,7 +58,9 @@ def test_environment_names_other_mirrors(tmp_path: Path) -> None:
     assert "file:/given/safe trixie-security" in text
 
 
-def test_machine_without_a_source_of_debian_is_told_what_to_name(tmp_path: Path) -> None:
+def test_machine_without_a_source_of_debian_is_an_error_that_says_what_to_name(
+    tmp_path: Path,
+) -> None:
     """Others' suites have other names, and other packages."""
     assert "DEBS_MIRROR" in asked(tmp_path, "deb file:/elsewhere/apt nodistro main")
 

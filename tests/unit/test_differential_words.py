@@ -20,7 +20,7 @@ def test_pid_is_named_by_the_first_process_that_has_it() -> None:
     assert words.pid(0, "c1") == "0"
 
 
-def test_time_is_that_of_the_end_it_was_first_told_for() -> None:
+def test_time_is_that_of_the_end_it_was_first_reported_for() -> None:
     words = Words({})
     first, second = Timestamp(seconds=5, nanos=1), Timestamp(seconds=5, nanos=2)
 
@@ -47,9 +47,9 @@ def test_message_is_its_set_fields() -> None:
     words = Words({"/tmp/x": "<root>"})
     state = StateResponse(id="c1", bundle="/tmp/x/b", pid=7, status="RUNNING", exited_at=_ZERO)
 
-    said = words.message(state, "c1")
+    text = words.message(state, "c1")
 
-    assert said == "id=c1 bundle=<root>/b pid=<c1> status=RUNNING exited_at=zero"
+    assert text == "id=c1 bundle=<root>/b pid=<c1> status=RUNNING exited_at=zero"
     assert words.message(DeleteResponse(), "c1") == ""
 
 

@@ -16,7 +16,7 @@ from shimv2.task.exits import ExitRecord, ExitRecords, recorded_exit
 from shimv2.values.model import Exit
 
 AT_NS = 1_795_475_259_000_000_007
-ENDED = Exit(pid=4_000_000, status=3, at_ns=AT_NS)  # beyond the highest pid: nobody has it
+ENDED = Exit(pid=4_000_000, status=3, at_ns=AT_NS)  # beyond the highest pid: no process has it
 
 
 @contextlib.contextmanager
@@ -55,7 +55,7 @@ def test_record_has_all_that_is_known(tmp_path: Path) -> None:
     assert stat.S_IMODE((tmp_path / "exits" / "init.json").stat().st_mode) == 0o600
 
 
-def test_recorded_exit_is_the_one_that_was_told(tmp_path: Path) -> None:
+def test_recorded_exit_is_the_published_one(tmp_path: Path) -> None:
     """`delete` after a crash reports it, to the nanosecond."""
     with records(tmp_path) as open_records:
         open_records.write_init(ENDED, start_time=12)
@@ -91,7 +91,7 @@ def test_record_of_a_process_that_runs_is_not_believed(tmp_path: Path) -> None:
 def test_record_is_believed_though_a_stranger_has_the_pid(
     tmp_path: Path, start_time: int | None
 ) -> None:
-    """A recycled pid, told by its start time, says nothing about the process before."""
+    """A recycled pid, known by its start time, says nothing about the process before."""
     me = os.getpid()
     with records(tmp_path) as open_records:
         open_records.write_init(Exit(me, 5, AT_NS), start_time=start_time)
@@ -122,7 +122,7 @@ def test_record_is_replaced_whole(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["exits", "exits/init.json", "exits/.init.json.new"])
 def test_links_are_not_followed(tmp_path: Path, name: str) -> None:
-    """Whoever can write the bundle must not make the shim write elsewhere."""
+    """A user that can write the bundle must not make the shim write elsewhere."""
     outside = tmp_path / "outside"
     outside.mkdir()
     (outside / "file").write_text("untouched")
@@ -231,7 +231,7 @@ def test_missing_bundle_is_an_error_of_create() -> None:
 def test_broken_record_is_not_believed(
     tmp_path: Path, content: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """`delete` never fails for a record: it then says what it always said."""
+    """`delete` never fails for a record: it then answers as without a record."""
     (tmp_path / "exits").mkdir()
     (tmp_path / "exits" / "init.json").write_bytes(content)
 

@@ -165,7 +165,7 @@ def test_bytes_that_are_no_utf8_become_replacement_characters() -> None:
         ("x", "string into Go value of type specs.Process"),
     ],
 )
-def test_value_of_a_wrong_type_is_told_as_go_tells_it(value: object, error: str) -> None:
+def test_value_of_a_wrong_type_is_reported_as_go_does(value: object, error: str) -> None:
     """The path is the whole one, the struct the innermost."""
     with pytest.raises(JsonError) as caught:
         gojson.check(value, oci.PROCESS)
@@ -194,7 +194,7 @@ def test_nested_value_of_a_wrong_type_names_the_inner_struct() -> None:
     ],
 )
 def test_value_that_go_could_decode_passes(value: object) -> None:
-    """Null is fine everywhere, and so are fields nobody knows."""
+    """Null is fine everywhere, and so are unknown fields."""
     gojson.check(value, oci.PROCESS)
 
 

@@ -18,7 +18,7 @@ from shimv2.gocompat.gotext import os_error, quote, strerror
         (errno.EIO, "input/output error"),
     ],
 )
-def test_errno_is_told_as_go_tells_it(number: int, text: str) -> None:
+def test_errno_is_reported_as_go_does(number: int, text: str) -> None:
     """Clients compare these texts; Go's begin with a small letter."""
     assert strerror(number) == text
 
@@ -32,7 +32,7 @@ def test_error_with_a_path_names_the_call_and_the_path() -> None:
 
 
 def test_error_that_knows_its_call_says_it() -> None:
-    """Whoever raises an OSError may name the call; that wins over the caller's guess."""
+    """Code that raises an OSError may name the call; that wins over the caller's guess."""
     error = OSError(errno.EEXIST, "File exists", b"/x")
     error.op = "mkdir"  # type: ignore[attr-defined]  # ours, on a builtin
 

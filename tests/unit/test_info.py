@@ -37,7 +37,7 @@ def ask(boot: Boot, stdin: bytes = b"") -> Done:
     return boot.run([str(boot.shim), "-info"], stdin=stdin, env=env)
 
 
-def told(done: Done) -> RuntimeInfo:
+def info_of(done: Done) -> RuntimeInfo:
     assert (done.returncode, done.stderr) == (0, b"")
     return RuntimeInfo.FromString(done.stdout)
 
@@ -49,7 +49,7 @@ def packed(*, url: str = RUNC_OPTIONS, **options: Any) -> bytes:
 @pytest.mark.rule("cli.info.1")
 def test_info_names_the_shim_and_what_its_runtime_can_do(boot: Boot) -> None:
     """Without options, as containerd asks once in its life."""
-    info = told(ask(boot))
+    info = info_of(ask(boot))
 
     assert (info.name, info.version.version) == (RUNTIME, VERSION)
     assert not info.HasField("options")
@@ -64,7 +64,7 @@ def test_info_names_the_shim_and_what_its_runtime_can_do(boot: Boot) -> None:
 @pytest.mark.parametrize("url", [RUNC_OPTIONS, f"type.googleapis.com/{RUNC_OPTIONS}"])
 def test_options_are_echoed_with_a_bare_type(boot: Boot, url: str) -> None:
     """The daemon compares the name."""
-    info = told(ask(boot, packed(url=url, root="/x")))
+    info = info_of(ask(boot, packed(url=url, root="/x")))
 
     assert info.options.type_url == RUNC_OPTIONS
     assert Options.FromString(info.options.value) == Options(root="/x")
@@ -79,7 +79,7 @@ def test_runtime_may_be_named_in_a_configuration_file(boot: Boot) -> None:
     url = "runtimeoptions.v1.Options"
     value = GenericOptions(config_path=str(config)).SerializeToString()
 
-    info = told(ask(boot, Packed(type_url=url, value=value).SerializeToString()))
+    info = info_of(ask(boot, Packed(type_url=url, value=value).SerializeToString()))
 
     assert (info.options.type_url, info.options.value) == (url, value)
     assert json.loads(info.features.value) == {"other": 1}
@@ -98,11 +98,11 @@ def test_configuration_file_of_no_use_is_an_error(boot: Boot, text: str) -> None
     done = ask(boot, packed.SerializeToString())
 
     assert (done.returncode, done.stdout) == (1, b"")
-    said = done.stderr.decode()
-    assert said.startswith(f"{RUNTIME}: failed to read runtime options (*options.Options): ")
+    errors = done.stderr.decode()
+    assert errors.startswith(f"{RUNTIME}: failed to read runtime options (*options.Options): ")
     wrong = {"BinaryName = 1": "expected str, not int", "BinaryName = ": "at line 2"}
-    assert str(config) in said
-    assert wrong.get(text, "no such file or directory") in said
+    assert str(config) in errors
+    assert wrong.get(text, "no such file or directory") in errors
 
 
 @pytest.mark.rule("cli.info.3")
@@ -113,7 +113,7 @@ def test_runtime_that_does_not_tell_is_no_error(boot: Boot, body: str) -> None:
     """crun 1.8.1 has no such command; then there are no features."""
     other = program(boot, "other", body)
 
-    info = told(ask(boot, packed(binary_name=other)))
+    info = info_of(ask(boot, packed(binary_name=other)))
 
     assert not info.HasField("features")
 

@@ -46,7 +46,7 @@ def test_dumpable_is_set_and_read_back() -> None:
 
 
 def test_refused_call_is_an_error_with_errno_and_path(tmp_path: Path) -> None:
-    """Whoever translates it needs both."""
+    """The code that translates it needs both."""
     with pytest.raises(OSError, match="Invalid argument") as caught:
         linux.prctl(-1)
     assert caught.value.filename is None

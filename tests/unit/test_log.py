@@ -22,7 +22,7 @@ _FULL_PIPE_BYTES = 4096  # one page is the least
 
 
 class Pipe:
-    """A pipe of one page whose reader reads when told to."""
+    """A pipe of one page whose reader reads at a call only."""
 
     def __init__(self) -> None:
         self.reader, self.writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
@@ -148,7 +148,7 @@ def test_lost_reader_is_no_error(pipe: Pipe) -> None:
     assert pipe.handler.dropped == 1
 
 
-def test_unformattable_record_is_told_and_harms_nobody(pipe: Pipe) -> None:
+def test_unformattable_record_is_reported_and_harms_no_logging(pipe: Pipe) -> None:
     pipe.handler.emit(record("%d of them", "many"))
 
     assert 'level=error msg="a line of x.py:1 cannot be formatted: TypeError"' in pipe.read()
@@ -206,10 +206,10 @@ def fifo(tmp_path: Path) -> Iterator[int]:
 def test_lines_go_to_the_fifo_from_info_on(tmp_path: Path, fifo: int) -> None:
     done = child(tmp_path)
 
-    said = os.read(fifo, 65536).decode()
+    lines = os.read(fifo, 65536).decode()
     assert done.returncode == 0
-    assert f"msg=begun runtime={RUNTIME}\n" in said
-    assert "not told" not in said
+    assert f"msg=begun runtime={RUNTIME}\n" in lines
+    assert "not told" not in lines
 
 
 @pytest.mark.rule("cli.serve.1")
@@ -231,7 +231,7 @@ def test_crash_in_c_leaves_a_stack_in_the_fifo(tmp_path: Path, fifo: int) -> Non
 
 @pytest.mark.rule("cli.serve.3", "io.open.8")
 def test_fifo_without_reader_or_with_a_full_one_blocks_nobody(tmp_path: Path) -> None:
-    """1 MiB of lines that nobody reads."""
+    """1 MiB of lines without a reader."""
     os.mkfifo(tmp_path / "log")
 
     done = child(tmp_path, "for i in range(10000): logging.info('x' * 100)\nprint('alive')")

@@ -113,7 +113,7 @@ def test_no_signal_is_lost_to_a_reclaim() -> None:
         publish.prepare()
         publish.publish(publish.settle())
         seen = [0]
-        told = 0
+        reported = 0
         heard, tell = os.pipe()
 
         def handle(*_: object) -> None:
@@ -134,9 +134,9 @@ def test_no_signal_is_lost_to_a_reclaim() -> None:
         while not os.waitid(os.P_PID, sender, os.WEXITED | os.WNOHANG | os.WNOWAIT):
             reclaim.reclaim()
             # Not in the handler: it would be interrupted by the next signal, again and again.
-            while told < seen[0]:
+            while reported < seen[0]:
                 os.write(tell, b"x")
-                told += 1
+                reported += 1
         return os.waitpid(sender, 0)[1] == 0 and seen[0] == 3000
 
     assert in_fork(work) == 0
@@ -176,16 +176,16 @@ def test_without_the_library_nothing_is_done(monkeypatch: pytest.MonkeyPatch) ->
 @needs_library
 @pytest.mark.skipif(linux_version() < (5, 14), reason="the kernel makes no copies ahead of need")
 def test_what_one_fork_has_touched_another_touches_in_advance() -> None:
-    """Told of runs of pages, the next fork is interrupted at none of them."""
+    """With the runs of pages of one fork, the next is interrupted at none of them."""
 
     def parent() -> bool:
         block = bytearray(8 << 20)
         publish.publish(publish.settle())
-        heard, told = os.pipe()
+        heard, writer = os.pipe()
 
         def first() -> bool:
             block[::8192] = b"x" * (len(block) // 8192)  # every second page
-            return os.write(told, prefault.used_pages()) > 0
+            return os.write(writer, prefault.used_pages()) > 0
 
         def second() -> bool:
             prefault.prefault(runs)

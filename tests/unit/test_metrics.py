@@ -54,7 +54,7 @@ def v2_message(folder: Path) -> cgroups_v2_pb2.Metrics:
     return found
 
 
-def test_v1_container_is_told_as_it_was_captured() -> None:
+def test_v1_container_is_reported_as_it_was_captured() -> None:
     """Each controller's numbers of a real container arrive in their fields."""
     found = v1_message(*V1_CONTROLLERS)
 
@@ -107,7 +107,7 @@ def test_v1_limit_of_max_pids_is_zero(tmp_path: Path) -> None:
     assert (found.current, found.limit) == (4, 0)
 
 
-def test_v1_oom_control_is_told_whole(tmp_path: Path) -> None:
+def test_v1_oom_control_is_reported_whole(tmp_path: Path) -> None:
     """Its kills are how CRI finds out why a container ended."""
     text = "oom_kill_disable 1\nunder_oom 1\noom_kill 12\n"
     (tmp_path / "memory.oom_control").write_text(text)
@@ -187,7 +187,7 @@ def test_v1_huge_pages_have_one_entry_a_size(tmp_path: Path) -> None:
 
 @pytest.mark.rule("stats.answer.4")
 def test_v1_cgroup_that_is_gone_is_an_almost_empty_message(tmp_path: Path) -> None:
-    """Files that are not there are no error (6.6); the CPU is always told of."""
+    """Files that are not there are no error (6.6); the CPU is always reported."""
     found = v1_message(*V1_CONTROLLERS, "rdma", "hugetlb", folder=tmp_path / "gone")
 
     assert [field.name for field, _ in found.ListFields()] == ["cpu", "blkio"]
@@ -235,7 +235,7 @@ def test_v2_container_is_told_whole() -> None:
     assert found.rdma.limit[0].hca_objects == 2**32 - 1
 
 
-def test_v2_container_is_told_as_it_was_captured() -> None:
+def test_v2_container_is_reported_as_it_was_captured() -> None:
     """The same with files of a real kernel, one without RDMA devices and without swap."""
     found = v2_message(DATA / "v2")
     pb = cgroups_v2_pb2
@@ -263,9 +263,9 @@ def test_v2_memory_has_every_key_of_the_kernel() -> None:
 
     found = v2_message(DATA / "v2-every").memory
 
-    told = {name: getattr(found, name) for name in names}
-    assert told == {name: keys.get(name, 0) for name in names}
-    assert {name for name, value in told.items() if not value} == {
+    values = {name: getattr(found, name) for name in names}
+    assert values == {name: keys.get(name, 0) for name in names}
+    assert {name for name, value in values.items() if not value} == {
         "workingset_refault",
         "workingset_activate",
     }
@@ -288,7 +288,7 @@ def test_v2_huge_pages_have_one_entry_a_size_of_the_machine(tmp_path: Path) -> N
 
 @pytest.mark.rule("stats.answer.4")
 def test_v2_cgroup_that_is_gone_is_a_message_of_zeros(tmp_path: Path) -> None:
-    """OK and mostly empty, as the reference; no events and no pressure are told."""
+    """OK and mostly empty, as the reference; no events and no pressure are reported."""
     found = v2_message(tmp_path / "gone")
 
     assert not found.HasField("memory_events")
@@ -309,7 +309,7 @@ def test_metrics_are_packed_under_their_bare_name(kind: object, url: str) -> Non
 
 @pytest.mark.rule("stats.answer.4")
 def test_file_that_cannot_be_read_fails(tmp_path: Path) -> None:
-    """Only what is missing counts as nothing; other errors are told (6.6)."""
+    """Only what is missing counts as nothing; other errors are reported (6.6)."""
     (tmp_path / "memory.stat").symlink_to("memory.stat")
 
     with pytest.raises(OSError, match="symbolic links"):
@@ -327,8 +327,10 @@ def test_controllers_are_passed_on_by_every_parent_and_not_by_the_cgroup_itself(
 
     v2.enable_controllers(str(tmp_path), "/a/c1")
 
-    said = [(tmp_path / part / "cgroup.subtree_control").read_text() for part in ("", "a", "a/c1")]
-    assert said == ["+pids", "+pids", "cpu memory\n"]
+    controllers = [
+        (tmp_path / part / "cgroup.subtree_control").read_text() for part in ("", "a", "a/c1")
+    ]
+    assert controllers == ["+pids", "+pids", "cpu memory\n"]
 
 
 def test_controllers_that_cannot_be_enabled_are_no_error(tmp_path: Path) -> None:

@@ -240,14 +240,14 @@ def test_image_is_mounted_through_a_loop_device_that_goes_with_it(
         await unmount_recursive(rootfs)
 
     run(main())
-    # Somebody who looks for a free device may have it open for a moment.
+    # A process that looks for a free device may have it open for a moment.
     until(lambda: not loop_devices(image), "the image to be detached")
 
 
 def test_loop_mounts_at_the_same_time_get_a_device_each(tmp_path: Path, image: str) -> None:
     """The free device that two ask for goes to one of them: the other asks again.
 
-    Whoever asked in vain had it open for a moment, so that it may be detached a moment late.
+    The other had it open for a moment, so that it may be detached a moment late.
     """
     copies = [shutil.copy(image, tmp_path / f"image-{number}") for number in range(5)]
 

@@ -152,7 +152,7 @@ def test_options_that_fit_in_no_way_are_refused(tmp_path: Path, rootfs: str) -> 
     run(main())
 
 
-def test_directory_of_the_layers_that_is_gone_is_told(rootfs: str) -> None:
+def test_directory_of_the_layers_that_is_gone_is_reported(rootfs: str) -> None:
     """It is entered before the mount, so the error is not the mount's."""
     lower = ":".join(f"/gone/{number:060}" for number in range(60))
 
@@ -233,7 +233,7 @@ def test_cancelled_mount_waits_and_is_undone(
 def test_cancelled_mount_that_fails_is_a_cancelled_one(
     rootfs: str, slow_mount: tuple[threading.Event, threading.Event]
 ) -> None:
-    """A time limit stays a time limit, whatever the mount said in the end."""
+    """A time limit stays a time limit, whatever the mount reports in the end."""
     begun, let = slow_mount
 
     async def main() -> None:

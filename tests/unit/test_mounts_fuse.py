@@ -91,7 +91,7 @@ def test_batch_of_both_kinds_is_mounted_in_order(tmp_path: Path, rootfs: str) ->
 
 
 def test_later_mount_that_fails_takes_the_filesystem_with_it(source: str, rootfs: str) -> None:
-    """All or nothing, whoever mounted; the program that served it ends."""
+    """All or nothing, whichever program mounted; the program that served it ends."""
 
     async def scenario(reaper: Reaper) -> None:
         batch = [Mount("fuse3.bindfs", source, ""), Mount("nofs", "x", "")]
@@ -118,7 +118,7 @@ def test_missing_helper_is_told(source: str, rootfs: str, monkeypatch: pytest.Mo
     reaping(scenario)
 
 
-def test_missing_program_is_told_in_the_helpers_words(source: str, rootfs: str) -> None:
+def test_missing_program_is_reported_in_the_helpers_words(source: str, rootfs: str) -> None:
     """What the helper prints is the only clue."""
 
     async def scenario(reaper: Reaper) -> None:
@@ -222,7 +222,7 @@ def test_filesystem_whose_program_was_killed_is_unmounted(source: str, rootfs: s
 
 @pytest.fixture
 def users_mount() -> Iterator[str]:
-    """A FUSE mount of an ordinary user's, which nobody serves, where that user can see it."""
+    """A FUSE mount of an ordinary user's, which no program serves, where that user can see it."""
     folder = tempfile.mkdtemp(dir="/tmp")
     os.chmod(folder, 0o755)
     device = os.open("/dev/fuse", os.O_RDWR)

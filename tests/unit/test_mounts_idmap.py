@@ -165,7 +165,7 @@ def test_overlay_whose_layer_is_missing_leaves_no_mapped_layer(tmp_path: Path, r
     run(main())
 
 
-def test_filesystem_that_cannot_be_idmapped_is_told(rootfs: str) -> None:
+def test_filesystem_that_cannot_be_idmapped_is_reported(rootfs: str) -> None:
     """proc, for one; what mount(2) had made is undone."""
 
     async def main() -> None:
@@ -184,7 +184,7 @@ def test_filesystem_that_cannot_be_idmapped_is_told(rootfs: str) -> None:
 
 
 @pytest.mark.parametrize("call", ["open_tree", "set_idmap", "move_mount"])
-def test_kernel_without_the_calls_is_told(
+def test_kernel_without_the_calls_is_reported(
     source: Path, rootfs: str, monkeypatch: pytest.MonkeyPatch, call: str
 ) -> None:
     """Before Linux 5.12, or below a seccomp filter that does not know them."""
@@ -217,7 +217,7 @@ def test_mapping_that_the_kernel_refuses_is_told(source: Path, rootfs: str) -> N
     run(main())
 
 
-def test_limit_of_user_namespaces_is_told(
+def test_limit_of_user_namespaces_is_reported(
     source: Path, rootfs: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """ENOSPC of unshare(2), in a child: the child reports it and is gone."""

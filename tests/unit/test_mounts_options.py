@@ -85,7 +85,7 @@ def test_both_id_maps_are_consumed() -> None:
 @pytest.mark.rule("mounts.mount.10")
 @pytest.mark.parametrize("words", [["uidmap=0:1:1"], ["gidmap=0:1:1"], ["uidmap=", "gidmap=0:1:1"]])
 def test_half_of_an_id_map_is_refused(words: list[str]) -> None:
-    """Said plainly, rather than mounted without the map."""
+    """An error, rather than a mount without the map."""
     with pytest.raises(Refused, match="needs both uidmap and gidmap"):
         parse_options(words)
 

@@ -35,7 +35,7 @@ class V1Memory:
         (self.folder / "cgroup.event_control").touch()
         self.count(0)
         self.cgroup = Cgroup(str(self.folder), {"memory": str(self.folder)})
-        self.told = 0
+        self.published = 0
 
     def count(self, kills: int | None) -> None:
         """Write the counter; None as a kernel before 4.13 does."""
@@ -62,7 +62,7 @@ class V1Memory:
         return OomWatch(self.cgroup, self._tell, container_id="c1")
 
     def _tell(self) -> None:
-        self.told += 1
+        self.published += 1
 
 
 def open_fds() -> int:
@@ -74,7 +74,7 @@ def memory(tmp_path: Path) -> V1Memory:
     return V1Memory(tmp_path)
 
 
-def test_kill_that_is_counted_after_its_signal_is_told_once(memory: V1Memory) -> None:
+def test_kill_that_is_counted_after_its_signal_is_published_once(memory: V1Memory) -> None:
     """v1 signals before it kills: the counter is looked at again, a little later (6.7)."""
 
     async def scenario() -> None:
@@ -82,16 +82,16 @@ def test_kill_that_is_counted_after_its_signal_is_told_once(memory: V1Memory) ->
         memory.signal()
         await asyncio.sleep(0)
         memory.count(1)
-        await eventually(lambda: memory.told, "the kill to be told")
+        await eventually(lambda: memory.published, "the event of the kill")
         watch.check()
         watch.close()
 
-        assert memory.told == 1
+        assert memory.published == 1
 
     run(scenario(), timeout_s=10)
 
 
-def test_signal_without_a_kill_is_told_to_nobody(memory: V1Memory) -> None:
+def test_signal_without_a_kill_is_not_published(memory: V1Memory) -> None:
     """Memory was used up and then freed: no process was killed."""
 
     async def scenario() -> None:
@@ -99,20 +99,20 @@ def test_signal_without_a_kill_is_told_to_nobody(memory: V1Memory) -> None:
         before = len(asyncio.all_tasks())
         memory.signal()
         await eventually(memory.taken, "the signal to be taken")
-        await stays(lambda: memory.told == 0, "nothing told", for_s=1.0)  # each later look, too
+        await stays(lambda: memory.published == 0, "no event", for_s=1.0)  # each later look, too
         memory.count(1)
         memory.signal()
-        await eventually(lambda: memory.told, "a kill to be told: the watch is at work")
+        await eventually(lambda: memory.published, "the event of a kill: the watch is at work")
         watch.close()
 
-        assert memory.told == 1
+        assert memory.published == 1
         assert len(asyncio.all_tasks()) == before
 
     run(scenario(), timeout_s=10)
 
 
 def test_look_before_an_exit_tells_what_was_counted_until_then(memory: V1Memory) -> None:
-    """Kills from before the watch count too; several at once are told once."""
+    """Kills from before the watch count too; several at once are published once."""
 
     async def scenario() -> None:
         memory.count(2)
@@ -120,15 +120,15 @@ def test_look_before_an_exit_tells_what_was_counted_until_then(memory: V1Memory)
         assert watch.has_killed()
         watch.check()
         watch.check()
-        assert memory.told == 1
+        assert memory.published == 1
         memory.count(5)
         watch.check()
-        assert memory.told == 2
+        assert memory.published == 2
         watch.close()
         memory.count(6)
         watch.check()
         watch.close()
-        assert memory.told == 2
+        assert memory.published == 2
         assert not watch.has_killed()
 
     run(scenario(), timeout_s=10)
@@ -149,7 +149,7 @@ def test_removed_cgroup_ends_the_watch_without_an_event(memory: V1Memory) -> Non
         watch.check()
         watch.close()
 
-        assert memory.told == 0
+        assert memory.published == 0
 
     run(scenario(), timeout_s=10)
 
@@ -161,10 +161,10 @@ def test_kernel_that_does_not_count_is_believed_by_its_signal(memory: V1Memory) 
         memory.count(None)
         watch = memory.watch()
         watch.check()
-        assert memory.told == 0
+        assert memory.published == 0
         memory.signal()
-        await eventually(lambda: memory.told, "the signal to be told")
-        await stays(lambda: memory.told == 1, "told once")  # looked at again meanwhile
+        await eventually(lambda: memory.published, "the event of the signal")
+        await stays(lambda: memory.published == 1, "one event")  # looked at again meanwhile
         watch.close()
 
     run(scenario(), timeout_s=10)

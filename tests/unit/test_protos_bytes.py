@@ -153,13 +153,13 @@ def test_unknown_level_is_kept() -> None:
     assert params.log_level == -6
 
 
-def test_absent_socket_folder_is_told_from_an_empty_one() -> None:
+def test_absent_socket_folder_differs_from_an_empty_one() -> None:
     """socket_dir is optional."""
     assert not bootstrap_pb2.BootstrapParams().HasField("socket_dir")
     assert bootstrap_pb2.BootstrapParams(socket_dir="").HasField("socket_dir")
 
 
-def test_absent_status_is_told_from_an_empty_one() -> None:
+def test_absent_status_differs_from_an_empty_one() -> None:
     """ttrpc 2.1: success has no status at all; a status with code 0 is 0a00."""
     assert not _wire_pb2.Response.FromString(b"").HasField("status")
     assert _wire_pb2.Response.FromString(b"\x0a\x00").HasField("status")

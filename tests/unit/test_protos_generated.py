@@ -127,7 +127,7 @@ def test_lower_bound_of_protobuf_is_the_modules_version() -> None:
 def test_modules_import_without_a_warning_beside_googleapis() -> None:
     """googleapis-common-protos, which owns google.rpc, can live in the same process.
 
-    A fresh interpreter, so that the name is registered in nobody else's pool.
+    A fresh interpreter, so that the name is registered in no other pool.
     """
     modules = [
         name.removesuffix(".proto").replace("/", ".") + "_pb2" for name in generate.sources()

@@ -19,7 +19,7 @@ MISSING = Row("3.14t", "", missing="there is none")
     [
         ([PASSED], True, False),
         ([PASSED, Row("3.14.0", "unit", passed=1, failed=1)], False, True),
-        ([PASSED, MISSING], False, False),  # nobody asked for it by name
+        ([PASSED, MISSING], False, False),  # not asked for by name
         ([PASSED, MISSING], True, True),
         ([MISSING], False, True),  # no test was run at all
         ([], False, True),
@@ -59,7 +59,7 @@ def test_interpreter_is_found_by_its_path() -> None:
 
 
 def test_interpreter_is_looked_for_on_path_and_in_a_pyenv(tmp_path: Path) -> None:
-    """One that says it is another version is passed over; without any the reason is told."""
+    """One that says it is another version is passed over; without any the reason is reported."""
     wrong = tmp_path / "bin" / "python3.99"
     wrong.parent.mkdir()
     wrong.write_text("#!/bin/sh\necho 3.98\n")

@@ -1,4 +1,4 @@
-"""The reaper tells every exit exactly once, and whoever asks late is still told."""
+"""The reaper reports every exit exactly once, and a late claim still gets it."""
 
 import asyncio
 import logging
@@ -50,7 +50,7 @@ def subreaper() -> Iterator[None]:
 
 
 @both_loops
-def test_exit_is_told_with_its_status_and_time(loop: LoopName) -> None:
+def test_exit_is_reported_with_its_status_and_time(loop: LoopName) -> None:
     """The code, or 128 + the signal, the core dump bit ignored; the time of the wall clock."""
 
     async def main() -> None:
@@ -77,15 +77,15 @@ def test_burst_of_exits_is_told_once_each_while_waiters_are_stalled(loop: LoopNa
     """One SIGCHLD stands for many exits, and no waiter holds up the reaping."""
 
     async def main() -> None:
-        mine, told = started(), dict[int, list[int]]()
+        mine, statuses = started(), dict[int, list[int]]()
         gate, hold = os.pipe2(os.O_CLOEXEC)
         stalled, wait_for_last_event = asyncio.Event(), asyncio.Event()
         pids = [shell(f"read x; exit {n % 200}", fds={0: gate}) for n in range(100)]
 
         async def waiter(pid: int) -> None:
             ended = await mine.claim(pid)
-            told.setdefault(pid, []).append(ended.status)
-            if len(told) == len(pids):
+            statuses.setdefault(pid, []).append(ended.status)
+            if len(statuses) == len(pids):
                 wait_for_last_event.set()
             await stalled.wait()
 
@@ -99,7 +99,7 @@ def test_burst_of_exits_is_told_once_each_while_waiters_are_stalled(loop: LoopNa
                 dead(pid)
             await wait_for_last_event.wait()
             stalled.set()
-        assert told == {pid: [n % 200] for n, pid in enumerate(pids)}
+        assert statuses == {pid: [n % 200] for n, pid in enumerate(pids)}
         mine.stop()
 
     run(main(), loop=loop, timeout_s=30, debug=False)
@@ -116,14 +116,14 @@ async def main():
     reaper.start()
     exits = [reaper.claim(spawn.spawn(["/bin/sleep", "0.1"])) for _ in range(20)]
     os.write(1, b"ready\\n")
-    told = [await future for future in exits]
-    os.write(1, b"%d\\n" % len({e.pid for e in told}))
+    ended = [await future for future in exits]
+    os.write(1, b"%d\\n" % len({e.pid for e in ended}))
 
 loop.run(main())
 """
 
 
-def test_exits_during_a_stop_of_the_shim_are_told_after_it() -> None:
+def test_exits_during_a_stop_of_the_shim_are_reported_after_it() -> None:
     """SIGSTOP the shim, let its children die, SIGCONT: none is missing."""
     source, sink = os.pipe2(os.O_CLOEXEC)
     with open(source, encoding="ascii") as output:
@@ -156,7 +156,7 @@ def test_exit_before_the_claim_is_kept_while_a_launch_window_is_open(loop: LoopN
             future = mine.claim(pid)
             assert future.done()
             assert (await future).status == 7
-            assert (await mine.claim(pid)).status == 7  # asked twice, told twice
+            assert (await mine.claim(pid)).status == 7  # asked twice, answered twice
         with pytest.raises(ChildProcessError):
             mine.claim(pid)
         mine.stop()
@@ -207,7 +207,7 @@ def test_windows_overlap_and_the_last_one_forgets() -> None:
 
 @both_loops
 def test_everyone_who_claims_gets_the_same_exit(loop: LoopName) -> None:
-    """One exit, one time; whoever is cancelled harms no other."""
+    """One exit, one time; a cancelled claim harms no other."""
 
     async def main() -> None:
         mine = started()
@@ -289,7 +289,7 @@ def test_orphan_can_be_claimed_after_its_parent_was_reaped(subreaper: None, loop
 
 @both_loops
 def test_children_that_died_before_the_start_are_collected_by_it(loop: LoopName) -> None:
-    """Their SIGCHLD came when nobody listened."""
+    """Their SIGCHLD came before the reaper listened."""
 
     async def main() -> None:
         mine = Reaper(asyncio.get_running_loop())
@@ -328,7 +328,7 @@ def test_storm_of_orphans_gives_the_loop_its_turns(monkeypatch: pytest.MonkeyPat
 
 
 def test_stop_in_the_middle_of_a_storm_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing is scheduled any more; what is dead stays a zombie for whoever comes next."""
+    """Nothing is scheduled any more; what is dead stays a zombie for the next reaper."""
     monkeypatch.setattr(reaper, "_REAPED_PER_ITERATION", 1)
 
     async def main() -> None:
@@ -349,7 +349,7 @@ def test_stop_in_the_middle_of_a_storm_ends_it(monkeypatch: pytest.MonkeyPatch) 
 def test_kept_exits_are_bounded(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A fork storm during a launch costs no more than the limit; the loss is told."""
+    """A fork storm during a launch costs no more than the limit; the loss is logged."""
     monkeypatch.setattr(reaper, "KEPT_EXITS_LIMIT", 3)
 
     async def main() -> None:

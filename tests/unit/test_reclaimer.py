@@ -56,7 +56,7 @@ def test_reclaimer_waits_for_the_end_of_work_but_not_for_ever(
 
 
 class FakeTimers:
-    """As much of a loop as sets one timer; time passes when told to."""
+    """As much of a loop as sets one timer; time passes at a call only."""
 
     due: Callable[[], None] | None = None
     delay_s = 0.0
@@ -118,12 +118,12 @@ def test_question_after_a_reclaim_counts_as_work_though_not_worth_another(
 
 def test_first_reclaim_tells_once_what_was_touched(monkeypatch: pytest.MonkeyPatch) -> None:
     """Before it gives anything up; later ones are of no interest."""
-    said: list[str] = []
+    calls: list[str] = []
     monkeypatch.setattr(publish, "_published", [None])
     monkeypatch.setattr(prefault, "used_pages", lambda: b"runs")
-    monkeypatch.setattr(reclaim, "reclaim", lambda: said.append("reclaimed"))
+    monkeypatch.setattr(reclaim, "reclaim", lambda: calls.append("reclaimed"))
     monkeypatch.setitem(reclaim._pace, "rest_s", 0.0)
-    prefault.report_used_pages_to(lambda runs: said.append(runs.decode()))
+    prefault.report_used_pages_to(lambda runs: calls.append(runs.decode()))
 
     async def main() -> None:
         reclaimer = reclaim.Reclaimer(asyncio.get_running_loop())
@@ -132,20 +132,20 @@ def test_first_reclaim_tells_once_what_was_touched(monkeypatch: pytest.MonkeyPat
             await asyncio.sleep(0.05)  # it rests
 
     run(main())
-    assert said == ["runs", "reclaimed", "reclaimed"]
+    assert calls == ["runs", "reclaimed", "reclaimed"]
 
 
 def test_a_shim_that_never_rests_tells_at_its_end_what_it_has_touched(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Once: one that has rested has told.  Nothing is told of memory that was not published."""
-    said: list[bytes] = []
+    """Once: a shim that has rested has reported.  Memory that was not published is left out."""
+    calls: list[bytes] = []
     monkeypatch.setattr(prefault, "used_pages", lambda: b"runs")
     monkeypatch.setattr(publish, "_published", [])
-    prefault.report_used_pages_to(said.append)
+    prefault.report_used_pages_to(calls.append)
     prefault.report_used_pages()
-    assert said == []
+    assert calls == []
     monkeypatch.setattr(publish, "_published", [None])
     prefault.report_used_pages()
     prefault.report_used_pages()
-    assert said == [b"runs"]
+    assert calls == [b"runs"]

@@ -136,7 +136,7 @@ def test_references_a_fork_holds_keep_no_page() -> None:
 @needs_layout
 @needs_library
 def test_immortal_is_never_freed_nor_changed_in_place() -> None:
-    """Dropped by all who held it, again and again, it is there; nobody takes it for its own."""
+    """Dropped by all who held it, again and again, it is there; no code takes it for its own."""
 
     def work(things: list[str]) -> bool:
         addresses = [id(each) for each in things]
@@ -149,7 +149,7 @@ def test_immortal_is_never_freed_nor_changed_in_place() -> None:
         gc.collect()
         reclaim.reclaim()
         fresh = [str(number) + "!" for number in range(MANY)]
-        pair[0] += " and more"  # in place, if nobody else had it
+        pair[0] += " and more"  # in place, if there were no other reference
         assert not {id(each) for each in fresh} & set(addresses)
         return pair == ["0 and more", "1"] and fresh[-1] == f"{MANY - 1}!"
 
@@ -205,7 +205,7 @@ def test_counts_of_mortal_objects_are_kept() -> None:
 
 
 @needs_library
-def test_count_that_was_not_raised_is_kept_wherever_it_is_said_to_be() -> None:
+def test_count_that_was_not_raised_is_kept_at_each_published_address() -> None:
     """The library looks at the counts as well: a small one has a meaning."""
 
     def parent() -> bool:

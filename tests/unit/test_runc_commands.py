@@ -65,7 +65,7 @@ def test_options_of_create_stand_in_the_order_of_the_reference(fake: FakeRuntime
 def test_pid_file_of_a_relative_bundle_is_absolute(
     fake: FakeRuntime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The bundle is told as it came."""
+    """The bundle is passed on as it came."""
     monkeypatch.chdir(fake.folder)
     fake.script('for ARG; do echo "$ARG"; done >$HERE/argv')
     fake.run(lambda runc: create(runc, bundle="bundle", pid_file="bundle/init.pid"))
@@ -100,14 +100,14 @@ def test_create_hands_the_streams_of_the_container_to_the_runtime(fake: FakeRunt
     try:
         given = {"fds": {1: out_w}, "spawned": lambda: spawned.append(True)}
         fake.run(lambda runc: create(runc, **given))
-        told = os.read(out_r, 100)
+        output = os.read(out_r, 100)
     finally:
         os.close(out_r)
         os.close(out_w)
 
     fds = [line.split(" -> ") for line in fake.saw("fds").splitlines() if " -> " in line]
     targets = {fd.split()[-1]: target for fd, target in fds}
-    assert told == b"hello\n"
+    assert output == b"hello\n"
     assert (targets["0"], targets["2"]) == ("/dev/null", "/dev/null")
     assert spawned == [True]
 
@@ -176,7 +176,7 @@ def test_process_file_lies_in_the_runtime_folder_of_the_user(
     assert fake.saw("path").startswith(f"{fake.bundle}/runc-process")
 
 
-def test_missing_folder_for_the_process_file_is_told(
+def test_missing_folder_for_the_process_file_is_reported(
     fake: FakeRuntime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_RUNTIME_DIR", "/no/such")
@@ -191,7 +191,7 @@ def test_missing_folder_for_the_process_file_is_told(
 
 
 @pytest.mark.root
-def test_full_disk_under_the_process_file_is_told(
+def test_full_disk_under_the_process_file_is_reported(
     fake: FakeRuntime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An error a user understands, and nothing left on the disk that is full already."""

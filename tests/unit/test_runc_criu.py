@@ -1,4 +1,4 @@
-"""What a runtime is asked for a checkpoint and for a restore, and which criu it is told of."""
+"""What a runtime is asked for a checkpoint and for a restore, and which criu it gets."""
 
 import asyncio
 from pathlib import Path
@@ -86,7 +86,7 @@ def test_runc_before_1_2_takes_the_option(version: str, takes: bool) -> None:
 @pytest.mark.parametrize(
     ("version", "option"), [(OLD, "--criu /my/criu "), ("runc version 1.2.0", "")]
 )
-def test_criu_path_is_told_where_it_matters_and_the_version_asked_once(
+def test_criu_path_is_passed_where_it_matters_and_the_version_asked_once(
     fake: FakeRuntime, version: str, option: str
 ) -> None:
     """The version costs a process, so it is asked when needed."""
@@ -109,8 +109,8 @@ def test_criu_path_is_told_where_it_matters_and_the_version_asked_once(
 
     run(verbs(), 20)
 
-    said = [line.partition(" --image-path")[0] for line in calls(fake)]
-    assert said == [
+    commands = [line.partition(" --image-path")[0] for line in calls(fake)]
+    assert commands == [
         "create --bundle /b --pid-file /b/init.pid c1",
         "--version",
         *[f"{option}checkpoint"] * 2,

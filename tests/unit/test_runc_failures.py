@@ -16,7 +16,7 @@ def fake(tmp_path: Path) -> FakeRuntime:
     return FakeRuntime(tmp_path)
 
 
-def test_missing_runtime_by_name_is_told_as_go_tells_it(fake: FakeRuntime) -> None:
+def test_missing_runtime_by_name_is_reported_as_go_does(fake: FakeRuntime) -> None:
     """Go names the program and says that PATH does not have it."""
     assert failure(fake, create, binary="nosuchrunc") == (
         "OCI runtime create failed: unable to retrieve OCI runtime error "
@@ -25,7 +25,7 @@ def test_missing_runtime_by_name_is_told_as_go_tells_it(fake: FakeRuntime) -> No
     )
 
 
-def test_missing_runtime_by_path_is_told_as_go_tells_it(fake: FakeRuntime) -> None:
+def test_missing_runtime_by_path_is_reported_as_go_does(fake: FakeRuntime) -> None:
     """Go names the system call and the path."""
     assert failure(fake, create, binary="/no/such/runc") == (
         "OCI runtime create failed: unable to retrieve OCI runtime error "
@@ -42,7 +42,7 @@ def test_missing_runtime_by_path_is_told_as_go_tells_it(fake: FakeRuntime) -> No
         (b"#!/no/such/interpreter\n", 0o755, "no such file or directory"),
     ],
 )
-def test_runtime_that_is_no_program_is_told(
+def test_runtime_that_is_no_program_is_reported(
     fake: FakeRuntime, content: bytes, mode: int, reason: str
 ) -> None:
     Path(fake.binary).write_bytes(content)
@@ -56,7 +56,7 @@ def test_runtime_that_is_no_program_is_told(
 
 
 @pytest.mark.parametrize("verb", VERBS)
-def test_argument_that_no_program_can_get_is_told(fake: FakeRuntime, verb: str) -> None:
+def test_argument_that_no_program_can_get_is_reported(fake: FakeRuntime, verb: str) -> None:
     """An id with a NUL byte fails that call, not the shim."""
     fake.script("exit 0")
     fake.log.touch()
@@ -64,7 +64,7 @@ def test_argument_that_no_program_can_get_is_told(fake: FakeRuntime, verb: str) 
         fake.run(VERBS[verb], root=f"{fake.root}\0")
 
 
-def test_runtime_that_fails_in_silence_is_told_by_its_status(fake: FakeRuntime) -> None:
+def test_runtime_that_fails_in_silence_is_reported_by_its_status(fake: FakeRuntime) -> None:
     """Without a log the exit status is all there is."""
     fake.script("exit 3")
 
@@ -75,7 +75,7 @@ def test_runtime_that_fails_in_silence_is_told_by_its_status(fake: FakeRuntime) 
     )
 
 
-def test_last_error_of_the_log_is_told(fake: FakeRuntime) -> None:
+def test_last_error_of_the_log_is_reported(fake: FakeRuntime) -> None:
     """The runtime's log has the reason."""
     fake.script(
         """cat >$LOG <<END
@@ -103,7 +103,7 @@ def test_corrupt_log_is_told_with_the_failure(fake: FakeRuntime) -> None:
     )
 
 
-def test_killed_runtime_is_told_by_128_and_its_signal(fake: FakeRuntime) -> None:
+def test_killed_runtime_is_reported_by_128_and_its_signal(fake: FakeRuntime) -> None:
     """As a shell gives the status of a killed process."""
     fake.script("kill -9 $$")
 
@@ -135,7 +135,7 @@ def test_error_after_half_a_line_of_a_killed_call_is_found(fake: FakeRuntime) ->
     assert failure(fake, VERBS["start"]) == "OCI runtime start failed: fresh"
 
 
-def test_log_made_anew_is_read_from_its_start(fake: FakeRuntime) -> None:
+def test_log_made_again_is_read_from_its_start(fake: FakeRuntime) -> None:
     fake.log.write_text('{"level":"error","msg":"stale and longer than the fresh one"}\n')
     fake.script("""echo '{"level":"error","msg":"fresh"}' >$LOG; exit 1""")
 
@@ -195,7 +195,7 @@ def test_failing_create_with_a_console_tells_its_output(fake: FakeRuntime) -> No
     )
 
 
-def test_output_that_is_no_utf8_is_told_all_the_same(fake: FakeRuntime) -> None:
+def test_output_that_is_no_utf8_is_reported_all_the_same(fake: FakeRuntime) -> None:
     """A message on the wire must be UTF-8, or the reply fails and with it the connection."""
     fake.script('touch "$LOG"; printf "a\\377b"; exit 1')
 
@@ -203,8 +203,8 @@ def test_output_that_is_no_utf8_is_told_all_the_same(fake: FakeRuntime) -> None:
 
 
 @pytest.mark.parametrize("verb", ["start", "kill", "delete"])
-def test_ten_megabytes_of_output_block_nobody(fake: FakeRuntime, verb: str) -> None:
-    """More than a pipe holds; the end is told, where the reason stands."""
+def test_ten_megabytes_of_output_block_no_writer(fake: FakeRuntime, verb: str) -> None:
+    """More than a pipe holds; the end, with the reason, is reported."""
     fake.script(
         'touch "$LOG"; head -c 10485760 /dev/zero | tr "\\0" x >&2; echo the reason >&2; exit 1'
     )
@@ -215,7 +215,7 @@ def test_ten_megabytes_of_output_block_nobody(fake: FakeRuntime, verb: str) -> N
     assert command.OUTPUT_LIMIT_BYTES <= len(text) <= command.OUTPUT_LIMIT_BYTES + 300
 
 
-def test_hook_that_keeps_the_output_open_holds_up_nobody(fake: FakeRuntime) -> None:
+def test_hook_that_keeps_the_output_open_delays_no_call(fake: FakeRuntime) -> None:
     """What a container inherits of the runtime's streams must not delay the verb's end."""
     fake.script("sleep 1000 & echo $! >$HERE/pid; exit 0")
     fake.run(VERBS["start"], timeout_s=5.0)
@@ -269,7 +269,7 @@ def test_kill_that_fails_otherwise_is_told_raw(fake: FakeRuntime) -> None:
     )
 
 
-def test_kill_without_a_runtime_is_told_raw(fake: FakeRuntime) -> None:
+def test_kill_without_a_runtime_is_reported_raw(fake: FakeRuntime) -> None:
     assert failure(fake, VERBS["kill"], binary="nosuchrunc") == (
         'unknown error after kill: exec: "nosuchrunc": executable file not found in $PATH: <nil>'
     )

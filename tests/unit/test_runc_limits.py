@@ -80,7 +80,7 @@ def test_hanging_runtime_is_killed_at_its_limit(
         with pytest.raises(RuntimeFailed) as caught:
             await verb(runc, name, 0.3)
         pid = int(fake.saw("pid"))
-        assert not is_alive(pid)  # not even as a zombie: reaped before anybody is told
+        assert not is_alive(pid)  # not even as a zombie: reaped before the call returns
         return str(caught.value)
 
     text = fake.run(hang, loop=loop)
@@ -108,7 +108,7 @@ def test_runtime_of_a_cancelled_caller_is_dead_before_the_caller_knows(
 
 
 def test_runtime_is_awaited_though_its_caller_is_cancelled_again(fake: FakeRuntime) -> None:
-    """A second cancellation while the first one's kill is under way orphans nobody."""
+    """A second cancellation while the first one's kill is under way orphans no process."""
     fake.script(HANG + "exec sleep 1000")
 
     async def cancel(runc: Runc) -> None:
@@ -203,8 +203,8 @@ def test_other_calls_go_on_while_one_hangs(fake: FakeRuntime) -> None:
     fake.run(both)
 
 
-def test_fast_runtimes_are_told_by_their_own_status(fake: FakeRuntime) -> None:
-    """Exits that come before anybody waits, in a crowd, are nobody else's."""
+def test_fast_runtimes_are_reported_by_their_own_status(fake: FakeRuntime) -> None:
+    """Exits that come before the wait, in a crowd, go to their own calls."""
     fake.script('[ "$VERB" = start ] || exit 3')
     fake.log.touch()
 
@@ -262,7 +262,7 @@ async def verb_of_start(runc: Runc) -> None:
 
 
 def _is_gone(pid: int) -> bool:
-    """Whether a process has ended; as an orphan of ours it may stay a zombie of somebody else."""
+    """Whether a process has ended; as an orphan of ours it may stay a zombie of another process."""
     try:
         with open(f"/proc/{pid}/stat") as file:
             return file.read().rpartition(")")[2].split()[0] in "ZX"

@@ -25,7 +25,7 @@ from shimv2.runtime.runc import Runc
         ("state", '{"init_process_pid": 42}', False),
     ],
 )
-def test_init_is_whom_the_runtime_notes_as_such(
+def test_init_is_the_process_that_the_runtime_notes_as_such(
     tmp_path: Path, name: str, text: str, expected: bool
 ) -> None:
     """By runc or crun; whatever else is there says nothing."""
@@ -43,13 +43,13 @@ def test_init_is_whom_the_runtime_notes_as_such(
     ("content", "mode", "expected"),
     [
         (b"\x7fELF\x02", 0o755, True),
-        (b"\x7fELF\x02", 0o644, True),  # who tries to run it will be told
+        (b"\x7fELF\x02", 0o644, True),  # an attempt to run it shows the error
         (b"#!/bin/sh\n", 0o755, False),
         (b"", 0o755, False),
         (None, 0, False),
     ],
 )
-def test_program_is_told_from_a_script(
+def test_program_differs_from_a_script(
     tmp_path: Path, content: bytes | None, mode: int, expected: bool
 ) -> None:
     """By its first bytes; also when it is found on PATH."""

@@ -140,7 +140,7 @@ def test_container_lives_its_whole_life(machine: Machine) -> None:
     machine.run(story)
 
 
-def test_missing_binary_is_told_with_its_name(machine: Machine) -> None:
+def test_missing_binary_is_reported_with_its_name(machine: Machine) -> None:
     """Docker maps the text to exit status 127."""
     machine.configure("/bin/nosuch")
 
@@ -156,8 +156,8 @@ def test_missing_binary_is_told_with_its_name(machine: Machine) -> None:
     machine.run(story)
 
 
-def test_exec_of_a_missing_binary_is_told(machine: Machine) -> None:
-    """The error is not told again for a call that fails in silence."""
+def test_exec_of_a_missing_binary_is_reported(machine: Machine) -> None:
+    """The error is not reported again for a call that fails in silence."""
 
     async def story(runc: Runc, reaper: Reaper) -> None:
         exited = await machine.create(runc, reaper)
@@ -188,7 +188,7 @@ def test_second_create_leaves_the_first_container_alone(machine: Machine) -> Non
     machine.run(story)
 
 
-def test_invalid_signal_is_told_raw(machine: Machine) -> None:
+def test_invalid_signal_is_reported_raw(machine: Machine) -> None:
     """The runtime's text as it is."""
 
     async def story(runc: Runc, reaper: Reaper) -> None:
@@ -221,7 +221,7 @@ def test_kill_and_delete_after_the_end_are_no_errors_a_daemon_minds(machine: Mac
 
 
 @pytest.mark.vm
-def test_refused_update_is_told_raw(machine: Machine) -> None:
+def test_refused_update_is_reported_raw(machine: Machine) -> None:
     """The runtime's text as it is."""
 
     async def story(runc: Runc, reaper: Reaper) -> None:
@@ -258,7 +258,7 @@ def test_forced_delete_ends_a_running_container(machine: Machine) -> None:
     async def story(runc: Runc, reaper: Reaper) -> None:
         exited = await machine.create(runc, reaper)
         await runc.start(machine.id, timeout_s=LIMIT_S)
-        reaper.stop()  # as if nobody were there: the blocking call waits for its own child
+        reaper.stop()  # as without a reaper: the blocking call waits for its own child
         delete_force_now(
             binary=machine.binary,
             root=machine.root,

@@ -32,7 +32,7 @@ def test_log_of_a_real_runtime_ends_in_what_it_printed(name: str) -> None:
     assert last_error(captured(f"{name}.log")) == printed[-1]
 
 
-def test_missing_binary_is_told_in_runc_words() -> None:
+def test_missing_binary_is_reported_in_runc_words() -> None:
     """Docker's clients look for `no such file or directory` beside the command."""
     log = captured("runc-create-missing-binary.log")
 
@@ -89,7 +89,7 @@ def test_last_error_of_a_readable_log_is_found(log: bytes, message: str) -> None
         (b'{"time":5}', "Time.UnmarshalJSON: input is not a JSON string"),
     ],
 )
-def test_log_that_is_none_is_told_why(log: bytes, why: str) -> None:
+def test_file_that_is_no_log_is_reported_with_the_reason(log: bytes, why: str) -> None:
     """Strict: one entry that is none spoils the log."""
     with pytest.raises(CorruptLog) as caught:
         last_error(log)
@@ -134,7 +134,7 @@ def test_time_that_is_no_rfc3339_spoils_the_log(time: str) -> None:
         ("2026-11-23T23:07:39Z!", 'extra text: "!"'),
     ],
 )
-def test_time_is_told_with_the_place_where_it_stops_to_fit(time: str, why: str) -> None:
+def test_time_is_reported_with_the_place_where_it_stops_to_fit(time: str, why: str) -> None:
     """As Go's time.Parse does."""
     layout = "2006-01-02T15:04:05Z07:00"
     with pytest.raises(CorruptLog) as caught:

@@ -20,7 +20,7 @@ def test_pid_is_read_from_its_file(tmp_path: Path) -> None:
     assert read_pid_file(str(tmp_path / "init.pid")) == 4711
 
 
-def test_missing_pid_file_is_told_as_the_reference_does() -> None:
+def test_missing_pid_file_is_reported_as_the_reference_does() -> None:
     """The text is Go's for a file that is not there."""
     with pytest.raises(Refused) as caught:
         read_pid_file("/no/init.pid")
@@ -91,11 +91,11 @@ def test_output_without_end_is_bounded_in_memory() -> None:
             command.trim(fd)
             assert os.fstat(fd).st_size <= 2_000_000
         os.write(writer, b"the end")
-        told = command.output(fd)
+        text = command.output(fd)
     finally:
         os.close(fd)
         os.close(writer)
 
-    assert told.endswith("000039\nthe end")
-    assert "\0" not in told
-    assert len(told) == command.OUTPUT_LIMIT_BYTES
+    assert text.endswith("000039\nthe end")
+    assert "\0" not in text
+    assert len(text) == command.OUTPUT_LIMIT_BYTES

@@ -46,7 +46,7 @@ def test_empty_runtime_file_means_runc(fake: FakeRuntime, monkeypatch: pytest.Mo
     assert fake.has_seen("ran")
 
 
-def test_failure_is_told_with_its_output(fake: FakeRuntime) -> None:
+def test_failure_is_reported_with_its_output(fake: FakeRuntime) -> None:
     """What `delete` puts into its warning."""
     fake.script("echo container id cannot be empty >&2; exit 1")
     with pytest.raises(CommandFailed) as caught:
@@ -59,7 +59,7 @@ def test_failure_is_told_with_its_output(fake: FakeRuntime) -> None:
     assert caught.value.exit_status == 1
 
 
-def test_missing_runtime_is_told(fake: FakeRuntime) -> None:
+def test_missing_runtime_is_reported(fake: FakeRuntime) -> None:
     with pytest.raises(CommandFailed, match="executable file not found") as caught:
         delete(fake, binary="nosuchrunc")
 
@@ -76,7 +76,7 @@ def test_hanging_runtime_is_killed_with_its_children(fake: FakeRuntime) -> None:
     assert not is_alive(int(fake.saw("pid")))
 
 
-def test_endless_output_blocks_nobody(fake: FakeRuntime) -> None:
+def test_endless_output_blocks_no_writer(fake: FakeRuntime) -> None:
     """The output is cut at a limit and the program goes on."""
     fake.script('head -c 10485760 /dev/zero | tr "\\0" x; exit 1')
     with pytest.raises(CommandFailed) as caught:

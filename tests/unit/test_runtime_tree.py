@@ -49,7 +49,7 @@ def test_whole_tree_is_killed(tmp_path: Path) -> None:
     until(lambda: _all_reaped(pids), "the end of the tree")
 
 
-def test_leaves_are_killed_and_what_started_them_is_told(tmp_path: Path) -> None:
+def test_leaves_are_killed_and_what_started_them_is_reported(tmp_path: Path) -> None:
     """CRIU, and above it runc, clean up after a child that failed."""
     scripts = {
         "top": "sh middle; exit $?",
@@ -69,7 +69,7 @@ def test_leaves_are_killed_and_what_started_them_is_told(tmp_path: Path) -> None
 
 
 def test_child_without_children_is_not_killed_itself() -> None:
-    """There is nothing below it; it is somebody else's to kill."""
+    """There is nothing below it; its own parent has to kill it."""
     pid = spawn(["/bin/sleep", "1000"])
 
     kill_leaves(pid)

@@ -167,7 +167,7 @@ def test_unknown_value_of_the_environment_is_an_error(monkeypatch: pytest.Monkey
         ("# ok\nlogging_binaries = [1]\n", 2, "logging_binaries: expected absolute paths, not 1"),
     ],
 )
-def test_wrong_file_is_told_with_its_line(
+def test_wrong_file_is_reported_with_its_line(
     tmp_path: Path, text: str, line: int, reason: str
 ) -> None:
     """A bad file fails `start` with its line."""
@@ -178,7 +178,7 @@ def test_wrong_file_is_told_with_its_line(
     assert str(caught.value).startswith(f"{path}:{line}: {reason}")
 
 
-def test_file_in_another_encoding_is_told_with_its_line(tmp_path: Path) -> None:
+def test_file_in_another_encoding_is_reported_with_its_line(tmp_path: Path) -> None:
     path = write(tmp_path, b"kill_s = 1\n# \xff\n")
 
     with pytest.raises(SettingsError) as caught:

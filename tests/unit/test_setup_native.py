@@ -31,16 +31,16 @@ def tree(tmp_path: Path) -> Path:
 
 def build(tree: Path, **env: str) -> str:
     """Run `setup.py build_native` and return what it says."""
-    with open(tree / "said", "w+", encoding="utf-8") as said:
+    with open(tree / "output", "w+", encoding="utf-8") as output:
         pid = spawn(
             [sys.executable, "setup.py", "-q", "build_native"],
             cwd=str(tree),
             env={**os.environ, **env},
-            fds={1: said.fileno(), 2: said.fileno()},
+            fds={1: output.fileno(), 2: output.fileno()},
         )
         status = wait_for(pid)
-        said.seek(0)
-        text = said.read()
+        output.seek(0)
+        text = output.read()
     assert status == 0, text
     return text
 

@@ -72,7 +72,7 @@ def test_existing_folder_keeps_its_mode(folder: Path) -> None:
 
 @pytest.mark.rule("cli.reply.7")
 def test_bound_socket_takes_connections_at_once(folder: Path) -> None:
-    """Connectable before anybody accepts; not inherited by children."""
+    """Connectable before a server accepts; not inherited by children."""
     made = bind_or_join(str(folder / "sock"))
     assert made is not None
 
@@ -83,7 +83,7 @@ def test_bound_socket_takes_connections_at_once(folder: Path) -> None:
 
 @pytest.mark.rule("cli.socket.6")
 def test_taken_name_is_joined(folder: Path) -> None:
-    """A name at which somebody listens is left alone."""
+    """A name with a listening server is left alone."""
     path = folder / "sock"
     with listening(str(path)):
         inode = path.stat().st_ino
@@ -162,7 +162,7 @@ def test_folder_that_is_a_file_is_an_error(folder: Path) -> None:
 
 
 def test_socket_of_another_kind_is_not_taken_over(folder: Path) -> None:
-    """What cannot be told dead is not removed."""
+    """A socket that is not known to be dead is not removed."""
     path = folder / "sock"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as other:
         other.bind(str(path))

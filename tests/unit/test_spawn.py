@@ -87,7 +87,7 @@ def test_signals_hidden_by_the_c_library_are_reset_too() -> None:
     assert ignored == 0
 
 
-def test_signals_that_arrive_while_children_are_made_harm_nobody() -> None:
+def test_signals_that_arrive_while_children_are_made_harm_no_child() -> None:
     """A handler of ours must not run in the child: it would work on our memory."""
     ticks = 0
 
@@ -128,7 +128,7 @@ def test_child_gets_the_death_signal_that_was_asked_for(number: int | None) -> N
 
 
 def test_child_dies_with_its_parent() -> None:
-    """SIGKILL of a shim takes its running runc along; what is told to outlive it does."""
+    """SIGKILL of a shim takes its running runc along; a child that is meant to outlive it does."""
     script = (
         "import os, sys; from shimv2.kernel import spawn\n"
         f"spawn.method = spawn.{spawn.method.__name__}\n"
@@ -303,7 +303,7 @@ def test_process_group_is_new_when_asked_for() -> None:
 
 
 def test_program_name_and_arguments_are_separate_things() -> None:
-    """The runtime is executed by its path and told the name the user gave it."""
+    """The runtime is executed by its path, under the name that the user gave it."""
     argv = ["runc", "-c", "kill -STOP $$ # gr\u00fc\u00df \udcff", ""]
     with a_child(*argv, executable=SHELL) as pid:
         with open(f"/proc/{pid}/cmdline", "rb") as file:

@@ -55,7 +55,7 @@ def test_errors_of_the_system_have_go_codes(number: int, code: int) -> None:
     assert to_status(OSError(number, "text", "/p")).code == code
 
 
-def test_missing_bundle_is_told_as_the_reference_does() -> None:
+def test_missing_bundle_is_reported_as_the_reference_does() -> None:
     """Create with a bundle that does not exist."""
     with pytest.raises(OSError, match="No such file") as caught:
         os.stat("/nobundle/options.json")

@@ -34,7 +34,7 @@ def _numbered(paths: list[Path]) -> list[tuple[str, str]]:
 
 
 def test_no_text_cites_a_document_that_is_not_in_the_repository() -> None:
-    """Rules have ids in tests/rules.toml; everything else is said in words."""
+    """Rules have ids in tests/rules.toml; everything else is written in words."""
     found = [
         f"{place}: {line}" for place, line in _numbered(_SUITE + _CODE) if _DANGLING.search(line)
     ]

@@ -33,7 +33,7 @@ def test_run_that_takes_too_long_fails(loop: LoopName) -> None:
 
 
 @both_loops
-def test_run_fails_for_an_error_nobody_awaited(loop: LoopName) -> None:
+def test_run_fails_for_an_error_that_was_not_awaited(loop: LoopName) -> None:
     """It is the cause of the failure."""
 
     async def main() -> None:

@@ -117,7 +117,7 @@ def test_run_leaves_the_outcomes_of_tests_that_name_rules(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    ("marker", "said"),
+    ("marker", "error"),
     [
         ('"task.delete.4"', "there is no rule 'task.delete.4' in rules.toml"),
         ("", "takes the ids of rules"),
@@ -125,15 +125,15 @@ def test_run_leaves_the_outcomes_of_tests_that_name_rules(tmp_path: Path) -> Non
     ],
 )
 def test_marker_that_names_no_rule_ends_the_run_before_any_test(
-    tmp_path: Path, marker: str, said: str
+    tmp_path: Path, marker: str, error: str
 ) -> None:
-    """A test would else prove something that nobody looks for."""
+    """A test would else prove a rule that is not in the list."""
     text = f"import pytest\n\n@pytest.mark.rule({marker})\ndef test_it():\n    print('ran')\n"
 
     done = suite(tmp_path, text)
 
     assert done.returncode == 4
-    assert said in done.stderr
+    assert error in done.stderr
     assert "ran" not in done.stdout
 
 

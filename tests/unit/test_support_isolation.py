@@ -73,11 +73,11 @@ def test_left_child_is_reported_and_ended_and_the_next_test_passes(tmp_path: Pat
         preexec_fn=ignore,
     )
 
-    told = done.stdout
-    assert "test_small.py::test_fails_and_leaves_a_child\n" in told
-    assert "ERROR at teardown of test_passes_and_leaves_a_child" in told
-    assert ": sleep 1000" in told
-    assert "1 failed, 4 passed, 1 error" in told
+    output = done.stdout
+    assert "test_small.py::test_fails_and_leaves_a_child\n" in output
+    assert "ERROR at teardown of test_passes_and_leaves_a_child" in output
+    assert ": sleep 1000" in output
+    assert "1 failed, 4 passed, 1 error" in output
     pids = [int((tmp_path / name).read_text()) for name in ("top", "below")]
     until(lambda: not any(map(alive, pids)), "the end of what the test started")
 

@@ -14,7 +14,7 @@ from tests.support.host import Host
 
 
 def test_open_fd_is_counted_until_it_is_closed() -> None:
-    """An fd opened after the snapshot is told with what it leads to."""
+    """An fd opened after the snapshot is reported with what it leads to."""
     before = OwnState.now()
     fd = os.open("/dev/null", os.O_RDONLY)
 
@@ -101,7 +101,7 @@ def test_process_is_found_by_the_mark_wherever_it_carries_it() -> None:
 
 @pytest.mark.root
 def test_mount_and_cgroup_are_found_and_removed() -> None:
-    """What carries the mark is told, and is gone after `remove`."""
+    """What carries the mark is reported, and is gone after `remove`."""
     host = Host.make()
     try:
         mounted = os.path.join(host.folder, "mnt")
@@ -126,7 +126,7 @@ def test_mount_and_cgroup_are_found_and_removed() -> None:
 
 
 @pytest.mark.root
-def test_socket_counts_when_nobody_listens_any_more() -> None:
+def test_socket_counts_when_it_has_no_listener_any_more() -> None:
     """A live shim's socket is the shim's business; a dead one was left behind."""
     os.makedirs("/run/containerd/s", mode=0o700, exist_ok=True)
     host = Host.make()
@@ -143,7 +143,7 @@ def test_socket_counts_when_nobody_listens_any_more() -> None:
 
 
 @pytest.mark.root
-def test_fifo_folder_counts_when_nobody_has_it_open_any_more() -> None:
+def test_fifo_folder_counts_when_no_process_has_it_open_any_more() -> None:
     """A running ctr's FIFOs are its business; those of one that is gone were left behind."""
     os.makedirs("/run/containerd/fifo", mode=0o700, exist_ok=True)
     host = Host.make()

@@ -77,13 +77,13 @@ def test_rules_are_read_with_all_their_fields(tmp_path: Path) -> None:
     ],
 )
 def test_file_that_is_not_as_it_has_to_be_is_refused(tmp_path: Path, text: str, why: str) -> None:
-    """A rule that nobody reads, or reads wrongly, would be proven by nobody."""
+    """No test would prove a rule that is not read, or is read wrongly."""
     with pytest.raises(BadRules, match=re.escape(why)):
         load(written(tmp_path, text))
 
 
 def test_page_shows_exactly_the_rules_of_the_tree() -> None:
-    """`make conformance` makes it anew after a change of tests/rules.toml."""
+    """`make conformance` makes it again after a change of tests/rules.toml."""
     page = (ROOT / "docs" / "conformance.md").read_text()
 
     shown = re.findall(r"^\| `([a-z0-9.]+)` \| (.*?) \| (\w+) \| ", page, re.MULTILINE)

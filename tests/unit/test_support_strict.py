@@ -51,7 +51,7 @@ def run_pytest(folder: Path, *, strict: bool) -> "subprocess.CompletedProcess[st
 
 
 def test_skip_is_a_failure_in_strict_mode_unless_it_is_listed(tmp_path: Path) -> None:
-    """The reason of the skip is told with the failure; an expected failure is none."""
+    """The reason of the skip is reported with the failure; an expected failure is none."""
     done = run_pytest(tmp_path, strict=True)
 
     assert done.returncode == 1

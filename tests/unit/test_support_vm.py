@@ -21,7 +21,7 @@ def test_every_test_is_in_one_share_whatever_their_order(machines: int) -> None:
 
 
 def test_shares_take_about_the_same_time() -> None:
-    """One that nobody has measured counts as the mean."""
+    """One without a measurement counts as the mean."""
     durations_s = {"a": 60.0, "b": 30.0, "c": 20.0, "d": 10.0}
 
     assert deal.deal("abcd", durations_s, 2) == [["a"], ["b", "c", "d"]]

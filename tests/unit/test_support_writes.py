@@ -23,6 +23,6 @@ def test_files_that_were_written_are_named_once(tmp_path: Path) -> None:
         assert writes.seen() == {"one", "other"}
 
 
-def test_file_that_is_not_there_is_told(tmp_path: Path) -> None:
+def test_file_that_is_not_there_is_reported(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="nosuch"):
         Writes(tmp_path / "nosuch")

@@ -78,7 +78,7 @@ def test_timeout_beyond_the_field_is_clamped(asked: int, sent: int) -> None:
     st.lists(st.tuples(texts, st.binary(max_size=9)), max_size=3),
 )
 def test_error_comes_back_as_it_was(code: int, text: str, details: list[tuple[str, bytes]]) -> None:
-    """Code, text and details; codes nobody knows are kept."""
+    """Code, text and details; unknown codes are kept."""
     sent = StatusError(code, text, [Detail(*one) for one in details])
     payload, error = codec.decode_response(codec.encode_error(sent))
 

@@ -153,15 +153,15 @@ def test_unary_call_between_both_ends() -> None:
 
 
 def test_refused_data_ends_the_unary_call_at_the_client_only() -> None:
-    """The client is told; the call runs on, its own answer is a stray frame then."""
+    """The client gets an error; the call runs on, its own answer is a stray frame then."""
     client, server = ClientConnection(), ServerConnection()
     _id, frame = client.request("s", "m", b"")
     [_request, refusal] = server_events(server, frame + data_frame(1, b"x"))
     assert isinstance(refusal, ErrorReply)
-    [told] = client_events(client, server.refuse(refusal))
+    [event] = client_events(client, server.refuse(refusal))
 
-    assert isinstance(told, ResponseReceived)
-    assert str(told.error) == "StreamID is no longer active"
+    assert isinstance(event, ResponseReceived)
+    assert str(event.error) == "StreamID is no longer active"
     assert client_events(client, server.respond(1, b"")) == [StrayFrame(1, wire.RESPONSE)]
 
 

@@ -111,7 +111,7 @@ def test_busy_mount_is_tried_again(rootfs: str) -> None:
 
 @pytest.mark.rule("mounts.unmount.3", "mounts.unmount.4")
 def test_mount_that_stays_busy_is_an_error(rootfs: str) -> None:
-    """The outermost failure is told, with its path, after all the others were tried."""
+    """The outermost failure is reported, with its path, after all the others were tried."""
     mount_tmpfs(rootfs)
     mount_tmpfs(f"{rootfs}/free")
     fd = os.open(rootfs, os.O_RDONLY)

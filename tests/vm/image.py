@@ -222,7 +222,7 @@ def _initramfs(root: Path, release: str, folder: Path, target: Path) -> None:
 def _disk(root: Path, target: Path) -> None:
     with open(target, "wb") as file:
         file.truncate(_DISK_BYTES)
-    # Debian 12's own, for Debian 12's kernel.  No journal: nobody will recover this disk.
+    # Debian 12's own, for Debian 12's kernel.  No journal: this disk is never recovered.
     mke2fs = loaded(root, "usr/sbin/mke2fs")
     options = ["-q", "-t", "ext4", "-O", "^has_journal", "-m", "0", "-d", str(root)]
     _run([*mke2fs, *options, str(target)], env={"MKE2FS_CONFIG": str(root / "etc/mke2fs.conf")})

@@ -34,7 +34,7 @@ _KERNEL: Final = (
 )
 _CPU: Final = "qemu64"
 # 2 ns an instruction: a second of the machine is half a milliard of them, however slow the emulator
-# is and whoever else uses this computer.  So the time limits of tests mean the same as outside.
+# is and whatever else this computer runs.  So the time limits of tests mean the same as outside.
 _CLOCK: Final = "shift=1"
 _READ_BYTES: Final = 1 << 16
 _LAST_LINES: Final = 60
@@ -46,7 +46,7 @@ Output = Callable[[int, bytes], None]  # which machine's, what
 
 
 class Hung(Exception):
-    """A machine said nothing for too long, or was not done in time."""
+    """A machine printed nothing for too long, or was not done in time."""
 
 
 class Died(Exception):
@@ -127,7 +127,7 @@ class _Machine:
 
     def __init__(self, image: Image, hardware: Hardware, number: int, command: str) -> None:
         self._number = number
-        self._last_said = b""
+        self._last_output = b""
         self._undo = contextlib.ExitStack()
         with contextlib.ExitStack() as undo:
             self._folder = Path(undo.enter_context(tempfile.TemporaryDirectory(prefix="vm.")))
@@ -153,7 +153,7 @@ class _Machine:
         """Return what there is of the output; nothing means its end."""
         self.heard_at = time.monotonic()
         data = os.read(self.fileno(), _READ_BYTES)
-        self._last_said = (self._last_said + data)[-_LAST_BYTES:]
+        self._last_output = (self._last_output + data)[-_LAST_BYTES:]
         return data
 
     def status(self) -> int:
@@ -177,11 +177,11 @@ class _Machine:
 
     def portrait(self) -> str:
         """Say what is known of a machine that has failed."""
-        said = self._last_said.decode(errors="replace").splitlines()[-_LAST_LINES:]
+        output = self._last_output.decode(errors="replace").splitlines()[-_LAST_LINES:]
         console = (self._folder / "console").read_text(errors="replace").splitlines()
         lines = [
             f"machine {self._number}, {self._emulator_state()}",
-            *("the end of its output:", *(f"  {line}" for line in said or ["(none)"])),
+            *("the end of its output:", *(f"  {line}" for line in output or ["(none)"])),
             *("the end of its console:", *(f"  {line}" for line in console[-_LAST_LINES:])),
         ]
         return "\n".join(lines)

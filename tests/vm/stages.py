@@ -1,4 +1,4 @@
-"""How long each stage of a run took: told when it ends, and all together at the end."""
+"""How long each stage of a run took: printed when it ends, and all together at the end."""
 
 import contextlib
 import resource
@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 class Stages:
     def __init__(self) -> None:
-        self._told: list[str] = []
+        self._done: list[str] = []
 
     @contextlib.contextmanager
     def __call__(self, name: str) -> Iterator[None]:
@@ -19,11 +19,11 @@ class Stages:
             yield
         finally:
             took_s, cpu_s = time.monotonic() - began_s, _children_s() - used_s
-            self._told.append(f"{name} {took_s:.0f} s ({cpu_s:.0f} s of CPU)")
+            self._done.append(f"{name} {took_s:.0f} s ({cpu_s:.0f} s of CPU)")
 
     def tell(self) -> None:
-        if self._told:
-            print(f"vm: {', '.join(self._told)}", file=sys.stderr, flush=True)
+        if self._done:
+            print(f"vm: {', '.join(self._done)}", file=sys.stderr, flush=True)
 
 
 def _children_s() -> float:

@@ -101,7 +101,7 @@ def test_terminal_that_its_session_hung_up_is_opened_again(
 def test_input_after_a_hang_up_waits_also_when_nobody_takes_the_output(
     tmp_path: Path, old: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What a client types while nobody has the terminal open is there for the next."""
+    """What a client types while no process has the terminal open is kept for the next reader."""
     if old:
         monkeypatch.setattr(shim_console, "_TIOCGPTPEER", 0)
     stdin, out = fifos(tmp_path, ["in", "out"])

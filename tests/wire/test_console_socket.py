@@ -57,7 +57,7 @@ def test_terminal_is_taken_and_the_folder_goes_with_it(tmp_path: Path, place: Pa
 
 @pytest.mark.rule("io.terminal.3", "io.terminal.4")
 @pytest.mark.parametrize(
-    ("masters", "pipes", "name", "said"),
+    ("masters", "pipes", "name", "error"),
     [
         (0, 0, NAME, "recvfd: number of fds is not 1: 0"),
         (2, 0, NAME, "recvfd: number of fds is not 1: 2"),
@@ -69,7 +69,7 @@ def test_terminal_is_taken_and_the_folder_goes_with_it(tmp_path: Path, place: Pa
     ],
 )
 def test_message_that_is_no_terminal_is_refused_and_all_its_fds_are_closed(
-    tmp_path: Path, masters: int, pipes: int, name: bytes, said: str
+    tmp_path: Path, masters: int, pipes: int, name: bytes, error: str
 ) -> None:
     """One message, one fd, a terminal; and the folder is gone all the same."""
     (out,) = fifos(tmp_path, ["out"])
@@ -85,7 +85,7 @@ def test_message_that_is_no_terminal_is_refused_and_all_its_fds_are_closed(
                 os.close(number)
         with pytest.raises(Refused) as refused:
             await io.connect()
-        assert str(refused.value) == FAILED + said
+        assert str(refused.value) == FAILED + error
         await io.close()
 
     run_clean(scenario())
@@ -111,7 +111,7 @@ def test_name_of_the_longest_length_is_taken(tmp_path: Path) -> None:
 
 
 def test_runtime_that_sends_nothing_is_not_waited_for_long() -> None:
-    """A runtime has sent it by its own end: one that has not is broken, and told so."""
+    """A runtime has sent it by its own end; one that has not is reported as broken."""
 
     async def scenario() -> None:
         listening = ConsoleSocket()
@@ -164,7 +164,9 @@ def test_folder_whose_path_is_too_long_for_a_socket_is_passed_over(
     assert not os.path.exists(os.path.dirname(listening.path))
 
 
-def test_folder_that_is_missing_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_folder_that_is_missing_is_reported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Like the reference: the folder that was asked for, or an error."""
     missing = tmp_path / "no"
     short = Path("/tmp/nosuchfolder")

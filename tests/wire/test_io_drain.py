@@ -95,7 +95,7 @@ def test_drain_after_a_fast_exit_is_immediate(tmp_path: Path, stream: str) -> No
 def test_drain_with_a_background_process_ends_after_the_grace(
     tmp_path: Path, loop: LoopName, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Somebody still holds the output, and is silent."""
+    """A process still has the output open, and is silent."""
     caplog.set_level(logging.WARNING)
     _, out, err = fifos(tmp_path)
 
@@ -167,7 +167,7 @@ def test_drain_grace_is_given_from_the_call_on(tmp_path: Path) -> None:
 def test_drain_of_unread_output_ends_at_its_limit(
     tmp_path: Path, script: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Nobody reads; Delete goes on after the limit, the rest is counted."""
+    """No client reads; Delete goes on after the limit, the rest is counted."""
     caplog.set_level(logging.WARNING)
     (out,) = fifos(tmp_path, ["out"])
 
@@ -247,7 +247,7 @@ def test_drain_may_be_cancelled_and_repeated(tmp_path: Path) -> None:
 
 
 def test_close_ends_a_drain(tmp_path: Path) -> None:
-    """Whoever closes decides."""
+    """The end that closes decides."""
     (out,) = fifos(tmp_path, ["out"])
 
     async def scenario() -> None:

@@ -137,7 +137,7 @@ def test_file_uri_of_a_fifo_is_used_as_one(tmp_path: Path) -> None:
     ],
 )
 def test_file_uri_that_cannot_be_opened_is_refused(uri: str, text: str) -> None:
-    """Told by Create, before anything runs."""
+    """Create reports it, before anything runs."""
     with nothing_leaked(), pytest.raises(Refused) as caught:
         open_io(Stdio(stdout=uri), uid=0, gid=0, policy=IoPolicy())
 

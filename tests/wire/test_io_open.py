@@ -37,7 +37,7 @@ SHORT = IoPolicy(open_limit_s=0.1)
 @pytest.mark.parametrize("loop", LOOPS)
 @pytest.mark.parametrize("missing", ["out", "err"])
 def test_connect_without_reader_times_out(tmp_path: Path, missing: str, loop: LoopName) -> None:
-    """Create fails with code 4 and names the FIFO nobody reads."""
+    """Create fails with code 4 and names the FIFO without a reader."""
     paths = dict(zip(("in", "out", "err"), fifos(tmp_path), strict=True))
 
     async def scenario() -> None:
@@ -186,7 +186,7 @@ def _connect_error(stdio: Stdio) -> str:
     return run_clean(scenario())
 
 
-def test_connect_missing_file_is_told(tmp_path: Path) -> None:
+def test_connect_missing_file_is_reported(tmp_path: Path) -> None:
     """A missing name counts as a file, and a file is not created."""
     path = f"{tmp_path}/nofile"
 
@@ -207,7 +207,7 @@ def test_connect_directory_is_told() -> None:
 @pytest.mark.parametrize(
     ("path", "why"), [("/dev/null/x", "not a directory"), ("a\0b", "invalid argument")]
 )
-def test_connect_name_that_cannot_be_looked_at_is_told(path: str, why: str) -> None:
+def test_connect_name_that_cannot_be_looked_at_is_reported(path: str, why: str) -> None:
     """What the reference's stat says; a NUL must not be a crash."""
     text = _connect_error(Stdio(stderr=path))
 
@@ -224,7 +224,7 @@ def test_connect_missing_stdin_is_told(tmp_path: Path) -> None:
     assert text == f"failed to open stdin fifo {path}: stat {path}: no such file or directory"
 
 
-def test_connect_without_descriptors_left_is_told(tmp_path: Path) -> None:
+def test_connect_without_descriptors_left_is_reported(tmp_path: Path) -> None:
     """EMFILE at the second end of a FIFO: an answer, and the first end is closed again."""
     (out,) = fifos(tmp_path, ["out"])
 

@@ -128,7 +128,7 @@ def test_output_written_before_connect_is_delivered(tmp_path: Path) -> None:
 @pytest.mark.rule("io.open.6")
 @pytest.mark.parametrize("loop", LOOPS)
 def test_reader_lost_and_back_gets_everything_in_order(tmp_path: Path, loop: LoopName) -> None:
-    """Output waits, it is never dropped, nobody gets EPIPE."""
+    """Output waits, it is never dropped, no writer gets EPIPE."""
     (out,) = fifos(tmp_path, ["out"])
     count = 6000  # 480 kB: more than pipe and FIFO hold
 
@@ -212,7 +212,7 @@ def test_short_lines_of_a_process_without_reader_all_fit_the_fifo(
         "exec >&- 2>&-; sleep 60",  # ended
     ],
 )
-def test_output_at_rest_wakes_nobody(tmp_path: Path, script: str, loop: LoopName) -> None:
+def test_output_at_rest_wakes_no_thread(tmp_path: Path, script: str, loop: LoopName) -> None:
     """No busy loop, no timer, whichever side waits for which."""
     _, out, err = fifos(tmp_path)
 
@@ -238,7 +238,7 @@ def test_output_at_rest_wakes_nobody(tmp_path: Path, script: str, loop: LoopName
 def test_output_peers_closing_in_any_order_leave_nothing(
     tmp_path: Path, order: tuple[str, ...]
 ) -> None:
-    """Each peer goes in each order; no descriptor is left, and nobody is woken."""
+    """Each peer goes in each order; no descriptor is left, and no thread is woken."""
     (out,) = fifos(tmp_path, ["out"])
 
     async def scenario() -> None:

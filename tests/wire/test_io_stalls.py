@@ -1,4 +1,4 @@
-"""Output that nobody takes: the policies, sinks that fail, and bytes left at the end."""
+"""Output without a reader: the policies, sinks that fail, and bytes left at the end."""
 
 import contextlib
 import logging
@@ -187,7 +187,7 @@ def test_output_unread_at_the_end_waits_for_the_next_client(tmp_path: Path) -> N
             assert await Container(io, "echo", "last words").wait() == 0
             await io.drain()
             assert await wakeups_at_rest() <= REST_WAKEUPS
-            FifoReader(out).close()  # somebody who only looks
+            FifoReader(out).close()  # a reader that only looks
             client = Container(ProcessIO(), "sh", "-c", f"cat {out} > {tmp_path}/copy")
             assert await client.wait() == 0  # it saw the end
             assert on_fifo(out) == 0
@@ -215,7 +215,7 @@ def test_output_unread_at_the_end_is_given_up_at_close(tmp_path: Path) -> None:
 def test_output_unread_at_the_end_without_descriptors_ends_as_it_always_did(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """inotify instances and descriptors are limited: then it is as with the reference, and told."""
+    """At a limit of inotify or descriptors the end is the reference's, with a log line."""
     (out,) = fifos(tmp_path, ["out"])
 
     async def scenario() -> None:

@@ -156,7 +156,7 @@ def test_stdin_closed_by_the_process_breaks_the_clients_pipe(
 
 @pytest.mark.rule("io.open.4")
 def test_stdin_of_a_process_that_ended_before_connect_is_closed(tmp_path: Path) -> None:
-    """A client that is stuck in open is let go, and then told."""
+    """A client that is stuck in open is released, and then gets an error."""
     (stdin,) = fifos(tmp_path, ["in"])
 
     async def scenario() -> None:
@@ -240,7 +240,7 @@ def test_stdin_from_dev_null_ends_at_once() -> None:
 def test_stdin_peers_closing_in_any_order_leave_nothing(
     tmp_path: Path, order: tuple[str, ...]
 ) -> None:
-    """Each peer goes in each order; no descriptor is left, and nobody is woken."""
+    """Each peer goes in each order; no descriptor is left, and no thread is woken."""
     (stdin,) = fifos(tmp_path, ["in"])
 
     async def scenario() -> None:

@@ -72,7 +72,7 @@ def test_nothing_wakes_while_the_time_runs(tmp_path: Path, loop: LoopName) -> No
         async with opened(stdin=stdin, policy=policy(LONG_S)) as io:
             child = Container(io, "cat")
             await io.connect()
-            assert await wakeups_at_rest() <= REST_WAKEUPS  # before there has been anybody
+            assert await wakeups_at_rest() <= REST_WAKEUPS  # before there was a client
             os.close(writer(stdin))
             assert await wakeups_at_rest() <= REST_WAKEUPS
             assert not child.exited
@@ -81,7 +81,7 @@ def test_nothing_wakes_while_the_time_runs(tmp_path: Path, loop: LoopName) -> No
     run_clean(scenario(), loop=loop)
 
 
-def test_input_that_nobody_has_opened_does_not_end(tmp_path: Path) -> None:
+def test_input_that_no_client_has_opened_does_not_end(tmp_path: Path) -> None:
     """The time runs from the leaving of a client, not from the start."""
     stdin, out, _ = fifos(tmp_path)
 
@@ -102,7 +102,9 @@ def test_input_that_nobody_has_opened_does_not_end(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("size_bytes", [1, 50_000])
-def test_client_that_writes_within_the_time_starts_it_anew(tmp_path: Path, size_bytes: int) -> None:
+def test_client_that_writes_within_the_time_starts_it_again(
+    tmp_path: Path, size_bytes: int
+) -> None:
     """Whether its bytes are copied or spliced, and whether it is still there at the end or not."""
     stdin, out, _ = fifos(tmp_path)
     data = os.urandom(size_bytes)

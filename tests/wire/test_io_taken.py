@@ -1,4 +1,4 @@
-"""What a client has to take before it is told of an exit: how long that is waited for."""
+"""What a client has to read before an exit is published, and how long the shim waits for it."""
 
 import asyncio
 import os
@@ -47,7 +47,7 @@ def waits(io: ProcessIO) -> bool:
 def test_output_is_taken_once_the_client_has_read_it(
     tmp_path: Path, count: int, loop: LoopName
 ) -> None:
-    """In the FIFO, or still on its way there; all who wait are told."""
+    """In the FIFO, or still on its way there; all waiters are woken."""
     (out,) = fifos(tmp_path, ["out"])
 
     async def scenario() -> None:
@@ -116,7 +116,7 @@ def test_all_who_wait_for_output_to_be_read_go_on_together(tmp_path: Path) -> No
     run_clean(scenario())
 
 
-def test_client_that_reads_to_the_end_sees_it_before_the_exit_is_told(tmp_path: Path) -> None:
+def test_client_that_reads_to_the_end_sees_it_before_the_exit_is_published(tmp_path: Path) -> None:
     """The shim's look at what is unread must not keep the stream from ending."""
     (out,) = fifos(tmp_path, ["out"])
 
@@ -135,7 +135,7 @@ def test_client_that_reads_to_the_end_sees_it_before_the_exit_is_told(tmp_path: 
 
 @pytest.mark.rule("task.wait.6")
 def test_client_that_never_reads_is_waited_for_once_and_for_a_limited_time(tmp_path: Path) -> None:
-    """The time counts from the end of the process, whoever asks and how often."""
+    """The time counts from the end of the process, whichever call asks and how often."""
     (out,) = fifos(tmp_path, ["out"])
 
     async def scenario() -> None:
@@ -213,7 +213,7 @@ def test_output_of_a_terminal_is_taken_once_the_client_has_read_it(tmp_path: Pat
 
 
 def test_close_ends_the_waiting(tmp_path: Path) -> None:
-    """Delete of the container goes on, whoever still waits for one of its execs."""
+    """Delete of the container goes on, even while a call waits for one of its execs."""
     (out,) = fifos(tmp_path, ["out"])
 
     async def scenario() -> None:

@@ -186,7 +186,7 @@ def test_daemon_that_dies_over_an_event_gets_it_again(tmp_path: Path) -> None:
 
 @pytest.mark.rule("events.transport.3")
 def test_without_an_address_events_are_dropped_at_once() -> None:
-    """A shim nobody listens to works all the same."""
+    """A shim without a listening daemon works all the same."""
 
     async def main() -> None:
         async with publishing("") as publisher:
@@ -201,7 +201,7 @@ def test_without_an_address_events_are_dropped_at_once() -> None:
 def test_full_outbox_refuses_new_processes_and_drops_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """At the bound Create and Exec get code 8; what must be told is still taken."""
+    """At the bound Create and Exec get code 8; events that must be published are still taken."""
     monkeypatch.setattr(module, "MAX_PENDING", 2)
 
     async def main() -> None:
@@ -217,7 +217,7 @@ def test_full_outbox_refuses_new_processes_and_drops_nothing(
     run(main())
 
 
-def test_what_nobody_took_at_the_end_is_logged(
+def test_events_not_taken_at_the_end_are_logged(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The end of the shim waits a bounded time for its last events, and says what is lost."""
@@ -231,8 +231,8 @@ def test_what_nobody_took_at_the_end_is_logged(
     assert "/tasks/start" in caplog.text
 
 
-def test_ooms_of_one_container_are_told_once_while_none_was_taken(tmp_path: Path) -> None:
-    """A daemon that is away is told of each container's OOM once, in its place."""
+def test_ooms_of_one_container_are_published_once_while_none_was_taken(tmp_path: Path) -> None:
+    """A daemon that was away gets each container's OOM once, in its place."""
 
     async def main() -> None:
         sink = Sink(tmp_path)
@@ -252,8 +252,8 @@ def test_ooms_of_one_container_are_told_once_while_none_was_taken(tmp_path: Path
             publisher.emit(Oom("c1"))
             await publisher.drain(5)
         oom = events_pb2.TaskOOM.FromString
-        told = [oom(request.envelope.event.value).container_id for request, _ in sink.requests]
-        assert told == ["c1", "c1", "c2", "c3", "c1"]
+        names = [oom(request.envelope.event.value).container_id for request, _ in sink.requests]
+        assert names == ["c1", "c1", "c2", "c3", "c1"]
         assert sink.requests[0][0].envelope.topic == "/tasks/oom"
         assert sink.requests[0][0].envelope.event.type_url == "containerd.events.TaskOOM"
         await sink.close()
@@ -271,8 +271,8 @@ def test_pause_and_resume_have_their_topics(tmp_path: Path) -> None:
             publisher.emit(Paused("c1"))
             publisher.emit(Resumed("c1"))
             await publisher.drain(5)
-        told = [request.envelope for request, _ in sink.requests]
-        assert [(each.topic, each.event.type_url) for each in told] == [
+        envelopes = [request.envelope for request, _ in sink.requests]
+        assert [(each.topic, each.event.type_url) for each in envelopes] == [
             ("/tasks/paused", "containerd.events.TaskPaused"),
             ("/tasks/resumed", "containerd.events.TaskResumed"),
         ]

@@ -92,7 +92,7 @@ def test_new_daemons_get_a_message(boot: Boot) -> None:
 def test_input_beyond_ten_mebibytes_is_not_read(boot: Boot) -> None:
     """What is cut off is no message of the new kind any more."""
     boot.bundle("c1")
-    name, length = b"\xa2\x7d", b"\x80\x80\x80\x05"  # a field nobody knows, of 10 MiB
+    name, length = b"\xa2\x7d", b"\x80\x80\x80\x05"  # an unknown field, of 10 MiB
     stdin = boot.params("c1") + name + length + bytes(10 << 20)
 
     done = boot.start("c1", stdin=stdin)
@@ -103,7 +103,7 @@ def test_input_beyond_ten_mebibytes_is_not_read(boot: Boot) -> None:
 
 @pytest.mark.rule("cli.flags.9")
 def test_binary_for_publishing_need_not_be_there(boot: Boot) -> None:
-    """Daemons still pass it; nobody runs it."""
+    """Daemons still pass it; no shim runs it."""
     bundle = boot.bundle("c1")
     args = boot.args("c1", "start")
     args[args.index("-publish-binary") + 1] = "/no/such/binary"
@@ -129,7 +129,7 @@ def test_words_after_start_are_not_looked_at(boot: Boot) -> None:
 
 @pytest.mark.rule("cli.socket.6")
 def test_second_start_gives_the_same_answer_and_no_second_server(boot: Boot) -> None:
-    """A name at which somebody listens is joined, a dead one is replaced."""
+    """A name with a listening server is joined, a dead one is replaced."""
     boot.bundle("c1")
     first = boot.new_start("c1")
     pid = boot.server()
@@ -254,7 +254,7 @@ def test_link_to_the_socket_folder_replaces_an_older_one(boot: Boot) -> None:
 
 @pytest.mark.rule("cli.socket.6")
 def test_stale_socket_is_replaced(boot: Boot) -> None:
-    """A name at which somebody listens is joined, a dead one is replaced."""
+    """A name with a listening server is joined, a dead one is replaced."""
     boot.bundle("c1")
     os.mkdir(boot.socket_dir)
     path = socket_path(boot.address, boot.namespace, "c1", folder=boot.socket_dir)

@@ -96,7 +96,7 @@ def test_bad_settings_fail_with_their_line(boot: Boot) -> None:
 
 @pytest.mark.rule("cli.socket.4")
 def test_too_long_socket_folder_is_told_with_its_length(boot: Boot) -> None:
-    """A path that is too long is told with Go's text."""
+    """A path that is too long is reported with Go's text."""
     bundle = boot.bundle("c1")
     folder = f"{boot.folder}/{'x' * 60}"
 
@@ -171,7 +171,7 @@ def test_server_joins_the_cgroup_of_the_shim(boot: Boot) -> None:
     folders = tree.folders(path)
     for folder in folders:
         os.mkdir(folder)
-        if not unified() and os.path.exists(f"{folder}/cpuset.cpus"):  # empty: nobody can join
+        if not unified() and os.path.exists(f"{folder}/cpuset.cpus"):  # empty: no process can join
             for name in ("cpuset.cpus", "cpuset.mems"):
                 Path(folder, name).write_text(Path(folder, "..", name).read_text())
     try:
@@ -245,7 +245,7 @@ def test_full_disk_fails_cleanly(boot: Boot) -> None:
 
 @pytest.mark.rule("cli.spawn.8")
 def test_reply_that_nobody_reads_is_rolled_back(boot: Boot) -> None:
-    """The daemon died meanwhile: a server that nobody knows of must not stay."""
+    """The daemon died meanwhile: a server that no daemon knows must not stay."""
     bundle = boot.bundle("c1")
     reader, writer = os.pipe()
     os.close(reader)

@@ -117,7 +117,7 @@ def test_start_right_after_the_end_of_the_last_shim_is_served(boot: Boot) -> Non
 
         assert path_of(boot.new_start("c1")) == path
 
-        until(served, "somebody to answer")
+        until(served, "the server to answer")
         until(lambda: len(boot.servers()) == 1, "the old one to end")
         assert answers(path)
 
@@ -134,10 +134,10 @@ def test_two_hundred_starts_during_the_last_shutdown_are_served(boot: Boot) -> N
 
 
 def _starts_during_shutdown(boot: Boot, count: int) -> None:
-    """Whoever wins, `start` succeeds.
+    """Whether start or shutdown is first, `start` succeeds.
 
     It may have joined the shim that is ending, which nothing can prevent: then the daemon finds
-    nobody there and starts again.  There is never a second server, nor a name without one.
+    no server there and starts again.  There is never a second server, nor a name without one.
     """
     for id_ in ("a", "b"):
         boot.bundle(id_, config(**{GROUP: "g"}))
@@ -211,7 +211,7 @@ def _unsettled(boot: Boot) -> bool:
 @pytest.mark.rule("cli.group.4")
 @pytest.mark.root
 def test_running_shim_of_the_reference_is_joined_with_its_version(boot: Boot) -> None:
-    """containerd 1.x's shim serves v2 only, and a new daemon is told so."""
+    """containerd 1.x's shim serves v2 only, and a new daemon is informed of it."""
     go_shim = shutil.which(GO_SHIM)
     if go_shim is None:
         pytest.skip("the reference's shim is not installed")
@@ -249,7 +249,7 @@ def _end_reference(boot: Boot) -> None:
 
 
 def test_pid_of_the_server_is_what_connect_tells(boot: Boot) -> None:
-    """The double fork changes the pid twice: clients are told the last one."""
+    """The double fork changes the pid twice: clients get the last one."""
     boot.bundle("c1")
     path = path_of(boot.new_start("c1"))
 

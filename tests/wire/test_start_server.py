@@ -145,11 +145,11 @@ def test_server_imports_nothing_once_it_is_on_its_own(boot: Boot) -> None:
 
     boot.stop()
 
-    said = boot.log(bundle)
+    log = boot.log(bundle)
     assert b"import time:" in done.stderr
-    assert "stopping: SIGTERM" in said
-    assert "dump_stacks" in said
-    assert "import time:" not in said
+    assert "stopping: SIGTERM" in log
+    assert "dump_stacks" in log
+    assert "import time:" not in log
 
 
 @pytest.mark.rule("cli.signals.1")

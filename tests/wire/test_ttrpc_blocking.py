@@ -136,7 +136,7 @@ def test_request_that_was_not_begun_in_time_keeps_the_connection() -> None:
 
 
 @pytest.mark.parametrize("rest", [b"", b"\0\0"])
-def test_lost_server_is_told(rest: bytes) -> None:
+def test_lost_server_is_reported(rest: bytes) -> None:
     """EOF, also inside a frame; then EPIPE or a closed socket."""
     with pair() as (client, peer):
         peer.sendall(rest)
@@ -147,7 +147,7 @@ def test_lost_server_is_told(rest: bytes) -> None:
             echo(client)
 
 
-def test_server_that_is_gone_before_the_call_is_told() -> None:
+def test_server_that_is_gone_before_the_call_is_reported() -> None:
     """EPIPE on write, ECONNRESET on read."""
     with pair() as (client, peer):
         peer.close()
@@ -168,8 +168,8 @@ def test_answer_that_is_none_is_a_protocol_error() -> None:
             echo(client)
 
 
-def test_nobody_there_is_told(tmp_path: Path) -> None:
-    """No file; nobody who accepts."""
+def test_missing_server_is_reported(tmp_path: Path) -> None:
+    """No file; no server that accepts."""
     with pytest.raises(FileNotFoundError):
         BlockingClient.connect(str(tmp_path / "none"), timeout_s=LIMIT_S)
     path = str(tmp_path / "full")

@@ -191,7 +191,7 @@ def test_mute_server_costs_the_time_that_was_given(loop: LoopName) -> None:
 
 
 def test_call_without_time_is_not_sent(loop: LoopName) -> None:
-    """Nobody would wait for its answer."""
+    """No caller would wait for its answer."""
 
     async def scenario() -> None:
         async with pair() as (client, peer):

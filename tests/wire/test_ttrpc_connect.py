@@ -29,7 +29,7 @@ def test_address_may_be_a_url(loop: LoopName) -> None:
     run(scenario(), loop=loop)
 
 
-def test_nobody_there_is_told_at_once(loop: LoopName, tmp_path: Path) -> None:
+def test_missing_server_is_reported_at_once(loop: LoopName, tmp_path: Path) -> None:
     """No file, no listener, no path at all."""
 
     async def scenario() -> None:

@@ -114,7 +114,7 @@ def test_deadline_that_passes_before_the_first_step_waits_for_it(loop: LoopName)
 def test_handler_may_say_something_else_at_its_deadline(
     loop: LoopName, value: str, answer: Any
 ) -> None:
-    """A killed runtime is told in its own words."""
+    """A killed runtime is reported in its own words."""
 
     async def scenario() -> None:
         things = Things()
@@ -122,9 +122,9 @@ def test_handler_may_say_something_else_at_its_deadline(
             with Peer.connect(path) as peer:
                 for stream_id, timeout_ns in [(1, 30 * MS), (3, -1)]:
                     await peer.request(stream_id, "Stubborn", value, timeout_ns=timeout_ns)
-                    _stream, said = await peer.response()
+                    _stream, reply = await peer.response()
                     assert answer == (
-                        (said.code, str(said)) if isinstance(said, StatusError) else said
+                        (reply.code, str(reply)) if isinstance(reply, StatusError) else reply
                     )
 
     run(scenario(), loop=loop)
@@ -245,7 +245,7 @@ def test_handler_that_goes_wrong_costs_its_own_call_only(
 def test_unexpected_error_is_logged_with_its_traceback(
     loop: LoopName, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It is a bug, and somebody must be able to find it."""
+    """It is a bug, and the log must show where."""
 
     async def scenario() -> None:
         async with serving(one_method(raise_bug)) as (_server, path), connected(path) as client:

@@ -75,7 +75,7 @@ def test_calls_of_a_client_that_reads_nothing_any_more_still_happen(loop: LoopNa
 def test_handler_that_fails_after_its_client_went_is_logged_only(
     loop: LoopName, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Nobody reads its answer."""
+    """No client reads its answer."""
     reached = []
 
     async def fail_when_cancelled(_request: StringValue, _call: Call) -> StringValue:

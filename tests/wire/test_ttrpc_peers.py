@@ -52,11 +52,11 @@ def test_other_primary_group_is_refused(loop: LoopName, when: str, served: bool)
 
     async def scenario() -> None:
         async with serving(Things().registry) as (server, path):
-            said = await ask_as(path, when)
+            answer = await ask_as(path, when)
             if served:
-                assert int(said) > 10
+                assert int(answer) > 10
             else:
-                assert said in {"0", "ConnectionResetError", "BrokenPipeError"}
+                assert answer in {"0", "ConnectionResetError", "BrokenPipeError"}
             await eventually(lambda: not server.connections, "the end")
 
     run(scenario(), loop=loop)
@@ -80,7 +80,7 @@ def test_other_user_is_refused(loop: LoopName, caplog: pytest.LogCaptureFixture)
 
 
 def test_own_rule_decides_who_may_connect(loop: LoopName) -> None:
-    """An events sink takes anybody; a handler sees who calls."""
+    """An events sink accepts any peer; a handler sees which process calls."""
 
     async def scenario() -> None:
         things = Things()

@@ -85,7 +85,7 @@ def test_stream_nobody_takes_from_is_given_up_and_the_connection_used_on(
 
 
 def test_handler_that_ends_with_a_full_stream_frees_the_connection(loop: LoopName) -> None:
-    """Nobody will ever take these messages."""
+    """No handler will ever take these messages."""
 
     async def scenario() -> None:
         async with serving(Things().registry) as (_server, path):

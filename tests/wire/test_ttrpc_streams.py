@@ -147,7 +147,7 @@ def test_stream_ends_at_its_deadline_on_both_sides(loop: LoopName) -> None:
 
 @pytest.mark.rule("ttrpc.stream.9")
 def test_streams_end_with_their_connection(loop: LoopName) -> None:
-    """The handler is cancelled; the client is told what happened."""
+    """The handler is cancelled; the client gets the reason."""
 
     async def scenario() -> None:
         async with serving(Things().registry) as (server, path), connected(path) as client:
@@ -229,7 +229,7 @@ def test_message_beyond_the_limit_is_refused_and_the_stream_goes_on(loop: LoopNa
 
 
 def test_client_that_does_not_stream_needs_its_request(loop: LoopName) -> None:
-    """A programming error, told at once."""
+    """A programming error, raised at once."""
 
     async def scenario() -> None:
         async with serving(Things().registry) as (_server, path), connected(path) as client:

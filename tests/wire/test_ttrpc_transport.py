@@ -77,7 +77,7 @@ async def pump(**options: bool) -> AsyncIterator[Pump]:
 
 
 def test_nothing_is_read_before_the_start(loop: LoopName) -> None:
-    """Whoever made it is ready first."""
+    """The owner of the transport gets ready first."""
 
     async def scenario() -> None:
         async with pump() as one:
@@ -153,7 +153,7 @@ def test_drain_of_a_lost_connection_tells_it(loop: LoopName) -> None:
     run(scenario(), loop=loop)
 
 
-def test_end_is_told_once_and_nothing_after_it(loop: LoopName) -> None:
+def test_end_is_reported_once_and_nothing_after_it(loop: LoopName) -> None:
     """Whichever side ended it; what is written then is dropped."""
 
     async def scenario() -> None:

@@ -10,7 +10,7 @@ from tests.vm.machine import Died, Hardware, Hung, run
 
 Made = Callable[[str], Image]
 
-# What the emulator is told of the console's file.
+# The emulator's option for the console's file.
 FIND = """
 for ARG; do
     case $ARG in file:*/console) HERE=${ARG#file:} HERE=${HERE%/*} ;; esac
@@ -32,10 +32,10 @@ def made(tmp_path: Path) -> Made:
 
 
 def run_one(image: Image, *, limit_s: float = 60.0, silence_s: float = 60.0) -> tuple[int, str]:
-    said: list[bytes] = []
+    printed: list[bytes] = []
     hardware = Hardware(memory_mib=1, limit_s=limit_s, silence_s=silence_s)
-    (status,) = run(image, hardware, ["true"], lambda _, data: said.append(data))
-    return status, b"".join(said).decode()
+    (status,) = run(image, hardware, ["true"], lambda _, data: printed.append(data))
+    return status, b"".join(printed).decode()
 
 
 def test_status_and_output_are_those_of_the_machine(made: Made) -> None:
@@ -44,7 +44,7 @@ def test_status_and_output_are_those_of_the_machine(made: Made) -> None:
     assert run_one(image) == (7, "one\ntwo")
 
 
-def test_machine_that_dies_is_told_with_what_it_said_last(made: Made) -> None:
+def test_machine_that_dies_is_reported_with_its_last_output(made: Made) -> None:
     image = made("echo 'Kernel panic' > $HERE/console; echo test_x; kill -KILL $$")
 
     with pytest.raises(Died) as raised:
@@ -64,7 +64,7 @@ def test_machine_that_dies_is_told_with_what_it_said_last(made: Made) -> None:
     ],
     ids=["silent", "late"],
 )
-def test_machine_that_hangs_is_told_and_ended(
+def test_machine_that_hangs_is_reported_and_ended(
     made: Made, limits: dict[str, float], why: str
 ) -> None:
     """That it is ended is seen by the count of children that follows every test."""

@@ -82,8 +82,8 @@ def test_delete_is_done_by_a_warm_process_too(boot: Boot) -> None:
 
     done = boot.delete("c1")
 
-    said = DeleteResponse.FromString(done.stdout)
-    assert (done.returncode, done.stderr, said.pid, said.exit_status) == (0, b"", 4194999, 137)
+    answer = DeleteResponse.FromString(done.stdout)
+    assert (done.returncode, done.stderr, answer.pid, answer.exit_status) == (0, b"", 4194999, 137)
     until(lambda: not alive(waiting), "the process that did it to end")
 
 
@@ -109,7 +109,7 @@ def test_failures_are_reported_as_in_a_cold_start(boot: Boot, action: str) -> No
 
 @pytest.mark.parametrize("mode", [0o755, 0o707])
 def test_folder_that_others_can_enter_is_not_trusted(boot: Boot, mode: int) -> None:
-    """Whoever can put a socket there could have a shim of theirs run as root."""
+    """A user that can put a socket there could have its own shim run as root."""
     warmed(boot)
     waiting = zygotes.spare(boot.shim)
     folder = zygotes.sockets_folder()
@@ -167,7 +167,7 @@ def test_zygote_that_dies_harms_no_shim(boot: Boot) -> None:
 
 
 def test_waiting_child_ends_with_its_zygote(boot: Boot) -> None:
-    """It would be found by nobody who looks for a zygote."""
+    """No launcher that looks for a zygote would find it."""
     zygote = warmed(boot)
 
     os.kill(zygote, signal.SIGKILL)
@@ -204,7 +204,7 @@ def test_delete_whose_launcher_is_killed_ends_with_its_runtime(boot: Boot) -> No
 
 
 def test_start_whose_launcher_is_killed_leaves_no_shim(boot: Boot) -> None:
-    """The answer is not read, so nobody would ever know of it."""
+    """The answer is not read, so no client would ever know of it."""
     warmed(boot)
     bundle = boot.bundle("c1")
     waiting = zygotes.spare(boot.shim)
@@ -246,7 +246,7 @@ def test_zygote_lingers_and_ends_after_the_last_shim(boot: Boot) -> None:
 
 
 def test_what_a_killed_zygote_left_is_removed_by_the_next(boot: Boot) -> None:
-    """Killed while it warmed up, or with a key that nobody has any more."""
+    """Killed while it warmed up, or with a key that no launcher has any more."""
     folder = zygotes.sockets_folder()
     warmed(boot)
     left = folder / "warm-4194999"  # no such process: pids end below

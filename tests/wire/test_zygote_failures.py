@@ -50,7 +50,7 @@ def logged(boot: Boot, id_: str, pattern: str) -> str:
 
 
 def sleepers(mark: str) -> list[str]:
-    """List the processes that a warm-up started and nobody has ended."""
+    """List the processes that a warm-up started and that have not ended."""
     words = [Path(f"/proc/{name}/cmdline") for name in os.listdir("/proc") if name.isdecimal()]
     found = []
     for path in words:

@@ -11,6 +11,8 @@ import psutil
 from shimv2.shimctl.testbed.until import until
 
 _TITLE: Final = "containerd-shim-pyrunc-zygote"
+_SUFFIX: Final = ".sock"
+_LISTENS: Final = "00010000"  # flags of a socket that listens (SO_ACCEPTCON)
 
 
 def sockets_folder() -> Path:
@@ -47,6 +49,19 @@ def _parent(pid: int) -> int:
         return 0
 
 
+def _listens(pid: int) -> bool:
+    """Whether a process has a zygote's listening socket (proc_pid_net(5): unix)."""
+    try:
+        with open(f"/proc/{pid}/net/unix", encoding="utf-8") as file:
+            lines = [line.split() for line in file]
+        files = os.listdir(f"/proc/{pid}/fd")
+        links = {os.readlink(f"/proc/{pid}/fd/{name}") for name in files}
+    except OSError:  # it has ended, or closed one of them
+        return False
+    listening = (words for words in lines if len(words) == 8 and words[3] == _LISTENS)
+    return any(f"socket:[{words[6]}]" in links for words in listening if _SUFFIX in words[7])
+
+
 def zygote(program: Path) -> int:
     """Return the one zygote of a launcher, once its spare waits for a request."""
     return _pair(program)[0]
@@ -66,7 +81,8 @@ def _pair(program: Path) -> list[int]:
             found[:] = sorted(zygotes(program), key=lambda pid: os.getsid(pid) != pid)
         except ProcessLookupError:  # the one between the two, just now
             return False
-        return len(found) == 2
+        # One that warms up has other forks, and does not listen yet.
+        return len(found) == 2 and all(map(_listens, found))
 
     until(both, "a zygote with its spare", found=lambda: _told(program))
     return found

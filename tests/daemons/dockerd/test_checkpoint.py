@@ -41,10 +41,10 @@ def test_container_goes_on_from_its_checkpoint(own_docker: Dockerd) -> None:
     until(lambda: _ticks(docker) > before + 2, "it to count on", limit_s=30)
 
     assert docker.state("c1")["Status"] == "running"
-    lines = docker.said("logs", "c1").splitlines()
+    lines = docker.output("logs", "c1").splitlines()
     assert lines == [f"tick {number + 1}" for number in range(len(lines))]
     docker.docker("rm", "--force", "c1")
 
 
 def _ticks(docker: Dockerd) -> int:
-    return len(docker.said("logs", "c1").splitlines())
+    return len(docker.output("logs", "c1").splitlines())

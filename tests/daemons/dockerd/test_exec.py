@@ -36,7 +36,7 @@ def test_exec_has_its_input_user_folder_and_status(docker: Dockerd, sleeper: str
 
 
 @pytest.mark.parametrize(("program", "status"), [("nosuchprogram", 127), ("/etc/passwd", 126)])
-def test_exec_of_what_cannot_be_run_is_told_by_the_status(
+def test_exec_of_what_cannot_be_run_is_reported_by_the_status(
     docker: Dockerd, pair: Pair, sleeper: str, program: str, status: int
 ) -> None:
     """By the runtime's text, as for run; the container runs on.  20.10 says 126 for all of them."""
@@ -57,12 +57,12 @@ def test_processes_and_figures_are_those_of_the_container(docker: Dockerd, sleep
     docker.docker("exec", "--detach", sleeper, "sleep", "2000")
 
     def commands() -> list[str]:
-        listed = docker.said("top", sleeper, "-eo", "pid,args").splitlines()[1:]
+        listed = docker.output("top", sleeper, "-eo", "pid,args").splitlines()[1:]
         return sorted(line.split(maxsplit=1)[1] for line in listed)
 
     expected = ["sh -c sleep 1000 & wait", "sleep 1000", "sleep 2000"]
     until(lambda: commands() == expected, "the shell's child to have become sleep")
-    shown = docker.said("stats", "--no-stream", "--format", "{{.PIDs}} {{.MemUsage}}", sleeper)
+    shown = docker.output("stats", "--no-stream", "--format", "{{.PIDs}} {{.MemUsage}}", sleeper)
 
     assert docker.state(sleeper)["Pid"] in docker.pids(sleeper)
     assert re.fullmatch(r"3 [\d.]+[KM]iB / .*", shown)
@@ -93,7 +93,7 @@ def test_container_is_paused_and_goes_on(docker: Dockerd, sleeper: str) -> None:
     assert (paused, docker.state(sleeper)["Status"]) == ("paused", "running")
     assert refused.returncode != 0
     assert again.returncode != 0
-    assert docker.said("exec", sleeper, "echo", "on") == "on"
+    assert docker.output("exec", sleeper, "echo", "on") == "on"
     docker.docker("rm", "--force", sleeper)
 
 
@@ -103,7 +103,7 @@ def test_files_are_copied_both_ways(docker: Dockerd, sleeper: str, tmp_path: Pat
     there, back = tmp_path / "there", tmp_path / "back"
     there.write_bytes(b"x" * MIB)
     docker.docker("cp", str(there), f"{sleeper}:/tmp/copy")
-    seen = docker.said("exec", sleeper, "wc", "-c", "/tmp/copy")
+    seen = docker.output("exec", sleeper, "wc", "-c", "/tmp/copy")
     docker.docker("kill", sleeper)
     docker.wait_state(sleeper, "exited")
     docker.docker("cp", f"{sleeper}:/tmp/copy", str(back))

@@ -12,7 +12,7 @@ from tests.support.dockerd import IMAGE, Dockerd
 
 pytestmark = [pytest.mark.root, every_pair]
 
-# Ends with status 4 or 42, as told by a signal.  The shell answers one while it waits.
+# Ends with status 4 or 42, one for each signal.  The shell answers one while it waits.
 WAITING = "trap 'echo usr; exit 4' USR1; trap 'exit 42' TERM; echo up; sleep 1000 & wait"
 
 
@@ -31,7 +31,7 @@ def test_logs_are_followed_to_the_end_and_the_status_is_waited_for(docker: Docke
 
     assert (rest, status) == (b"usr\n", b"4\n")
     assert docker.state("c1")["ExitCode"] == 4
-    assert docker.said("logs", "c1") == "up\nusr"
+    assert docker.output("logs", "c1") == "up\nusr"
     docker.docker("rm", "c1")
 
 
@@ -51,7 +51,7 @@ def test_stop_asks_and_then_kills(docker: Dockerd, script: str, status: int) -> 
 
 
 def test_detached_container_with_rm_goes_by_itself(docker: Dockerd) -> None:
-    """-d --rm: dockerd removes it once the shim has told the exit."""
+    """-d --rm: dockerd removes it once the shim has published the exit."""
     docker.run("-d", "--rm", "--name=c1", IMAGE, "sleep", "1000")
     docker.docker("kill", "c1")
 
@@ -77,20 +77,20 @@ def test_container_is_renamed_and_restarted(docker: Dockerd) -> None:
 
 
 @pytest.mark.matrix
-def test_container_that_fails_is_started_again_as_often_as_said(docker: Dockerd) -> None:
+def test_container_that_fails_is_started_again_as_often_as_configured(docker: Dockerd) -> None:
     """--restart=on-failure:2: three lives, and the last one's status."""
     docker.run("-d", "--name=c1", "--restart=on-failure:2", IMAGE, "sh", "-c", "echo up; exit 5")
     docker.wait_logs("c1", "up\nup\nup")
     state = docker.wait_state("c1", "exited")
 
     assert state["ExitCode"] == 5
-    assert docker.said("inspect", "-f", "{{.RestartCount}}", "c1") == "2"
+    assert docker.output("inspect", "-f", "{{.RestartCount}}", "c1") == "2"
     docker.docker("rm", "c1")
 
 
 @pytest.mark.matrix
 def test_container_that_dies_is_started_again_until_it_is_stopped(docker: Dockerd) -> None:
-    """--restart=always, after a kill by somebody else; `docker stop` is the last word."""
+    """--restart=always, after a kill by another process; `docker stop` ends it for good."""
     docker.run("-d", "--name=c1", "--restart=always", IMAGE, "sleep", "1000")
     first = docker.state("c1")["Pid"]
     os.kill(first, signal.SIGKILL)
@@ -115,12 +115,12 @@ def test_health_follows_the_statuses_of_the_checks(docker: Dockerd) -> None:
     until(lambda: health("unhealthy"), "the container to be ill", limit_s=60)
     docker.docker("exec", "c1", "touch", "/well")
     until(lambda: health("healthy"), "the container to be well", limit_s=60)
-    said = {(each["ExitCode"], each["Output"]) for each in docker.state("c1")["Health"]["Log"]}
-    assert said == {(1, "seen\n"), (0, "seen\n")}
+    results = {(each["ExitCode"], each["Output"]) for each in docker.state("c1")["Health"]["Log"]}
+    assert results == {(1, "seen\n"), (0, "seen\n")}
     docker.docker("rm", "--force", "c1")
 
 
-def test_events_are_told_in_order(docker: Dockerd) -> None:
+def test_events_are_published_in_order(docker: Dockerd) -> None:
     """The exit of an exec before that of its container, each with its status."""
     docker.run("-d", "--name=c1", IMAGE, "sh", "-c", WAITING)
     id_ = docker.id("c1")

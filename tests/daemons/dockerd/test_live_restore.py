@@ -48,7 +48,7 @@ def test_containers_live_through_a_crash_of_their_daemons(
     assert docker.state("c1")["Pid"] == pid
     _lines(go, 20, 30)
     docker.wait_logs("c1", _text(30))
-    assert docker.said("exec", "c1", "echo", "here") == "here"
+    assert docker.output("exec", "c1", "echo", "here") == "here"
     docker.docker("stop", "-t", "0", "c1")
     assert docker.state("c1")["ExitCode"] == 137
     docker.docker("rm", "c1")
@@ -56,10 +56,10 @@ def test_containers_live_through_a_crash_of_their_daemons(
 
 @pytest.mark.ours("Go's has no pids for a stopped task: newer containerd forgets its status, 255")
 @crashes
-def test_status_of_a_time_without_daemons_is_told(
+def test_status_of_a_time_without_daemons_is_reported(
     own_docker: Dockerd, crash: Sequence[str]
 ) -> None:
-    """A container that ends while nobody listens: its last line, and how it ended."""
+    """A container that ends while no daemon listens: its last line, and how it ended."""
     docker = own_docker
     go = _counting(docker)
     pid = docker.state("c1")["Pid"]

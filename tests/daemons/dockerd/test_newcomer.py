@@ -1,4 +1,4 @@
-"""README.md: what somebody types who tries the shim for the first time, with docker."""
+"""README.md: the commands of a first try of the shim, with docker."""
 
 import json
 import os

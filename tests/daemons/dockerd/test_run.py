@@ -33,7 +33,7 @@ def test_one_mebibyte_goes_in_and_comes_out_unchanged(docker: Dockerd) -> None:
 @pytest.mark.parametrize(
     ("program", "status"), [("nosuchprogram", 127), ("/no/such/path", 127), ("/etc/passwd", 126)]
 )
-def test_program_that_cannot_be_run_is_told_by_the_status(
+def test_program_that_cannot_be_run_is_reported_by_the_status(
     docker: Dockerd, pair: Pair, program: str, status: int
 ) -> None:
     """dockerd looks into the runtime's text, which the shim passes on; and so does its client.
@@ -63,9 +63,9 @@ def test_ten_containers_at_once_all_answer(docker: Dockerd) -> None:
             )
             for number in range(10)
         ]
-        said = [client.communicate(timeout=100)[0] for client in clients]
+        outputs = [client.communicate(timeout=100)[0] for client in clients]
 
-    assert said == [f"I am {number}\n".encode() for number in range(10)]
+    assert outputs == [f"I am {number}\n".encode() for number in range(10)]
     assert [client.returncode for client in clients] == list(range(10))
 
 
@@ -102,7 +102,7 @@ def test_container_has_the_user_limits_and_folders_asked_for(docker: Dockerd) ->
 def test_init_is_the_first_process_and_passes_signals_on(docker: Dockerd) -> None:
     """--init: docker's own small init around the program."""
     docker.run("-d", "--name=c1", "--init", IMAGE, "sleep", "1000")
-    first = docker.said("exec", "c1", "cat", "/proc/1/cmdline").split("\0")
+    first = docker.output("exec", "c1", "cat", "/proc/1/cmdline").split("\0")
     docker.docker("stop", "c1")
 
     assert first[0].endswith("docker-init")

@@ -1,4 +1,4 @@
-"""How dockerd is told of the shim and of runtimes, as docs/daemons.md prints it; and bad ones."""
+"""How dockerd is given the shim and runtimes, as docs/daemons.md prints it; and bad ones."""
 
 import json
 import os
@@ -57,7 +57,7 @@ def test_shim_takes_the_place_of_containerds_own(own_docker: Dockerd) -> None:
 
 @every_release
 def test_runtime_that_cannot_be_called_fails_the_run(own_docker: Dockerd) -> None:
-    """The client is told what is wrong, nothing is left, and a good runtime works as before."""
+    """The client gets the reason, nothing is left, and a good runtime works as before."""
     docker = own_docker
     bad = {name: f"{docker.folder}/{name}" for name in ("missing", "plain", "broken")}
     for name in ("plain", "broken"):
@@ -67,10 +67,10 @@ def test_runtime_that_cannot_be_called_fails_the_run(own_docker: Dockerd) -> Non
     docker.configure({"runtimes": {name: {"path": path} for name, path in bad.items()}})
     docker.start()
 
-    said = {}
+    results = {}
     for name in bad:
         done = docker.run("--name=c1", f"--runtime={name}", IMAGE, "true", check=False)
-        said[name] = (done.returncode, docker.state("c1")["ExitCode"], done.stderr.decode())
+        results[name] = (done.returncode, docker.state("c1")["ExitCode"], done.stderr.decode())
         docker.docker("rm", "c1")
     why = {
         "missing": (127, 127, f"fork/exec {bad['missing']}: no such file or directory"),
@@ -78,9 +78,9 @@ def test_runtime_that_cannot_be_called_fails_the_run(own_docker: Dockerd) -> Non
         "broken": (127, 127, f"{bad['broken']} did not terminate successfully: exit status 3"),
     }
     for name, (shown, kept, text) in why.items():
-        assert said[name][:2] == (shown, kept)
-        assert "OCI runtime create failed: unable to retrieve OCI runtime error" in said[name][2]
-        assert text in said[name][2]
+        assert results[name][:2] == (shown, kept)
+        assert "OCI runtime create failed: unable to retrieve OCI runtime error" in results[name][2]
+        assert text in results[name][2]
     assert docker.run("--rm", "--runtime=runc", IMAGE, "echo", "on").stdout == b"on\n"
 
 

@@ -43,7 +43,7 @@ def test_exec_has_a_terminal_of_its_own(docker: Dockerd) -> None:
 
 
 def test_client_leaves_by_its_keys_and_comes_back(docker: Dockerd) -> None:
-    """The container keeps its terminal while nobody is there, twice."""
+    """The container keeps its terminal while no client is attached, twice."""
     run = ("run", "--network=none", "-it", "--name=c1", *KEYS, IMAGE, "sh")
     with Terminal(docker.command(*run), columns=91) as terminal:
         terminal.expect(PROMPT)

@@ -152,12 +152,12 @@ async def mounted_root(t: Tour) -> None:
     await t.do("Wait")
     await t.do("Delete")
     t.note("mounts", _mounts(path))
-    await t.told("delete")
+    await t.wait_for_event("delete")
     t.events()
 
 
 async def bad_streams(t: Tour) -> None:
-    """Streams that cannot be opened: nobody's, no file, a directory, no scheme we know."""
+    """Streams that cannot be opened: no reader, no file, a directory, an unknown scheme."""
     await t.begin()
     for number, (what, stdio) in enumerate(
         {
@@ -196,7 +196,7 @@ async def bad_streams(t: Tour) -> None:
 
 
 async def streams_without_reader(t: Tour) -> None:
-    """Nobody opens the output: the call's deadline ends it."""
+    """No client opens the output: the call's deadline ends it."""
     await t.begin()
     await t.create(stdio=_unread(t, "c1"), deadline_s=1.5)
     t.bundle("c2")

@@ -63,5 +63,5 @@ async def restore_refused(t: Tour) -> None:
     await t.do("State")
     await t.do("Kill", signal=9)
     await t.do("Delete")
-    await t.told("delete")
+    await t.wait_for_event("delete")
     t.events()

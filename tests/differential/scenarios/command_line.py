@@ -34,9 +34,9 @@ async def _invoke(
     async with asyncio.timeout(_LIMIT_S):
         stdout, stderr = await child.communicate()
     assert child.returncode is not None
-    said = stderr.decode(errors="replace")
-    said = re.sub(r"(?s)(^|\n)Usage of .*", r"\1Usage of <argv0>: …", said)
-    t.note(label, f"rc={child.returncode} {said}".strip())
+    output = stderr.decode(errors="replace")
+    output = re.sub(r"(?s)(^|\n)Usage of .*", r"\1Usage of <argv0>: …", output)
+    t.note(label, f"rc={child.returncode} {output}".strip())
     return child.returncode, stdout
 
 
@@ -109,8 +109,8 @@ async def version_and_info(t: Tour) -> None:
 def _info(stdout: bytes) -> str:
     """Say which members there are: versions and features are each release's own."""
     info = types_pb2.RuntimeInfo.FromString(stdout)
-    said = [field.name for field, _ in info.ListFields() if field.name != "version"]
-    return f"{info.name} {' '.join(said)} {info.options.type_url} {info.features.type_url}"
+    names = [field.name for field, _ in info.ListFields() if field.name != "version"]
+    return f"{info.name} {' '.join(names)} {info.options.type_url} {info.features.type_url}"
 
 
 async def bad_starts(t: Tour) -> None:
@@ -206,8 +206,8 @@ async def _deleted(t: Tour, label: str, *args: str, cwd: str) -> None:
     )
     async with asyncio.timeout(_LIMIT_S):
         stdout, stderr = await child.communicate()
-    said = task_v2_pb2.DeleteResponse.FromString(stdout)
-    what = f"pid={said.pid} exit_status={said.exit_status}" if stdout else "nothing"
+    answer = task_v2_pb2.DeleteResponse.FromString(stdout)
+    what = f"pid={answer.pid} exit_status={answer.exit_status}" if stdout else "nothing"
     t.note(label, f"rc={child.returncode} {what}")
     lines = [
         line

@@ -36,7 +36,7 @@ async def exec_states(t: Tour) -> None:
         await t.do(method, "e1" if method != "Pids" else "")
     await t.do("Kill", "e1", signal=9)
     await t.exec("e1", "true", label="Exec the same id")
-    await t.told("exit", "e1")
+    await t.wait_for_event("exit", "e1")
     t.files()
     await t.do("Delete", "e1")
     t.files()
@@ -177,7 +177,7 @@ async def second_start_of_a_running_exec(t: Tour) -> None:
     await t.do("Kill", "e1", signal=9)
     await t.do("Wait", "e1")
     await t.do("Start", "e1")
-    await t.told("exit", "e1")
+    await t.wait_for_event("exit", "e1")
     await t.do("Kill", signal=9)
     await t.do("Wait", limit_s=3.0)
 
@@ -189,7 +189,7 @@ async def second_start_of_a_stopped_exec(t: Tour) -> None:
     await t.do("Start", "e1")
     await t.do("Wait", "e1")
     await t.do("Start", "e1")
-    await t.told("exit", "e1")
+    await t.wait_for_event("exit", "e1")
     await t.end()
     t.events()
 
@@ -215,7 +215,7 @@ async def init_dead_execs_left(t: Tour) -> None:
 
 
 async def host_pid_namespace(t: Tour) -> None:
-    """What outlives an init without a pid namespace of its own is killed, execs are told first."""
+    """What outlives an init in the host's pid namespace is killed; execs' exits come first."""
     await t.begin(
         "c1", "sh", "-c", "sleep 1000 & echo ready; exec sleep 1000", host_namespaces=["pid"]
     )
@@ -226,8 +226,8 @@ async def host_pid_namespace(t: Tour) -> None:
     t.note("processes", await _pids(t))
     await t.do("Kill", signal=9)
     await t.do("Wait")
-    await t.told("exit", "e1")
-    await t.told("exit")
+    await t.wait_for_event("exit", "e1")
+    await t.wait_for_event("exit")
     await t.do("State", "e1")
     await t.leave()
     t.events()
@@ -240,7 +240,7 @@ async def _pids(t: Tour) -> str:
 
 
 async def many_execs(t: Tour) -> None:
-    """Twenty at once: each is told once, its start before its exit."""
+    """Twenty at once: each is published once, its start before its exit."""
     await t.begin()
     await t.run()
     names = [f"e{n}" for n in range(20)]
@@ -249,7 +249,7 @@ async def many_execs(t: Tour) -> None:
     starts = [t.soon("Start", name) for name in names]
     t.note("starts", " ".join(sorted({(await call).split()[0] for call in starts})))
     await settled(lambda: all(t.harness.sink.events_of("c1").count(f"exit {n}") for n in names))
-    told = t.harness.sink.events_of("c1")
-    each = [tuple(word for word in told if word.endswith(f" {name}")) for name in names]
+    events = t.harness.sink.events_of("c1")
+    each = [tuple(word for word in events if word.endswith(f" {name}")) for name in names]
     kinds = {tuple(word.split()[0] for word in words) for words in each}
     t.note("events of each", str(sorted(kinds)))

@@ -81,7 +81,7 @@ async def killed_shim_of_a_stopped_container(t: Tour) -> None:
     await t.begin("c1", "sh", "-c", "exit 3")
     await t.run()
     await t.do("Wait")
-    await t.told("exit")
+    await t.wait_for_event("exit")
     t.kill_shim(signal.SIGKILL)
     assert await settled(lambda: not alive(t.shim_pid()))
     await t.delete()
@@ -134,7 +134,7 @@ async def start_twice(t: Tour) -> None:
 
 
 async def stale_socket(t: Tour) -> None:
-    """A socket file nobody listens on is replaced."""
+    """A socket file without a listener is replaced."""
     await t.begin()
     path = t.shims["c1"].reply.path
     t.kill_shim(signal.SIGKILL)
@@ -181,7 +181,7 @@ async def pod(t: Tour) -> None:
     await t.do("Kill", id="c3", signal=9)
     await t.do("Wait", id="c3")
     await t.do("Delete", id="c3")
-    await t.told("delete", "c3")
+    await t.wait_for_event("delete", "c3")
     await t.do("Shutdown", id="c3")
     await t.shim_ends()
     for id in ("c1", "c2", "c3"):
@@ -191,7 +191,7 @@ async def pod(t: Tour) -> None:
 
 
 async def groups(t: Tour) -> None:
-    """Which annotation makes the group, and a group whose id is nobody's."""
+    """Which annotation makes the group, and a group whose id no container has."""
     kinds = {
         "c1": {_GROUP: "g"},
         "c2": {_GROUP: "g", _SANDBOX: "other"},
@@ -222,7 +222,7 @@ async def events_of_one_life(t: Tour) -> None:
     await t.exec("e1", "sh", "-c", "exit 9")
     await t.do("Start", "e1")
     await t.do("Wait", "e1")
-    await t.told("exit", "e1")
+    await t.wait_for_event("exit", "e1")
     await t.do("Delete", "e1")
     await t.end()
     first = t.harness.sink.events[0]
@@ -234,10 +234,10 @@ async def out_of_memory(t: Tour) -> None:
     await t.begin("c1", "sh", "-c", "x=x; while :; do x=$x$x; done", memory_limit_bytes=16 << 20)
     await t.run()
     await t.do("Wait")
-    await t.told("oom")
-    await t.told("exit")
+    await t.wait_for_event("oom")
+    await t.wait_for_event("exit")
     await t.do("Delete")
-    await t.told("delete")
+    await t.wait_for_event("delete")
     t.events(once="oom", in_order=False)  # 1.7 and 2.1 tell it before or after the exit
 
 
@@ -255,14 +255,14 @@ async def shim_cgroup(t: Tour) -> None:
         bundle = t.harness.bundle(id)
         t.bundle(id)
         options = pack(OPTIONS_URL, runc_pb2.Options(shim_cgroup=wrong).SerializeToString())
-        said = await t.harness.binary.run(
+        outcome = await t.harness.binary.run(
             ["-id", id, "start"],
             cwd=bundle.path,
             stdin=options.SerializeToString(),
             combined=True,
             limit_s=10,
         )
-        t.note(f"start with {wrong}", f"rc={said[0]} {said[1].decode()}")
+        t.note(f"start with {wrong}", f"rc={outcome[0]} {outcome[1].decode()}")
 
 
 def _make_cgroup(top: str, *names: str) -> None:
@@ -276,7 +276,7 @@ def _make_cgroup(top: str, *names: str) -> None:
 
 
 async def no_events_address(t: Tour) -> None:
-    """A shim that was told of no daemon drops its events."""
+    """A shim without the address of a daemon drops its events."""
     t.harness.binary = replace(t.harness.binary, ttrpc_address="")
     await t.begin()
     await t.run()
@@ -294,7 +294,7 @@ async def many_short_lives(t: Tour) -> None:
         await t.do("Start", id=id, label="Start")
         await t.do("Wait", id=id, label="Wait")
         await t.do("Delete", id=id, label="Delete")
-        await t.told("delete", id)
+        await t.wait_for_event("delete", id)
         t.note("order", " ".join(word.split()[0] for word in t.harness.sink.events_of(id)))
 
 

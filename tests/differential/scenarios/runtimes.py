@@ -12,7 +12,7 @@ from tests.differential.tour import Tour, settled
 
 
 async def failing_create(t: Tour) -> None:
-    """Every way in which `runc create` can fail, and what a client is told."""
+    """Every way in which `runc create` can fail, and the error that a client gets."""
     error = '{"level":"error","msg":"%s","time":"2026-01-01T00:00:00Z"}'
     scripts = {
         "silent": "exit 3",
@@ -113,7 +113,7 @@ async def _failing_end(t: Tour, fail: Callable[..., None]) -> None:
     await t.do("Delete")
     fail("delete", "container does not exist\n")
     await t.do("Delete")
-    await t.told("delete")
+    await t.wait_for_event("delete")
     t.events()
 
 

@@ -1,4 +1,4 @@
-"""Every verb in every state of an init; ids nobody knows."""
+"""Every verb in every state of an init; unknown ids."""
 
 import signal
 from typing import Any
@@ -63,7 +63,7 @@ async def created(t: Tour) -> None:
     await t.do("State")
     await t.do("Kill", signal=9)
     await t.do("Start")
-    await t.told("exit")
+    await t.wait_for_event("exit")
     await t.leave()
     t.phase = "deleted"
     t.events()
@@ -73,8 +73,8 @@ async def never_started(t: Tour) -> None:
     await t.begin()
     await t.create()
     await t.do("Delete")
-    await t.told("exit")
-    await t.told("delete")
+    await t.wait_for_event("exit")
+    await t.wait_for_event("delete")
     t.events(in_order=False)
     await t.do("Shutdown")
     await t.shim_ends()
@@ -166,13 +166,13 @@ async def stopped(t: Tour) -> None:
     for number in (0, 9, 65):
         await t.do("Kill", signal=number)
     await t.do("Kill", signal=9, all=True)
-    await t.told("exit")
+    await t.wait_for_event("exit")
     await t.do("Delete")
     t.phase = "deleted"
     for method in (*_EACH, "Connect"):
         await t.do(method)
     await t.do("Kill", signal=9)
-    await t.told("delete")
+    await t.wait_for_event("delete")
     t.events()
     await t.do("Shutdown")
     await t.shim_ends()
@@ -201,9 +201,9 @@ async def several_waiters(t: Tour) -> None:
     for wait in waits:
         await t.answer(wait, "Wait")
     deletes = [t.soon("Delete"), t.soon("Delete")]
-    said = sorted([await call for call in deletes])
-    t.note("two Deletes at once", " and ".join(said))
-    await t.told("delete")
+    answers = sorted([await call for call in deletes])
+    t.note("two Deletes at once", " and ".join(answers))
+    await t.wait_for_event("delete")
     t.events()
 
 

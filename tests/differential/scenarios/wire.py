@@ -26,13 +26,13 @@ async def _one(t: Tour, label: str, stream_id: int, kind: int, flags: int, data:
     async with Frames(t.shims["c1"].reply.path) as frames:
         frames.send(stream_id, kind, flags, data)
         frames.send(101, wire.REQUEST, 0, _request(t, "Connect", _id()))
-        said: dict[int, str] = {}
+        answers: dict[int, str] = {}
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_PATIENCE_S):
-                while len(said) < 2:  # they may come in any order, and the first not at all
+                while len(answers) < 2:  # they may come in any order, and the first not at all
                     answer = await frames.receive()
-                    said[answer.stream_id] = str(answer)
-        t.note(label, "\n".join(said[number] for number in sorted(said)))
+                    answers[answer.stream_id] = str(answer)
+        t.note(label, "\n".join(answers[number] for number in sorted(answers)))
 
 
 async def services_and_methods(t: Tour) -> None:
@@ -108,8 +108,8 @@ async def broken_connections(t: Tour) -> None:
     async with Frames(t.shims["c1"].reply.path) as frames:
         for number in range(200):
             frames.send(2 * number + 1, wire.REQUEST, 0, good)
-        said = {(await frames.receive()).outcome for _ in range(200)}
-        t.note("200 at once", str(said))
+        outcomes = {(await frames.receive()).outcome for _ in range(200)}
+        t.note("200 at once", str(outcomes))
 
 
 async def data_on_an_unknown_stream(t: Tour) -> None:
