@@ -21,6 +21,7 @@ from tests.support.forks import in_fork
 needs_library = pytest.mark.skipif(
     not Path(COMPILED_DIR, "libmemory.so").exists(), reason="no C compiler"
 )
+pytestmark = pytest.mark.usefixtures("_large_process")
 SOURCES: Final = Path(publish.__file__).parent
 ANSWERS: Final = "Create: pid=0"
 
