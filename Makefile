@@ -65,10 +65,10 @@ $(VENV)/bin/containerd-shim-pyrunc-v2: $(RUN_STAMP) tools/script.sh
 $(VENV)/bin/shimctl: $(RUN_STAMP) tools/script.sh
 	@PY="$(CURDIR)/$(PY)" tools/script.sh $@ shimv2.shimctl.cli
 
-venv: $(DEV_STAMP) $(NATIVE_STAMP) $(SCRIPTS) ## the virtual environment .venv with everything in it
+venv: $(DEV_STAMP) $(NATIVE_STAMP) $(SCRIPTS) ## make the virtual environment .venv with all that tests and lint need
 
 # --- run and test -----------------------------------------------------------------------------------
-run: setup $(NATIVE_STAMP) $(SCRIPTS) ## a real container: output, exit status, and a second daemon taking over
+run: setup $(NATIVE_STAMP) $(SCRIPTS) ## run a real container: output, exit status, and a second daemon that takes over
 	@$(PY) -m shimv2.shimctl.story $(if $(SHIM),--shim $(SHIM))
 
 test: setup venv ## all tests: unit, wire, and end to end with runc, crun and containerd (root)
@@ -79,26 +79,26 @@ test: setup venv ## all tests: unit, wire, and end to end with runc, crun and co
 
 # What runs through a whole life, and what counts what is left.
 RECLAIM := life exit_output order outputs stdin terminal pods restart bursts same_time reclaim
-test-reclaim: setup venv ## the core of e2e with shims that give up shared memory at every rest
+test-reclaim: setup venv ## the core of e2e with shims that reclaim shared memory whenever they are idle
 	@echo "SEED=$(SEED)"
 	@SHIM_TEST_RECLAIM=1 $(PYTEST) -m "not soak and not criu" $(RECLAIM:%=tests/e2e/test_%.py)
 
 # RUN='command' runs that instead of the tests; tests/vm/README.md lists the variables.
 vm: export VM_RUN = $(value RUN)
-vm: venv ## the end-to-end tests, in emulated machines with cgroup v2 alone
+vm: venv ## the end-to-end tests in emulated machines with cgroup v2 only
 	@echo "SEED=$(SEED)" >&2
 	@$(PY) -m tests.vm --randomly-seed=$(SEED) $(ARGS)
 
-unit: venv ## the tests that need no privileges, two minutes
+unit: venv ## the tests that need no privileges (two minutes)
 	@echo "SEED=$(SEED)"
 	@$(PYTEST) -m "not soak and not root" $(or $(filter tests/%,$(ARGS)),tests/unit tests/wire)
 
-criu: setup venv ## checkpoint and restore, with a criu that works on this kernel (fetched if need be)
+criu: setup venv ## checkpoint and restore, with a criu that works on this kernel (downloaded if necessary)
 	@tools/criu.sh
 	@echo "SEED=$(SEED)"
 	@$(PYTEST) -m "criu and not soak"
 
-soak: setup venv ## the long ones: 200 × ctr run, 20 restarts of containerd, 10 upgrades of it
+soak: setup venv ## the long tests: 200 × ctr run, 20 restarts of containerd, 10 upgrades of it
 	@echo "SEED=$(SEED)"
 	@SHIM_TEST_SOAK=1 $(PYTEST) --timeout=1200 -m soak
 	@echo "with cgroup v2"
@@ -107,7 +107,7 @@ soak: setup venv ## the long ones: 200 × ctr run, 20 restarts of containerd, 10
 # Results of runs elsewhere count as well, those of make vm by themselves: RESULTS="FOLDER..."
 RESULTS ?= $(wildcard .cache/vm)
 PROVEN := .cache/conformance
-conformance: setup venv ## docs/conformance.md: which rules of tests/rules.toml the tests prove, with runc and crun
+conformance: setup venv ## write docs/conformance.md: the rules of tests/rules.toml that the tests prove, with runc and crun
 	@tools/criu.sh
 	@echo "SEED=$(SEED)"
 	@rm -rf $(PROVEN)
@@ -117,18 +117,18 @@ conformance: setup venv ## docs/conformance.md: which rules of tests/rules.toml 
 		SHIM_TEST_RUNTIME=crun $(PYTEST) -q -m "rule and root and not soak" tests/e2e || true
 	@$(MAKE) --no-print-directory conformance-page
 
-conformance-page: ## the page alone, from the results of the last run
+conformance-page: ## write docs/conformance.md again, from the results of the last run
 	@$(PY) -m tests.support.conformance docs/conformance.md $(PROVEN) $(RESULTS)
 
-e2e-matrix: setup venv ## daemons and runtimes of several releases, each with each: the table is left in .cache/matrix
+e2e-matrix: setup venv ## each daemon release with each runtime release; writes the table to .cache/matrix
 	@tools/nerdctl.sh || [ $$? = 3 ]
 	@echo "SEED=$(SEED)"
 	@$(PYTEST) -m "not soak and not criu" $(or $(filter tests/%,$(ARGS)),tests/daemons)
 
-critest: setup venv ## Kubernetes' own tests of a container runtime, ours beside the Go shim: makes docs/critest.md; needs go
+critest: setup venv ## Kubernetes' tests of a container runtime, with this shim and the Go shim; writes docs/critest.md; needs go
 	@$(PY) -m tests.daemons.critest docs/critest.md $(ARGS)
 
-differential: setup venv ## the same calls to Debian's Go shims of three releases; every answer compared
+differential: setup venv ## make the same calls to Debian's Go shims of three releases and compare each answer
 	@echo "SEED=$(SEED)"
 	@$(PYTEST) -v --tb=short -m differential tests/differential
 
@@ -138,7 +138,7 @@ lint: $(DEV_STAMP) ## ruff: rules and format
 	@$(PY) -m ruff check .
 	@$(PY) -m ruff format --check .
 
-fmt: $(DEV_STAMP) ## rewrite in the house format
+fmt: $(DEV_STAMP) ## format the code with ruff
 	@$(PY) -m ruff check --fix-only -q .
 	@$(PY) -m ruff format .
 
@@ -146,7 +146,7 @@ type: $(DEV_STAMP) ## mypy --strict
 	@$(PY) -m mypy
 
 # PYTHONS="3.13 3.14t /path/to/python" names them, PARTS="unit memory e2e protobuf" what each of them runs.
-test-pythons: setup venv ## unit, wire and a core of e2e with each CPython from 3.11 that is here or in Debian
+test-pythons: setup venv ## unit, wire and the core of e2e with each CPython from 3.11 on that this machine or Debian has
 	@echo "SEED=$(SEED)"
 	@PYTHONS="$(PYTHONS)" PARTS="$(PARTS)" $(PY) -m tests.pythons --randomly-seed=$(SEED) --hypothesis-seed=$(SEED) $(ARGS)
 
@@ -162,33 +162,33 @@ protos: $(DEV_STAMP) ## generate protos/*_pb2.py from the .proto texts
 # --- what it costs ----------------------------------------------------------------------------------
 BENCH = $(PY) -m bench
 N ?= 100
-bench: setup venv ## our shim beside the Go and Rust shims: make bench ARGS='--only start,delete --pairs 10'
+bench: setup venv ## measure this shim, the Go shims and the Rust shim in turns: make bench ARGS='--only start,delete --pairs 10'
 	@$(BENCH) run $(ARGS)
 
-bench-guard: setup venv ## a minute of it, against Debian's Go shim: fails when a mechanism is lost
+bench-guard: setup venv ## one minute of bench against Debian's Go shim: fails if a speed-up does not work any more
 	@$(BENCH) guard $(ARGS)
 
-density: setup venv ## many containers at a time: make density N=500
+density: setup venv ## many containers at the same time: make density N=500
 	@$(BENCH) density $(N) $(if $(SHIM),--shim $(SHIM)) $(ARGS)
 
-performance: venv ## docs/performance.md from the last make bench
+performance: venv ## write docs/performance.md from the last make bench
 	@$(BENCH) page docs/performance.md $(ARGS)
 
 # --- install --------------------------------------------------------------------------------------
 install uninstall: export PREFIX := $(PREFIX)
 install uninstall: export DESTDIR := $(DESTDIR)
-install: $(RUN_STAMP) ## into PREFIX (/usr/local), honouring DESTDIR
+install: $(RUN_STAMP) ## install into PREFIX (/usr/local), below DESTDIR
 	@PY="$(CURDIR)/$(PY)" PYTHON="$(PYTHON)" tools/install.sh install
 
-uninstall: ## remove exactly what install made
+uninstall: ## remove the files that install made
 	@tools/install.sh uninstall
 
 # --- clean ------------------------------------------------------------------------------------------
-clean: ## remove .venv and everything generated but the protocol modules
+clean: ## remove .venv and all generated files except the protocol modules
 	@rm -rf $(VENV) build dist .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage shimv2/_bin *.egg-info
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# What a stranger has: no HOME, no cache, Debian's PATH; of our environment only what the network needs.
+# The environment of a new user: no HOME, no cache, Debian's PATH.  Only the network's variables are kept.
 CLEAN_KEEP := http_proxy https_proxy no_proxy HTTP_PROXY HTTPS_PROXY NO_PROXY PIP_INDEX_URL PIP_CERT SSL_CERT_FILE REQUESTS_CA_BUNDLE
 clean-room: ## make run and make test from a new clone, with an empty HOME and Debian's PATH
 	@room=$$(mktemp -d /tmp/clean-room.XXXXXX); trap 'rm -rf "$$room"' EXIT; \

@@ -3,9 +3,9 @@
 #
 #   tools/cargo-tool.sh CRATE@VERSION FOLDER
 #
-# FOLDER appears complete or not at all; when it is there, nothing is done.  Needs cargo and a C compiler
-# (exit status 3 and a text when one is missing) and crates.io.  Build scripts get Debian's protoc, which is
-# unpacked into the cache if there is none on PATH.
+# FOLDER is made in one step, complete.  If it exists, nothing is done.  Needs crates.io, cargo and a C compiler;
+# if a program is missing, the exit status is 3, with a text.  If there is no protoc on PATH, Debian's protoc is
+# unpacked into the cache for build scripts.
 set -euo pipefail
 
 [ $# = 2 ] || { sed -n '2,8p' "$0" >&2 && exit 2; }
@@ -27,6 +27,6 @@ if ! PROTOC=$(command -v protoc); then
 	"$tools/patched.sh" bookworm "${PROTOC%/*}" protobuf-compiler usr/bin/protoc
 fi
 export PROTOC
-# Locked: with the versions of its dependencies that its makers have built it with.
+# --locked: with the dependencies in the crate's own Cargo.lock.
 cargo install --quiet --locked --root "$work/root" --target-dir "$work/target" "$crate"
 mv -T "$work/root/bin" "$folder"

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Sees to it that there is a criu that works on this machine: the one on PATH, else Debian sid's with its
-# own libraries, run through a script in the cache; tests/support/criu.py looks in the same places.
+# Provides a criu that works on this machine: the one on PATH, or else that of Debian sid with its own
+# libraries, run by a script in the cache.  tests/support/criu.py looks in the same places.
 set -euo pipefail
 
 cache=/var/cache/containerd-shim-pyrunc

@@ -3,11 +3,11 @@
 #
 #   tools/debs.sh [--closure] SUITE FOLDER PACKAGE...
 #
-# --closure: with everything they depend on.  FOLDER appears complete or not at all; when it is there,
-# nothing is done (it is named by who asks, so another list of packages means another folder).
-# FOLDER.debs lists the files it was made of, with their sha256.  Needs apt, no root; apt's own lists
-# and configuration are not touched.  The mirrors are those that this machine's own apt takes Debian's
-# packages from; DEBS_MIRROR and DEBS_SECURITY name others.
+# --closure: also all packages that these depend on.  FOLDER is made in one step, complete.  If it exists,
+# nothing is done: for another list of packages the caller has to name another folder.
+# FOLDER.debs lists the package files with their sha256.  Needs apt, but no root; the lists and the
+# configuration of apt are not changed.  The mirrors are those that this machine's apt is configured with;
+# DEBS_MIRROR and DEBS_SECURITY name others.
 set -euo pipefail
 
 closure=
@@ -19,7 +19,8 @@ shift 2
 for tool in apt-get dpkg-deb tar; do
 	command -v "$tool" >/dev/null || { echo "debs: there is no $tool here" >&2 && exit 1; }
 done
-# Origins first, for others name their releases as Debian does; without, where apt was never updated.
+# First with the origin, because other distributions use Debian's release names.  Then without it: before the
+# first `apt-get update` the origin is not known.
 configured() { # an expression over the names of releases; prints the first mirror
 	local option
 	for option in --release-info --no-release-info; do
@@ -46,7 +47,7 @@ mkdir -p "$work"/{lists/partial,cache/archives/partial,debs,root}
 	[ "$suite" = sid ] || [ -z "$security" ] || echo "deb [signed-by=$keyring] $security $suite-security main"
 } >"$work/sources.list"
 
-# An empty status makes the closure the whole one, whatever this machine has.
+# The empty status file: so the closure also has the packages that this machine has installed.
 apt() {
 	apt-get -qq -o Dir::Etc::sourcelist="$work/sources.list" -o Dir::Etc::sourceparts=/dev/null \
 		-o Dir::Etc::preferencesparts=/dev/null -o Dir::State::lists="$work/lists" \
@@ -54,7 +55,7 @@ apt() {
 		-o APT::Install-Recommends=false -o APT::Sandbox::User="$(id -un)" \
 		-o Acquire::Languages=none -o Acquire::Retries=3 "$@"
 }
-# A release's first update can meet a mirror in the middle of its own.
+# A second attempt: the mirror may have changed during the first one.
 apt update || apt update
 packages=("$@")
 if [ "$closure" ]; then
@@ -62,7 +63,7 @@ if [ "$closure" ]; then
 fi
 (cd "$work/debs" && apt download "${packages[@]}")
 
-# A merged /usr first: packages of older releases still have files in /bin and /lib.
+# Make a merged /usr first: packages of older releases still have files in /bin and /lib.
 mkdir -p "$work"/root/usr/{bin,sbin,lib,lib64}
 for name in bin sbin lib lib64; do ln -s "usr/$name" "$work/root/$name"; done
 for deb in "$work"/debs/*.deb; do

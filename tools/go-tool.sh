@@ -3,9 +3,9 @@
 #
 #   tools/go-tool.sh MODULE@VERSION FOLDER PACKAGE...
 #
-# PACKAGE: a path in the module, as in `cmd/nerdctl`; the program has its last part for a name.  A package
-# without a main function is built as a program of its tests.  FOLDER appears complete or not at all; when
-# it is there, nothing is done.  Needs go (exit status 3 and a text when there is none) and its proxy.
+# PACKAGE: a path in the module, such as `cmd/nerdctl`; its last part becomes the program's name.  If a package
+# has no main function, its tests are built as a program.  FOLDER is made in one step, complete.  If it exists,
+# nothing is done.  Needs the Go proxy and go; if there is no go, the exit status is 3, with a text.
 set -euo pipefail
 
 [ $# -ge 3 ] || { sed -n '2,8p' "$0" >&2 && exit 2; }
@@ -21,7 +21,7 @@ flock 9
 echo "go-tool: $module: $*" >&2
 work=$(mktemp -d "$folder.XXXXXX")
 trap 'rm -rf "$work"' EXIT
-# From the module's own folder: its go.sum and replacements count, as for its makers.
+# Built in the module's own folder, so that its go.sum and its replacements apply.
 cd "$(GOFLAGS=-mod=mod go mod download -json "$module" | sed -n 's/^\t"Dir": "\(.*\)",\?$/\1/p')"
 export CGO_ENABLED=0 GOFLAGS="-trimpath -buildvcs=false"
 for package in "$@"; do

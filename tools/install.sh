@@ -7,7 +7,7 @@
 #   PREFIX/bin/containerd-shim-pyrunc-v2         -> through `current`
 #   PREFIX/bin/shimctl                           -> through `current`
 #
-# A daemon that starts a shim meanwhile finds the old build or the new one, never a half.
+# A daemon that starts a shim meanwhile finds the old build or the new one, always complete.
 set -euo pipefail
 
 name=containerd-shim-pyrunc
@@ -25,7 +25,7 @@ pip() {
 	"$PY" -m pip -q --disable-pip-version-check "$@"
 }
 
-# The launcher and the file that it reads, or, without a compiler, a Python script.
+# The launcher and its conf file; without a compiler, a Python script.
 shim() {
 	local program=$build/bin/containerd-shim-pyrunc-v2 python=$final/$build/bin/python package
 	package=$("$lib/$build/bin/python" -Ic 'import shimv2; print(*shimv2.__path__)')

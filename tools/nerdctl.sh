@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Builds the nerdctl that tests/daemons/nerdctl.py runs, once.  Exit status 3: there is no go to build it with.
+# Builds the nerdctl for tests/daemons/nerdctl.py, once.  Exit status 3: there is no go.
 set -euo pipefail
 
 exec "$(dirname "$0")/go-tool.sh" github.com/containerd/nerdctl@v1.7.7 \

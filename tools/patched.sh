@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Programs of another Debian release, made to run here: with that release's own loader and libraries.
+# Makes programs of another Debian release run here, with the loader and the libraries of that release.
 #
 #   tools/patched.sh SUITE FOLDER PACKAGE PROGRAM...
 #
-# Unpacks PACKAGE with all it depends on into FOLDER-root (tools/debs.sh), and puts a copy of each
-# PROGRAM (a path in there, as usr/sbin/runc) into FOLDER.  The copies name their loader and libraries
-# themselves: a script that calls the loader would not do, as runc runs /proc/self/exe again.
-# FOLDER appears complete or not at all; when it is there, nothing is done.
+# Unpacks PACKAGE and its dependencies into FOLDER-root (tools/debs.sh), and puts a copy of each PROGRAM
+# (a path in there, such as usr/sbin/runc) into FOLDER.  The copies have the paths of loader and libraries in
+# their ELF headers.  A script that calls the loader is not enough, because runc executes /proc/self/exe again.
+# FOLDER is made in one step, complete.  If it exists, nothing is done.
 set -euo pipefail
 
 [ $# -ge 4 ] || { sed -n '2,9p' "$0" >&2 && exit 2; }

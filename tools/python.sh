@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Prints the path of one CPython, fetched if this machine has none of that version.
+# Prints the path of a CPython; downloads it if this machine has none of that version.
 #
 #   tools/python.sh VERSION      3.13, 3.14t (free-threaded), or the path of an interpreter
 #
-# /usr/bin's own comes first, then the package of the Debian release that has this version, unpacked with
-# its own libc into a folder of the cache (nothing is installed), then one on PATH or in a pyenv.
-# Exit status 3: there is none, and standard error says why.  Those of Debian have no pip: virtual
-# environments are made `--without-pip`.
+# It tries /usr/bin, then the package of the Debian release that has this version, then PATH and pyenv.  The
+# package is unpacked with its own libc into a folder of the cache; nothing is installed.
+# Exit status 3: there is none; standard error has the reason.  Debian's interpreters have no pip, so that
+# virtual environments are made `--without-pip`.
 set -euo pipefail
 
 [ $# = 1 ] || { sed -n '2,9p' "$0" >&2 && exit 2; }
@@ -15,7 +15,7 @@ tools=$(dirname "$0")
 cache=/var/cache/containerd-shim-pyrunc
 { mkdir -p "$cache" && [ -w "$cache" ]; } 2>/dev/null || cache=$(cd "$tools/.." && pwd)/.cache
 
-# Not every file of that name runs: a pyenv puts a script on PATH for each version that it has or had.
+# A file of that name may not run: pyenv keeps a script on PATH for each version, also for removed ones.
 runs() {
 	[ -x "$1" ] && [ "$("$1" -Ic 'import ctypes, select, ssl, sys, sysconfig, venv
 free_threaded = sysconfig.get_config_var("Py_GIL_DISABLED")
@@ -30,8 +30,8 @@ suite() { # of Debian: the oldest release that has it
 	esac
 }
 
-# The interpreter names its loader and libraries itself, as tools/patched.sh has it; its extension
-# modules find theirs through it.  It stays in its tree, where it looks for its library.
+# The interpreter gets the paths of its loader and libraries as in tools/patched.sh, and its extension modules
+# use the same libraries.  It stays in its tree, because it looks for its standard library there.
 unpacked() { # prints its path
 	local root=$cache/python$version-$1 patchelf=$cache/patchelf-bookworm
 	local python=$root/usr/bin/python$version loader

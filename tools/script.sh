@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 # Writes one console script.  $1: the file, $2: the module with main(); PY: its interpreter.
-# -I: the shim must not depend on the daemon's PYTHON* variables, nor on what lies beside the script.
+# -I: the shim must not depend on the daemon's PYTHON* variables, nor on files beside the script.
 set -euo pipefail
-# The kernel ends the interpreter's path at a blank and takes no more than 127 bytes of the line
-# (255 from Linux 5.1): then sh starts it, to which the second line is a command and the third a word.
+# The kernel ends the interpreter's path at a blank, and reads at most 127 bytes of the first line (255 from
+# Linux 5.1).  If the path does not fit, the script starts with sh, and its second line executes Python.  For
+# Python these two lines are a string.
 first="#!$PY -I"
 case $PY in *[[:space:]]*) sh=yes ;; *) [ ${#first} -le 127 ] && sh= || sh=yes ;; esac
 [ -z "$sh" ] || first="#!/bin/sh

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Installs the Debian packages that are missing, and nothing if none is.
-# $1: `venv` (what a virtual environment needs) or `all` (and what running and testing need).
-# PYTHON: the interpreter chosen by the Makefile, empty if there is none.
+# Installs the Debian packages that are missing.
+# $1: `venv` (the packages for a virtual environment) or `all` (also those for running and testing).
+# PYTHON: the interpreter that the Makefile has chosen; empty if there is none.
 set -euo pipefail
 
 missing=()

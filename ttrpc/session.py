@@ -195,7 +195,7 @@ class Session:
             payload = None if result is None else result.SerializeToString()
         except asyncio.CancelledError:  # not of this session: from a future that the handler read
             error = canceled()
-        except Exception as exc:  # noqa: BLE001 - whatever a handler does, the others are served
+        except Exception as exc:  # noqa: BLE001 - a handler's error ends its call only
             error = self._status(exc)
         self._answer(stream_id, method, payload, error)
 
@@ -235,7 +235,7 @@ class Session:
             if running.over:
                 raise
             error = deadline_exceeded() if running.expired else canceled()
-        except Exception as exc:  # noqa: BLE001 - whatever a handler does, the others are served
+        except Exception as exc:  # noqa: BLE001 - a handler's error ends its call only
             if running.over and isinstance(exc, ConnectionClosed | StreamClosed):
                 return  # the connection ended during a send: not a bug of the handler
             error = self._status(exc)

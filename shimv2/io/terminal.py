@@ -103,9 +103,9 @@ class ConsoleIO(RelayedIO):
             raise Refused(reason(exc)) from None
 
     def _hang_up(self) -> None:
-        """End the other relay, and close the master.
+        """End both relays, and close the master.
 
-        A relay calls this while it ends.  Both relays ignore a second end.
+        A relay calls this while it ends: both relays ignore a second end.
         """
         if self._hung_up:
             return

@@ -63,7 +63,7 @@ class Containers:
             assert other.task is not None
             await asyncio.wait([other.task])
         if spec.id in self._table or spec.id in self._being_made:
-            # What runc would say; it is not asked, because asking overwrites the bundle's files.
+            # runc's text.  runc itself is not called, because it overwrites files of the bundle.
             what = "container with given ID already exists"
             raise Refused(f"OCI runtime create failed: runc create failed: {what}")
         if self._closed:

@@ -145,7 +145,7 @@ class InitProcess(Process):
                 raise
 
     async def _freeze_as_before(self) -> None:
-        """After a checkpoint that failed: CRIU freezes and thaws, and may have been killed."""
+        """Freeze or thaw as before a failed checkpoint: CRIU changes this, and may be killed."""
         paused = self._life.state is State.PAUSED
         if self.cgroup is None or self.exit is not None or self.cgroup.is_frozen() is paused:
             return

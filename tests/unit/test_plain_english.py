@@ -12,7 +12,12 @@ CODE: Final = ("shimv2", "ttrpc", "protos/generate.py", "bench", "tests")
 PAGES: Final = (
     *("README.md", "CHANGELOG.md", "docs/design.md", "docs/glossary.md", "docs/daemons.md"),
     *("docs/differences.md", "docs/protocol.md", "docs/performance.md", "docs/threat-model.md"),
-    *sorted(str(page.relative_to(ROOT)) for page in ROOT.glob("docs/adr/*.md")),
+    *("Makefile", "setup.py"),
+    *sorted(
+        str(page.relative_to(ROOT))
+        for names in ("docs/adr/*.md", "shimv2/*/*.[ch]", "tools/*.sh")
+        for page in ROOT.glob(names)
+    ),
 )
 PEOPLE: Final = re.compile(
     r"\b(whoever|whom|nobody|somebody|anybody|told|said|anew|come what may)\b", re.IGNORECASE
