@@ -22,7 +22,7 @@ SCRIPTS := $(VENV)/bin/containerd-shim-pyrunc-v2 $(VENV)/bin/shimctl
 .PHONY: help setup venv run test test-reclaim test-pythons vm unit criu lint fmt type check cover protos soak e2e-matrix critest differential conformance conformance-page bench bench-guard density performance install uninstall clean clean-room
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo "  variables        PYTHON=$(PYTHON)  SEED=…  ARGS='pytest arguments'  PREFIX=$(PREFIX)  DESTDIR="
 
 setup: ## install the Debian packages that are missing (root and apt)

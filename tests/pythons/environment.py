@@ -106,7 +106,8 @@ def _add_tree(python: Path) -> None:
 
 def _requirements() -> list[str]:
     project = _project()
-    every = [*project["dependencies"], *project["optional-dependencies"]["dev"], "setuptools>=66"]
+    extras = project["optional-dependencies"]
+    every = [*project["dependencies"], *extras["shimctl"], *extras["dev"], "setuptools>=66"]
     return [each for each in every if not each.startswith(_NOT_FOR_TESTS)]
 
 
