@@ -193,7 +193,7 @@ def _child(plan: Plan, parent: int, report_fd: int) -> NoReturn:
     """Run in the child: only system calls, no import and no lock; does not return."""
     step = _STEP_SETUP
     try:
-        _reset_signals()
+        reset_signals()
         if plan.death_signal:
             linux.set_parent_death_signal(plan.death_signal)
             if os.getppid() != parent:  # the parent died before the line above: no signal comes
@@ -225,7 +225,8 @@ def _pairs(env: list[bytes]) -> dict[bytes, bytes]:
     return dict(entry.split(b"=", 1) for entry in env)
 
 
-def _reset_signals() -> None:
+def reset_signals() -> None:
+    """Set all signals to their default, the C library's own (32, 33) included, as _spawn.c does."""
     for number in signal.valid_signals():
         if number not in (signal.SIGKILL, signal.SIGSTOP):
             signal.signal(number, signal.SIG_DFL)

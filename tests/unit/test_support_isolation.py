@@ -74,7 +74,7 @@ def test_left_child_is_reported_and_ended_and_the_next_test_passes(tmp_path: Pat
     )
 
     output = done.stdout
-    assert "test_small.py::test_fails_and_leaves_a_child\n" in output
+    assert "test_small.py::test_fails_and_leaves_a_child" in output
     assert "ERROR at teardown of test_passes_and_leaves_a_child" in output
     assert ": sleep 1000" in output
     assert "1 failed, 4 passed, 1 error" in output

@@ -12,6 +12,7 @@ from typing import Final
 
 import pytest
 
+from shimv2.kernel.spawn import reset_signals
 from shimv2.shimctl.testbed import zygotes
 from shimv2.shimctl.testbed.leaks import alive
 from shimv2.zygote.protocol import Request
@@ -133,8 +134,7 @@ def test_peer_must_be_what_its_key_says(boot: Boot, restricted: bool) -> None:
     path, body = captured(boot)
 
     def asks() -> bool:
-        for number in (signal.SIGPIPE, signal.SIGXFSZ):  # as in a program: Python ignores them
-            signal.signal(number, signal.SIG_DFL)
+        reset_signals()  # as the launcher does; Python itself ignores two
         if restricted:
             prctl(38, 1)  # PR_SET_NO_NEW_PRIVS
         return answer(path, b"request", [body]) == (b"" if restricted else b"ok")
@@ -150,8 +150,7 @@ def test_request_whose_state_cannot_be_taken_over_costs_one_child(boot: Boot) ->
     assert garbled != body
 
     def asks() -> bool:
-        for number in (signal.SIGPIPE, signal.SIGXFSZ):
-            signal.signal(number, signal.SIG_DFL)
+        reset_signals()
         return answer(path, b"request", [garbled]) == b""
 
     assert in_fork(asks) == 0
