@@ -119,7 +119,8 @@ def _sources() -> list[str]:
 def _requirements() -> list[str]:
     with open(TREE / "pyproject.toml", "rb") as file:
         project = tomllib.load(file)["project"]
-    wanted = [*project["dependencies"], *project["optional-dependencies"]["dev"]]
+    extras = project["optional-dependencies"]
+    wanted = [*project["dependencies"], *extras["shimctl"], *extras["dev"]]
     return [line for line in wanted if not line.startswith(_NOT_IN_GUEST)]
 
 
