@@ -31,9 +31,10 @@ log = logging.getLogger(__name__)
 class ShimLoop(asyncio.SelectorEventLoop):
     """The loop of one thread.  Not thread-safe except for `call_soon_threadsafe`."""
 
-    # Of asyncio's loop, CPython 3.11 to 3.14: what runs in the next iteration, the written end of
-    # the wake-up socket, and the callback of each signal.
+    # Of asyncio's loop, CPython 3.11 to 3.14: what runs in the next iteration, a heap of timers, the
+    # written end of the wake-up socket, and the callback of each signal.
     _ready: deque[asyncio.Handle]
+    _scheduled: list[asyncio.TimerHandle]
     _csock: socket.socket
     _signal_handlers: dict[int, asyncio.Handle]
 
@@ -89,6 +90,7 @@ class _Selector(selectors.EpollSelector):
         if timeout != 0:
             if loop.before_sleep is not None:
                 loop.before_sleep(self._iterations)
+                timeout = self._shortened(timeout)
             self._iterations = 0
         self._iterations += 1
         ready = loop._ready
@@ -103,6 +105,18 @@ class _Selector(selectors.EpollSelector):
             if writer is not None and events & _FOR_WRITER:
                 ready.append(writer)
         return []
+
+    def _shortened(self, timeout: float | None) -> float | None:
+        """Return the timeout of the sleep, after the hook may have scheduled something.
+
+        asyncio's loop (BaseEventLoop._run_once) has computed `timeout` before.
+        """
+        if self._loop._ready:
+            return 0.0
+        if not self._loop._scheduled:
+            return timeout
+        left_s = max(0.0, self._loop._scheduled[0].when() - self._loop.time())
+        return left_s if timeout is None else min(timeout, left_s)
 
     def _replace_epoll(self) -> None:
         """Make a new epoll after the old one reported a descriptor that is not registered.

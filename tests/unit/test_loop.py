@@ -58,21 +58,24 @@ def test_hook_is_called_before_each_sleep_with_the_iterations_since_the_last() -
     assert run(main()) == [2 + 5, 2]
 
 
-def test_hook_may_schedule_a_timer() -> None:
-    """What the hook schedules is not lost in the sleep that it precedes by an iteration."""
+@pytest.mark.parametrize("delay_s", [None, 0.0, 0.01])
+def test_hook_may_schedule_a_callback(delay_s: float | None) -> None:
+    """Nothing else ends the sleep that follows: a timer or a callback of the hook does."""
 
     async def main() -> None:
         here, done = the_loop(), asyncio.Event()
 
         def once(_iterations: int) -> None:
             here.before_sleep = None
-            here.call_later(0, done.set)
-            threading.Timer(0.01, here.call_soon_threadsafe, (int,)).start()
+            if delay_s is None:
+                here.call_soon(done.set)
+            else:
+                here.call_later(delay_s, done.set)
 
         here.before_sleep = once
         await done.wait()
 
-    run(main())
+    run(main(), timeout_s=5.0)
 
 
 def watch_selects(here: ShimLoop, patch: pytest.MonkeyPatch, seen: list[float | None]) -> None:
