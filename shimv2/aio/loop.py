@@ -31,8 +31,8 @@ log = logging.getLogger(__name__)
 class ShimLoop(asyncio.SelectorEventLoop):
     """The loop of one thread.  Not thread-safe except for `call_soon_threadsafe`."""
 
-    # Of asyncio's loop, CPython 3.11 to 3.14: what runs in the next iteration, a heap of timers, the
-    # written end of the wake-up socket, and the callback of each signal.
+    # Of asyncio's loop, CPython 3.11 to 3.14: what runs in the next iteration, the heap of timers,
+    # the written end of the wake-up socket, and the callback of each signal.
     _ready: deque[asyncio.Handle]
     _scheduled: list[asyncio.TimerHandle]
     _csock: socket.socket
