@@ -264,9 +264,15 @@ static void replace_regions(int fd, const uint64_t **originals)
 		    MAP_FAILED)
 			originals[i] = NULL;
 	}
-	/* Only now: `image` itself may lie in a region. */
-	for (i = 0; i < image.count; i++)
+	/* Only now: `image` itself may lie in a region.  The comparison has mapped all pages of the image
+	 * into this process, which does not need them: they would count as its memory. */
+	for (i = 0; i < image.count; i++) {
+		const struct region *region = &image.regions[i];
+
+		if (originals[i])
+			madvise((void *)originals[i], region->end - region->start, MADV_DONTNEED);
 		image.regions[i].original = originals[i];
+	}
 }
 
 /* Seal the image and open it read-only; -1 if that fails. */

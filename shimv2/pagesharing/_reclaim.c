@@ -24,6 +24,15 @@ static int is_biased(uint64_t word)
 	return word >= BIAS / 2 && word < BIAS * 2;
 }
 
+/* Whether only co_warmup differs, the lower 16 bits of the upper half, and the function has not been
+ * specialized: 0 means that it has.  bytecode.py gives the addresses. */
+static int is_warmup(uint64_t now, uint64_t then)
+{
+	const uint64_t warmup = (uint64_t)0xffff << 32;
+
+	return now & warmup && then & warmup && (now & ~warmup) == (then & ~warmup);
+}
+
 /* Whether a reclaim may ignore that a word differs. */
 static int is_meaningless(const struct region *region, size_t word, uint64_t now, uint64_t then)
 {
@@ -31,7 +40,8 @@ static int is_meaningless(const struct region *region, size_t word, uint64_t now
 
 	if (region->ignored && region->ignored[word / GROUP] & bit)
 		return 1;
-	return region->counts && region->counts[word / GROUP] & bit && is_biased(now) && is_biased(then);
+	return region->counts && region->counts[word / GROUP] & bit &&
+	       ((is_biased(now) && is_biased(then)) || is_warmup(now, then));
 }
 
 /* Whether the page at `at` is equal to the image, except for words without meaning. */

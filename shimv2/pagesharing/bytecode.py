@@ -17,13 +17,19 @@ There are two conditions:
 import ctypes
 import dis
 import mmap
+import sys
 from array import array
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator
 from types import CodeType, FunctionType
 from typing import Final
 
-__all__ = ["codes", "find"]
+__all__ = ["codes", "find", "find_warmups"]
+
+# CPython 3.11, PyCodeObject: co_flags (32 bits), co_warmup (16 bits), and 16 bits more.  From 3.12
+# on the counters of executions lie in the bytecode.
+_FLAGS_OFFSET: Final = 48
+_WARMUP_OFFSET: Final = 52
 
 _WORD: Final = 8  # bytes; a reclaim compares words
 
@@ -44,6 +50,34 @@ def find(objects: Iterable[object]) -> "array[int]":
             for part in _parts(code, start, end):
                 found.extend(part)
     return found
+
+
+def find_warmups(objects: Iterable[object]) -> "array[int]":
+    """Find the words with CPython 3.11's counters of executions (co_warmup) of all functions.
+
+    The interpreter adds 1 at each call of a function until the counter is 0, and specializes the
+    function then.  A fork that forgets some calls specializes it later; nothing else depends on the
+    counter.  A reclaim ignores it while it is not 0, neither in the fork nor in the image.
+    """
+    if not _has_warmup():
+        return array("Q")
+    return array("Q", (id(code) + _FLAGS_OFFSET for code in codes(objects)))
+
+
+def _has_warmup() -> bool:
+    """Whether a call of a new function adds 1 to its counter, where it is expected to be."""
+
+    def probe() -> None: ...
+
+    at = id(probe.__code__)
+    warmup = ctypes.c_int16.from_address(at + _WARMUP_OFFSET)
+    before = warmup.value
+    probe()
+    flags = ctypes.c_int.from_address(at + _FLAGS_OFFSET).value
+    is_3_11 = sys.version_info[:2] == (3, 11)
+    return (
+        is_3_11 and flags == probe.__code__.co_flags and before < 0 and warmup.value == before + 1
+    )
 
 
 def codes(objects: Iterable[object]) -> Iterator[CodeType]:

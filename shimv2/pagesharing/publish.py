@@ -48,7 +48,7 @@ class Meaningless:
     """The words in memory without meaning: a reclaim ignores differences in them (ADR 4)."""
 
     counts: "array[int]" = field(default_factory=lambda: array("Q"))
-    """Addresses of the reference counts of immortal objects."""
+    """Addresses of the reference counts of immortal objects, and of counters of executions."""
 
     bytecode: "array[int]" = field(default_factory=lambda: array("Q"))
     """Pairs of a start and an end address, see bytecode.py."""
@@ -77,8 +77,11 @@ def settle() -> Meaningless:
     if reason or compiled is None:
         raise CannotShare(reason)
     gc.collect()
-    ranges = bytecode.find(each for each in gc.get_objects() if isinstance(each, FunctionType))
+    functions = [each for each in gc.get_objects() if isinstance(each, FunctionType)]
+    ranges, warmups = bytecode.find(functions), bytecode.find_warmups(functions)
+    del functions
     counts = refcounts.make_immortal()
+    counts.extend(warmups)
     gc.freeze()  # else a collection in a fork writes to shared objects
     gc.collect()  # empties the free lists, whose objects lie on shared pages
     compiled.pyrunc_fill_1()

@@ -1,10 +1,12 @@
 """The canary: what is wrong with shared memory is found before a shim depends on it."""
 
 import contextlib
+import ctypes
 import dis
 import os
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -225,5 +227,36 @@ def test_code_goes_back_to_what_it_was_and_still_answers() -> None:
             return True
 
         return in_fork(child) == 0
+
+    assert in_fork(parent) == 0
+
+
+@needs_library
+@pytest.mark.skipif(sys.version_info[:2] != (3, 11), reason="the counters lie in the bytecode")
+def test_calls_that_were_counted_are_forgotten_before_code_is_specialized() -> None:
+    """CPython 3.11 counts the calls of a function in its code object until it specializes it."""
+
+    def parent() -> bool:
+        names: dict[str, Callable[[], None]] = {}
+        exec("".join(f"def f{number}(): pass\n" for number in range(3000)), names)
+        functions = [names[f"f{number}"] for number in range(3000)]
+        words = bytecode.find_warmups(functions)
+        publish.publish(publish.settle())
+
+        def counts() -> list[int]:
+            return [ctypes.c_uint64.from_address(word).value for word in words]
+
+        before = counts()
+
+        def child() -> bool:
+            for function in functions:
+                function()
+            changed = counts()
+            assert all(now != then for now, then in zip(changed, before, strict=True))
+            assert reclaim.reclaim() > 50
+            forgotten = sum(now == then for now, then in zip(counts(), before, strict=True))
+            return forgotten > 2500  # the others lie on pages with other changes
+
+        return len(before) == 3000 and in_fork(child) == 0
 
     assert in_fork(parent) == 0
