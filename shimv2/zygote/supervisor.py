@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from shimv2.zygote.child import Work
 
 _TITLE: Final = "containerd-shim-pyrunc-zygote"
+_SUPERVISOR_TITLE: Final = "containerd-shim-pyrunc-warmup"
 _READY: Final = b"\0ready"  # followed by the reason why memory is not shared, or by nothing
 _MOVED: Final = b"\0moved"  # followed by the pid of the fork that goes on as the zygote
 # Any other report is the reason of a failure.
@@ -67,6 +68,7 @@ def _supervise(new: NewZygote, work: "Work", settings: Settings, name: str) -> N
             ours.close()
             _be_zygote(new, work, settings, theirs, claim_fd)
         theirs.close()
+        _show_as_supervisor(new.program)
         reason, unshared = _outcome(ours, pid)
         if not reason:
             if unshared:
@@ -78,6 +80,14 @@ def _supervise(new: NewZygote, work: "Work", settings: Settings, name: str) -> N
     if pid:
         _end_children()
         shutil.rmtree(folder.working_folder(new.path, pid), ignore_errors=True)
+
+
+def _show_as_supervisor(program: str) -> None:
+    """Show neither the command line nor the environment of the `start`, which has ended."""
+    from shimv2.kernel.title import set_title  # noqa: PLC0415
+
+    os.environ.clear()
+    set_title([_SUPERVISOR_TITLE, program])
 
 
 def _close_streams() -> None:
