@@ -68,8 +68,9 @@ def _supervise(new: NewZygote, work: "Work", settings: Settings, name: str) -> N
             ours.close()
             _be_zygote(new, work, settings, theirs, claim_fd)
         theirs.close()
-        _show_as_supervisor(new.program)
+        bundle_fd = _leave_start(new.program)
         reason, unshared = _outcome(ours, pid)
+        os.fchdir(bundle_fd)  # the log is there
         if not reason:
             if unshared:
                 _log_warning(name, f"memory is not shared: {unshared}")
@@ -82,12 +83,18 @@ def _supervise(new: NewZygote, work: "Work", settings: Settings, name: str) -> N
         shutil.rmtree(folder.working_folder(new.path, pid), ignore_errors=True)
 
 
-def _show_as_supervisor(program: str) -> None:
-    """Show neither the command line nor the environment of the `start`, which has ended."""
+def _leave_start(program: str) -> int:
+    """Give up the command line, environment and working directory of the `start`, which has ended.
+
+    Returns an fd for the bundle, which was the working directory.
+    """
     from shimv2.kernel.title import set_title  # noqa: PLC0415
 
     os.environ.clear()
     set_title([_SUPERVISOR_TITLE, program])
+    bundle_fd = os.open(".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    os.chdir("/")
+    return bundle_fd
 
 
 def _close_streams() -> None:
