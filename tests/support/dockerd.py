@@ -207,7 +207,11 @@ class Dockerd:
     def wait_logs(self, container: str, text: str, *, limit_s: float = 30.0) -> None:
         """Wait until a container has printed `text`, and nothing else."""
         what = f"{container} to say {text!r}"
-        until(lambda: self.output("logs", container) == text, what, limit_s=limit_s)
+
+        def said() -> str:
+            return self.output("logs", container)
+
+        until(lambda: said() == text, what, limit_s=limit_s, found=lambda: repr(said()))
 
     def containers(self) -> list[str]:
         """Return the ids of all containers, stopped ones as well."""

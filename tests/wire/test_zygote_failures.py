@@ -273,7 +273,7 @@ def test_replaced_interpreter_gets_a_new_zygote(boot: Boot) -> None:
     pid = started(boot, "c1")
 
     assert pid != waiting
-    until(lambda: len(zygotes.zygotes(boot.shim)) == 4, "a second zygote with its spare")
+    zygotes.pairs(boot.shim, 2)
 
 
 def test_memory_that_cannot_be_shared_is_logged_and_costs_no_zygote(boot: Boot) -> None:

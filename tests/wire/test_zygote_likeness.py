@@ -195,11 +195,10 @@ def _join_time(namespace: int) -> None:
 def _compare(boot: Boot, setup: Callable[[], object]) -> None:
     warmed(boot)
     waiting = zygotes.spare(boot.shim)
-    before = set(zygotes.zygotes(boot.shim))
+    before = set(zygotes.pairs(boot.shim, 1))
 
     cold_pid, cold = described(boot, "cold-one", setup=setup)
-    until(lambda: len(zygotes.zygotes(boot.shim)) == 4, "a second zygote with its spare")
-    second = set(zygotes.zygotes(boot.shim)) - before
+    second = set(zygotes.pairs(boot.shim, 2)) - before
     warm_pid, warm = described(boot, "warm-one", setup=setup)
 
     assert cold_pid != waiting
@@ -217,7 +216,7 @@ def test_what_an_interpreter_reads_at_its_start_is_part_of_the_key(
     waiting = zygotes.spare(boot.shim)
 
     assert started(boot, "c1", env=env) != waiting
-    until(lambda: len(zygotes.zygotes(boot.shim)) == 4, "a second zygote with its spare")
+    zygotes.pairs(boot.shim, 2)
 
 
 @pytest.mark.root
@@ -267,4 +266,4 @@ def test_new_code_gets_a_new_zygote(boot: Boot) -> None:
     launched.install(boot.shim)
 
     assert started(boot, "c1") != waiting
-    until(lambda: len(zygotes.zygotes(boot.shim)) == 4, "a second zygote with its spare")
+    zygotes.pairs(boot.shim, 2)

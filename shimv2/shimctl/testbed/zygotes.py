@@ -25,7 +25,8 @@ def sockets_folder() -> Path:
 def zygotes(program: Path) -> list[int]:
     """List the zygotes left by a launcher, and their spares; not who helps one to warm up."""
     pids = _titled(program)
-    return [pid for pid in pids if _parent(pid) not in pids]
+    parents = {pid: _parent(pid) for pid in pids}
+    return [pid for pid, parent in parents.items() if parent and parent not in pids]
 
 
 def _titled(program: Path) -> set[int]:
@@ -42,6 +43,7 @@ def _arguments(pid: int) -> list[str]:
 
 
 def _parent(pid: int) -> int:
+    """Return a process's parent, 0 if it has ended by now."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
             return int(file.read().rpartition(b")")[2].split()[1])
@@ -64,27 +66,28 @@ def _listens(pid: int) -> bool:
 
 def zygote(program: Path) -> int:
     """Return the one zygote of a launcher, once its spare waits for a request."""
-    return _pair(program)[0]
+    return pairs(program, 1)[0]
 
 
 def spare(program: Path) -> int:
     """Return the process that will take the next request."""
-    return _pair(program)[1]
+    return pairs(program, 1)[1]
 
 
-def _pair(program: Path) -> list[int]:
+def pairs(program: Path, count: int) -> list[int]:
+    """Return `count` zygotes, then their spares, once each spare waits for a request."""
     found: list[int] = []
 
-    def both() -> bool:
+    def all_wait() -> bool:
         # A zygote leads its session; what it forks does not.
         try:
             found[:] = sorted(zygotes(program), key=lambda pid: os.getsid(pid) != pid)
         except ProcessLookupError:  # the one between the two, just now
             return False
         # One that warms up has other forks, and does not listen yet.
-        return len(found) == 2 and all(map(_listens, found))
+        return len(found) == 2 * count and all(map(_listens, found))
 
-    until(both, "a zygote with its spare", found=lambda: _told(program))
+    until(all_wait, f"{count} zygotes with their spares", found=lambda: _told(program))
     return found
 
 
