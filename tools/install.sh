@@ -46,6 +46,7 @@ install() {
 	rm -rf build # setuptools would pack what an earlier build left there
 	pip wheel --no-deps -w "$wheels" .
 	rm -rf build ./*.egg-info
+	pip install --root-user-action=ignore 'pip>=24' # older ones do not run in CPython 3.12 and newer
 	echo "install: $lib/$build"
 	mkdir -p "$lib" "$bin"
 	"$PYTHON" -m venv --without-pip "$lib/$build"
