@@ -90,6 +90,10 @@ class Relay:
             self._sink.look_for_reader()
         )
 
+    def look_for_late_reader(self) -> bool:
+        """Whether a client that came after the end of the stream has not yet read all output."""
+        return self._sink.look_for_late_reader()
+
     def close(self) -> None:
         """End the stream and close all descriptors, also those that stay open after `finish`."""
         self.finish()

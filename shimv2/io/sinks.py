@@ -57,6 +57,10 @@ class Sink:
         """Return how many written bytes no client has read; 0 if the kernel does not report it."""
         return 0
 
+    def look_for_late_reader(self) -> bool:
+        """Whether a client that came after the end of the stream has not yet read all bytes."""
+        return False
+
     def end(self) -> None:
         """End the stream.  A descriptor that is still needed stays open until `close`."""
         self.close()
@@ -145,6 +149,12 @@ class FifoSink(Sink):
             self._reader.close()  # no more bytes will come
         return left
 
+    def look_for_late_reader(self) -> bool:
+        if self._unread is None:
+            return False
+        self._unread.look_for_client()
+        return self.unread_bytes() > 0
+
     def end(self) -> None:
         client_will_read = self.unread_bytes() > 0 and self.look_for_reader()
         writer, self._fd = self._fd, Fd(-1)
@@ -152,7 +162,10 @@ class FifoSink(Sink):
             writer.close()
             return
         self._reader.close()
-        self._unread = Unread(writer)
+        self._unread = Unread(writer, self._take_reader)
+
+    def _take_reader(self, reader: Fd) -> None:
+        self._reader = reader
 
     def close(self) -> None:
         super().close()

@@ -105,6 +105,9 @@ class RelayedIO(ProcessIO):
             pause_s = max(grace_s, _BUSY_LOOK_S) if busy else quiet_at - now
             ends = [relay.ended for relay in live]
             await asyncio.wait(ends, timeout=min(pause_s, deadline - now))
+        if any(relay.look_for_late_reader() for relay in self._relays.values()):
+            self.process_ended()  # it gets the time that one has who was there at the exit
+            await self.output_read()
         for relay in live:
             log.warning(
                 "%s has not ended: %s",

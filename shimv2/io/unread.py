@@ -4,6 +4,9 @@ If a process ends while its client restarts, its last bytes are in a FIFO withou
 kernel drops them when the last fd of the FIFO is closed; the Go shim closes its fds at once.  This
 shim keeps the writing end open until a client opens the FIFO, or until Delete.  The client then
 reads the bytes and the end of file.  inotify reports the open, so that the shim does not poll.
+
+dockerd opens the FIFO when it is back, and asks for Delete at once.  At the answer it closes its
+end, whatever is in it.  So the shim opens a reading end then, and Delete waits for what is unread.
 """
 
 import asyncio
@@ -11,9 +14,10 @@ import contextlib
 import ctypes
 import logging
 import os
+from collections.abc import Callable
 from typing import Final
 
-from shimv2.io.fifo import Fd, has_reader
+from shimv2.io.fifo import NO_SURPRISES, Fd, has_reader
 from shimv2.kernel.linux import bytes_waiting
 
 _IN_OPEN: Final = 0x20
@@ -25,10 +29,14 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 class Unread:
-    """Owns the writing end of a FIFO whose stream has ended, the last of the shim's ends."""
+    """Owns the writing end of a FIFO whose stream has ended, the last of the shim's ends.
 
-    def __init__(self, writer: Fd) -> None:
+    `on_client` gets a reading end, and owns it, once a client has opened the FIFO.
+    """
+
+    def __init__(self, writer: Fd, on_client: Callable[[Fd], None]) -> None:
         self._writer = writer
+        self._on_client = on_client
         self._events = Fd(-1)
         if not self._is_wanted():
             self.close()
@@ -40,19 +48,28 @@ class Unread:
             log.warning("output without a reader is not kept: %s", exc)
             self.close()
             return
-        self._loop.add_reader(self._events.number, self._on_open)
-        self._on_open()  # a client may have come before the watch was there
+        self._loop.add_reader(self._events.number, self.look_for_client)
+        self.look_for_client()  # one may have come before the watch was there
 
     def _is_wanted(self) -> bool:
         """Whether the FIFO has bytes and no reader."""
         number = self._writer.number
         return bytes_waiting(number) > 0 and not has_reader(number)
 
-    def _on_open(self) -> None:
+    def look_for_client(self) -> None:
+        """End the stream if a client has opened the FIFO, also before inotify's event is read."""
+        if self._events.number < 0:
+            return
         with contextlib.suppress(BlockingIOError):
             os.read(self._events.number, _EVENTS_BYTES)  # which events they are does not matter
-        if not self._is_wanted():
-            self.close()
+        if self._is_wanted():
+            return
+        with contextlib.suppress(
+            OSError
+        ):  # out of descriptors: Delete does not wait for the client
+            path = f"/proc/self/fd/{self._writer.number}"
+            self._on_client(Fd(os.open(path, os.O_RDONLY | NO_SURPRISES)))
+        self.close()
 
     def close(self) -> None:
         """End the FIFO.  Idempotent."""

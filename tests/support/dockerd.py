@@ -213,6 +213,11 @@ class Dockerd:
 
         until(lambda: said() == text, what, limit_s=limit_s, found=lambda: repr(said()))
 
+    def logged(self, text: str) -> bool:
+        """Whether the daemon's own log has `text` in a line."""
+        with open(self.log, encoding="utf-8") as file:
+            return text in file.read()
+
     def containers(self) -> list[str]:
         """Return the ids of all containers, stopped ones as well."""
         return self.output("ps", "--all", "--quiet", "--no-trunc").split()

@@ -1,5 +1,6 @@
 """Output without a reader: the policies, sinks that fail, and bytes left at the end."""
 
+import asyncio
 import contextlib
 import logging
 import os
@@ -190,8 +191,32 @@ def test_output_unread_at_the_end_waits_for_the_next_client(tmp_path: Path) -> N
             FifoReader(out).close()  # a reader that only looks
             client = Container(ProcessIO(), "sh", "-c", f"cat {out} > {tmp_path}/copy")
             assert await client.wait() == 0  # it saw the end
-            assert on_fifo(out) == 0
         assert (tmp_path / "copy").read_bytes() == b"last words\n"
+
+    run_clean(scenario())
+
+
+def test_client_that_comes_after_the_end_reads_before_the_drain_is_over(tmp_path: Path) -> None:
+    """dockerd opens the FIFO, asks for Delete at once, and closes its end at the answer."""
+    (out,) = fifos(tmp_path, ["out"])
+
+    async def scenario() -> None:
+        reader = FifoReader(out)
+        async with opened(stdout=out, policy=IoPolicy(exit_output_s=60)) as io:
+            await io.connect()
+            reader.close()
+            child = Container(io, "echo", "last words")
+            assert await child.wait() == 0
+            io.process_ended()
+            await io.output_read()
+            client = FifoReader(out)
+            draining = asyncio.create_task(io.drain())
+            for _ in range(100):  # turns of the loop
+                await asyncio.sleep(0)
+            assert not draining.done()
+            assert await client.read_all() == b"last words\n"
+            await draining
+            client.close()
 
     run_clean(scenario())
 
