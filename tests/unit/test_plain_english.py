@@ -12,7 +12,7 @@ CODE: Final = ("shimv2", "ttrpc", "protos/generate.py", "bench", "tests")
 PAGES: Final = (
     *("README.md", "CHANGELOG.md", "docs/design.md", "docs/glossary.md", "docs/daemons.md"),
     *("docs/differences.md", "docs/protocol.md", "docs/performance.md", "docs/threat-model.md"),
-    *("Makefile", "setup.py"),
+    *("Makefile", "setup.py", "tests/rules.toml"),
     *sorted(
         str(page.relative_to(ROOT))
         for names in ("docs/adr/*.md", "shimv2/*/*.[ch]", "tools/*.sh")
