@@ -82,7 +82,7 @@ class Peer:
     generation: Generation
     containerd: str = ""  # the folder of the daemon that comes with it
     env: Mapping[str, str] = field(default_factory=dict)  # what its daemon gives it on top
-    leaves_zygote: bool = True  # as far as is known, if it has a launcher
+    has_zygote: bool = True  # as far as is known, if it has a launcher
 
     @property
     def launcher(self) -> Path | None:
@@ -109,8 +109,8 @@ class Peer:
         One that does not come is waited for once: the figures will tell.
         """
         end = time.monotonic() + _ZYGOTE_LIMIT_S
-        while self.launcher and self.leaves_zygote and len(self.helpers()) < _PAIR:
-            self.leaves_zygote = time.monotonic() < end
+        while self.launcher and self.has_zygote and len(self.helpers()) < _PAIR:
+            self.has_zygote = time.monotonic() < end
             time.sleep(_STEP_S)
 
     def helpers(self) -> list[int]:

@@ -63,7 +63,7 @@ def available_kib() -> float:
     raise LookupError("no MemAvailable in /proc/meminfo")
 
 
-def wait_gone(pidfd: int, limit_s: float) -> None:
+def wait_exit(pidfd: int, limit_s: float) -> None:
     """Wait for the end of a process that is not our child.
 
     Raises:

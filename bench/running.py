@@ -59,7 +59,7 @@ class Running:
     ) -> None:
         self._folders = folders
         self._follow = follow
-        self._on_gone = forget
+        self._on_exit = forget
         self.binary = binary
         self.bundle = bundle
         self.options = runc_options(binary_name=runtime)
@@ -191,9 +191,9 @@ class Running:
         self._is_down = True
         return taken_s
 
-    def wait_gone(self) -> None:
+    def wait_exit(self) -> None:
         if self._pidfd >= 0:
-            proc.wait_gone(self._pidfd, _EXIT_LIMIT_S)
+            proc.wait_exit(self._pidfd, _EXIT_LIMIT_S)
 
     def remove(self) -> None:
         """Take down what is there, in the order a daemon does; it is gone when this returns."""
@@ -202,7 +202,7 @@ class Running:
                 if self._task is not None and not self._is_down:
                     self.end_task()
                     self.shut_down()
-                    self.wait_gone()
+                    self.wait_exit()
                     self._give_delete_its_files()
                     self.delete_action()
             finally:
@@ -226,7 +226,7 @@ class Running:
         if self._pidfd >= 0:
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
-            self.wait_gone()
+            self.wait_exit()
         if self.reply:
             self._give_delete_its_files()
             with contextlib.suppress(ShimFailed):
@@ -262,7 +262,7 @@ class Running:
         self._task, self._pidfd = None, -1
         self._undo.close()
         self.bundle.remove()
-        self._on_gone(self)
+        self._on_exit(self)
 
 
 @contextlib.contextmanager

@@ -135,7 +135,7 @@ def launched(new_zygote: str, argv: Sequence[str]) -> NoReturn:
     """
     status = run(argv)
     if status == 0 and argv[-1] == "start" and new_zygote != "-":
-        _leave_zygote(new_zygote, runtime_name(argv[0]))
+        _start_zygote(new_zygote, runtime_name(argv[0]))
     os._exit(status)
 
 
@@ -172,7 +172,7 @@ def _act(flags: Flags, program: str, name: str, caller: "Caller | None") -> int:
     if not flags.switches["info"]:
         _check_namespace(flags.texts["namespace"])
     if caller is None:
-        _quiet()  # a waiting child inherits this from its zygote
+        _silence_warnings()  # a waiting child inherits this from its zygote
     if flags.switches["info"]:
         from shimv2.actions.info import runtime_info
 
@@ -226,7 +226,7 @@ def _start(identity: "Identity", caller: "Caller | None") -> None:
     start(identity, _stdin(), settings, lambda reply: _write(1, reply), caller)
 
 
-def _leave_zygote(new_zygote: str, name: str) -> None:
+def _start_zygote(new_zygote: str, name: str) -> None:
     """Leave a zygote behind for later starts, or log why there can be none.
 
     Errors are ignored: this `start` has succeeded already.
@@ -241,9 +241,9 @@ def _leave_zygote(new_zygote: str, name: str) -> None:
             _log_cold_start(name, new_zygote)
             return
         from shimv2.zygote.protocol import NewZygote
-        from shimv2.zygote.supervisor import leave_behind
+        from shimv2.zygote.supervisor import start_supervisor
 
-        leave_behind(NewZygote.read(int(new_zygote)), run, settings, name)
+        start_supervisor(NewZygote.read(int(new_zygote)), run, settings, name)
 
 
 def _log_cold_start(name: str, reason: str) -> None:
@@ -330,7 +330,7 @@ def _open_standard_fds() -> None:
             os.set_inheritable(fd, True)
 
 
-def _quiet() -> None:
+def _silence_warnings() -> None:
     """Turn warnings and unconfigured logging off: containerd reads stderr as part of the reply."""
     import logging
     import signal

@@ -169,7 +169,7 @@ class Server:
             registry=self._registry,
             to_status=self._to_status,
             ending=self._ending,
-            gone=self._sessions.discard,
+            on_end=self._sessions.discard,
         )
         self._sessions.add(session)
         session.start()

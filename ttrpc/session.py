@@ -58,7 +58,7 @@ class _Running:
 
 
 class Session:
-    """Owns the connection.  Calls `gone` once, when the connection has ended.
+    """Owns the connection.  Calls `on_end` once, when the connection has ended.
 
     If a call is over and its handler's task still runs, the task is put into `ending`.  The owner
     of that set waits for these tasks.
@@ -67,8 +67,8 @@ class Session:
     __slots__ = (
         "_connection",
         "_ending",
-        "_gone",
         "_loop",
+        "_on_end",
         "_registry",
         "_running",
         "_to_status",
@@ -85,13 +85,13 @@ class Session:
         registry: Registry,
         to_status: Callable[[Exception], StatusError],
         ending: set[asyncio.Task[None]],
-        gone: Callable[["Session"], None],
+        on_end: Callable[["Session"], None],
     ) -> None:
         self._loop = loop
         self._registry = registry
         self._to_status = to_status
         self._ending = ending
-        self._gone = gone
+        self._on_end = on_end
         self._running: dict[int, _Running] = {}
         self._connection = ServerConnection()
         self._transport = Transport[ServerEvent](
@@ -290,16 +290,16 @@ class Session:
         """End a stream whose handler has not ended."""
         self._transport.write(self._connection.fail(stream_id, error))
         del self._running[stream_id]
-        self._leave(running, StreamClosed())
+        self._abandon(running, StreamClosed())
 
     def _lost(self) -> None:
         running_calls = list(self._running.values())
         self._running.clear()
         for running in running_calls:
-            self._leave(running, ConnectionClosed())
-        self._gone(self)
+            self._abandon(running, ConnectionClosed())
+        self._on_end(self)
 
-    def _leave(self, running: _Running, reason: Exception) -> None:
+    def _abandon(self, running: _Running, reason: Exception) -> None:
         """Cancel a handler whose answer has no receiver, and put its task into `ending`.
 
         The cancellation comes after its first step.  Reason: a client may send a Kill and close the

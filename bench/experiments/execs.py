@@ -20,25 +20,25 @@ from protos import task_v2_pb2
 from shimv2.values.model import Stdio
 
 _PER_ROUND: Final = 24
-_RESTS: Final = 12  # a round
-_REST_S: Final = 3.0  # ours gives up memory after 0.5
+_IDLE_ROUNDS: Final = 12  # a round
+_IDLE_S: Final = 3.0  # ours gives up memory after 0.5
 _AT_ONCE: Final = 50
 _STEPS: Final = ("add", "start", "wait", "delete")
 
 
 def round_trips(place: Place, peers: Sequence[Peer], _options: Options) -> Round:
     """Exec, Start, Wait and Delete of `true` with streams, in a container of each shim."""
-    return _in_turns(place, peers, _round_trip, _PER_ROUND, rest_s=0.0)
+    return _in_turns(place, peers, _round_trip, _PER_ROUND, idle_s=0.0)
 
 
 def read_at_once(place: Place, peers: Sequence[Peer], _options: Options) -> Round:
     """The same of a program with output, which its client takes as soon as it is there."""
-    return _in_turns(place, peers, _read_round_trip, _PER_ROUND, rest_s=0.0)
+    return _in_turns(place, peers, _read_round_trip, _PER_ROUND, idle_s=0.0)
 
 
-def after_rest(place: Place, peers: Sequence[Peer], _options: Options) -> Round:
+def after_idle(place: Place, peers: Sequence[Peer], _options: Options) -> Round:
     """The same in shims that have done nothing for a while: probes come so."""
-    found = _in_turns(place, peers, _round_trip, _RESTS, rest_s=_REST_S)
+    found = _in_turns(place, peers, _round_trip, _IDLE_ROUNDS, idle_s=_IDLE_S)
     return {
         name: {"rested": samples["exec"], "rested_cpu": samples["exec_cpu"]}
         for name, samples in found.items()
@@ -51,7 +51,7 @@ def _in_turns(
     round_trip: Callable[[Running, str], dict[str, float]],
     count: int,
     *,
-    rest_s: float,
+    idle_s: float,
 ) -> Round:
     """Execs in random order of the shims: what one leaves to be done meets all others as often."""
     samples: dict[str, dict[str, list[float]]] = {peer.name: {} for peer in peers}
@@ -60,7 +60,7 @@ def _in_turns(
         for peer in peers:
             shims[peer.name] = undo.enter_context(place.container(peer))
             shims[peer.name].up()
-        time.sleep(rest_s)
+        time.sleep(idle_s)
         used_s = {name: proc.cpu_s(shim.pid) for name, shim in shims.items()}
         order = list(shims)
         for number in range(count):
@@ -68,7 +68,7 @@ def _in_turns(
             for name in order:
                 for measure, taken_s in round_trip(shims[name], f"e{number}").items():
                     samples[name].setdefault(measure, []).append(taken_s * MS)
-            time.sleep(rest_s)
+            time.sleep(idle_s)
             for name, shim in shims.items():
                 before_s, used_s[name] = used_s[name], proc.cpu_s(shim.pid)
                 samples[name].setdefault("exec_cpu", []).append((used_s[name] - before_s) * MS)
@@ -182,8 +182,8 @@ EXPERIMENTS: Final = (
             Measure("rested_cpu", "CPU of the shim for it", "ms"),
         ),
         36,
-        after_rest,
-        per_round=_RESTS,
+        after_idle,
+        per_round=_IDLE_ROUNDS,
     ),
     Experiment(
         "execs",

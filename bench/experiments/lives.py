@@ -40,11 +40,11 @@ def steps(place: Place, peer: Peer) -> Samples:
         end_s = timed(shim.end_task)
         began = time.perf_counter()
         shim.shut_down()
-        shim.wait_gone()
-        gone_s = time.perf_counter() - began
+        shim.wait_exit()
+        exit_s = time.perf_counter() - began
         delete_s = shim.delete_action()
     return {
-        "gone": [gone_s * MS],
+        "gone": [exit_s * MS],
         "create": [create_s * MS],
         "begin": [begin_s * MS],
         "end": [end_s * MS],
@@ -66,7 +66,7 @@ def whole(place: Place, peer: Peer, *, runtime: str, name: str) -> Samples:
         shim.wait_closed()  # a daemon does not look for the process
         shim.delete_action()
         taken_s = time.perf_counter() - began
-        shim.wait_gone()
+        shim.wait_exit()
     return {name: [taken_s * MS]}
 
 

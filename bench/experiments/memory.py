@@ -18,7 +18,7 @@ from shimv2.values.model import Stdio
 
 _ONE_ROUND: Final = 1 << 30  # a count over a minute is no sample of a distribution
 _FEWEST: Final = 5  # samples of a shim that lives alone, in a round
-_CALM_S: Final = 3.0  # the last events are acknowledged
+_ACKNOWLEDGE_S: Final = 3.0  # the last events are acknowledged
 _SETTLE_S: Final = 1.0  # a Go runtime gives back what it took to start
 
 
@@ -31,7 +31,7 @@ def _memory(
     place: Place, peer: Peer, peers: Sequence[Peer], count: int, execs: int
 ) -> dict[str, list[float]]:
     samples: dict[str, list[float]] = {}
-    _leave_only(place, peer, peers)
+    _end_all_but(place, peer, peers)
     for _ in range(_groups(count)):
         for name, values in _group(place, peer, count, execs).items():
             samples.setdefault(name, []).extend(values)
@@ -43,7 +43,7 @@ def _groups(count: int) -> int:
     return math.ceil(_FEWEST / count)
 
 
-def _leave_only(place: Place, peer: Peer, peers: Sequence[Peer]) -> None:
+def _end_all_but(place: Place, peer: Peer, peers: Sequence[Peer]) -> None:
     """End the zygotes of the other shims, which share an interpreter's pages; see to our own."""
     others = [other for other in peers if other is not peer and other.helpers()]
     for other in others:
@@ -96,7 +96,7 @@ def idle(place: Place, peers: Sequence[Peer], options: Options) -> Round:
         for peer in peers:
             shims[peer.name] = undo.enter_context(place.container(peer))
             shims[peer.name].up()
-        time.sleep(_CALM_S)
+        time.sleep(_ACKNOWLEDGE_S)
         before = {name: proc.wakeups(shim.pid) for name, shim in shims.items()}
         time.sleep(options.idle_s)
         after = {name: proc.wakeups(shim.pid) for name, shim in shims.items()}

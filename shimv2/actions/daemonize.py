@@ -1,13 +1,13 @@
 """Makes the server a daemon: with its own session, OOM score and cgroup.
 
-    start ── fork ──► child ── DaemonContext: fork, setsid, fork ──► server      (leave)
-      └────────────────── one socket pair ─────────────────────────────┘
+    fork_server:    start ── fork ──► child ── DaemonContext: fork, setsid, fork ──► server
+                      └────────────────── one socket pair ─────────────────────────────┘
 
-    a zygote's waiting child, whose parent is process 1 already, itself          (stay)
+    become_server:  a zygote's waiting child becomes the server; its parent is process 1 already
 
-`leave`: only the child opens the DaemonContext, because that ends the process that opens it, and
-`start` has to answer later.  The server sets its own OOM score and cgroup, because it knows its own
-pid.  It reports over the socket pair, then it waits for `start` to send "go".  If "go" does not
+`fork_server`: only the child opens the DaemonContext, because that ends the process that opens it,
+and `start` has to answer later.  The server sets its own OOM score and cgroup, because it knows its
+own pid.  It reports over the socket pair, then it waits for `start` to send "go".  If "go" does not
 come (`start` failed to answer, or was killed), no client knows this server, and it ends.
 
 Imports: a waiting child has imported all modules of the server.  After a cold start the server
@@ -29,7 +29,7 @@ from daemon import DaemonContext
 
 from shimv2.daemon_config import DaemonConfig
 from shimv2.gocompat.gotext import os_error, strerror
-from shimv2.kernel.title import server_words, set_title
+from shimv2.kernel.title import server_args, set_title
 from shimv2.values.errors import Refused
 from shimv2.values.model import Identity
 
@@ -49,18 +49,18 @@ class Place:
     cgroup: str  # "": as inherited
 
 
-def leave(config: DaemonConfig, place: Place, answer: Callable[[], None]) -> None:
+def fork_server(config: DaemonConfig, place: Place, answer: Callable[[], None]) -> None:
     """Fork the server and call `answer`; after that the server serves.  Closes our listener.
 
     Raises:
         Refused, or an error of `answer`: then there is no server.
     """
-    with _left_behind(config, place):
+    with _forked_server(config, place):
         answer()
     config.listener.close()
 
 
-def stay(
+def become_server(
     config: DaemonConfig,
     place: Place,
     answer: Callable[[], None],
@@ -77,8 +77,8 @@ def stay(
         Refused, or an error of `answer`: this process has to end then.
     """
     os.setpgid(0, 0)
-    _end_tidily(config, signal.SIGIO)
-    _take(place, config.identity)
+    _unlink_on_stop_signals(config, signal.SIGIO)
+    _apply(place, config.identity)
     answer()
     status = 1
     try:
@@ -95,7 +95,7 @@ def stay(
 
 
 @contextlib.contextmanager
-def _left_behind(config: DaemonConfig, place: Place) -> Iterator[None]:
+def _forked_server(config: DaemonConfig, place: Place) -> Iterator[None]:
     """Fork the server.  It is ready when the block begins, and serves after the block has ended.
 
     If the block fails, the server ends and removes its socket.
@@ -111,7 +111,7 @@ def _left_behind(config: DaemonConfig, place: Place) -> Iterator[None]:
             except OSError as error:
                 raise Refused(f"fork: {os_error(error)}") from None
             if pid == 0:
-                _become_server(config, place, theirs)
+                _run_server(config, place, theirs)
         report = _report(ours)
         os.waitpid(pid, 0)  # noqa: TID251 - the first of the three; there is no reaper here
         if report != _READY:
@@ -131,7 +131,7 @@ def _report(ours: socket.socket) -> bytes:
 # --- in the child -------------------------------------------------------------------------------
 
 
-def _become_server(config: DaemonConfig, place: Place, start: socket.socket) -> NoReturn:
+def _run_server(config: DaemonConfig, place: Place, start: socket.socket) -> NoReturn:
     status = 1
     try:
         if _settle(config, place, start):
@@ -157,8 +157,8 @@ def _settle(config: DaemonConfig, place: Place, start: socket.socket) -> bool:
     try:
         _detach([config.listener, start], forking=True)
         os.setpgid(0, 0)
-        _end_tidily(config)
-        _take(place, config.identity)
+        _unlink_on_stop_signals(config)
+        _apply(place, config.identity)
         start.send(_READY)
         if start.recv(len(_GO)) == _GO:
             return True
@@ -170,7 +170,7 @@ def _settle(config: DaemonConfig, place: Place, start: socket.socket) -> bool:
     return False
 
 
-def _end_tidily(config: DaemonConfig, *more: int) -> None:
+def _unlink_on_stop_signals(config: DaemonConfig, *more: int) -> None:
     """Make stop signals remove the socket file, until the server has its own handlers."""
 
     def stop(*_: object) -> None:
@@ -219,10 +219,10 @@ def _umask() -> int:
     return current
 
 
-def _take(place: Place, identity: Identity) -> None:
+def _apply(place: Place, identity: Identity) -> None:
     os.environ["GOMAXPROCS"] = "4"  # as the Go shim: runtimes written in Go read it
     os.environ["OTEL_SERVICE_NAME"] = f"containerd-shim-{identity.id}"
-    set_title([sys.argv[0], *server_words(identity)])
+    set_title([sys.argv[0], *server_args(identity)])
     if place.cgroup:
         join_cgroup(place.cgroup)
     if place.oom_score_adj is not None:

@@ -60,7 +60,7 @@ class Caller(Protocol):
         """
         ...
 
-    def let_go(self) -> None:
+    def report_success(self) -> None:
         """Report success to the launcher and end the connection.
 
         Raises:
@@ -126,9 +126,11 @@ def _make_server(
     place = daemonize.Place(daemonize.oom_score_above(score), cgroup)
     _isolate_cores()
     if caller is None:
-        daemonize.leave(config, place, reply)
+        daemonize.fork_server(config, place, reply)
     else:
-        daemonize.stay(config, place, reply, release=caller.let_go, kept=caller.kept)
+        daemonize.become_server(
+            config, place, reply, release=caller.report_success, kept=caller.kept
+        )
 
 
 def _withdraw(listener: socket.socket, bound: BoundSocket) -> None:

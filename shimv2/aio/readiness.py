@@ -8,12 +8,12 @@ async def readable(fd: int) -> None:
     loop = asyncio.get_running_loop()
     ready = loop.create_future()
 
-    def tell() -> None:
+    def wake() -> None:
         loop.remove_reader(fd)
         if not ready.done():  # cancelled in the same iteration of the loop
             ready.set_result(None)
 
-    loop.add_reader(fd, tell)
+    loop.add_reader(fd, wake)
     try:
         await ready
     finally:

@@ -201,7 +201,7 @@ class TaskService:
         if not self._containers:
             await self._shutdown()
         else:
-            self._containers.end_if_given_up(self._shutdown)
+            self._containers.call_if_given_up(self._shutdown)
 
 
 def _delete_key(container_id: str, exec_id: str = "") -> tuple[str, ...]:

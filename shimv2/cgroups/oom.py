@@ -14,7 +14,7 @@ from shimv2.cgroups.tree import Cgroup
 
 log = logging.getLogger(__name__)
 
-_GONE: Final = (errno.ENOENT, errno.ENODEV)
+_REMOVED: Final = (errno.ENOENT, errno.ENODEV)
 _RECHECKS_S: Final = (0.01, 0.04, 0.16, 0.64)
 """Delays of the further checks after a v1 signal: the kernel signals before it counts the kill."""
 
@@ -50,7 +50,7 @@ class OomWatch:
         try:
             kills = self._source.kills()
         except OSError as error:
-            if error.errno not in _GONE:  # the kernel signals the removal of a cgroup as well
+            if error.errno not in _REMOVED:  # the kernel signals the removal of a cgroup as well
                 log.warning("stopped watching for OOM kills: %s", error, extra=self._fields)
             self.close()
             return

@@ -148,7 +148,7 @@ class StdinFifo:
             path = f"/proc/self/fd/{self._reader.number}"
             self._writer = Fd(os.open(path, os.O_WRONLY | NO_SURPRISES))
 
-    def let_go(self) -> None:
+    def close_writer(self) -> None:
         self._writer.close()
 
     def release(self) -> None:
@@ -156,7 +156,7 @@ class StdinFifo:
         if self.hangup_s is not None and self._reader.number >= 0:
             self.hangup_s = None
             self.hold()  # there may have been no writer at all: it ends when one has left
-        self.let_go()
+        self.close_writer()
 
     def close(self) -> None:
         self._writer.close()

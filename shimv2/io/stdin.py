@@ -53,7 +53,7 @@ class StdinRelay(Relay):
         if left_s > 0:
             self._deadline = self._loop.call_later(left_s, self._look_for_clients)
             return
-        self._fifo.let_go()
+        self._fifo.close_writer()
         if self._fifo.is_deserted() and self.is_idle():
             log.info("stdin ends: its last client left %g s ago", hangup_s)
             self._fifo.release()

@@ -258,20 +258,20 @@ def hold_user_namespace() -> tuple[int, int]:
     """
     if get_ident() != main_thread().ident:
         raise RuntimeError("only the main thread may spawn: its death would end the child")
-    said, say = os.pipe2(os.O_CLOEXEC)
+    read_fd, write_fd = os.pipe2(os.O_CLOEXEC)
     parent = os.getpid()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
     try:
         pid = os.fork()  # noqa: TID251 - the kernel makes no user namespace after a vfork
         if pid == 0:
-            _hold_user_namespace(parent, say)
+            _hold_user_namespace(parent, write_fd)
     except OSError:
-        os.close(said)
+        os.close(read_fd)
         raise
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        os.close(say)
-    return pid, said
+        os.close(write_fd)
+    return pid, read_fd
 
 
 def _hold_user_namespace(parent: int, report_fd: int) -> NoReturn:

@@ -15,7 +15,7 @@ from shimv2.values.model import Identity
 _shown: Final[list[object]] = []  # keeps the memory that the kernel reads the words from
 
 
-def server_words(identity: Identity) -> list[str]:
+def server_args(identity: Identity) -> list[str]:
     """Return the arguments that the Go shim's server has, and tools look for."""
     words = ["-namespace", identity.namespace, "-id", identity.id]
     words += ["-address", identity.grpc_address]

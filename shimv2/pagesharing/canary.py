@@ -33,16 +33,16 @@ _OK: Final = b"ok"
 def share(
     live: Callable[[], str],
     expected: str,
-    hand_over: Callable[[int], object],
+    report_successor: Callable[[int], object],
     *,
     limit_s: float = _LIMIT_S,
 ) -> str:
-    """Go on in a fork that shares its memory, or in this process without shared memory.
+    """Continue in a fork that shares its memory, or in this process without shared memory.
 
     `live` runs a shim's work and returns its answers; `expected` are the answers without shared
     memory.  This function returns in one of the two processes only; the other one ends.  In the
-    fork it returns "".  Before this process ends, it calls `hand_over` with the fork's pid.  In
-    this process it returns the reason why memory is not shared.
+    fork it returns "".  Before this process ends, it calls `report_successor` with the fork's pid.
+    In this process it returns the reason why memory is not shared.
     """
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     pid = os.fork()  # noqa: TID251 - no thread, no loop
@@ -52,7 +52,7 @@ def share(
     theirs.close()
     report = _receive_report(ours, limit_s)
     if report == _OK:
-        hand_over(pid)
+        report_successor(pid)
         os._exit(0)  # closes `ours`: the fork waits for that
     ours.close()
     with contextlib.suppress(ProcessLookupError):
@@ -111,7 +111,7 @@ def _try(
     if pid == 0:
         report = b"the canary fails"
         try:
-            reclaim.at_every_rest()
+            reclaim.reclaim_before_every_sleep()
             found = live()
             reclaim.reclaim()
             report = _OK if found == expected else b"a shim with shared memory answers differently"

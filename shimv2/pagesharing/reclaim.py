@@ -5,22 +5,22 @@ from typing import Final
 
 from shimv2.pagesharing import prefault, publish
 
-__all__ = ["Reclaimer", "at_every_rest", "reclaim"]
+__all__ = ["Reclaimer", "reclaim", "reclaim_before_every_sleep"]
 
 _WORTH_TURNS: Final = 8  # callbacks of the loop: a few State calls, or the shortest verb
-_REST_S: Final = 0.5  # idle time before a reclaim
+_IDLE_S: Final = 0.5  # idle time before a reclaim
 _MAX_WAITS: Final = 5  # for such an idle time; then reclaim in any case
 # After a reclaim an exec copies 4 MB again, in some 8 ms of CPU time.  A node has a few GB for each
 # CPU.  So a reclaim pays if the memory stays free for this long.
 _PAYS_AFTER_S: Final = 16.0
-_MAX_STEPS: Final = 3  # from _REST_S to _PAYS_AFTER_S, by a factor of 4 each
+_MAX_STEPS: Final = 3  # from _IDLE_S to _PAYS_AFTER_S, by a factor of 4 each
 
-_pace: Final = {"turns": _WORTH_TURNS, "rest_s": _REST_S}
+_pace: Final = {"turns": _WORTH_TURNS, "idle_s": _IDLE_S}
 
 
-def at_every_rest() -> None:
+def reclaim_before_every_sleep() -> None:
     """Reclaim whenever the loop is about to sleep: for the canary, and for tests."""
-    _pace.update(turns=2, rest_s=0.0)  # 2: a reclaim itself is one callback of the loop
+    _pace.update(turns=2, idle_s=0.0)  # 2: a reclaim itself is one callback of the loop
 
 
 def reclaim() -> int:
@@ -35,7 +35,7 @@ def reclaim() -> int:
 
 
 class Reclaimer:
-    """Reclaims once the loop has been idle for `_REST_S` after some work.
+    """Reclaims once the loop has been idle for `_IDLE_S` after some work.
 
     The next reclaim needs new work.  If the loop is never idle for that long, the reclaim comes
     after `_MAX_WAITS` such times.  If work comes soon after a reclaim (a probe, a request for
@@ -65,12 +65,12 @@ class Reclaimer:
         self._reclaimed_at = None
         self._too_soon = self._too_soon + 1 if idle_s < _PAYS_AFTER_S else 0
 
-    def _rest_s(self) -> float:
+    def _idle_s(self) -> float:
         steps = min(max(0, self._too_soon - 1), _MAX_STEPS)
-        return min(_pace["rest_s"] * 4.0**steps, _PAYS_AFTER_S)
+        return min(_pace["idle_s"] * 4.0**steps, _PAYS_AFTER_S)
 
     def _wait(self, turns: float, more: int) -> None:
-        self._later = self._loop.call_later(self._rest_s(), self._look, turns, more)
+        self._later = self._loop.call_later(self._idle_s(), self._look, turns, more)
 
     def _look(self, turns: float, more: int) -> None:
         """Reclaim if the count is still `turns`; else wait again, up to `more` times."""

@@ -13,7 +13,7 @@ log = logging.getLogger(__name__)
 
 _LIMIT_S: Final = 10.0
 _RUNC: Final = re.compile(r"^runc version v?(\d+)\.(\d+)", re.MULTILINE)
-_GONE_SINCE: Final = (1, 2)
+_REMOVED_IN: Final = (1, 2)
 
 
 class CriuOption:
@@ -43,4 +43,4 @@ class CriuOption:
 def has_criu_option(version: str) -> bool:
     """Whether the output of `--version` is that of runc before 1.2; crun never had `--criu`."""
     found = _RUNC.search(version)
-    return found is not None and (int(found[1]), int(found[2])) < _GONE_SINCE
+    return found is not None and (int(found[1]), int(found[2])) < _REMOVED_IN

@@ -17,7 +17,7 @@ from shimv2.runtime.command import (
     output,
     trim,
 )
-from shimv2.runtime.tree import kill_leaves, kill_tree
+from shimv2.runtime.tree import kill_leaf_processes, kill_tree
 from shimv2.values.model import Exit
 
 log = logging.getLogger(__name__)
@@ -116,7 +116,7 @@ async def _end(
     loop = asyncio.get_running_loop()
     cancelled: asyncio.CancelledError | None = None
     steps: list[tuple[float, Callable[[int], None] | None]] = [(grace_s, None)]
-    steps += [(_UNWIND_S, kill_leaves)] * (_GENERATIONS if unwind else 0)
+    steps += [(_UNWIND_S, kill_leaf_processes)] * (_GENERATIONS if unwind else 0)
     steps += [(DEATH_LIMIT_S, kill_tree)]
     for limit_s, kill in steps:
         if kill is not None and not exited.done():

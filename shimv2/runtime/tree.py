@@ -30,7 +30,7 @@ def kill_tree(pid: int) -> None:
         os.kill(pid, signal.SIGKILL)
 
 
-def kill_leaves(pid: int) -> None:
+def kill_leaf_processes(pid: int) -> None:
     """SIGKILL the descendants of the child `pid` that have no children, but not `pid` itself.
 
     Their parents see them end and can clean up: CRIU and runc do.
@@ -42,7 +42,7 @@ def kill_leaves(pid: int) -> None:
                 if parent_of(child) != pid:
                     continue
                 if _children(child):
-                    kill_leaves(child)
+                    kill_leaf_processes(child)
                 else:
                     signal.pidfd_send_signal(fd, signal.SIGKILL)
             finally:

@@ -41,10 +41,10 @@ class Story:
         self._state = state
         self._began = time.monotonic()
 
-    def tell(self) -> None:
-        self._say(f"shim      {self._shim}")
+    def run(self) -> None:
+        self._print(f"shim      {self._shim}")
         self._one_container()
-        self._taken_over()
+        self._takeover()
         self._nothing_left()
 
     def _one_container(self) -> None:
@@ -59,14 +59,14 @@ class Story:
         )
         for stream, text in (("stdout", done.stdout), ("stderr", done.stderr)):
             for line in text.splitlines():
-                self._say(f"{stream}    {line}")
-        self._say(f"status    {done.returncode}, {_ms(began)} from start to nothing left")
+                self._print(f"{stream}    {line}")
+        self._print(f"status    {done.returncode}, {_ms(began)} from start to nothing left")
         _check(done.returncode == 7, "exit status 7")
         _check(
             done.stdout.startswith("hello from pid 1 ") and done.stderr == "to stderr\n", "output"
         )
 
-    def _taken_over(self) -> None:
+    def _takeover(self) -> None:
         self._title("2. Its daemon is killed, another one takes over")
         count = ("--id", "counter", "--", "sh", "-c", _COUNT)
         first = self._spawn("run", "--shim", self._shim, *count)
@@ -74,22 +74,26 @@ class Story:
         before = _lines(first.stdout, _BEFORE)
         _check(len(before) == _BEFORE, "output of the running container")
         pids = self._pids()
-        self._say(f"client A  pid {first.pid}: container {pids[0]}, shim {pids[1]}; … {before[-1]}")
+        self._print(
+            f"client A  pid {first.pid}: container {pids[0]}, shim {pids[1]}; … {before[-1]}"
+        )
         first.send_signal(signal.SIGKILL)
         before += _lines(first.stdout)
         first.wait()
-        self._say(f"client A  kill -9 after {_ms(began)}; it had shown {len(before)} lines")
+        self._print(f"client A  kill -9 after {_ms(began)}; it had shown {len(before)} lines")
         _check(self._pids() == pids, "same container and shim after the kill")
         began = time.monotonic()
         second = self._spawn("attach", "counter")
-        self._go_on()
+        self._continue_counter()
         after = _lines(second.stdout, 1)
-        self._say(f"client B  pid {second.pid}: container {pids[0]}, shim {pids[1]}; {after[0]} …")
-        self._say(f"client B  its first line came {_ms(began)} after it was started")
+        self._print(
+            f"client B  pid {second.pid}: container {pids[0]}, shim {pids[1]}; {after[0]} …"
+        )
+        self._print(f"client B  its first line came {_ms(began)} after it was started")
         after += _lines(second.stdout)
         status = second.wait(timeout=30)
         both = before + after
-        self._say(f"client B  … {after[-1]}; status {status}; {len(before)} + {len(after)} lines")
+        self._print(f"client B  … {after[-1]}; status {status}; {len(before)} + {len(after)} lines")
         _check(both == [f"line {i}" for i in range(1, _LINES + 1)], "every line, once, in order")
         _check(status == 5, "exit status 5")
 
@@ -98,7 +102,7 @@ class Story:
         folder = os.path.join(self._state, _NAMESPACE)
         left = os.listdir(folder) + mounts_below(self._state)
         _check(not left, f"an empty state directory, but it has {left}")
-        self._say("no bundle, no FIFO, no mount, no shim")
+        self._print("no bundle, no FIFO, no mount, no shim")
 
     def _pids(self) -> tuple[int, int]:
         """Return the pids of the container's init and of its shim."""
@@ -111,7 +115,7 @@ class Story:
         msg = f"no running container in {table.stdout!r} {table.stderr!r}"
         raise WentWrong(msg)
 
-    def _go_on(self) -> None:
+    def _continue_counter(self) -> None:
         signalling = self._shimctl("kill", "-s", "USR1", "counter")
         done = subprocess.run(signalling, check=False, timeout=30)
         _check(done.returncode == 0, "a signal to be delivered")
@@ -124,9 +128,9 @@ class Story:
         return [*mine, "--namespace", _NAMESPACE, *args]
 
     def _title(self, text: str) -> None:
-        self._say(f"\n{text}")
+        self._print(f"\n{text}")
 
-    def _say(self, text: str) -> None:
+    def _print(self, text: str) -> None:
         lead = "\n" if text.startswith("\n") else ""
         print(f"{lead}{time.monotonic() - self._began:6.2f} s  {text.lstrip()}", flush=True)
 
@@ -163,7 +167,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Below /run, not $TMPDIR: the paths of sockets and FIFOs must stay short.
     state = tempfile.mkdtemp(prefix="shimctl-", dir="/run")
     try:
-        Story(options.shim, state).tell()
+        Story(options.shim, state).run()
     except (WentWrong, OSError, subprocess.SubprocessError) as error:
         print(f"\nmake run: {error}", file=sys.stderr)
         return 1

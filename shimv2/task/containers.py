@@ -24,13 +24,13 @@ class Containers:
     def __init__(self, host: Host) -> None:
         self._host = host
         self._table: dict[str, Container] = {}
-        self._being_made: dict[str, _Making] = {}
+        self._in_creation: dict[str, _Making] = {}
         self._closed = False
         self._end: Callable[[], Coroutine[Any, Any, None]] | None = None
 
     def __bool__(self) -> bool:
         """Whether there is a reason for the shim to stay."""
-        return bool(self._table or self._being_made)
+        return bool(self._table or self._in_creation)
 
     def get(self, container_id: str) -> Container:
         """Return the container of that id.
@@ -59,17 +59,17 @@ class Containers:
             Refused: the id is in use; the container with that id is not changed.
             FailedPrecondition: the shim is about to end.
         """
-        while (other := self._being_made.get(spec.id)) is not None and other.given_up:
+        while (other := self._in_creation.get(spec.id)) is not None and other.given_up:
             assert other.task is not None
             await asyncio.wait([other.task])
-        if spec.id in self._table or spec.id in self._being_made:
+        if spec.id in self._table or spec.id in self._in_creation:
             # runc's text.  runc itself is not called, because it overwrites files of the bundle.
             what = "container with given ID already exists"
             raise Refused(f"OCI runtime create failed: runc create failed: {what}")
         if self._closed:
             raise FailedPrecondition("the shim is stopping")
         self._end = None  # the client that asked for the end did not know of this Create
-        making = self._being_made[spec.id] = _Making()
+        making = self._in_creation[spec.id] = _Making()
         making.task = self._host.background.start(
             self._make(spec, deadline), f"create of {spec.id}", for_a_request=True
         )
@@ -87,7 +87,7 @@ class Containers:
             async with self._host.background.all_or_nothing(f"create of {spec.id}") as undo:
                 container = await Container.create(spec, self._host, undo, deadline=deadline)
         finally:
-            making = self._being_made.pop(spec.id)
+            making = self._in_creation.pop(spec.id)
             if making.given_up and self._end is not None and not self:
                 self._host.background.start(self._end(), "shutdown after a create was given up")
         self._table[spec.id] = container
@@ -100,10 +100,10 @@ class Containers:
         If a Create of a daemon timed out, the daemon asks for Shutdown at once.  The shim must
         then be as empty as after the roll-back.
         """
-        while given_up := [each.task for each in self._being_made.values() if each.given_up]:
+        while given_up := [each.task for each in self._in_creation.values() if each.given_up]:
             await asyncio.wait([task for task in given_up if task is not None])
 
-    def end_if_given_up(self, end: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    def call_if_given_up(self, end: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Call `end` later, if all creates that run now are undone because their caller leaves.
 
         Reason: the caller's deadline may expire, and it may ask for the end, before the shim

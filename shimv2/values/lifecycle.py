@@ -46,8 +46,8 @@ class No:
 
 Table = dict[State, dict[Step, State | No]]
 
-_GONE_KILL: Final = No("cannot kill a deleted process", NotFound)
-_GONE_DELETE: Final = No("cannot delete a deleted process", NotFound)
+_KILL_DELETED: Final = No("cannot kill a deleted process", NotFound)
+_DELETE_DELETED: Final = No("cannot delete a deleted process", NotFound)
 
 INIT: Final[Table] = {
     State.CREATED: {
@@ -131,9 +131,9 @@ INIT: Final[Table] = {
         Step.CHECKPOINT: No("cannot checkpoint a deleted process"),
         Step.EXEC: No("cannot exec in a deleted state"),
         Step.RESIZE: State.DELETED,
-        Step.KILL: _GONE_KILL,
+        Step.KILL: _KILL_DELETED,
         Step.EXIT: State.DELETED,  # deleted while created: the process dies afterwards
-        Step.DELETE: _GONE_DELETE,
+        Step.DELETE: _DELETE_DELETED,
     },
 }
 
@@ -161,9 +161,9 @@ EXEC: Final[Table] = {
     State.DELETED: {
         Step.START: No("cannot start a deleted process"),
         Step.RESIZE: No("cannot resize a deleted process"),
-        Step.KILL: _GONE_KILL,
+        Step.KILL: _KILL_DELETED,
         Step.EXIT: State.DELETED,
-        Step.DELETE: _GONE_DELETE,
+        Step.DELETE: _DELETE_DELETED,
     },
 }
 

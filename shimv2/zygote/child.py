@@ -61,7 +61,7 @@ class Caller:
     def idle_hook(self) -> "Callable[[AbstractEventLoop], IdleHook] | None":
         return Reclaimer if is_published() else None
 
-    def let_go(self) -> None:
+    def report_success(self) -> None:
         self.send_status(0)
 
     def send_status(self, status: int) -> None:
@@ -157,11 +157,11 @@ def _accept_request(
     except (OSError, ValueError, SettingsError):
         return None  # the cold start reports what is wrong with the settings
     if settings != service.settings:
-        _leave(zygote, RETIRE)
+        _decline(zygote, RETIRE)
     try:
         apply_state(request.state)
     except (OSError, ValueError, OverflowError):
-        _leave(zygote, FORK_NEXT)  # this child may have a part of the state: it is not reused
+        _decline(zygote, FORK_NEXT)  # this child may have a part of the state: it is not reused
     try:
         connection.send(b"ok")
         handover = _handover(connection)
@@ -177,7 +177,7 @@ def _accept_request(
     return request
 
 
-def _leave(zygote: socket.socket, word: bytes) -> NoReturn:
+def _decline(zygote: socket.socket, word: bytes) -> NoReturn:
     """End before any work is done: the launcher then makes a cold start."""
     zygote.send(word)
     os._exit(0)

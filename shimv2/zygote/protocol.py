@@ -59,7 +59,7 @@ class Request:
             _close(fds)
             return None
         key, state, score, argv, environ = _sections(fds[0])
-        words = _words(argv)
+        words = _strings(argv)
         if not words:
             raise ValueError("a command line without a program")
         return cls(
@@ -67,7 +67,7 @@ class Request:
             state=state,
             daemon_oom_score=score.decode("ascii").strip(),
             argv=[os.fsdecode(word) for word in words],
-            environ=_words(environ),
+            environ=_strings(environ),
         )
 
     def variable(self, name: str) -> str:
@@ -107,7 +107,7 @@ def _close(fds: list[int]) -> None:
         os.close(fd)
 
 
-def _words(section: bytes) -> list[bytes]:
+def _strings(section: bytes) -> list[bytes]:
     if section and not section.endswith(b"\0"):
         raise ValueError("a word without its end")
     return section.split(b"\0")[:-1]

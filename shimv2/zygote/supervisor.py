@@ -33,7 +33,7 @@ _REPORT_BYTES: Final = 4096
 _LAST_FD: Final = 2**31 - 1  # close_range(2) accepts a limit above the highest fd
 
 
-def leave_behind(new: NewZygote, work: "Work", settings: Settings, name: str) -> None:
+def start_supervisor(new: NewZygote, work: "Work", settings: Settings, name: str) -> None:
     """Start a zygote that lives on after this process.  Return at once.
 
     The zygote serves until it was idle for `zygote_linger_s` of the settings.  The caller has
@@ -68,7 +68,7 @@ def _supervise(new: NewZygote, work: "Work", settings: Settings, name: str) -> N
             ours.close()
             _be_zygote(new, work, settings, theirs, claim_fd)
         theirs.close()
-        bundle_fd = _leave_start(new.program)
+        bundle_fd = _detach_from_start(new.program)
         reason, unshared = _outcome(ours, pid)
         os.fchdir(bundle_fd)  # the log is there
         if not reason:
@@ -83,7 +83,7 @@ def _supervise(new: NewZygote, work: "Work", settings: Settings, name: str) -> N
         shutil.rmtree(folder.working_folder(new.path, pid), ignore_errors=True)
 
 
-def _leave_start(program: str) -> int:
+def _detach_from_start(program: str) -> int:
     """Give up the command line, environment and working directory of the `start`, which has ended.
 
     Returns an fd for the bundle, which was the working directory.
@@ -201,7 +201,7 @@ def _become_zygote(
     unshared = warmup.up(
         folder.working_folder(new.path, os.getpid()),
         share_memory=share_memory,
-        hand_over=lambda pid: report.send(_MOVED + str(pid).encode()),
+        report_successor=lambda pid: report.send(_MOVED + str(pid).encode()),
     )
     if unshared:
         publish.note_unshared(unshared)

@@ -69,11 +69,11 @@ esac
 _CONFIG: Final = '{"annotations":{},"linux":{"namespaces":[{"type":"pid"}]}}'
 
 
-def up(place: str, *, share_memory: bool, hand_over: Callable[[int], object]) -> str:
+def up(place: str, *, share_memory: bool, report_successor: Callable[[int], object]) -> str:
     """Run fake container lifecycles in a new folder, `place`; then share memory if possible.
 
-    If memory is shared, the function returns "" in a fork.  This process calls `hand_over` with the
-    fork's pid and ends.  Otherwise it returns in this process, with the reason.
+    If memory is shared, the function returns "" in a fork.  This process calls `report_successor`
+    with the fork's pid and ends.  Otherwise it returns in this process, with the reason.
 
     SIGALRM kills a warm-up that takes too long.
 
@@ -82,17 +82,19 @@ def up(place: str, *, share_memory: bool, hand_over: Callable[[int], object]) ->
     """
     signal.alarm(_LIMIT_S)
     publish.prepare()
-    answers = _live(place, _ROUNDS)
+    answers = _run_lifecycles(place, _ROUNDS)
     signal.alarm(0)
     if not share_memory:
         return SWITCHED_OFF
     try:
-        return canary.share(lambda: _live(place, _CANARY_ROUNDS, Reclaimer), answers, hand_over)
+        return canary.share(
+            lambda: _run_lifecycles(place, _CANARY_ROUNDS, Reclaimer), answers, report_successor
+        )
     finally:
         shutil.rmtree(place, ignore_errors=True)  # a canary may have been killed
 
 
-def _live(
+def _run_lifecycles(
     place: str, rounds: int, idle_hook: "Callable[[AbstractEventLoop], IdleHook] | None" = None
 ) -> str:
     """Serve once in a new folder; return the answers that the client got."""
@@ -179,7 +181,10 @@ def _call(place: str, path: str, rounds: int) -> str:
         )
         for _ in range(rounds):
             answers.clear()
-            for method, request, response in [("Create", create, pb.CreateTaskResponse), *_LIFE]:
+            for method, request, response in [
+                ("Create", create, pb.CreateTaskResponse),
+                *_LIFECYCLE,
+            ]:
                 sent = exec_ if method == "Exec" else request
                 try:
                     answer: Message = client.call(
@@ -203,7 +208,7 @@ def _described(answer: Message) -> str:
 _NUMBER: Final = re.compile(r"\d+")  # a pid or a time
 
 _PROCESS: Final = b'{"args":["true"],"cwd":"/"}'
-_LIFE: Final[Sequence[tuple[str, Message, type[Message]]]] = (
+_LIFECYCLE: Final[Sequence[tuple[str, Message, type[Message]]]] = (
     ("Connect", pb.ConnectRequest(id="warm"), pb.ConnectResponse),
     ("Start", pb.StartRequest(id="warm"), pb.StartResponse),
     ("State", pb.StateRequest(id="warm"), pb.StateResponse),

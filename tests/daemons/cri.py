@@ -179,7 +179,7 @@ class CriContainerd(Containerd):
         """
         return ended(
             self.crictl_command(*args),
-            told_as=f"crictl {' '.join(args)}",
+            label=f"crictl {' '.join(args)}",
             check=check,
             stdin=stdin,
             timeout_s=_LIMIT_S,

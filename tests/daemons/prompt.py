@@ -31,7 +31,7 @@ class Prompt:
         """
         done = ended(
             self.command(*command),
-            told_as=str(command),
+            label=str(command),
             check=check,
             stdin=stdin.encode(),
             timeout_s=timeout_s,

@@ -31,7 +31,7 @@ wait
 
 
 @pytest.mark.parametrize("pair", UNFIT, indirect=True)
-def test_pair_that_cannot_be_says_why(containerd: Containerd, run: Sequence[str]) -> None:
+def test_invalid_pair_reports_why(containerd: Containerd, run: Sequence[str]) -> None:
     """Debian 12's crun knows the specs of its own time only; the client gets its words."""
     done = containerd.ctr(*run, "--rm", IMAGE, "c1", "true", check=False)
 
@@ -41,7 +41,7 @@ def test_pair_that_cannot_be_says_why(containerd: Containerd, run: Sequence[str]
 
 
 @every_containerd
-def test_run_rm_prints_tells_the_status_and_leaves_nothing(
+def test_run_rm_prints_and_returns_the_status_and_leaves_nothing(
     containerd: Containerd, run: Sequence[str]
 ) -> None:
     """`ctr run --rm` shows both streams, exits as the container did, and leaves no container."""
@@ -235,7 +235,7 @@ def test_daemon_stopped_and_killed_loses_no_line_and_no_status(
 
 @every_containerd
 @pytest.mark.ours("its answer to Pids makes containerd 1.7 and later forget a task that has ended")
-def test_container_that_ends_while_the_daemon_is_away_keeps_its_status(
+def test_container_that_exits_while_the_daemon_is_down_keeps_its_status(
     containerd: Containerd, run: Sequence[str]
 ) -> None:
     """It is found stopped, and its status is reported once more than one daemon later."""

@@ -67,7 +67,7 @@ def test_oom_is_published_before_the_exit(
 
 
 @pytest.mark.ours("Go's `delete` leaves the dead socket")
-def test_killed_shim_takes_its_container_along_and_the_daemon_tells_of_it(
+def test_daemon_reports_the_exit_of_the_container_of_a_killed_shim(
     containerd: Containerd, run: Sequence[str], watch: Watch
 ) -> None:
     """The daemon runs `delete` and says what that answers: 137."""

@@ -46,7 +46,7 @@ def test_exec_through_the_served_streams(pods: Pods) -> None:
     pods.remove(pod)
 
 
-def test_exec_sync_tells_outputs_and_status(pods: Pods) -> None:
+def test_exec_sync_returns_outputs_and_status(pods: Pods) -> None:
     """What probes use: one call that answers with all of it."""
     pod = pods.run()
     container = pods.start(pod, "c", *SLEEP)

@@ -197,7 +197,7 @@ def test_next_crio_finds_the_container_by_its_address_file(crio: Crio) -> None:
     run(scenario(), _LIMIT_S, loop="stock")
 
 
-def test_create_that_fails_is_taken_back_by_delete_and_shutdown(crio: Crio) -> None:
+def test_create_that_fails_is_undone_by_delete_and_shutdown(crio: Crio) -> None:
     """Delete knows of nothing, Shutdown ends the shim, the root stays CRI-O's."""
 
     async def scenario() -> None:

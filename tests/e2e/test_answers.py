@@ -59,7 +59,7 @@ def parent_of(pid: int) -> int:
     "cli.files.5",
     "cli.serve.6",
 )
-def test_container_is_told_with_all_that_was_given(setup: Setup) -> None:
+def test_state_has_all_fields_of_the_request(setup: Setup) -> None:
     """State from Create to Delete, the files in the bundle, and what is gone at the end."""
 
     async def scenario(harness: Harness) -> None:
@@ -309,7 +309,7 @@ def test_stats_of_a_cgroup_that_vanished_are_no_error(setup: Setup) -> None:
 
 
 @pytest.mark.rule("task.shutdown.2", "task.shutdown.3", "cli.end.1", "events.transport.9")
-def test_shim_stays_until_it_is_told_to_go(setup: Setup) -> None:
+def test_shim_runs_until_a_shutdown(setup: Setup) -> None:
     """Without a container, too; then any id will do, and the last event has been sent."""
 
     async def scenario(harness: Harness) -> None:

@@ -133,7 +133,7 @@ def test_create_with_options_that_are_none_is_refused(setup: Setup) -> None:
 
 
 @pytest.mark.rule("task.service.3")
-def test_any_bytes_are_answered_and_harm_nobody(setup: Setup) -> None:
+def test_any_bytes_are_answered_and_harm_no_container(setup: Setup) -> None:
     """Whatever a client sends as a message: an answer, and the shim and its container live on."""
     random = Random(7)
     methods = (
@@ -304,7 +304,7 @@ def test_sizes_of_a_terminal_are_those_of_16_bits(setup: Setup) -> None:
     ],
     ids=["missing", "folder", "cwd"],
 )
-def test_exec_that_cannot_run_tells_the_runtimes_words(
+def test_exec_that_cannot_run_reports_the_runtimes_error(
     setup: Setup, args: list[str], cwd: str, runc: str, crun: str
 ) -> None:
     """Docker reads them to answer 126 or 127."""

@@ -102,7 +102,7 @@ LOGGING = "; ".join(f"echo '{ERROR_LINE.format(*entry)}' >>\"$log\"" for entry i
     ],
     ids=["silent", "two-errors", "killed"],
 )
-def test_create_with_a_failing_runtime_passes_its_words_on(
+def test_create_with_a_failing_runtime_passes_its_error_on(
     setup: Setup, script: str, template: str
 ) -> None:
     """The last error of its log, or what is known without one."""
@@ -214,7 +214,7 @@ def test_create_with_a_missing_stdio_path_fails(setup: Setup) -> None:
 @pytest.mark.rule("task.create.10", "io.pipes.6")
 @pytest.mark.vm
 @pytest.mark.ours("Go leaves the created container to the daemon's `delete`")
-def test_create_that_fails_after_runc_takes_the_container_back(setup: Setup) -> None:
+def test_create_that_fails_after_runc_removes_the_container(setup: Setup) -> None:
     """A container no client can name any more is deleted by the shim itself."""
 
     async def scenario(harness: Harness) -> None:

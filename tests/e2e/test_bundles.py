@@ -126,7 +126,7 @@ def test_container_whose_configuration_is_gone_has_its_leftovers_killed(setup: S
 
 @pytest.mark.rule("events.topics.9")
 @pytest.mark.parametrize("terminal", [False, True])
-def test_created_tells_its_streams_also_when_there_are_none(setup: Setup, terminal: bool) -> None:
+def test_create_event_has_its_streams_even_if_there_are_none(setup: Setup, terminal: bool) -> None:
     """The part is always there, if without any field."""
 
     async def scenario(harness: Harness) -> None:

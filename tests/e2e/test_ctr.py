@@ -55,7 +55,7 @@ def test_run_exits_with_the_containers_status(
     assert done.returncode == status
 
 
-def test_run_of_a_missing_program_fails_with_the_runtimes_words(containerd: Containerd) -> None:
+def test_run_of_a_missing_program_fails_with_the_runtimes_error(containerd: Containerd) -> None:
     """Clients match this text to answer 127: it is passed on as it is."""
     done = containerd.ctr(*RUN, "--rm", IMAGE, "c1", "nosuchcommand", check=False)
 

@@ -96,7 +96,7 @@ def test_init_of_a_pid_namespace_is_signalled_without_the_runtime(
 
 
 @pytest.mark.runc("crun may need a script in front of it")
-def test_what_only_the_runtime_knows_how_to_do_is_left_to_it(
+def test_signals_that_only_the_runtime_can_send_are_left_to_it(
     copied: Setup, runtime: Runtime
 ) -> None:
     """All processes, a number that is no signal, and an init that is frozen, by whomever."""

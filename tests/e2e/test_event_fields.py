@@ -89,7 +89,7 @@ def test_events_have_all_their_fields(setup: Setup) -> None:
 
 
 @pytest.mark.rule("events.order.6", "task.exits.3", "task.exits.5")
-def test_every_start_of_many_short_processes_is_told_before_its_exit(setup: Setup) -> None:
+def test_every_start_of_many_short_processes_is_published_before_its_exit(setup: Setup) -> None:
     """40 processes that end at once, eight at a time."""
     names = [f"e{number}" for number in range(40)]
 

@@ -94,7 +94,7 @@ def telling(harness: Harness, container: Container, exec_id: str) -> list[asynci
 @pytest.mark.ours("what is in the FIFO then is lost")
 @TERMINAL
 @WHO
-def test_exit_is_told_when_a_slow_client_has_taken_the_output(
+def test_exit_is_published_when_a_slow_client_has_read_the_output(
     setup: Setup, tmp_path: Path, exec_id: str, terminal: bool
 ) -> None:
     """The client reads a little at a time and stops at the exit event; State answers at once."""
@@ -144,7 +144,7 @@ def test_exit_waits_a_quarter_of_a_second_for_a_client_that_never_reads(
 @pytest.mark.rule("io.end.1", "task.wait.6")
 @TERMINAL
 @pytest.mark.parametrize("script", ["true", "echo something"])
-def test_exit_waits_for_no_client_that_is_away_and_for_no_empty_output(
+def test_exit_waits_neither_for_a_disconnected_client_nor_for_an_empty_output(
     setup: Setup, tmp_path: Path, script: str, terminal: bool
 ) -> None:
     """A daemon that restarts reads nothing; and mostly there is nothing to wait for."""
@@ -167,7 +167,7 @@ def test_exit_waits_for_no_client_that_is_away_and_for_no_empty_output(
 
 @pytest.mark.rule("task.wait.6")
 @pytest.mark.ours("what is in the FIFO then is lost")
-def test_twelve_containers_at_a_time_lose_nothing_to_clients_that_close_when_told(
+def test_twelve_containers_at_a_time_lose_no_output_when_clients_close_at_the_exit_event(
     setup: Setup, tmp_path: Path
 ) -> None:
     """What a node does when its pods start.  The pipes of so much output hold 1 MiB at the end."""

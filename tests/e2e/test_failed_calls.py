@@ -71,7 +71,7 @@ def test_create_whose_time_is_over_is_rolled_back(faulty: Setup, faults: Faults)
 
 
 @pytest.mark.rule("task.delete.7")
-def test_delete_goes_on_without_its_client_and_tells_a_repeated_call_the_same(
+def test_delete_continues_without_its_client_and_a_repeated_call_gets_the_same_reply(
     faulty: Setup, faults: Faults
 ) -> None:
     """A Delete whose reply is lost is not done twice, and its exit is not lost."""
@@ -180,7 +180,7 @@ def test_waiters_of_a_container_that_never_ran_are_released(setup: Setup) -> Non
 
 
 @pytest.mark.rule("task.errors.5", "io.open.2", "io.open.3")
-def test_output_that_nobody_opens_fails_create_in_time_and_says_so(setup: Setup) -> None:
+def test_output_that_no_client_opens_fails_create_in_time_and_is_named(setup: Setup) -> None:
     """The client hears which FIFO it forgot; nothing is left."""
 
     async def scenario(harness: Harness) -> None:
@@ -204,7 +204,7 @@ def test_output_that_nobody_opens_fails_create_in_time_and_says_so(setup: Setup)
 
 
 @pytest.mark.rule("task.start.7", "io.open.3")
-def test_exec_whose_output_nobody_opens_is_killed_and_can_be_started_again(setup: Setup) -> None:
+def test_exec_whose_output_no_client_opens_is_killed_and_can_be_started_again(setup: Setup) -> None:
     """State, Wait and events are as if it had never been started."""
 
     async def scenario(harness: Harness) -> None:

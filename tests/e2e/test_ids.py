@@ -55,7 +55,7 @@ def test_id_of_200_characters_is_one_like_any_other(setup: Setup) -> None:
 
 @pytest.mark.ours("Go's writes the pid of an exec named init over the init's")
 @pytest.mark.rule("task.exec.7", "task.exec.8", "task.start.2")
-def test_any_id_of_an_exec_is_taken_and_leads_nowhere(setup: Setup) -> None:
+def test_any_id_of_an_exec_is_accepted_and_leaves_no_folder(setup: Setup) -> None:
     """Empty, the container's, a path, long, of other alphabets."""
 
     async def scenario(harness: Harness) -> None:

@@ -286,7 +286,7 @@ def test_containers_of_one_group_share_a_shim(setup: Setup) -> None:
 
 @pytest.mark.rule("events.transport.5")
 @pytest.mark.ours("other shims drop events after a few tries, and reorder them")
-def test_events_wait_for_a_daemon_that_is_away(setup: Setup) -> None:
+def test_events_wait_for_a_daemon_that_is_down(setup: Setup) -> None:
     """With the sink gone from Start to Delete every event comes later, in order."""
 
     async def scenario(harness: Harness) -> None:
@@ -327,7 +327,7 @@ def test_sink_that_never_answers_holds_up_no_call(setup: Setup) -> None:
 
 @pytest.mark.rule("task.exits.10")
 @pytest.mark.ours("Go says 137, and leaves the dead socket")
-def test_delete_after_a_crash_tells_the_recorded_status(setup: Setup) -> None:
+def test_delete_after_a_crash_reports_the_recorded_status(setup: Setup) -> None:
     """The exit was recorded on disk when it was reaped: `delete` reports it."""
 
     async def scenario(harness: Harness) -> None:

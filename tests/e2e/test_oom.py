@@ -55,7 +55,7 @@ async def add_exec(container: Container, exec_id: str, *args: str) -> None:
 @pytest.mark.rule("events.topics.7", "events.order.3", "stats.oom.5")
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("count", [20, pytest.param(100, marks=pytest.mark.soak)])
-def test_oom_of_an_init_is_told_before_its_exit_every_time(setup: Setup, count: int) -> None:
+def test_oom_of_an_init_is_published_before_its_exit_every_time(setup: Setup, count: int) -> None:
     """Many containers that use more than they may: 137, and oom before exit.
 
     All in one shim: each has a watch of its own, and a shim of its own would prove no more.
@@ -87,7 +87,7 @@ def test_oom_of_an_init_is_told_before_its_exit_every_time(setup: Setup, count: 
 
 
 @pytest.mark.rule("stats.oom.1")
-def test_exec_that_is_killed_is_told_and_the_container_runs_on(setup: Setup) -> None:
+def test_oom_kill_of_an_exec_is_published_and_the_container_continues(setup: Setup) -> None:
     """OOM before the exec's exit; the init lives."""
 
     async def scenario(harness: Harness) -> None:
@@ -114,7 +114,7 @@ def test_exec_that_is_killed_is_told_and_the_container_runs_on(setup: Setup) -> 
 
 
 @pytest.mark.rule("stats.oom.2")
-def test_kill_of_a_process_that_nobody_waits_for_is_told(setup: Setup) -> None:
+def test_oom_kill_of_a_process_without_an_exit_event_is_published(setup: Setup) -> None:
     """No exit follows that a client could see: the signal alone must lead to the event."""
 
     async def scenario(harness: Harness) -> None:
@@ -182,7 +182,7 @@ def test_page_cache_at_the_limit_is_no_oom(setup: Setup) -> None:
 
 
 @pytest.mark.rule("events.order.3")
-def test_ooms_in_parallel_are_each_told_before_their_exit(setup: Setup) -> None:
+def test_ooms_in_parallel_are_each_published_before_their_exit(setup: Setup) -> None:
     """Containers of one pod share a shim and no counter."""
     group = {"io.containerd.runc.v2.group": "pod"}
 

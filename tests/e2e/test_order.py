@@ -23,7 +23,7 @@ SLEEP = spec.Wanted(["sleep", "1000"])
 
 
 @pytest.mark.rule("task.exits.3")
-def test_exec_that_ends_before_the_runtime_returns_is_told_after_started(
+def test_exit_of_an_exec_before_the_runtime_returns_is_published_after_started(
     faulty: Setup, faults: Faults
 ) -> None:
     """Start before exit, however fast the process dies."""
@@ -73,7 +73,7 @@ def test_init_that_dies_during_create_is_created_and_ended(faulty: Setup, faults
 
 
 @pytest.mark.rule("task.exits.9")
-def test_exit_during_start_is_known_at_once_and_told_after_started(
+def test_exit_during_start_is_known_at_once_and_published_after_started(
     faulty: Setup, faults: Faults
 ) -> None:
     """State and Wait tell a recorded exit while Start is still stuck in the runtime."""
@@ -141,7 +141,7 @@ def test_reads_and_a_sibling_do_not_wait_for_a_stuck_verb(
 
 
 @pytest.mark.rule("task.exits.4", "task.exits.5")
-def test_every_exec_is_told_before_the_init_that_is_killed_beside_it(setup: Setup) -> None:
+def test_every_execs_exit_is_published_before_that_of_the_killed_init(setup: Setup) -> None:
     """Each started exec has one exit, before the init's."""
 
     async def one(container: Container, exec_id: str) -> bool:

@@ -268,7 +268,9 @@ def test_pause_that_is_killed_does_not_leave_the_container_frozen(
 
 @pytest.mark.rule("task.init.15")
 @pytest.mark.runc("crun does not thaw what it kills on cgroup v1")
-def test_exit_while_paused_is_told_after_the_runtime_resumed(faulty: Setup, faults: Faults) -> None:
+def test_exit_while_paused_is_published_after_the_runtime_resumed(
+    faulty: Setup, faults: Faults
+) -> None:
     """The exit is known at once; what is left is thawed before the exit is published."""
 
     async def scenario(harness: Harness) -> None:

@@ -86,7 +86,7 @@ def lives(setup: Setup, containers: int, execs: int) -> None:
     in_harness(setup, scenario, limit_s=60 + containers * (5 + execs))
 
 
-def test_lives_with_a_reclaim_at_every_rest_are_as_all_lives(restless: Setup) -> None:
+def test_lifecycles_with_a_reclaim_before_every_sleep_are_like_others(restless: Setup) -> None:
     """Statuses, output and answers; the first shim is not a fork, the others are."""
     lives(restless, containers=4, execs=12)
 
@@ -138,6 +138,6 @@ def _own_kib(pid: int) -> int:
 
 
 @pytest.mark.soak
-def test_long_life_with_a_reclaim_at_every_rest_is_as_all_lives(restless: Setup) -> None:
+def test_long_lifecycle_with_a_reclaim_before_every_sleep_is_like_others(restless: Setup) -> None:
     """The same for as long as it takes a mistake of one in ten thousand to show."""
     lives(restless, containers=2, execs=1000)

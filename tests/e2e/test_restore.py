@@ -185,7 +185,7 @@ def test_restored_process_that_ends_at_once_is_started_before_it_exits(
 
 @pytest.mark.rule("task.restore.4")
 @pytest.mark.ours("Go's leave a running container that no shim knows")
-def test_restore_whose_output_nobody_opens_is_undone_and_can_be_repeated(
+def test_restore_whose_output_no_client_opens_is_undone_and_can_be_repeated(
     faulty: Setup, faults: Faults, image: str, tmp_path: Path
 ) -> None:
     """The state is unchanged, and so is the machine."""

@@ -91,7 +91,7 @@ def no_mounts(_bundle: Bundle) -> list[Mount]:
 
 @pytest.mark.rule("cli.user.1")
 @pytest.mark.parametrize("runtime", RUNTIMES)
-def test_container_of_an_ordinary_user_lives_a_whole_life(user: User, runtime: str) -> None:
+def test_container_of_an_unprivileged_user_runs_and_is_deleted(user: User, runtime: str) -> None:
     """Create, Exec, Kill, Delete, Shutdown, `delete`: all without privileges."""
 
     async def scenario(harness: Harness) -> None:

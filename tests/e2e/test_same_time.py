@@ -48,7 +48,7 @@ def test_one_of_two_creates_of_an_id_succeeds(setup: Setup) -> None:
 
 
 @pytest.mark.rule("task.start.5", "task.wait.1", "task.wait.3", "task.state.5")
-def test_one_of_two_starts_succeeds_and_all_waiters_are_told(setup: Setup) -> None:
+def test_one_of_two_starts_succeeds_and_all_waiters_get_the_exit(setup: Setup) -> None:
     """Waits that were there before Start get the same as those that came after."""
 
     async def scenario(harness: Harness) -> None:
@@ -192,7 +192,7 @@ def test_resize_during_the_start_of_an_exec_is_not_lost(
 
 
 @pytest.mark.rule("task.kill.12")
-def test_exit_that_a_kill_causes_is_told_after_its_answer(faulty: Setup, faults: Faults) -> None:
+def test_exit_that_a_kill_causes_is_reported_after_its_reply(faulty: Setup, faults: Faults) -> None:
     """Wait and the event come after Kill: a client may take the end of it as that of the shim.
 
     containerd's CRI plugin removes the container then, and closes the connection of its Kill.

@@ -83,7 +83,7 @@ def test_signal_to_run_reaches_the_container(host: Host) -> None:
     assert (client.returncode, output) == (4, "told\n")
 
 
-def test_detached_container_lives_through_all_commands(host: Host, shimctl: Shimctl) -> None:
+def test_detached_container_works_with_all_commands(host: Host, shimctl: Shimctl) -> None:
     """run -d, list, exec, kill, attach: the output waits in the FIFO for who attaches."""
     script = 'trap "exit 6" TERM; echo up; while :; do sleep 0.05; done'
     started = shimctl("run", "--shim", host.shim, "-d", "--id", "c1", "--", "sh", "-c", script)

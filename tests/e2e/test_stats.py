@@ -40,7 +40,7 @@ def keys(folder: Path, name: str) -> dict[str, int]:
 
 
 @pytest.mark.rule("task.stats.1", "stats.answer.1")
-def test_stats_are_what_the_files_of_the_container_say(setup: Setup) -> None:
+def test_stats_equal_the_files_of_the_container(setup: Setup) -> None:
     """Limits, processes, memory and CPU of a container at rest, number for number."""
 
     async def scenario(harness: Harness) -> None:
@@ -78,7 +78,7 @@ def test_stats_are_what_the_files_of_the_container_say(setup: Setup) -> None:
 
 
 @pytest.mark.rule("task.stats.2")
-def test_stats_are_told_in_every_state(setup: Setup) -> None:
+def test_stats_are_answered_in_every_state(setup: Setup) -> None:
     """Created, running, paused, and stopped until Delete: CRI asks why a container ended (6.7)."""
 
     async def scenario(harness: Harness) -> None:

@@ -80,7 +80,7 @@ def in_sleep(pid: int) -> bool:
 
 
 @pytest.mark.rule("task.stats.1", "stats.answer.2")
-def test_every_field_is_what_its_file_says(setup: Setup, runtime: str, disk: str) -> None:
+def test_every_field_equals_the_value_in_its_file(setup: Setup, runtime: str, disk: str) -> None:
     """Of a frozen container, whose numbers stand still but for what the kernel still settles."""
 
     async def scenario(harness: Harness) -> None:

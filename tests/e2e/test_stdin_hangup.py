@@ -21,7 +21,7 @@ pytestmark = [pytest.mark.root, pytest.mark.ours("the annotation is ours")]
     ],
     ids=["pipe", "terminal"],
 )
-def test_container_sees_the_end_of_its_input_when_its_client_is_gone(
+def test_container_reads_the_end_of_its_input_after_its_client_disconnected(
     setup: Setup, terminal: bool, script: str, status: int
 ) -> None:
     """Without CloseIO, as when a client is killed; a terminal hangs up (SIGHUP)."""

@@ -211,7 +211,7 @@ def test_exec_with_a_terminal_takes_its_first_size_from_the_request(setup: Setup
 
 @pytest.mark.rule("io.terminal.11")
 @pytest.mark.ours("the terminal is left in the shim")
-def test_exec_whose_child_keeps_the_terminal_is_over_all_the_same(setup: Setup) -> None:
+def test_exec_whose_child_keeps_the_terminal_ends_nevertheless(setup: Setup) -> None:
     """The child is hung up with the exec, and Delete waits for no client."""
 
     async def scenario(harness: Harness) -> None:

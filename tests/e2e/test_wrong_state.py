@@ -127,7 +127,7 @@ def test_running_container_is_neither_started_nor_deleted_nor_resumed(setup: Set
 
 
 @pytest.mark.rule("task.init.6", "task.init.7", "task.resize.2")
-def test_paused_container_is_only_looked_at_updated_or_resumed(setup: Setup) -> None:
+def test_paused_container_can_only_be_read_updated_or_resumed(setup: Setup) -> None:
     """The row `paused`."""
 
     async def scenario(harness: Harness) -> None:
@@ -154,7 +154,7 @@ def test_paused_container_is_only_looked_at_updated_or_resumed(setup: Setup) -> 
 
 
 @pytest.mark.rule("task.init.8", "task.init.9", "task.wait.2", "task.kill.3", "task.resize.2")
-def test_stopped_container_is_only_looked_at_or_deleted(setup: Setup) -> None:
+def test_stopped_container_can_only_be_read_or_deleted(setup: Setup) -> None:
     """The row `stopped`; its Wait, State and Stats still answer."""
 
     async def scenario(harness: Harness) -> None:

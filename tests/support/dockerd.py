@@ -110,7 +110,7 @@ class Dockerd:
         """
         return ended(
             self.command(*args),
-            told_as=f"docker {' '.join(args)}",
+            label=f"docker {' '.join(args)}",
             check=check,
             stdin=stdin,
             timeout_s=timeout_s,

@@ -29,7 +29,7 @@ launched(sys.argv[1], sys.argv[2:])
 """
 _AT_EVERY_REST: Final = """from shimv2.pagesharing import reclaim
 
-reclaim.at_every_rest()
+reclaim.reclaim_before_every_sleep()
 """
 
 _shared: list[Path] = []

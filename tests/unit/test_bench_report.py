@@ -88,7 +88,7 @@ def test_goal_is_shown_beside_the_bar() -> None:
     assert bar.is_met(0.9, 0.99)
 
 
-def test_table_says_what_is_met_and_what_is_missed(results: Results) -> None:
+def test_table_shows_which_bars_are_met_and_which_missed(results: Results) -> None:
     """One line a comparison; a number never stands without its unit."""
     lines = report.table(results.rows()).splitlines()
 
@@ -103,7 +103,7 @@ def test_table_says_what_is_met_and_what_is_missed(results: Results) -> None:
     )
 
 
-def test_json_holds_all_that_is_needed_to_tell_it_again(results: Results) -> None:
+def test_json_has_all_that_is_needed_to_print_the_report_again(results: Results) -> None:
     """The page can be written on another day, on another machine."""
     again = Results.from_json(results.to_json())
 

@@ -91,7 +91,7 @@ def test_log_level_decides_about_debug_and_the_flag_does_not(level: int, debug: 
 
 
 @pytest.mark.rule("cli.reply.10")
-def test_events_go_where_the_environment_says_else_the_parameters() -> None:
+def test_events_go_to_the_address_of_the_environment_or_else_of_the_parameters() -> None:
     """TTRPC_ADDRESS; the address of the parameters is better than none."""
     stdin = params(containerd_ttrpc_address="/params.ttrpc")
     silent = Identity(ME.name, ME.namespace, ME.id, "", "", debug=False)
@@ -216,7 +216,7 @@ def test_server_is_shown_with_the_command_line_of_the_reference() -> None:
     me = Identity("io.containerd.runc.v2", "ns", "c1", "/a.sock", "", debug=True)
 
     words = ["-namespace", "ns", "-id", "c1", "-address", "/a.sock", "-debug"]
-    assert title.server_words(me) == words
+    assert title.server_args(me) == words
 
 
 @pytest.mark.vm

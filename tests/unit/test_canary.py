@@ -43,10 +43,10 @@ def shared(life: Callable[[], str], *, limit_s: float = 20.0) -> str:
     heard, writer = os.pipe()
 
     def zygote() -> bool:
-        def hand_over(pid: int) -> None:
+        def report_successor(pid: int) -> None:
             os.write(writer, f"{pid}|".encode())
 
-        reason = canary.share(life, ANSWERS, hand_over, limit_s=limit_s)
+        reason = canary.share(life, ANSWERS, report_successor, limit_s=limit_s)
         os.write(writer, f"{os.getpid()}|{reason}|{publish.is_published()}".encode())
         return True
 
@@ -60,7 +60,7 @@ def shared(life: Callable[[], str], *, limit_s: float = 20.0) -> str:
 
 
 @needs_library
-def test_memory_is_shared_if_the_canary_lives_as_expected() -> None:
+def test_memory_is_shared_if_the_canary_answers_as_expected() -> None:
     """The process that goes on is the fork, which has published; the one before it has ended."""
     assert shared(live) == ""
 

@@ -126,7 +126,7 @@ def test_recorded_exit_is_reported_if_it_is_of_the_same_process(
 
 
 @pytest.mark.rule("cli.delete.8")
-def test_second_delete_says_the_same(boot: Boot) -> None:
+def test_second_delete_has_the_same_reply(boot: Boot) -> None:
     """Idempotent, stderr empty."""
     bundle = created(boot)
     records = ExitRecords(str(bundle), "c1")

@@ -73,7 +73,7 @@ def test_flags_are_read_as_go_reads_them(line: str, expected: dict[str, object])
         ("--=x", "bad flag syntax: --=x"),
     ],
 )
-def test_bad_flags_are_told_in_the_words_of_go(line: str, text: str) -> None:
+def test_bad_flags_are_reported_with_the_texts_of_go(line: str, text: str) -> None:
     """Flags are read as Go's flag package reads them: one dash or two, `=`, switches without a
     value, the first other word is the action.
     """
@@ -138,7 +138,7 @@ def test_version_is_printed_before_anything_is_required(boot: Boot, flag: str) -
 
 
 @pytest.mark.ours("shares memory among shims")
-def test_version_tells_whether_memory_is_shared(boot: Boot) -> None:
+def test_version_shows_whether_memory_is_shared(boot: Boot) -> None:
     """What was switched off is named; a setting that cannot be read is no error here."""
     off = boot.run([str(boot.shim), "-v"], env={"PYRUNC_SHARE_MEMORY": "off"})
     lost = boot.run([str(boot.shim), "-v"], env={"PYRUNC_CONFIG": "/nonexistent"})

@@ -52,7 +52,7 @@ def test_events_are_kept_in_order_with_all_they_carry(tmp_path: Path) -> None:
     run(scenario(), loop="stock")
 
 
-def test_wait_for_an_event_that_does_not_come_tells_what_did(tmp_path: Path) -> None:
+def test_wait_for_an_event_that_does_not_come_reports_the_others(tmp_path: Path) -> None:
     """The failure of a test names what was seen instead."""
 
     async def scenario() -> None:

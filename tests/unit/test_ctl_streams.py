@@ -54,7 +54,7 @@ def test_capture_waits_for_a_writer_and_ends_with_the_last(fifo: str) -> None:
     run(scenario(), loop="stock")
 
 
-def test_capture_says_what_came_instead(fifo: str) -> None:
+def test_capture_reports_what_came_instead(fifo: str) -> None:
     """A time-out without the data would explain nothing."""
 
     async def scenario() -> None:
@@ -150,7 +150,7 @@ def test_write_fifo_waits_for_room(fifo: str) -> None:
     run(scenario(), loop="stock")
 
 
-def test_feed_copies_standard_input_and_tells_its_end(fifo: str) -> None:
+def test_feed_copies_standard_input_and_reports_its_end(fifo: str) -> None:
     """The end of our input is reported once, on the loop; the FIFO is closed by then."""
     source, sink = os.pipe()
     os.write(sink, b"typed\n")

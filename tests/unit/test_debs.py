@@ -58,7 +58,7 @@ def test_environment_names_other_mirrors(tmp_path: Path) -> None:
     assert "file:/given/safe trixie-security" in text
 
 
-def test_machine_without_a_source_of_debian_is_an_error_that_says_what_to_name(
+def test_machine_without_a_debian_source_is_an_error_that_says_what_to_set(
     tmp_path: Path,
 ) -> None:
     """Others' suites have other names, and other packages."""

@@ -31,7 +31,7 @@ def test_error_with_a_path_names_the_call_and_the_path() -> None:
     assert os_error(error, op="stat") == "stat /x/options.json: no such file or directory"
 
 
-def test_error_that_knows_its_call_says_it() -> None:
+def test_error_with_a_system_call_names_it() -> None:
     """Code that raises an OSError may name the call; that wins over the caller's guess."""
     error = OSError(errno.EEXIST, "File exists", b"/x")
     error.op = "mkdir"  # type: ignore[attr-defined]  # ours, on a builtin

@@ -109,7 +109,7 @@ def test_configuration_file_of_no_use_is_an_error(boot: Boot, text: str) -> None
 @pytest.mark.parametrize(
     "body", ["exit 1", "echo no json", "echo '[]'", "echo", "echo '{}' >&2; exit 3"]
 )
-def test_runtime_that_does_not_tell_is_no_error(boot: Boot, body: str) -> None:
+def test_runtime_that_reports_no_features_is_not_an_error(boot: Boot, body: str) -> None:
     """crun 1.8.1 has no such command; then there are no features."""
     other = program(boot, "other", body)
 

@@ -50,7 +50,7 @@ def test_uri_well_formed_gives_scheme_and_path(text: str, scheme: str, path: str
         ("file://%zz/y", 'parse "file://%zz/y": invalid URL escape "%zz"'),
     ],
 )
-def test_uri_malformed_is_refused_in_go_words(text: str, why: str) -> None:
+def test_malformed_uri_is_refused_with_the_text_of_go(text: str, why: str) -> None:
     """Clients see what Go's url.Parse says."""
     with pytest.raises(Refused) as caught:
         parse(text)
@@ -80,7 +80,7 @@ def test_uri_arguments_leave_out_what_cannot_be_decoded() -> None:
         ("fifox", "fifox"),
     ],
 )
-def test_fifo_path_scheme_is_taken_off(text: str, path: str) -> None:
+def test_scheme_of_a_fifo_path_is_removed(text: str, path: str) -> None:
     """The reference opens the raw string and fails."""
     assert fifo_path(text) == path
 

@@ -97,7 +97,7 @@ CASES = [
 
 @pytest.mark.rule("task.execs.8", "task.init.11")
 @pytest.mark.parametrize(("table", "state", "step", "rule"), CASES)
-def test_step_in_state_leads_where_the_table_says(
+def test_step_in_state_leads_to_the_state_of_the_table(
     table: Table, state: State, step: Step, rule: State | str
 ) -> None:
     """The state tables of the Task API, refusals word for word."""

@@ -93,7 +93,7 @@ def test_unshared_working_directory_belongs_to_the_thread(tmp_path: Path) -> Non
     assert os.getcwd() == before
 
 
-def test_filesystem_type_tells_proc_from_others() -> None:
+def test_filesystem_type_distinguishes_proc_from_others() -> None:
     """The magic numbers are those of statfs(2)."""
     assert linux.filesystem_type("/proc") == 0x9FA0
     assert linux.filesystem_type("/proc/self/status") == 0x9FA0
@@ -148,7 +148,7 @@ def test_duplicate_lands_at_or_above_the_lowest_number() -> None:
         os.close(fd)
 
 
-def test_splice_moves_bytes_and_tells_wait_from_end() -> None:
+def test_splice_moves_bytes_and_distinguishes_no_data_from_the_end() -> None:
     """IO: BlockingIOError when there is nothing or no room, 0 when all writers are gone."""
     source, feed = os.pipe2(os.O_CLOEXEC)
     drain, sink = os.pipe2(os.O_CLOEXEC)

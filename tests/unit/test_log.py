@@ -95,7 +95,7 @@ def test_values_are_quoted_as_logrus_quotes_them(value: str, shown: str) -> None
         (logging.CRITICAL, "fatal"),
     ],
 )
-def test_levels_have_the_words_of_logrus(level: int, word: str) -> None:
+def test_levels_have_the_names_of_logrus(level: int, word: str) -> None:
     assert f" level={word} " in line("x", level=level)
 
 
@@ -110,7 +110,7 @@ def test_exception_is_a_field_and_stays_on_the_line() -> None:
     assert "\n" not in text
 
 
-def test_full_fifo_drops_lines_and_tells_how_many(pipe: Pipe) -> None:
+def test_full_fifo_drops_lines_and_reports_how_many(pipe: Pipe) -> None:
     """Nothing waits for a reader that does not read; its lines are dropped and counted."""
     while not pipe.handler.dropped:
         pipe.handler.emit(record("x" * 200))
@@ -230,7 +230,7 @@ def test_crash_in_c_leaves_a_stack_in_the_fifo(tmp_path: Path, fifo: int) -> Non
 
 
 @pytest.mark.rule("cli.serve.3", "io.open.8")
-def test_fifo_without_reader_or_with_a_full_one_blocks_nobody(tmp_path: Path) -> None:
+def test_fifo_that_is_full_or_without_a_reader_blocks_nothing(tmp_path: Path) -> None:
     """1 MiB of lines without a reader."""
     os.mkfifo(tmp_path / "log")
 
@@ -264,7 +264,7 @@ def test_other_things_than_a_fifo_are_refused(tmp_path: Path, kind: str, text: s
 
 
 @pytest.mark.rule("cli.signals.2")
-def test_stacks_of_all_tasks_and_threads_are_told(caplog: pytest.LogCaptureFixture) -> None:
+def test_stacks_of_all_tasks_and_threads_are_logged(caplog: pytest.LogCaptureFixture) -> None:
     """Where every task waits, through all it awaits, at level info."""
 
     async def innermost() -> None:

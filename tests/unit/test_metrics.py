@@ -107,7 +107,7 @@ def test_v1_limit_of_max_pids_is_zero(tmp_path: Path) -> None:
     assert (found.current, found.limit) == (4, 0)
 
 
-def test_v1_oom_control_is_reported_whole(tmp_path: Path) -> None:
+def test_v1_oom_control_is_reported_with_all_fields(tmp_path: Path) -> None:
     """Its kills are how CRI finds out why a container ended."""
     text = "oom_kill_disable 1\nunder_oom 1\noom_kill 12\n"
     (tmp_path / "memory.oom_control").write_text(text)
@@ -196,7 +196,7 @@ def test_v1_cgroup_that_is_gone_is_an_almost_empty_message(tmp_path: Path) -> No
 
 
 @pytest.mark.rule("stats.answer.3", "stats.answer.5")
-def test_v2_container_is_told_whole() -> None:
+def test_v2_message_has_all_values() -> None:
     """Numbers, limits, pressure, devices and events arrive in their fields (6.5)."""
     found = v2_message(DATA / "v2-every")
     pb = cgroups_v2_pb2

@@ -31,7 +31,7 @@ def rootfs(tmp_path: Path) -> Iterator[str]:
 
 
 @pytest.mark.rule("mounts.mount.7")
-def test_refused_mount_says_what_the_reference_says(rootfs: str) -> None:
+def test_refused_mount_has_the_error_text_of_the_reference(rootfs: str) -> None:
     """The text of 2.1.9: Go's quoting, and Go's words for the errno."""
 
     async def main() -> None:

@@ -103,7 +103,9 @@ def test_later_mount_that_fails_takes_the_filesystem_with_it(source: str, rootfs
 
 
 @pytest.mark.rule("mounts.mount.11")
-def test_missing_helper_is_told(source: str, rootfs: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_helper_is_reported(
+    source: str, rootfs: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The usual case on a machine without FUSE."""
     monkeypatch.setenv("PATH", "/nowhere")
 
@@ -118,7 +120,7 @@ def test_missing_helper_is_told(source: str, rootfs: str, monkeypatch: pytest.Mo
     reaping(scenario)
 
 
-def test_missing_program_is_reported_in_the_helpers_words(source: str, rootfs: str) -> None:
+def test_missing_program_is_reported_with_the_helpers_text(source: str, rootfs: str) -> None:
     """What the helper prints is the only clue."""
 
     async def scenario(reaper: Reaper) -> None:

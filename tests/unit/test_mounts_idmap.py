@@ -203,7 +203,7 @@ def test_kernel_without_the_calls_is_reported(
 
 
 @pytest.mark.rule("mounts.mount.10")
-def test_mapping_that_the_kernel_refuses_is_told(source: Path, rootfs: str) -> None:
+def test_mapping_that_the_kernel_refuses_is_reported(source: Path, rootfs: str) -> None:
     """Ranges that overlap: the error names the mapping."""
     maps = ("uidmap=0:1000:10,5:2000:10", "gidmap=0:1000:10")
 

@@ -35,7 +35,7 @@ def test_flag_word_sets_its_flag(word: str, flag: int) -> None:
 
 @pytest.mark.rule("mounts.options.1")
 @pytest.mark.parametrize(("word", "of"), CLEARERS.items())
-def test_opposite_word_takes_the_flag_away_again(word: str, of: str) -> None:
+def test_opposite_option_clears_the_flag_again(word: str, of: str) -> None:
     """The later word wins, in both orders."""
     assert parse_options([of, word]) == Options()
     assert parse_options([word, of]) == Options(flags=SETTERS[of])

@@ -111,7 +111,7 @@ def test_signal_without_a_kill_is_not_published(memory: V1Memory) -> None:
     run(scenario(), timeout_s=10)
 
 
-def test_look_before_an_exit_tells_what_was_counted_until_then(memory: V1Memory) -> None:
+def test_poll_before_an_exit_publishes_what_was_counted_until_then(memory: V1Memory) -> None:
     """Kills from before the watch count too; several at once are published once."""
 
     async def scenario() -> None:

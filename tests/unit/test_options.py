@@ -31,7 +31,7 @@ def generic(body: bytes = b"", path: str = "") -> any_pb2.Any:
 
 
 @pytest.mark.parametrize("api", APIS, ids=["v2", "v3"])
-def test_create_is_read_whole(api: Any) -> None:
+def test_create_is_read_with_all_fields(api: Any) -> None:
     """Every field of the request arrives, in both services."""
     request = api.CreateTaskRequest(
         id="c1",
@@ -153,7 +153,7 @@ def test_options_of_a_known_but_other_type_are_an_invalid_argument() -> None:
         (requests.RUNTIME_OPTIONS, b"\x0a\x02\xff\xfe"),
     ],
 )
-def test_garbage_is_refused_in_the_reference_words(url: str, value: bytes) -> None:
+def test_garbage_is_refused_with_the_text_of_the_reference(url: str, value: bytes) -> None:
     """Options that cannot be read have code 2, those of another known type code 3."""
     with pytest.raises(Refused) as caught:
         requests.runtime_options(any_pb2.Any(type_url=url, value=value))
@@ -217,7 +217,7 @@ def test_generic_options_in_a_file_are_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.rule("options.generic.2")
-def test_unknown_generic_option_is_told_and_ignored(
+def test_unknown_generic_option_is_logged_and_ignored(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A misspelt name must be findable; a section that others read as well must not be refused."""

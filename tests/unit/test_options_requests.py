@@ -27,7 +27,7 @@ def exec_request(value: bytes, *, terminal: bool = False) -> task_v2_pb2.ExecPro
     )
 
 
-def test_exec_is_read_whole() -> None:
+def test_exec_is_read_with_all_fields() -> None:
     value = {"args": ["sh", "-c", "true"], "cwd": "/", "futureField": {"x": 1}}
 
     spec = requests.exec_spec(exec_request(json.dumps(value).encode()))
@@ -68,7 +68,7 @@ def test_terminal_of_the_request_overrides_that_of_the_spec(terminal: bool, valu
         (b"[]", "json: cannot unmarshal array into Go value of type specs.Process"),
     ],
 )
-def test_exec_of_no_process_is_refused_in_go_words(value: bytes, error: str) -> None:
+def test_exec_without_a_process_is_refused_with_the_text_of_go(value: bytes, error: str) -> None:
     """Clients see Go's text of the JSON error."""
     with pytest.raises(Refused) as caught:
         requests.exec_spec(exec_request(value))
@@ -111,7 +111,7 @@ LIMIT_FIELD = "Go struct field LinuxMemory.memory.limit of type int64"
         ),
     ],
 )
-def test_update_with_no_resources_in_it_is_refused_in_go_words(value: bytes, error: str) -> None:
+def test_update_without_resources_is_refused_with_the_text_of_go(value: bytes, error: str) -> None:
     """Clients see Go's text of the JSON error."""
     request = task_v2_pb2.UpdateTaskRequest(resources=any_pb2.Any(value=value))
     with pytest.raises(Refused) as caught:

@@ -51,7 +51,7 @@ def test_other_builds_decline(build: Build, reason: str, monkeypatch: pytest.Mon
         publish.settle()
 
 
-def test_memory_map_tells_why_a_process_does_not_share() -> None:
+def test_memory_map_shows_why_a_process_does_not_share() -> None:
     """A fork inherits it; what is cut off is the end of a long reason."""
 
     def work() -> bool:

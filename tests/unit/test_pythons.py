@@ -31,7 +31,7 @@ def test_run_fails_unless_all_that_was_asked_for_passed(
     assert has_failed(rows, all_wanted=all_wanted) is failed
 
 
-def test_table_tells_what_is_missing() -> None:
+def test_table_shows_what_is_missing() -> None:
     lines = table([PASSED, MISSING]).split("\n")
 
     assert lines[-2].split() == ["3.13.5", "unit", "2", "0", "0", "1"]

@@ -73,7 +73,7 @@ def test_exit_is_reported_with_its_status_and_time(loop: LoopName) -> None:
 
 @pytest.mark.rule("cli.signals.4", "task.exits.1")
 @both_loops
-def test_burst_of_exits_is_told_once_each_while_waiters_are_stalled(loop: LoopName) -> None:
+def test_burst_of_exits_is_reported_once_each_while_waiters_are_stalled(loop: LoopName) -> None:
     """One SIGCHLD stands for many exits, and no waiter holds up the reaping."""
 
     async def main() -> None:

@@ -13,7 +13,7 @@ def test_reclaimer_acts_once_after_work_that_was_worth_it(monkeypatch: pytest.Mo
     """After the start, and after a verb, when there is rest; then an idle shim sleeps."""
     done: list[int] = []
     monkeypatch.setattr(reclaim, "reclaim", lambda: done.append(1))
-    monkeypatch.setitem(reclaim._pace, "rest_s", 0.01)
+    monkeypatch.setitem(reclaim._pace, "idle_s", 0.01)
 
     async def main() -> None:
         loop = asyncio.get_running_loop()
@@ -85,7 +85,7 @@ def rest_after(reclaimer: reclaim.Reclaimer, loop: FakeTimers, away_s: float) ->
     return loop.delay_s
 
 
-def test_shim_that_is_woken_soon_rests_longer_before_it_reclaims(
+def test_shim_that_is_woken_soon_waits_longer_before_it_reclaims(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A probe each ten seconds would have it copy everything each time."""
@@ -116,13 +116,13 @@ def test_question_after_a_reclaim_counts_as_work_though_not_worth_another(
     assert rest_after(reclaimer, loop, 1) == 2
 
 
-def test_first_reclaim_tells_once_what_was_touched(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_first_reclaim_reports_the_used_pages_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Before it gives anything up; later ones are of no interest."""
     calls: list[str] = []
     monkeypatch.setattr(publish, "_published", [None])
     monkeypatch.setattr(prefault, "used_pages", lambda: b"runs")
     monkeypatch.setattr(reclaim, "reclaim", lambda: calls.append("reclaimed"))
-    monkeypatch.setitem(reclaim._pace, "rest_s", 0.0)
+    monkeypatch.setitem(reclaim._pace, "idle_s", 0.0)
     prefault.report_used_pages_to(lambda runs: calls.append(runs.decode()))
 
     async def main() -> None:
@@ -135,7 +135,7 @@ def test_first_reclaim_tells_once_what_was_touched(monkeypatch: pytest.MonkeyPat
     assert calls == ["runs", "reclaimed", "reclaimed"]
 
 
-def test_a_shim_that_never_rests_tells_at_its_end_what_it_has_touched(
+def test_shim_that_is_never_idle_reports_its_used_pages_when_it_exits(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Once: a shim that has rested has reported.  Memory that was not published is left out."""

@@ -118,7 +118,7 @@ def test_criu_path_is_passed_where_it_matters_and_the_version_asked_once(
     ]
 
 
-def test_runtime_that_does_not_tell_its_version_is_asked_again(fake: FakeRuntime) -> None:
+def test_runtime_that_reports_no_version_is_asked_again(fake: FakeRuntime) -> None:
     """A failure is no answer to keep: the next checkpoint may find it in better health."""
     fake.script(RECORD + '[ "$*" != --version ] || exit 1')
 

@@ -90,7 +90,7 @@ exit 1"""
 
 
 @pytest.mark.rule("task.words.2")
-def test_corrupt_log_is_told_with_the_failure(fake: FakeRuntime) -> None:
+def test_corrupt_log_is_reported_with_the_failure(fake: FakeRuntime) -> None:
     """Without a log, or with a broken one, the text says why there is none, and the runtime's exit
     status.
     """
@@ -114,7 +114,7 @@ def test_killed_runtime_is_reported_by_128_and_its_signal(fake: FakeRuntime) -> 
 
 @pytest.mark.rule("task.words.3", "task.words.6")
 @pytest.mark.parametrize(("verb", "prefix"), PREFIXES.items())
-def test_error_of_an_earlier_call_is_not_told_again(
+def test_error_of_an_earlier_call_is_not_reported_again(
     fake: FakeRuntime, verb: str, prefix: str
 ) -> None:
     """A silent failure must not get the text of another one."""
@@ -163,7 +163,7 @@ echo '{{"level":"error","msg":"last"}}' >>$LOG; exit 1"""
         if verb not in ("create", "exec", "restore")  # there the streams are the container's
     ],
 )
-def test_output_is_told_where_the_log_says_nothing(
+def test_output_is_reported_if_the_log_has_no_error(
     fake: FakeRuntime, verb: str, prefix: str
 ) -> None:
     """Both streams in order, the last newline included."""
@@ -176,7 +176,9 @@ def test_output_is_told_where_the_log_says_nothing(
 
 @pytest.mark.rule("task.words.7")
 @pytest.mark.parametrize("verb", ["update", "checkpoint"])
-def test_failing_verb_without_a_prefix_is_told_raw(fake: FakeRuntime, verb: str) -> None:
+def test_error_of_a_verb_without_a_prefix_is_passed_on_unchanged(
+    fake: FakeRuntime, verb: str
+) -> None:
     """No prefix, no log."""
     fake.script("""echo '{"level":"error","msg":"logged"}' >$LOG; echo printed >&2; exit 1""")
 
@@ -185,7 +187,7 @@ def test_failing_verb_without_a_prefix_is_told_raw(fake: FakeRuntime, verb: str)
     )
 
 
-def test_failing_create_with_a_console_tells_its_output(fake: FakeRuntime) -> None:
+def test_failing_create_with_a_console_reports_its_output(fake: FakeRuntime) -> None:
     """With a terminal the streams are free to be caught."""
     fake.script('touch "$LOG"; echo printed >&2; exit 1')
 
@@ -195,7 +197,7 @@ def test_failing_create_with_a_console_tells_its_output(fake: FakeRuntime) -> No
     )
 
 
-def test_output_that_is_no_utf8_is_reported_all_the_same(fake: FakeRuntime) -> None:
+def test_output_that_is_not_utf8_is_reported_nevertheless(fake: FakeRuntime) -> None:
     """A message on the wire must be UTF-8, or the reply fails and with it the connection."""
     fake.script('touch "$LOG"; printf "a\\377b"; exit 1')
 
@@ -259,7 +261,7 @@ def test_kill_of_what_the_runtime_does_not_know_is_not_found(fake: FakeRuntime) 
 
 
 @pytest.mark.rule("task.words.7", "task.kill.10")
-def test_kill_that_fails_otherwise_is_told_raw(fake: FakeRuntime) -> None:
+def test_other_error_of_kill_is_passed_on_unchanged(fake: FakeRuntime) -> None:
     """No log is looked at."""
     fake.script("""echo '{"level":"error","msg":"logged"}' >$LOG; echo boom >&2; exit 1""")
 

@@ -118,7 +118,7 @@ def is_crun(machine: Machine) -> bool:
 
 
 @pytest.mark.vm
-def test_container_lives_its_whole_life(machine: Machine) -> None:
+def test_container_is_created_runs_and_is_deleted(machine: Machine) -> None:
     """Create, start, exec, pause, resume, update, kill, delete."""
 
     async def story(runc: Runc, reaper: Reaper) -> None:

@@ -32,7 +32,7 @@ def test_log_of_a_real_runtime_ends_in_what_it_printed(name: str) -> None:
     assert last_error(captured(f"{name}.log")) == printed[-1]
 
 
-def test_missing_binary_is_reported_in_runc_words() -> None:
+def test_missing_binary_is_reported_with_the_text_of_runc() -> None:
     """Docker's clients look for `no such file or directory` beside the command."""
     log = captured("runc-create-missing-binary.log")
 

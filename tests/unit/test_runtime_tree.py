@@ -9,7 +9,7 @@ import pytest
 
 from shimv2.kernel import linux
 from shimv2.kernel.spawn import spawn
-from shimv2.runtime.tree import kill_leaves, kill_tree
+from shimv2.runtime.tree import kill_leaf_processes, kill_tree
 from shimv2.shimctl.testbed.leaks import children_of
 from shimv2.shimctl.testbed.until import until
 from tests.support.fake_runtime import is_alive
@@ -62,7 +62,7 @@ def test_leaves_are_killed_and_what_started_them_is_reported(tmp_path: Path) -> 
     pid = spawn(["/bin/sh", "-c", f"cd {tmp_path}; sh top; exit $?"])
     until((tmp_path / "leaf").exists, "the leaf")
 
-    kill_leaves(pid)
+    kill_leaf_processes(pid)
 
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 4
     assert (tmp_path / "told").read_text() == "137\n"
@@ -72,13 +72,13 @@ def test_child_without_children_is_not_killed_itself() -> None:
     """There is nothing below it; its own parent has to kill it."""
     pid = spawn(["/bin/sleep", "1000"])
 
-    kill_leaves(pid)
+    kill_leaf_processes(pid)
 
     assert is_alive(pid)
     os.kill(pid, signal.SIGKILL)
 
 
-@pytest.mark.parametrize("kill", [kill_tree, kill_leaves])
+@pytest.mark.parametrize("kill", [kill_tree, kill_leaf_processes])
 def test_process_that_is_gone_is_no_error(kill: Callable[[int], None]) -> None:
     """It may end by itself at any moment."""
     pid = spawn(["/bin/true"])

@@ -201,7 +201,7 @@ def test_settings_are_plain_values() -> None:
 # --- annotations -------------------------------------------------------------------------------
 
 
-def test_container_without_annotations_is_as_the_settings_say() -> None:
+def test_container_without_annotations_follows_the_settings() -> None:
     """`block` is the default, as in the reference."""
     policy = io_policy({"other": "x"}, Settings(drain_grace_s=0.25))
 

@@ -78,13 +78,13 @@ def is_linked_at_its_start(program: Path) -> bool:
     return 3 in kinds
 
 
-def test_build_without_a_compiler_says_so_and_succeeds(tree: Path) -> None:
+def test_build_without_a_compiler_warns_and_succeeds(tree: Path) -> None:
     """The shim then makes its children by os.fork: slower, otherwise the same."""
     assert "no C compiler" in build(tree, CC="no-such-compiler")
     assert not (tree / "shimv2/_bin").exists()
 
 
-def test_build_with_a_broken_compiler_says_so_and_succeeds(tree: Path) -> None:
+def test_build_with_a_broken_compiler_warns_and_succeeds(tree: Path) -> None:
     """No half-built file is left for the shim to load."""
     assert "does not compile" in build(tree, CC="false")
     assert os.listdir(tree / "shimv2/_bin") == []

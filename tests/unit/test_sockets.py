@@ -308,7 +308,7 @@ def test_inherited_socket_is_taken_with_its_name(folder: Path, fd_3: socket.sock
     assert sock.detach() == fd_3.fileno()
 
 
-def test_inherited_socket_without_a_name_is_served_all_the_same(fd_3: socket.socket) -> None:
+def test_inherited_socket_without_a_name_is_served_nevertheless(fd_3: socket.socket) -> None:
     fd_3.bind("\0b-test-sockets")
     fd_3.listen()
 

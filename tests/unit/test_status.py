@@ -68,7 +68,7 @@ def test_missing_bundle_is_reported_as_the_reference_does() -> None:
     )
 
 
-def test_time_out_without_a_text_is_go_words() -> None:
+def test_timeout_without_a_text_has_the_text_of_go() -> None:
     """A deadline that passed is code 4 `context deadline exceeded`."""
     status = to_status(TimeoutError())
 

@@ -205,7 +205,7 @@ def test_page_shows_every_rule_its_tests_and_the_totals(tmp_path: Path) -> None:
     assert "`task.delete.3` does not apply to crun: nothing stays there." in text
 
 
-def test_exit_status_says_whether_all_is_proven(
+def test_exit_status_shows_whether_all_is_proven(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "rules.toml").write_text(RULES)

@@ -38,7 +38,7 @@ def open_stream(*, half_closed: bool = False) -> ServerConnection:
     return server
 
 
-def test_request_is_reported_whole() -> None:
+def test_request_is_reported_with_all_fields() -> None:
     """All fields of the envelope and the flags of the frame."""
     server = ServerConnection()
     data = codec.encode_request("s", "m", b"p", timeout_ns=-5, metadata=[("k", "v"), ("k", "w")])

@@ -40,7 +40,7 @@ def test_metadata_lookup_ignores_case_and_keeps_all_values() -> None:
     assert repr(metadata) == "Metadata({'trace': ('1', '2'), 'other': ('',)})"
 
 
-def test_call_says_what_and_from_which_peer() -> None:
+def test_call_has_method_and_peer() -> None:
     """The representation is for logs."""
     call = Call("s", "m", deadline=None, metadata=NO_METADATA, peer=PeerCredentials(1, 2, 3))
 

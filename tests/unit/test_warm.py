@@ -10,11 +10,11 @@ def test_calls_of_a_warm_up_are_served(tmp_path: Path) -> None:
     """All but Stats: what stands in for a container has no cgroup of its own."""
 
     def work() -> bool:
-        answers = warmup._live(str(tmp_path / "place"), 2).splitlines()
+        answers = warmup._run_lifecycles(str(tmp_path / "place"), 2).splitlines()
         refused = [line for line in answers if "not found" in line or "error" in line]
         assert refused == ["Stats: cgroup does not exist: not found"]
         assert "Wait: exit_status=0 exited_at=seconds: 0\nnanos: 0\n 137" in "\n".join(answers)
-        return len([line for line in answers if ": " in line]) >= len(warmup._LIFE)
+        return len([line for line in answers if ": " in line]) >= len(warmup._LIFECYCLE)
 
     assert in_fork(work) == 0
 
@@ -23,6 +23,8 @@ def test_two_warm_ups_give_the_same_answers(tmp_path: Path) -> None:
     """Pids and times aside: this is what a canary is compared with."""
 
     def work() -> bool:
-        return warmup._live(str(tmp_path / "place"), 1) == warmup._live(str(tmp_path / "place"), 3)
+        return warmup._run_lifecycles(str(tmp_path / "place"), 1) == warmup._run_lifecycles(
+            str(tmp_path / "place"), 3
+        )
 
     assert in_fork(work) == 0

@@ -46,7 +46,7 @@ def filled(reader_of: str) -> FifoReader:
 
 @pytest.mark.rule("io.terminal.8")
 @OLD_KERNEL
-def test_terminal_that_nobody_has_open_is_not_over(
+def test_terminal_that_no_process_has_open_has_not_ended(
     tmp_path: Path, old: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """EIO means wait until the process has ended; the loop sleeps meanwhile."""
@@ -98,7 +98,7 @@ def test_terminal_that_its_session_hung_up_is_opened_again(
 
 @pytest.mark.rule("io.terminal.10")
 @OLD_KERNEL
-def test_input_after_a_hang_up_waits_also_when_nobody_takes_the_output(
+def test_input_after_a_hangup_waits_even_if_no_client_reads_the_output(
     tmp_path: Path, old: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What a client types while no process has the terminal open is kept for the next reader."""
@@ -198,7 +198,7 @@ def test_process_that_ended_is_not_waited_for_when_others_have_the_terminal(
 
 
 @pytest.mark.rule("io.terminal.9")
-def test_output_of_a_mebibyte_outlives_its_process_and_a_client_that_is_away(
+def test_output_of_a_mebibyte_outlives_its_process_and_a_disconnected_client(
     tmp_path: Path,
 ) -> None:
     """What waits in the terminal at the exit is read to its end, at any pace."""
@@ -257,7 +257,7 @@ def test_size_is_cut_to_16_bits(
 
 
 @pytest.mark.rule("io.end.4")
-def test_output_that_nobody_takes_is_given_up_at_the_end(tmp_path: Path) -> None:
+def test_output_that_no_client_reads_is_dropped_at_the_end(tmp_path: Path) -> None:
     """A client that is away for good holds Delete up as long as the settings say, no longer."""
     (out,) = fifos(tmp_path, ["out"])
     policy = IoPolicy(drain_limit_s=0.2, drain_grace_s=0.05)

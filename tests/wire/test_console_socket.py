@@ -37,7 +37,7 @@ def _nothing_stays(place: Path) -> Iterator[None]:
 
 
 @pytest.mark.rule("io.terminal.2")
-def test_terminal_is_taken_and_the_folder_goes_with_it(tmp_path: Path, place: Path) -> None:
+def test_terminal_is_received_and_its_folder_removed(tmp_path: Path, place: Path) -> None:
     """The socket is removed as soon as the master has come, not with the process."""
     (out,) = fifos(tmp_path, ["out"])
 

@@ -197,7 +197,7 @@ def test_connect_missing_file_is_reported(tmp_path: Path) -> None:
 
 
 @pytest.mark.rule("io.pipes.6")
-def test_connect_directory_is_told() -> None:
+def test_connect_directory_is_reported() -> None:
     """A path that is missing, or a folder, fails the call."""
     text = _connect_error(Stdio(stdout="/"))
 
@@ -207,7 +207,7 @@ def test_connect_directory_is_told() -> None:
 @pytest.mark.parametrize(
     ("path", "why"), [("/dev/null/x", "not a directory"), ("a\0b", "invalid argument")]
 )
-def test_connect_name_that_cannot_be_looked_at_is_reported(path: str, why: str) -> None:
+def test_connect_name_that_cannot_be_resolved_is_reported(path: str, why: str) -> None:
     """What the reference's stat says; a NUL must not be a crash."""
     text = _connect_error(Stdio(stderr=path))
 
@@ -215,7 +215,7 @@ def test_connect_name_that_cannot_be_looked_at_is_reported(path: str, why: str) 
 
 
 @pytest.mark.rule("io.open.9")
-def test_connect_missing_stdin_is_told(tmp_path: Path) -> None:
+def test_connect_missing_stdin_is_reported(tmp_path: Path) -> None:
     """Stdin is opened first, with a text of its own."""
     path = f"{tmp_path}/in"
 
@@ -254,7 +254,7 @@ def test_connect_without_descriptors_left_is_reported(tmp_path: Path) -> None:
 
 
 @pytest.mark.rule("io.open.1")
-def test_pinned_name_replaced_after_the_look_opens_what_was_looked_at(tmp_path: Path) -> None:
+def test_pinned_file_is_opened_even_if_its_name_is_replaced(tmp_path: Path) -> None:
     """Rename, unlink or replace between stat and open is harmless."""
     (out,) = fifos(tmp_path, ["out"])
     with nothing_leaked(), Pinned(out) as pinned:
@@ -269,7 +269,7 @@ def test_pinned_name_replaced_after_the_look_opens_what_was_looked_at(tmp_path: 
 
 
 @pytest.mark.rule("io.select.3")
-def test_fifo_scheme_is_taken_off_all_names(tmp_path: Path) -> None:
+def test_fifo_scheme_is_removed_from_all_names(tmp_path: Path) -> None:
     """The reference fails to open `fifo://…`."""
     paths = fifos(tmp_path)
 

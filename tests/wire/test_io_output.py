@@ -212,7 +212,7 @@ def test_short_lines_of_a_process_without_reader_all_fit_the_fifo(
         "exec >&- 2>&-; sleep 60",  # ended
     ],
 )
-def test_output_at_rest_wakes_no_thread(tmp_path: Path, script: str, loop: LoopName) -> None:
+def test_idle_output_wakes_no_thread(tmp_path: Path, script: str, loop: LoopName) -> None:
     """No busy loop, no timer, whichever side waits for which."""
     _, out, err = fifos(tmp_path)
 

@@ -129,7 +129,7 @@ def test_pipe_ends_belong_to_io_uid_and_io_gid(tmp_path: Path) -> None:
         (Stdio(stderr="/x"), "stderr"),
     ],
 )
-def test_pipe_ends_chown_refused_is_told_by_stream(stdio: Stdio, name: str) -> None:
+def test_refused_chown_of_a_pipe_names_the_stream(stdio: Stdio, name: str) -> None:
     """`failed to chown stdin|stdout|stderr: …`, and no pipe is left."""
     with nothing_leaked():
         os.seteuid(65534)

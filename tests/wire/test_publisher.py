@@ -99,7 +99,7 @@ def test_event_is_wrapped_as_containerd_expects(tmp_path: Path) -> None:
 
 
 @pytest.mark.rule("events.transport.2")
-def test_events_while_the_daemon_is_away_arrive_in_order_once_it_is_back(tmp_path: Path) -> None:
+def test_events_arrive_in_order_once_the_daemon_is_back(tmp_path: Path) -> None:
     """Unlike in the reference nothing is dropped, nothing overtakes."""
 
     async def main() -> None:
@@ -217,7 +217,7 @@ def test_full_outbox_refuses_new_processes_and_drops_nothing(
     run(main())
 
 
-def test_events_not_taken_at_the_end_are_logged(
+def test_events_not_acknowledged_at_the_end_are_logged(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The end of the shim waits a bounded time for its last events, and says what is lost."""
@@ -231,7 +231,9 @@ def test_events_not_taken_at_the_end_are_logged(
     assert "/tasks/start" in caplog.text
 
 
-def test_ooms_of_one_container_are_published_once_while_none_was_taken(tmp_path: Path) -> None:
+def test_ooms_of_one_container_are_published_once_while_none_is_acknowledged(
+    tmp_path: Path,
+) -> None:
     """A daemon that was away gets each container's OOM once, in its place."""
 
     async def main() -> None:

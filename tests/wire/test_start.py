@@ -60,7 +60,7 @@ def test_old_daemons_get_the_plain_address(boot: Boot, stdin: bytes) -> None:
 
 @pytest.mark.rule("cli.reply.2")
 @pytest.mark.root
-def test_json_is_answered_where_the_administrator_says_so(boot: Boot) -> None:
+def test_reply_is_json_if_the_administrator_configures_it(boot: Boot) -> None:
     """`json_v3_reply` gives the reply of containerd 2.1.9, to the byte."""
     boot.bundle("c1")
     settings = boot.folder / "shim.toml"
@@ -114,7 +114,7 @@ def test_binary_for_publishing_need_not_be_there(boot: Boot) -> None:
     assert answers(path_of(done))
 
 
-def test_words_after_start_are_not_looked_at(boot: Boot) -> None:
+def test_arguments_after_start_are_ignored(boot: Boot) -> None:
     """Only the first word is the action."""
     boot.bundle("c1")
 

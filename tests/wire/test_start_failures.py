@@ -95,7 +95,7 @@ def test_bad_settings_fail_with_their_line(boot: Boot) -> None:
 
 
 @pytest.mark.rule("cli.socket.4")
-def test_too_long_socket_folder_is_told_with_its_length(boot: Boot) -> None:
+def test_too_long_socket_folder_is_reported_with_its_length(boot: Boot) -> None:
     """A path that is too long is reported with Go's text."""
     bundle = boot.bundle("c1")
     folder = f"{boot.folder}/{'x' * 60}"
@@ -244,7 +244,7 @@ def test_full_disk_fails_cleanly(boot: Boot) -> None:
 
 
 @pytest.mark.rule("cli.spawn.8")
-def test_reply_that_nobody_reads_is_rolled_back(boot: Boot) -> None:
+def test_reply_without_a_reader_is_rolled_back(boot: Boot) -> None:
     """The daemon died meanwhile: a server that no daemon knows must not stay."""
     bundle = boot.bundle("c1")
     reader, writer = os.pipe()
@@ -294,7 +294,7 @@ def test_start_killed_before_its_answer_leaves_no_server(boot: Boot) -> None:
     assert os.listdir(boot.socket_dir) == []
 
 
-def test_socket_that_answers_nothing_is_joined_all_the_same(boot: Boot) -> None:
+def test_socket_that_answers_nothing_is_joined_nevertheless(boot: Boot) -> None:
     """A shim that hangs keeps its name: a second one would lose its containers."""
     boot.bundle("c1")
     path = path_of(boot.new_start("c1"))

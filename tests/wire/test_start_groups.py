@@ -248,7 +248,7 @@ def _end_reference(boot: Boot) -> None:
     until(lambda: not running(), "the reference's shim to end")
 
 
-def test_pid_of_the_server_is_what_connect_tells(boot: Boot) -> None:
+def test_connect_returns_the_pid_of_the_server(boot: Boot) -> None:
     """The double fork changes the pid twice: clients get the last one."""
     boot.bundle("c1")
     path = path_of(boot.new_start("c1"))

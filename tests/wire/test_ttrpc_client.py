@@ -97,7 +97,7 @@ def test_request_on_the_wire_has_names_payload_time_and_metadata(loop: LoopName)
 
 
 @pytest.mark.rule("ttrpc.client.1")
-def test_ids_on_the_wire_strictly_increase_whoever_calls(loop: LoopName) -> None:
+def test_ids_on_the_wire_strictly_increase_for_all_callers(loop: LoopName) -> None:
     """And answers may come in any order."""
 
     async def scenario() -> None:
@@ -314,7 +314,7 @@ def test_lost_server_fails_all_calls_and_is_noticed(loop: LoopName, rest: bytes)
 
 
 @pytest.mark.rule("ttrpc.client.3")
-def test_server_that_left_unread_requests_is_gone_all_the_same(loop: LoopName) -> None:
+def test_server_that_left_unread_requests_counts_as_gone(loop: LoopName) -> None:
     """ECONNRESET on read, EPIPE on write."""
 
     async def scenario() -> None:

@@ -28,7 +28,7 @@ def one_method(handler: Any) -> Registry:
 
 
 @pytest.mark.rule("ttrpc.deadline.2")
-def test_handler_is_cancelled_at_its_deadline_and_the_client_told(loop: LoopName) -> None:
+def test_handler_is_cancelled_at_its_deadline_and_the_client_gets_an_error(loop: LoopName) -> None:
     """Code 4 in time; the connection is used on."""
 
     async def scenario() -> None:
@@ -69,7 +69,7 @@ def test_deadline_is_given_to_the_handler_in_loop_time(loop: LoopName, method: s
 
 
 @pytest.mark.rule("ttrpc.deadline.1")
-def test_deadline_in_the_past_reaches_the_handler_all_the_same(loop: LoopName) -> None:
+def test_deadline_in_the_past_reaches_the_handler_nevertheless(loop: LoopName) -> None:
     """What needs no waiting is answered well; what waits is cancelled."""
 
     async def scenario() -> None:
@@ -111,7 +111,7 @@ def test_deadline_that_passes_before_the_first_step_waits_for_it(loop: LoopName)
 
 @pytest.mark.rule("ttrpc.deadline.2")
 @pytest.mark.parametrize(("value", "answer"), [("return", "return"), ("raise", (2, "killed"))])
-def test_handler_may_say_something_else_at_its_deadline(
+def test_handler_may_raise_another_error_at_its_deadline(
     loop: LoopName, value: str, answer: Any
 ) -> None:
     """A killed runtime is reported in its own words."""

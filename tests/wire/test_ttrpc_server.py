@@ -122,7 +122,7 @@ def test_client_that_does_not_read_stalls_itself_only(loop: LoopName) -> None:
     run(scenario(), loop=loop)
 
 
-def test_client_that_leaves_without_reading_is_let_go(loop: LoopName) -> None:
+def test_client_that_disconnects_without_reading_is_released(loop: LoopName) -> None:
     """Also while its connection is not read."""
 
     async def scenario() -> None:
@@ -138,7 +138,7 @@ def test_client_that_leaves_without_reading_is_let_go(loop: LoopName) -> None:
     run(scenario(), loop=loop)
 
 
-def test_client_that_shuts_its_reading_side_is_let_go(loop: LoopName) -> None:
+def test_client_that_shuts_its_reading_side_is_released(loop: LoopName) -> None:
     """Its calls cannot be answered; what it asked before is done."""
 
     async def scenario() -> None:

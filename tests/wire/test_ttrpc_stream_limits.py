@@ -59,7 +59,7 @@ def test_full_stream_waits_for_its_handler(loop: LoopName) -> None:
 
 
 @pytest.mark.rule("ttrpc.stream.5")
-def test_stream_nobody_takes_from_is_given_up_and_the_connection_used_on(
+def test_stream_that_is_not_read_is_aborted_and_the_connection_stays_open(
     loop: LoopName, short_patience: None
 ) -> None:
     """After 1 s; older implementations block the whole connection for ever."""
@@ -120,7 +120,7 @@ def test_rest_of_a_frame_outlives_its_stream_harmlessly(loop: LoopName) -> None:
     run(scenario(), loop=loop)
 
 
-def test_connection_that_ends_with_a_full_stream_is_let_go(loop: LoopName) -> None:
+def test_connection_that_ends_with_a_full_stream_is_released(loop: LoopName) -> None:
     """No timer, no task is left."""
 
     async def scenario() -> None:
@@ -138,7 +138,7 @@ def test_connection_that_ends_with_a_full_stream_is_let_go(loop: LoopName) -> No
     run(scenario(), loop=loop)
 
 
-def test_client_that_takes_nothing_loses_the_stream_only(
+def test_client_that_does_not_read_loses_the_stream_only(
     loop: LoopName, short_patience: None
 ) -> None:
     """The error ends this stream, not the connection."""

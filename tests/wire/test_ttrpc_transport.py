@@ -130,7 +130,7 @@ def test_congestion_stops_reading_at_a_server_only(loop: LoopName) -> None:
     run(scenario(), loop=loop)
 
 
-def test_drain_of_a_lost_connection_tells_it(loop: LoopName) -> None:
+def test_drain_of_a_lost_connection_reports_the_loss(loop: LoopName) -> None:
     """Before and meanwhile; who only waits for the kernel has nothing to wait for."""
 
     async def scenario() -> None:

@@ -269,7 +269,7 @@ def test_zygote_can_be_switched_off(boot: Boot) -> None:
     assert zygotes.zygotes(boot.shim) == []
 
 
-def test_launcher_without_its_file_says_so(boot: Boot) -> None:
+def test_launcher_without_its_conf_file_reports_it(boot: Boot) -> None:
     """An installation that is broken is seen at once, by its name."""
     conf = boot.shim.with_name(f"{NAME}.conf")
     conf.unlink()

@@ -243,7 +243,9 @@ def test_restricted_caller_with_many_groups_keeps_its_restrictions(boot: Boot) -
 
 
 @pytest.mark.parametrize("action", [signal.SIG_DFL, signal.SIG_IGN], ids=["default", "ignored"])
-def test_c_librarys_own_signals_tell_no_callers_apart(boot: Boot, action: signal.Handlers) -> None:
+def test_signals_of_the_c_library_do_not_distinguish_callers(
+    boot: Boot, action: signal.Handlers
+) -> None:
     """A program that starts with them ignored has them at their default once it has a thread."""
 
     def treat() -> None:

@@ -116,7 +116,7 @@ def test_what_is_no_request_harms_nothing(boot: Boot, word: bytes, bodies: list[
     assert started(boot, "c1") == waiting
 
 
-def test_client_that_says_nothing_delays_the_next_launcher_for_a_moment(boot: Boot) -> None:
+def test_client_that_sends_nothing_delays_the_next_launcher_for_a_moment(boot: Boot) -> None:
     path = launched.socket_of(warmed(boot))
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as silent:
         silent.connect(str(path))
@@ -129,7 +129,7 @@ def test_client_that_says_nothing_delays_the_next_launcher_for_a_moment(boot: Bo
 
 @pytest.mark.root
 @pytest.mark.parametrize("restricted", [False, True], ids=["as it says", "with less"])
-def test_peer_must_be_what_its_key_says(boot: Boot, restricted: bool) -> None:
+def test_peer_must_match_its_key(boot: Boot, restricted: bool) -> None:
     """One without capabilities or with NoNewPrivs gets nothing for the key of one that has all."""
     path, body = captured(boot)
 

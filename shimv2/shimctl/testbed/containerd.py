@@ -101,7 +101,7 @@ class Containerd:
         """
         return ended(
             self.command(*args),
-            told_as=f"ctr {' '.join(args)}",
+            label=f"ctr {' '.join(args)}",
             check=check,
             stdin=stdin,
             timeout_s=timeout_s,
@@ -127,8 +127,8 @@ class Containerd:
 
     def remove_task(self, container_id: str) -> int:
         """Run `ctr task rm` and return the exit status it tells, which ctr 1.6 does in words."""
-        said = self.ctr("task", "rm", container_id).stderr.decode()
-        match = re.search(r"exit with non-zero exit code (\d+)", said)
+        output = self.ctr("task", "rm", container_id).stderr.decode()
+        match = re.search(r"exit with non-zero exit code (\d+)", output)
         return int(match[1]) if match else 0
 
     def shim_pid(self, container_id: str) -> int:

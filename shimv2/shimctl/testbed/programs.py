@@ -10,7 +10,7 @@ from typing import Final
 
 from shimv2.shimctl.testbed.until import until
 
-_SAID: Final = 2000  # of the output that a failure shows
+_SHOWN_BYTES: Final = 2000  # of the output that a failure shows
 _STOP_LIMIT_S: Final = 60.0
 
 
@@ -29,7 +29,7 @@ def run_by(python: str, flags: str = "-I") -> str:
 def ended(
     command: Sequence[str],
     *,
-    told_as: str,
+    label: str,
     check: bool,
     stdin: bytes = b"",
     timeout_s: float,
@@ -41,8 +41,8 @@ def ended(
     """
     done = subprocess.run(command, check=False, input=stdin, capture_output=True, timeout=timeout_s)
     if check and done.returncode:
-        said = (done.stdout[-_SAID:] + done.stderr[-_SAID:]).decode(errors="replace")
-        raise AssertionError(f"{told_as}: status {done.returncode}: {said}")
+        shown = (done.stdout[-_SHOWN_BYTES:] + done.stderr[-_SHOWN_BYTES:]).decode(errors="replace")
+        raise AssertionError(f"{label}: status {done.returncode}: {shown}")
     return done
 
 
@@ -80,7 +80,7 @@ class Daemon:
         def ready() -> bool:
             if process.poll() is not None:
                 self._process = None
-                tail = Path(self.log).read_bytes()[-_SAID:].decode(errors="replace")
+                tail = Path(self.log).read_bytes()[-_SHOWN_BYTES:].decode(errors="replace")
                 raise AssertionError(f"{self._name} did not start: {tail}")
             return answers()
 

@@ -87,10 +87,10 @@ def tool(script: str, *args: str) -> str:
 def _version(binaries: str) -> str:
     """Return the shim's version without the distribution's suffix, or "" if it does not run."""
     try:
-        said = subprocess.run(
+        output = subprocess.run(
             [os.path.join(binaries, GO_SHIM), "-v"], check=False, capture_output=True, text=True
         )
     except OSError:
         return ""
-    found = re.search(r"Version: +v?([0-9.]+)", said.stdout)
+    found = re.search(r"Version: +v?([0-9.]+)", output.stdout)
     return found[1] if found else ""

@@ -87,11 +87,11 @@ def pairs(program: Path, count: int) -> list[int]:
         # One that warms up has other forks, and does not listen yet.
         return len(found) == 2 * count and all(map(_listens, found))
 
-    until(all_wait, f"{count} zygotes with their spares", found=lambda: _told(program))
+    until(all_wait, f"{count} zygotes with their spares", found=lambda: _describe(program))
     return found
 
 
-def _told(program: Path) -> str:
+def _describe(program: Path) -> str:
     """List all processes that have to do with a launcher, as text for a failure."""
     every = psutil.process_iter(["pid", "ppid", "status", "cmdline"])
     mine = (each.info for each in every if str(program) in " ".join(each.info["cmdline"] or []))

@@ -101,7 +101,7 @@ def test_options_that_are_not_there_fail_the_run(own_docker: Dockerd) -> None:
 
 
 @pytest.mark.parametrize("pair", unfit_pairs("dockerd 20.10", "dockerd 28"), indirect=True)
-def test_pair_that_cannot_be_says_why(docker: Dockerd) -> None:
+def test_invalid_pair_reports_why(docker: Dockerd) -> None:
     """Debian 12's crun knows the containers of its own time only; its words reach the client."""
     done = docker.run("--rm", IMAGE, "true", check=False)
 
