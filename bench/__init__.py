@@ -1,1 +1,1 @@
-"""What a shim costs, measured side by side with others: `make bench`, `bench-guard`, `density`."""
+"""Benches: this shim measured side by side with others (`make bench`, `bench-guard`, `density`)."""

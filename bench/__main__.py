@@ -19,9 +19,9 @@ from bench.suite import show
 from shimv2.shimctl.reply import Generation
 
 _LAST: Final = ROOT / ".cache" / "bench" / "last.json"
-_PYTHONS: Final = ("3.13", "3.14")  # whose memory the bars are about, too
+_PYTHONS: Final = ("3.13", "3.14")  # the bars have memory figures for these too
 _GUARD_OPTIONS: Final = Options(shims=(10,), execs=0, idle_s=5.0)
-# A minute and a half for what has to be seen: experiment or figure, pairs.
+# Experiment or figure -> pairs, chosen so that the guard takes a minute and a half.
 _GUARD_PAIRS: Final = {"start": 20, "delete": 6, "whole": 8, "stdout": 5, "pss_10": 10, "idle": 1}
 _INTERRUPTED: Final = 130
 
@@ -44,20 +44,39 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True)
 
     run = commands.add_parser("run", help="compare our shim with others")
-    run.add_argument("--ours", default="", metavar="PATH", help="do not install ours: it is there")
-    run.add_argument("--only", default="", metavar="NAME,...", help="experiments or figures")
+    run.add_argument(
+        "--ours",
+        default="",
+        metavar="PATH",
+        help="the installed shim to measure, instead of a fresh installation",
+    )
+    run.add_argument(
+        "--only", default="", metavar="NAME,...", help="the experiments or figures to run"
+    )
     run.add_argument("--pairs", type=int, help="how many samples of each shim")
     every = ",".join(PEERS)
-    run.add_argument("--peers", metavar="NAME,...", help=f"instead of those there are of {every}")
-    run.add_argument("--peer", action="append", default=[], metavar="NAME=PATH", help="any other")
-    run.add_argument("--python", default="", metavar="VERSION", help="of ours (or a path)")
+    run.add_argument(
+        "--peers",
+        metavar="NAME,...",
+        help=f"the peers, instead of all that are available of {every}",
+    )
+    run.add_argument(
+        "--peer", action="append", default=[], metavar="NAME=PATH", help="a further peer"
+    )
+    run.add_argument(
+        "--python", default="", metavar="VERSION", help="the Python of our shim, or its path"
+    )
     run.add_argument(
         "--pythons",
         metavar="VERSION,...",
-        help=f"measure the memory of ours with these, too ({','.join(_PYTHONS)} if to be had)",
+        help=f"also measure the memory of ours with these ({','.join(_PYTHONS)} if available)",
     )
-    run.add_argument("--shims", default="1,5,20", metavar="N,...", help="how many, for memory")
-    run.add_argument("--execs", type=int, default=20, help="in each, before memory is measured")
+    run.add_argument(
+        "--shims", default="1,5,20", metavar="N,...", help="how many shims, for memory"
+    )
+    run.add_argument(
+        "--execs", type=int, default=20, help="execs in each shim before memory is measured"
+    )
     run.add_argument("--idle", type=float, default=60.0, metavar="SECONDS")
     run.add_argument("--json", type=Path, default=_LAST)
     run.set_defaults(main=_run)
@@ -66,9 +85,9 @@ def _parser() -> argparse.ArgumentParser:
     guard.add_argument("--ours", default="", metavar="PATH", help="the same")
     guard.set_defaults(main=_guard)
 
-    many = commands.add_parser("density", help="many containers at a time")
+    many = commands.add_parser("density", help="run many containers at a time")
     many.add_argument("count", type=int)
-    many.add_argument("--shim", default="", metavar="PATH", help="another shim than ours")
+    many.add_argument("--shim", default="", metavar="PATH", help="the shim, instead of ours")
     many.set_defaults(main=_density)
 
     write = commands.add_parser("page", help="write docs/performance.md from a run's results")
@@ -129,11 +148,13 @@ def _guard(arguments: argparse.Namespace) -> int:
     broken = [row.measure.name for row in rows if row.is_broken]
     print(f"\n{report.table(rows)}\n")
     if broken:
-        print(f"bench guard: beyond any doubt worse than it has to be: {', '.join(broken)}")
+        print(f"bench guard: certainly beyond the bound: {', '.join(broken)}")
         return 1
     if doubtful := [row.measure.name for row in rows if not row.is_met]:
-        print(f"bench guard: worse than it has to be, or noise: {', '.join(doubtful)}")
-    print(f"bench guard: nothing is lost for certain ({time.monotonic() - began:.0f} s)")
+        print(f"bench guard: beyond the bound, or noise: {', '.join(doubtful)}")
+    print(
+        f"bench guard: no figure is certainly beyond its bound ({time.monotonic() - began:.0f} s)"
+    )
     return 0
 
 
@@ -169,10 +190,10 @@ def _found(
     find: Callable[[str], Peer],
     left_out: list[str],
 ) -> list[Peer]:
-    """Find what was chosen, or of the usual ones those that are to be had here.
+    """Find the chosen peers, or those of the usual ones that are available on this machine.
 
     Raises:
-        NoPeer: one that was chosen is not there.
+        NoPeer: a chosen one is not available.
     """
     if chosen is not None:
         return [find(name) for name in chosen.split(",") if name]

@@ -1,6 +1,7 @@
-"""Runs `start` and `delete` as containerd does, and tells how long they took.
+"""Runs `start` and `delete` as containerd does, and measures how long they take.
 
-By the cheapest way there is to start a program: what the driver adds, it adds to both shims.
+Programs are started in the cheapest way: the time of the driver itself is in the figures of all
+shims.
 """
 
 import contextlib
@@ -37,7 +38,7 @@ def start(binary: Binary, bundle: Bundle, stdin: bytes) -> tuple[Reply, float]:
 
 
 def delete(binary: Binary, bundle: Bundle) -> float:
-    """Run `delete`; the seconds it took.
+    """Run `delete`; return the seconds it took.
 
     Raises:
         ShimFailed, TimeoutError.
@@ -86,7 +87,7 @@ def _run(binary: Binary, flags: list[str], bundle: Bundle, stdin: bytes) -> Done
 def _filled(data: bytes) -> int:
     reader, writer = os.pipe()
     with os.fdopen(writer, "wb") as pipe:
-        assert len(data) <= _PIPE_BYTES, "what a shim gets on stdin does not fit a pipe"
+        assert len(data) <= _PIPE_BYTES, "the stdin of the shim does not fit into a pipe"
         pipe.write(data)
     return reader
 

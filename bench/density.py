@@ -1,4 +1,4 @@
-"""Many containers on one machine: how much they take together, and that all of them go again."""
+"""Many containers on one machine: their memory together, and whether all of them are removed."""
 
 import time
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ _MIB_KIB: Final = 1024
 
 @dataclass(slots=True)
 class Density:
-    """What has become of them."""
+    """The result of a run."""
 
     wanted: int
     running: int = 0
@@ -41,7 +41,7 @@ class Density:
 
 
 def density(place: Place, peer: Peer, wanted: int) -> Density:
-    """Start so many, look at them, and remove them; a failure is printed and ends nothing."""
+    """Start `wanted` containers, measure and remove them; print failures and continue."""
     found = Density(wanted)
     failures: list[str] = []
     shims: list[Running] = []
@@ -82,7 +82,7 @@ def density(place: Place, peer: Peer, wanted: int) -> Density:
 
 
 def summary(peer: Peer, found: Density) -> str:
-    """Lay it out as a table."""
+    """Format the result as a table."""
     count = max(found.running, 1)
     lines = [
         ("shim", peer.label),

@@ -1,4 +1,4 @@
-"""Reads the logs of all shims, as a daemon does: a shim without a reader of its log waits."""
+"""Reads the logs of all shims, as a daemon does: some shims block on a log that is not read."""
 
 import contextlib
 import os
@@ -10,7 +10,7 @@ _READ_BYTES: Final = 64 * 1024
 
 
 class Logs:
-    """Reads and drops what shims log.  Owns its process, which `close` ends."""
+    """Reads and drops the logs of shims, in a process of its own.  `close` ends that process."""
 
     def __init__(self) -> None:
         paths, self._paths = os.pipe()
@@ -19,14 +19,14 @@ class Logs:
             try:
                 os.close(self._paths)
                 for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-                    signal.signal(number, signal.SIG_IGN)  # the parent ends it, or its death does
+                    signal.signal(number, signal.SIG_IGN)  # this process ends with its parent
                 _read_all(paths)
             finally:
                 os._exit(0)
         os.close(paths)
 
     def follow(self, path: str) -> None:
-        """Read a FIFO, until it has no writers any more; its path has no newline in it."""
+        """Read a FIFO until it has no writers any more; its path must not contain a newline."""
         os.write(self._paths, f"{path}\n".encode())
 
     def close(self) -> None:
@@ -35,7 +35,7 @@ class Logs:
 
 
 def _read_all(paths: int) -> None:
-    """Read the FIFOs whose paths come, until no more paths can come."""
+    """Read the FIFOs whose paths arrive on the pipe, until the end of that pipe."""
     poll = select.epoll()
     poll.register(paths, select.EPOLLIN)
     rest = b""

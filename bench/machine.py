@@ -1,4 +1,4 @@
-"""The machine the figures are from, in words."""
+"""Describes the machine that the figures are from."""
 
 import os
 import platform
@@ -11,7 +11,7 @@ from bench.peers import ROOT
 
 
 def described(interpreter: str) -> dict[str, str]:
-    """Tell of the machine, and of the Python that our shim runs with."""
+    """Describe the machine, and the Python that our shim runs with."""
     return {
         "date": time.strftime("%Y-%m-%d"),
         "commit": _output("git", "-C", str(ROOT), "describe", "--always", "--dirty"),
@@ -21,7 +21,8 @@ def described(interpreter: str) -> dict[str, str]:
         "system": platform.freedesktop_os_release().get("PRETTY_NAME", "?"),
         "python": _output(interpreter, "-V").removeprefix("Python "),
         "cgroups": "v2" if os.path.exists("/sys/fs/cgroup/cgroup.controllers") else "v1",
-        # With it each session gets the same share of a busy machine: ours is one a shim.
+        # With autogroups each session gets the same share of a busy machine; each of our shims is a
+        # session.
         "autogroup": _setting("sched_autogroup_enabled"),
         "runc": _output("runc", "--version").removeprefix("runc version "),
         "crun": _output("crun", "--version").removeprefix("crun version "),

@@ -1,13 +1,13 @@
-"""What is measured, and which of it has to be how good.  Pure."""
+"""What is measured, and the bounds that the figures have to meet.  Pure."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 Samples = Mapping[str, Sequence[float]]  # by measure
-Round = Mapping[str, Samples]  # by shim: of all, taken one right after the other
+Round = Mapping[str, Samples]  # by shim, one right after the other
 
-MS: Final = 1e3  # of these a second has
+MS: Final = 1e3  # milliseconds in a second
 US: Final = 1e6
 
 OURS: Final = "ours"
@@ -22,7 +22,7 @@ RUST: Final = "rust"
 
 
 def is_ours(name: str) -> bool:
-    """Tell whether a shim is ours or a variant of it, which is compared with the peers, too."""
+    """Whether a shim is ours, or a variant of ours that is compared with the peers too."""
     return name == OURS or name.startswith(f"{OURS}-")
 
 
@@ -38,17 +38,16 @@ class Measure:
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """A bound on the ratio ours / peer, or without a peer on our own figure.
+    """A bound on the ratio ours / peer; without a peer, a bound on our own figure.
 
-    It is met when the end of the 95 % interval that is nearer to it is within: a lucky median does
-    not count.
+    It is met only if the whole 95 % interval is within it: a lucky median does not count.
     """
 
     measure: str
     peer: str  # "" = the bound is on our own figure
     limit: float
-    at_least: bool = False  # the ratio is to be that or more
-    goal: float | None = None  # where we want to be; printed, not judged
+    at_least: bool = False  # the ratio has to be `limit` or more
+    goal: float | None = None  # a better value that we aim at; printed, not judged
     ours: str = OURS  # or a variant of it
 
     def __str__(self) -> str:
@@ -59,7 +58,7 @@ class Bar:
         return low >= self.limit if self.at_least else high <= self.limit
 
     def is_broken(self, low: float, high: float) -> bool:
-        """Tell whether it is missed for certain: what a guard on a noisy machine asks."""
+        """Whether the whole interval is beyond the bound; `make bench-guard` fails only then."""
         return high < self.limit if self.at_least else low > self.limit
 
 
@@ -102,15 +101,15 @@ BARS: Final = (
     Bar("pss_used_20", GO_2_1, 1.0, ours=UNSHARED),
     Bar("wakeups", "", 0.0),
 )
-"""What `make bench` has to show."""
+"""The bounds of `make bench`."""
 
 GUARD: Final = (
     Bar("start", GO_1_6, 1.5),  # without the zygote: 8
     Bar("delete", GO_1_6, 3.0),
-    Bar("whole", GO_1_6, 3.0),  # what runc takes is in both
+    Bar("whole", GO_1_6, 3.0),  # the time of runc is in both
     Bar("stdout_cpu", GO_1_6, 0.6),  # without splice: about 1
     Bar("stdout", GO_1_6, 0.8, at_least=True),
-    Bar("pss_10", GO_1_6, 1.4),  # it is 1.1; one that gives nothing back: 2.6; shares nothing: 4
+    Bar("pss_10", GO_1_6, 1.4),  # usually 1.1; without reclaim 2.6; without sharing 4
     Bar("wakeups", "", 4.0),  # in 5 s: a timer once a second is more
 )
-"""Wide: what breaks one of these has lost a whole mechanism."""
+"""Wide bounds of `make bench-guard`: beyond one, a whole mechanism does not work."""

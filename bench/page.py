@@ -1,4 +1,4 @@
-"""docs/performance.md: what a run has found goes between two marks, the rest is written by hand."""
+"""docs/performance.md: the results of a run are put between two marks, the rest is hand-written."""
 
 from pathlib import Path
 from typing import Final
@@ -18,7 +18,7 @@ them.
 
 
 def write(results: Results, path: Path) -> list[Path]:
-    """Put the figures into the page, and the plots into a folder of its name beside it."""
+    """Write the figures into the page, and the plots into a folder beside it that has its name."""
     folder = path.with_suffix("")
     folder.mkdir(parents=True, exist_ok=True)
     numbers = sorted(
@@ -38,7 +38,7 @@ def write(results: Results, path: Path) -> list[Path]:
 
 
 def placed(old: str, made: str) -> str:
-    """Return a page with what is between the marks replaced.
+    """Return a page whose text between the marks is replaced.
 
     Raises:
         ValueError: it has no such marks.

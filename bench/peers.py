@@ -24,7 +24,7 @@ _ZYGOTE_LIMIT_S: Final = 10.0
 _STEP_S: Final = 0.002
 _PAIR: Final = 2  # a zygote and its spare
 
-# Name of the peer: the release of containerd that has it, and how that containerd talks.
+# Name of the peer -> the release of containerd that has it, and the generation of its protocol.
 _RELEASES: Final = {
     measures.GO_2_1: ("2.1", Generation.V2_0),
     measures.GO_1_7: ("1.7", Generation.V1_7),
@@ -34,12 +34,12 @@ _RELEASES: Final = {
 
 @dataclass(frozen=True, slots=True)
 class _Built:
-    """A shim that no Debian release has: what builds it into a folder of the cache."""
+    """A shim that no Debian release has, and how to build it in a folder of the cache."""
 
-    script: str  # of tools/
+    script: str  # in tools/
     source: str
     folder: str
-    packages: Sequence[str]  # of the source
+    packages: Sequence[str]  # the packages of the source to build
     program: str
     generation: Generation
     label: str
@@ -69,7 +69,7 @@ PEERS: Final = (*_RELEASES, *_BUILT)
 
 
 class NoPeer(Exception):
-    """A shim to compare with is not to be had here; the text says why."""
+    """A shim to compare with is not available on this machine; the text has the reason."""
 
 
 @dataclass(slots=True)
@@ -77,36 +77,36 @@ class Peer:
     """One shim binary, and the generation of daemon that uses it."""
 
     name: str
-    label: str  # with its version, as it tells it
+    label: str  # with the version that it prints
     path: str
     generation: Generation
     containerd: str = ""  # the folder of the daemon that comes with it
-    env: Mapping[str, str] = field(default_factory=dict)  # what its daemon gives it on top
-    has_zygote: bool = True  # as far as is known, if it has a launcher
+    env: Mapping[str, str] = field(default_factory=dict)  # variables that its daemon adds
+    has_zygote: bool = True  # with a launcher: whether a zygote may still appear
 
     @property
     def launcher(self) -> Path | None:
-        """Return the program whose zygote takes the work over; None when there is no such thing."""
+        """Return the launcher, which uses a zygote; None if the shim has no launcher."""
         program = Path(os.path.realpath(self.path))
         return program if program.with_name(f"{program.name}.conf").exists() else None
 
     @property
     def interpreter(self) -> str:
-        """Return the Python of a shim of ours, as its launcher has it; else that of the bench."""
+        """Return the Python in our launcher's conf file; without a launcher, that of the bench."""
         if self.launcher is None:
             return sys.executable
         conf = self.launcher.with_name(f"{self.launcher.name}.conf")
         return conf.read_text(encoding="utf-8").splitlines()[0]
 
     def end_zygotes(self) -> None:
-        """Have the next `start` be the first on a node."""
+        """End the zygotes, so that the next `start` is like the first on a node."""
         if self.launcher:
             zygotes.end_zygotes(self.launcher)
 
     def settle(self) -> None:
-        """Wait until a zygote has its spare; from then on it does nothing of its own accord.
+        """Wait until the zygote has its spare.  From then on it does nothing until a `start`.
 
-        One that does not come is waited for once: the figures will tell.
+        If no zygote appears within the limit, later calls do not wait again.
         """
         end = time.monotonic() + _ZYGOTE_LIMIT_S
         while self.launcher and self.has_zygote and len(self.helpers()) < _PAIR:
@@ -114,15 +114,15 @@ class Peer:
             time.sleep(_STEP_S)
 
     def helpers(self) -> list[int]:
-        """Return the processes that all shims of this kind share: zygotes and spares."""
+        """Return the pids that all shims of this peer share: zygotes and spares."""
         return zygotes.zygotes(self.launcher) if self.launcher else []
 
 
 def install_ours(prefix: Path, python: str = "") -> Peer:
-    """Install the tree as `make install` does, into a folder of our own.
+    """Install the tree as `make install` does, into a folder of the bench.
 
     Raises:
-        NoPeer: it cannot be installed, as for a Python that is too old.
+        NoPeer: it cannot be installed, for example because the Python is too old.
     """
     chosen = [f"PYTHON={python}"] if python else []
     done = subprocess.run(
@@ -139,7 +139,7 @@ def install_ours(prefix: Path, python: str = "") -> Peer:
 
 
 def for_python(prefix: Path, wanted: str) -> Peer:
-    """Install ours for another interpreter: a version, which is fetched if need be, or a path.
+    """Install ours for another interpreter, named by path or version (downloaded if missing).
 
     Raises:
         NoPeer: there is no such interpreter, or ours cannot be installed for it.
@@ -151,10 +151,10 @@ def for_python(prefix: Path, wanted: str) -> Peer:
 
 
 def find_python(wanted: str) -> str:
-    """Return the path of an interpreter, of which the version or the path is given.
+    """Return the path of an interpreter; `wanted` is its version or its path.
 
     Raises:
-        NoPeer: it is not to be had.
+        NoPeer: it is not available.
     """
     try:
         return tool("python.sh", wanted).splitlines()[-1]
@@ -163,10 +163,10 @@ def find_python(wanted: str) -> str:
 
 
 def unshared(ours: Peer, folder: Path) -> Peer:
-    """Make ours share no memory: with a launcher, and so a zygote, of its own.
+    """Return a variant of ours that shares no memory, with a launcher and a zygote of its own.
 
     Raises:
-        NoPeer: it has no launcher, and so shares nothing anyway.
+        NoPeer: ours has no launcher, so it shares no memory anyway.
     """
     launcher = ours.launcher
     if launcher is None:
@@ -185,10 +185,10 @@ def unshared(ours: Peer, folder: Path) -> Peer:
 
 
 def find_peer(name: str) -> Peer:
-    """Find one of PEERS; what is not there yet is downloaded, or built.
+    """Find one of PEERS; a missing one is downloaded or built.
 
     Raises:
-        NoPeer: it is not to be had; says why.
+        NoPeer: it is not available; the text has the reason.
     """
     try:
         if name in _RELEASES:
@@ -203,13 +203,13 @@ def find_peer(name: str) -> Peer:
             return given(name, path, made.generation, label=made.label)
     except ReleaseMissing as error:
         raise NoPeer(str(error)) from None
-    raise NoPeer(f"there is no peer {name}, but {', '.join(PEERS)}")
+    raise NoPeer(f"there is no peer {name}; there are {', '.join(PEERS)}")
 
 
 def given(
     name: str, path: str, generation: Generation, *, label: str = "Go", containerd: str = ""
 ) -> Peer:
-    """Take a shim by its path; its version is asked for.
+    """Return a peer for the shim at `path`, with the version that it prints.
 
     Raises:
         NoPeer: it does not run.
@@ -220,7 +220,7 @@ def given(
 
 
 def _output(command: Sequence[str]) -> str:
-    """Return what a program prints.
+    """Return the output of a program.
 
     Raises:
         NoPeer: it does not run.

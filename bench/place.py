@@ -1,4 +1,4 @@
-"""A bench's own corner of the machine, and that nothing is left of it."""
+"""The folder and namespace of a bench, and the check that it leaves nothing behind."""
 
 import contextlib
 import os
@@ -31,19 +31,19 @@ _STEP_S: Final = 0.05
 
 
 class Leftovers(Exception):
-    """The bench is over and something of it is still there: it says what."""
+    """The bench has ended and left something behind; the text lists it."""
 
 
 class Place:
-    """A folder, a namespace, a sink for events, and every container that lives.
+    """A folder, a namespace, an event sink, and all containers that exist.
 
-    All that is made here carries the mark, a random word.  A context: on leaving, by whatever way,
-    everything is ended and removed, and what is left nevertheless is an error.
+    The names of all of it contain the mark, a random word.  A context manager: at its exit
+    everything is ended and removed, and anything that is left is an error.
     """
 
     def __init__(self) -> None:
         self.mark = f"b{secrets.token_hex(4)}"
-        self.folder = f"/tmp/{self.mark}"  # short: sockets lie in it
+        self.folder = f"/tmp/{self.mark}"  # short: sockets are in it
         self.state = os.path.join(self.folder, "s")
         self.rootfs = os.path.join(self.folder, "root")
         layers = os.path.join(self.folder, "layers")
@@ -82,13 +82,13 @@ class Place:
         _error: BaseException | None,
         _trace: TracebackType | None,
     ) -> None:
-        # A second signal now would leave the machine in disorder.
+        # A second signal would interrupt the clean-up.
         for number in (signal.SIGINT, *_STOPS):
             signal.signal(number, signal.SIG_IGN)
         self._undo.close()
 
     def ours(self, path: str = "", python: str = "") -> Peer:
-        """Install our shim here, or take one that is installed."""
+        """Install our shim in this folder, or use the installed one at `path`."""
         if path:
             return self.admit(given(OURS, os.path.abspath(path), Generation.V2_0, label="pyrunc"))
         return self.admit(
@@ -96,16 +96,16 @@ class Place:
         )
 
     def for_python(self, python: str) -> Peer:
-        """Install it for another interpreter, too."""
+        """Install our shim for another interpreter too."""
         self._count += 1
         return self.admit(for_python(Path(self.folder, f"ours-{self._count}"), python))
 
     def unshared(self, ours: Peer) -> Peer:
-        """Make of ours one that shares no memory."""
+        """Return a variant of ours that shares no memory."""
         return self.admit(unshared(ours, Path(self.folder, "unshared")))
 
     def admit(self, peer: Peer) -> Peer:
-        """Answer for a peer's zygotes: they are ended with everything else."""
+        """Take responsibility for a peer's zygotes: they are ended with everything else."""
         self._peers.append(peer)
         return peer
 
@@ -117,7 +117,7 @@ class Place:
         terminal: bool = False,
         events: str = "",
     ) -> Running:
-        """Make a bundle; nothing runs yet.  `events`: the sink's socket, if not our own."""
+        """Make a bundle; nothing runs yet.  `events` is the sink's socket; by default our own."""
         self._count += 1
         wanted = spec.Wanted(args or ("sleep", "100000"), terminal=terminal)
         bundle = self._folders.bundle(self.mark, f"{self.mark}-{self._count}", wanted)
@@ -145,7 +145,7 @@ class Place:
         )
 
     def leftovers(self) -> Sequence[str]:
-        """Say what of ours is there at this moment, but for zygotes."""
+        """List what exists of this bench at this moment, except zygotes."""
         shared = {pid for peer in self._peers for pid in peer.helpers()}
         return [
             *(f"process {pid}" for pid in self._leaks.processes() if pid not in shared),
@@ -154,14 +154,14 @@ class Place:
         ]
 
     def wait_empty(self) -> Sequence[str]:
-        """Give what ends by itself some time; return what is left then."""
+        """Wait a limited time for everything to end; return what is left then."""
         end = time.monotonic() + _GRACE_S
         while (left := self.leftovers()) and time.monotonic() < end:
             time.sleep(_STEP_S)
         return left
 
     def _forget(self, running: Running) -> None:
-        with contextlib.suppress(ValueError):  # it was gone already
+        with contextlib.suppress(ValueError):  # it was removed already
             self._running.remove(running)
 
     def _clear(self) -> None:
@@ -169,7 +169,7 @@ class Place:
         for running in reversed(self._running[:]):
             try:
                 running.destroy()
-            except Exception as error:  # noqa: BLE001 - the others have to go, too; printed below
+            except Exception as error:  # noqa: BLE001 - the others are removed too; raised below
                 failed.append(f"{running.id}: {error}")
         for peer in self._peers:
             peer.end_zygotes()

@@ -1,4 +1,4 @@
-"""Plots as SVG, without a library: two kinds are all that is needed.  Pure."""
+"""Draws two kinds of plots as SVG, without a library.  Pure."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -10,7 +10,7 @@ from bench.report import figure
 from bench.results import Results, Row
 
 _WIDTH: Final = 860
-_LABEL: Final = 350  # where the drawing begins
+_LABEL: Final = 350  # x of the drawing; labels are left of it
 _LINE: Final = 24
 _TOP: Final = 56
 _COLOURS: Final = (
@@ -20,7 +20,7 @@ _MAX_DECADES: Final = 2.0  # of a ratio to either side
 
 
 def plots(results: Results, numbers: Sequence[int]) -> dict[str, tuple[str, str]]:
-    """Return title and SVG of each plot there are figures for, by file name."""
+    """Return file name -> title and SVG, for each plot that has figures."""
     found = {}
     judged = [row for row in results.rows() if row.bar is not None and row.theirs is not None]
     if judged:
@@ -60,7 +60,7 @@ def ratios(title: str, rows: Sequence[Row]) -> str:
     for number, row in enumerate(rows):
         y = _TOP + _LINE * number + _LINE / 2
         colour = _COLOURS[2] if row.is_met else _COLOURS[1]
-        label = f"{row.title} / {row.peer}".replace("`", "")  # a picture has no code font
+        label = f"{row.title} / {row.peer}".replace("`", "")  # SVG text has no code font
         parts.append(_text(_LABEL - 12, y + 4, label, anchor="end"))
         parts.append(_line(x(row.ratio.low), y, x(row.ratio.high), y, colour, width=3))
         parts.append(f'<circle cx="{x(row.ratio.value):.1f}" cy="{y}" r="5" fill="{colour}"/>')

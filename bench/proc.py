@@ -1,4 +1,4 @@
-"""What the kernel tells of a process: CPU time, memory, wake-ups."""
+"""Reads from the kernel the CPU time, memory and wake-ups of a process."""
 
 import os
 import select
@@ -7,12 +7,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
-_SCHED_CLOCK: Final = 2  # of a process's clock ids: time on a CPU, in ns (linux/posix-timers.h)
+_SCHED_CLOCK: Final = 2  # the clock id of a process's CPU time in ns (linux/posix-timers.h)
 
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """In KiB: resident, its share of what is shared, and what no other process has."""
+    """In KiB: resident (RSS), with its share of shared pages (PSS), and unique to it (USS)."""
 
     rss: float
     pss: float
@@ -20,7 +20,7 @@ class Memory:
 
 
 def cpu_s(pid: int) -> float:
-    """Return a process's CPU time: all its threads, those that ended too, none of its children."""
+    """Return a process's CPU time: of all its threads, ended ones too, and of no child."""
     return time.clock_gettime((~pid << 3) | _SCHED_CLOCK)
 
 
@@ -35,7 +35,7 @@ def memory(pid: int) -> Memory:
 
 
 def total_pss(pids: Iterable[int]) -> float:
-    """Sum up, in KiB, over those that are still there."""
+    """Return the sum, in KiB, over the processes that still exist."""
     total = 0.0
     for pid in pids:
         try:
@@ -46,7 +46,7 @@ def total_pss(pids: Iterable[int]) -> float:
 
 
 def wakeups(pid: int) -> int:
-    """Count how often a thread of a process has gone to sleep, and so been woken."""
+    """Count how often the threads of a process have gone to sleep, and so have been woken."""
     total = 0
     for thread in os.listdir(f"/proc/{pid}/task"):
         with open(f"/proc/{pid}/task/{thread}/status", encoding="ascii", errors="replace") as file:
@@ -55,7 +55,7 @@ def wakeups(pid: int) -> int:
 
 
 def available_kib() -> float:
-    """Return the kernel's estimate of what new programs could have."""
+    """Return the kernel's estimate of the memory that new programs can get."""
     with open("/proc/meminfo", encoding="ascii") as file:
         for line in file:
             if line.startswith("MemAvailable:"):
@@ -64,10 +64,10 @@ def available_kib() -> float:
 
 
 def wait_exit(pidfd: int, limit_s: float) -> None:
-    """Wait for the end of a process that is not our child.
+    """Wait for the exit of a process that is not our child.
 
     Raises:
-        TimeoutError: it lives on.
+        TimeoutError: it continues to run.
     """
     ready = select.poll()
     ready.register(pidfd, select.POLLIN)

@@ -1,4 +1,4 @@
-"""Medians, their ratio, and how far that can be trusted.  Pure."""
+"""Medians, their ratio, and its confidence interval.  Pure."""
 
 import math
 import random
@@ -8,7 +8,7 @@ from statistics import median
 from typing import Final
 
 _RESAMPLES: Final = 2000
-_TAIL: Final = 0.025  # on both sides: 95 % lie between
+_TAIL: Final = 0.025  # on each side: 95 % are between
 _SEED: Final = 1  # equal samples give equal intervals
 
 
@@ -22,10 +22,10 @@ class Ratio:
 
 
 def ratio(ours: Sequence[float], theirs: Sequence[float]) -> Ratio:
-    """Compare samples that were taken in pairs, one of each right after the other.
+    """Compare samples that were taken in pairs, right after each other.
 
-    The interval is the percentile bootstrap's, over pairs: what slows both of a pair down, as a
-    neighbour on the machine does, stays together.
+    The interval is that of the percentile bootstrap over pairs.  Another load on the machine slows
+    down both samples of a pair, and the bootstrap keeps pairs together.
 
     Raises:
         ValueError: there are no pairs.
@@ -33,14 +33,14 @@ def ratio(ours: Sequence[float], theirs: Sequence[float]) -> Ratio:
     pairs = list(zip(ours, theirs, strict=True))
     if not pairs:
         raise ValueError("no pairs to compare")
-    rng = random.Random(_SEED)  # no secret depends on it
+    rng = random.Random(_SEED)  # not used for security
     resampled = sorted(_of_medians(rng.choices(pairs, k=len(pairs))) for _ in range(_RESAMPLES))
     cut = int(_RESAMPLES * _TAIL)
     return Ratio(_of_medians(pairs), resampled[cut], resampled[-1 - cut])
 
 
 def spread(samples: Sequence[float]) -> Ratio:
-    """Return a median with the interval of its own, by the same method."""
+    """Return a median and its interval, by the same method."""
     return ratio(samples, [1.0] * len(samples))
 
 

@@ -9,7 +9,7 @@ _HEAD: Final = ("Figure", "pairs", "ours", "peer", "", "ratio", "95 %", "bar", "
 
 
 def figure(value: float, unit: str = "") -> str:
-    """Write a number with three digits that count, and its unit."""
+    """Format a number with three significant digits and its unit."""
     if value == 0:
         text = "0"
     elif abs(value) >= 100:
@@ -20,7 +20,7 @@ def figure(value: float, unit: str = "") -> str:
 
 
 def verdict(row: Row) -> str:
-    """Judge by the bar; without one, say where the whole interval is on one side of even."""
+    """Judge by the bar; without one, by the side of 1 on which the whole interval is."""
     if row.is_met is not None:
         return "met" if row.is_met else "MISSED"
     if row.ratio.low <= 1 <= row.ratio.high:
@@ -45,7 +45,7 @@ def cells(row: Row) -> Sequence[str]:
 
 
 def table(rows: Iterable[Row]) -> str:
-    """Lay rows out for a terminal."""
+    """Format rows as a table for a terminal."""
     lines = [_HEAD, *map(cells, rows)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(_HEAD))]
     out = []
@@ -65,7 +65,7 @@ def markdown(rows: Iterable[Row]) -> str:
 
 
 def summary(rows: Sequence[Row]) -> str:
-    """Say how many bars are met, and which are not."""
+    """Return how many bars are met, and which are not."""
     judged = [row for row in rows if row.bar is not None]
     missed = [row for row in judged if not row.is_met]
     text = f"{len(judged) - len(missed)} of {len(judged)} bars are met"
@@ -80,7 +80,7 @@ def summary(rows: Sequence[Row]) -> str:
 
 
 def page(results: Results, plots: Sequence[tuple[str, str]]) -> str:
-    """Write the part of a page that is made: the machine, plots (title, file), tables."""
+    """Build the generated part of the page: the machine, plots (title, file), tables."""
     rows = list(results.rows())
     judged = [row for row in rows if row.bar is not None]
     others = [row for row in rows if row.bar is None]

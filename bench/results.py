@@ -1,4 +1,4 @@
-"""What a run has found: samples, and the rows that are printed of them.  Pure, but for its JSON."""
+"""The results of a run: samples, and the rows that are printed.  Pure."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -45,7 +45,7 @@ class Results:
     samples: dict[str, dict[str, list[float]]] = field(default_factory=dict)  # measure, peer
 
     def add(self, measures: Sequence[Measure], found: Round) -> None:
-        """Take the samples of one round, those of the measures that are asked for."""
+        """Add the samples of one round, for the wanted measures."""
         for measure in measures:
             for peer, samples in found.items():
                 if measure.name in samples:
@@ -54,7 +54,7 @@ class Results:
                     of_measure.setdefault(peer, []).extend(samples[measure.name])
 
     def rows(self) -> Iterator[Row]:
-        """Compare, in the order of the measures; a bar on our own figure has a row of its own."""
+        """Yield the comparisons by measure; a bar on our own figure is a row of its own."""
         for name in self.measures:
             for shim in filter(is_ours, self.peers):
                 if shim in self.samples[name]:
@@ -88,7 +88,7 @@ class Results:
     # --- JSON -------------------------------------------------------------------------------------
 
     def to_json(self) -> str:
-        """Write everything that is needed to tell it again, and the ratios for other readers."""
+        """Return all that is needed to print the report again, and the ratios for other readers."""
         ratios = [
             {
                 "measure": row.measure.name,

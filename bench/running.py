@@ -1,4 +1,4 @@
-"""One shim and its container in the hands of something like a containerd, without a loop."""
+"""One shim and its container, driven as containerd does, without an event loop."""
 
 import contextlib
 import json
@@ -30,8 +30,8 @@ class Folders:
     """Where containers are made."""
 
     state: str  # bundles and FIFOs
-    rootfs: str  # read-only, of all containers
-    layers: str  # what each writes
+    rootfs: str  # read-only, shared by all containers
+    layers: str  # the upper layers
 
     def bundle(self, namespace: str, container_id: str, wanted: spec.Wanted) -> Bundle:
         """Make a bundle; nothing runs yet."""
@@ -41,10 +41,10 @@ class Folders:
 
 
 class Running:
-    """Everything between `start` and the `delete` action.  A context, which removes it all.
+    """The calls from `start` to the `delete` action.  A context manager that removes everything.
 
     Owns the log FIFO's and the streams' fds, the connection and a pidfd of the shim.  `follow` is
-    called with the path of its log, `forget` once it is gone.
+    called with the path of its log, `forget` once the shim and its files are removed.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class Running:
         self.binary = binary
         self.bundle = bundle
         self.options = runc_options(binary_name=runtime)
-        self.start_s = 0.0  # what `start` took
+        self.start_s = 0.0  # how long `start` took
         self.pid = 0  # the shim's
         self.init_pid = 0
         self.reply: Reply | None = None
@@ -101,7 +101,7 @@ class Running:
         else:
             self.destroy()
 
-    # --- the way up ---------------------------------------------------------------------------
+    # --- making it ---------------------------------------------------------------------------
 
     def start_shim(self) -> None:
         """Run `start`.  The bundle is there; no client is connected yet."""
@@ -119,7 +119,7 @@ class Running:
         self._hold()
 
     def _hold(self) -> None:
-        """Get hold of the shim's process: its number may be another's once it has ended."""
+        """Open a pidfd of the shim: its pid may be recycled once it has ended."""
         self._pidfd = os.pidfd_open(self.pid)
         self._undo.callback(os.close, self._pidfd)
 
@@ -138,7 +138,7 @@ class Running:
     def open_streams(
         self, *, exec_id: str = "", stdin: bool = False, terminal: bool = False
     ) -> Stdio:
-        """Make FIFOs and hold their reading ends open, as a client that is not reading."""
+        """Make FIFOs and hold their reading ends open, without reading."""
         self.bundle.make_fifos(exec_id=exec_id)
         fifos = {name: self.bundle.fifo(name, exec_id=exec_id) for name in ("stdout", "stderr")}
         if terminal:
@@ -159,16 +159,16 @@ class Running:
         self.task.start(self.id)
 
     def up(self, *, streams: bool = True, stdin: bool = False, terminal: bool = False) -> None:
-        """Do all of it: a container that runs."""
+        """Do all steps up to a running container."""
         self.start_shim()
         self.connect()
         self.create(streams=streams, stdin=stdin, terminal=terminal)
         self.begin()
 
-    # --- the way down -------------------------------------------------------------------------
+    # --- removing it -------------------------------------------------------------------------
 
     def end_task(self) -> None:
-        """Kill, Wait, Delete; of a task that has ended, or of none, what is left of that."""
+        """Call Kill, Wait and Delete, as far as they apply to the state of the task."""
         with contextlib.suppress(StatusError):
             self.task.kill(self.id, signal.SIGKILL)
         with contextlib.suppress(StatusError):
@@ -176,17 +176,17 @@ class Running:
             self.task.delete(self.id)
 
     def shut_down(self) -> None:
-        with contextlib.suppress(ConnectionClosed):  # it may end before it has answered
+        with contextlib.suppress(ConnectionClosed):  # it may exit before it has answered
             self.task.shutdown(self.id)
 
     def wait_closed(self) -> None:
-        """Wait for the end of the connection, at which a daemon runs `delete`."""
+        """Wait for the end of the connection: a daemon runs `delete` then."""
         with contextlib.suppress(ConnectionClosed):
             while True:
                 self.task.shim_pid(self.id)
 
     def delete_action(self) -> float:
-        """Run `delete` once the shim is gone; the seconds it took."""
+        """Run `delete` after the exit of the shim; return the seconds it took."""
         taken_s = action.delete(self.binary, self.bundle)
         self._is_down = True
         return taken_s
@@ -196,7 +196,7 @@ class Running:
             proc.wait_exit(self._pidfd, _EXIT_LIMIT_S)
 
     def remove(self) -> None:
-        """Take down what is there, in the order a daemon does; it is gone when this returns."""
+        """Remove everything that exists, in a daemon's order."""
         with _undisturbed():
             try:
                 if self._task is not None and not self._is_down:
@@ -209,9 +209,9 @@ class Running:
                 self.destroy()
 
     def destroy(self) -> None:
-        """End it whatever its state: what a daemon does about a shim that has crashed.
+        """Remove it in any state, as a daemon does after a crash of the shim.
 
-        Does nothing to one that was removed.
+        Does nothing if it was removed already.
         """
         with _undisturbed():
             try:
@@ -235,22 +235,22 @@ class Running:
                 os.unlink(self.reply.path)  # newer Go shims leave it
 
     def _find(self) -> None:
-        """Get hold of a shim that was started and not connected to, or whose reply was not read."""
+        """Find the process of a shim without a connection, or whose reply was not read."""
         if self.reply is None:
             path = paths.socket_path(self.binary.grpc_address, self.bundle.namespace, self.id)
             if not os.path.exists(path):
                 return
             version = 3 if self.binary.generation is Generation.V2_0 else 2
             self.reply = Reply(paths.address_of(path), version)
-        with contextlib.suppress(OSError, ConnectionClosed):  # it has ended by itself
+        with contextlib.suppress(OSError, ConnectionClosed):  # it has exited
             with contextlib.closing(TaskCalls(self.reply)) as asked:
                 self.pid = asked.shim_pid(self.id)
             self._hold()
 
     def _give_delete_its_files(self) -> None:
-        """Write what Create would have: without it the `delete` of older Go shims fails.
+        """Write the files of Create: without them the `delete` of older Go shims fails.
 
-        That of the Rust shim wants each text in the options.
+        The `delete` of the Rust shim needs every string field of the options.
         """
         for name, text in (("runtime", ""), ("options.json", _NO_OPTIONS)):
             path = os.path.join(self.bundle.path, name)
@@ -267,7 +267,7 @@ class Running:
 
 @contextlib.contextmanager
 def _undisturbed() -> Iterator[None]:
-    """Put off what would interrupt us: half removed is worse than removed late."""
+    """Delay signals until the block has ended, so that a removal is not interrupted."""
     before = signal.pthread_sigmask(
         signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     )
@@ -278,7 +278,7 @@ def _undisturbed() -> Iterator[None]:
 
 
 def timed(act: Callable[[], object]) -> float:
-    """Return the seconds something takes."""
+    """Return the seconds that `act` takes."""
     began = time.perf_counter()
     act()
     return time.perf_counter() - began

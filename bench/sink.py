@@ -1,4 +1,4 @@
-"""The daemon's ear for events, without a loop: in a process of its own, or listened to in turn."""
+"""An events service without an event loop: in a process of its own, or served by the caller."""
 
 import contextlib
 import os
@@ -20,7 +20,7 @@ _READ_BYTES: Final = 64 * 1024
 
 
 class Sink:
-    """Takes every event and acknowledges it.  Owns its socket; `close` removes it."""
+    """Acknowledges every event.  Owns its socket; `close` removes it."""
 
     def __init__(self, path: str) -> None:
         self._path = path
@@ -39,10 +39,10 @@ class Sink:
             os.unlink(self._path)
 
     def wait_for(self, topic: str, limit_s: float) -> float:
-        """Serve until an event of that topic comes; the time (perf_counter) at which it did.
+        """Serve until an event of that topic arrives; return its time (perf_counter).
 
         Raises:
-            TimeoutError: it does not.
+            TimeoutError: none arrives.
         """
         end = time.monotonic() + limit_s
         while time.monotonic() < end:
@@ -52,14 +52,14 @@ class Sink:
         raise TimeoutError(f"no {topic} within {limit_s} s")
 
     def fork(self) -> Callable[[], None]:
-        """Serve from a process of its own; returns what ends it."""
+        """Serve in a process of its own; return a function that ends it."""
         alive, ours = os.pipe()
         child = os.fork()
         if child == 0:
             try:
                 os.close(ours)
                 for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-                    signal.signal(number, signal.SIG_IGN)  # the parent ends it, or its death does
+                    signal.signal(number, signal.SIG_IGN)  # this process ends with its parent
                 self._serve_while(alive)
             finally:
                 os._exit(0)

@@ -1,4 +1,4 @@
-"""Which experiments there are, and running them in turns."""
+"""Lists the experiments, and runs them with all shims in turn."""
 
 import random
 import sys
@@ -22,11 +22,11 @@ from bench.peers import Peer
 from bench.place import Place
 from bench.results import Results
 
-_ERASE: Final = "\r\x1b[K"  # the line on a terminal
+_ERASE: Final = "\r\x1b[K"  # erases the current line of a terminal
 
 
 class NoSuchFigure(Exception):
-    """What was asked for is neither an experiment nor a figure of one."""
+    """A name is neither that of an experiment nor that of a figure."""
 
 
 def experiments(peers: Sequence[Peer], options: Options) -> list[Experiment]:
@@ -45,10 +45,10 @@ def experiments(peers: Sequence[Peer], options: Options) -> list[Experiment]:
 def chosen(
     known: Sequence[Experiment], names: Collection[str]
 ) -> list[tuple[Experiment, Sequence[Measure]]]:
-    """Find what the names - of figures, or of experiments with all their figures - stand for.
+    """Find the figures with these names; the name of an experiment stands for all its figures.
 
     Raises:
-        NoSuchFigure: one stands for nothing.
+        NoSuchFigure: a name is unknown.
     """
     left = set(names)
     found: list[tuple[Experiment, Sequence[Measure]]] = []
@@ -69,7 +69,7 @@ def chosen(
 
 
 def warm_up(place: Place, peers: Sequence[Peer]) -> None:
-    """Live a life with each: what it needs is in memory then, and its zygote is there."""
+    """Run a container with each peer, to fill the page cache and to start its zygote."""
     for peer in peers:
         lives.whole(place, peer, runtime="runc", name="")
         peer.settle()
@@ -96,14 +96,14 @@ def run(
         ]
         for number in range(rounds):
             show(f"{experiment.name}: {number + 1} of {rounds}", passing=True)
-            random.shuffle(shims)  # none always follows the same one
+            random.shuffle(shims)  # so that no shim always follows the same other one
             results.add(measures, experiment.run(place, shims, options))
         show(f"{experiment.name}: {time.monotonic() - began:.0f} s")
         done()
 
 
 def show(text: str, *, passing: bool = False) -> None:
-    """Tell how far it is; what passes is for a terminal only."""
+    """Print the progress; a `passing` line is shown on a terminal only, and overwritten."""
     if sys.stderr.isatty():
         print(f"{_ERASE}{text}", end="" if passing else "\n", file=sys.stderr, flush=True)
     elif not passing:

@@ -1,6 +1,6 @@
 """The Task API in blocking calls, one by one or many at once on one connection.
 
-An event loop on the client's side would cost more than the calls that are measured.
+An event loop in the client would take more time than the calls that are measured.
 """
 
 import json
@@ -122,7 +122,7 @@ def exec_request(
 
 
 class Burst:
-    """A connection on which many calls are under way at once, as on a daemon's."""
+    """A connection with many calls in flight at once, as in a daemon."""
 
     def __init__(self, reply: Reply) -> None:
         self._service = f"containerd.task.v{reply.version}.Task"
@@ -133,11 +133,11 @@ class Burst:
         self._sock.close()
 
     def calls(self, method: str, requests: Sequence[Message], response: type[Message]) -> None:
-        """Make all of them, and wait for all answers.
+        """Make all calls, and wait for all answers.
 
         Raises:
-            StatusError: one was refused.
-            TimeoutError: one was not answered.
+            StatusError: a call was refused.
+            TimeoutError: a call was not answered.
         """
         frames = [
             self._connection.request(self._service, method, request.SerializeToString())[1]
@@ -157,7 +157,7 @@ class Burst:
 
 
 class Reading:
-    """A client that, while it waits for an answer, takes what comes from streams as it comes."""
+    """A client that reads streams at once while it waits for an answer."""
 
     def __init__(self, reply: Reply, streams: Iterable[int]) -> None:
         self.came = b""
@@ -178,7 +178,7 @@ class Reading:
 
         Raises:
             StatusError: it was refused.
-            TimeoutError: it was not answered, and nothing came meanwhile.
+            TimeoutError: neither an answer nor stream data arrived.
         """
         frame = self._connection.request(self._service, method, request.SerializeToString())[1]
         self._sock.sendall(frame)
@@ -198,9 +198,9 @@ class Reading:
 
 
 class Repeated:
-    """One small call over and over, its bytes made beforehand and its answers not looked at.
+    """Repeats one small call.  Its bytes are encoded in advance, and its answers are not decoded.
 
-    So what is measured is the shim and the kernel; a client's own work would blur the ratio.
+    So the time is that of the shim and the kernel; the client's own work would distort the ratio.
     """
 
     def __init__(
@@ -217,7 +217,7 @@ class Repeated:
         event = connection.next_event()
         if not isinstance(event, ResponseReceived):
             raise StatusError(2, f"no answer to {method}")
-        result(event, response)  # this first one is looked at
+        result(event, response)  # the first answer is checked
 
     def close(self) -> None:
         self.sock.close()
@@ -232,7 +232,7 @@ class Repeated:
         ]
 
     def times(self, count: int) -> list[float]:
-        """Make calls one after the other; the seconds each took."""
+        """Make calls one after the other; return the seconds of each."""
         send, recv, clock = self.sock.send, self.sock.recv, time.perf_counter
         taken = []
         for frame in self.frames(count):

@@ -2,7 +2,7 @@
 
     python bench/ttrpc_roundtrip.py [--calls 5000] [--loop shim|stock]
 
-Prints a table; the figures are of this machine at this moment.
+Prints a table.
 """
 
 import argparse
@@ -84,7 +84,7 @@ async def measure_asyncio(path: str, method: str, calls: int) -> list[float]:
 
 
 def measure_raw(path: str, method: str, calls: int) -> list[float]:
-    """The server alone: bytes made beforehand, answers not looked at."""
+    """Measure the server alone: bytes are encoded in advance, answers not decoded."""
     connection = ClientConnection()
     payload = StringValue(value="x" * 64).SerializeToString()
     frames = [connection.request(SERVICE, method, payload)[1] for _ in range(WARM_UP + calls)]

@@ -7,7 +7,7 @@ from typing import Final
 
 @dataclass(frozen=True, slots=True)
 class PeerCredentials:
-    """The process that connected, as the kernel recorded it then.  A passed-on fd keeps it."""
+    """The process that connected.  It stays the same if another process inherits the fd."""
 
     pid: int
     uid: int

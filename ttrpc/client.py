@@ -59,8 +59,8 @@ def result(event: ResponseReceived, response_type: type[R]) -> R:
 class Client:
     """One connection to a server.  Open it with `connect`; the caller must `close` it.
 
-    The protocol has no cancel.  If a call is cancelled or times out, only the client forgets it;
-    the server ends it at the deadline in the request.
+    The protocol has no cancel.  If a call is cancelled or times out, the client forgets it and the
+    server continues it until the deadline in the request.
     """
 
     def __init__(self, sock: socket.socket) -> None:
@@ -78,7 +78,7 @@ class Client:
             self._connection,
             handle=self._handle,
             lost=self._lost,
-            stop_when_congested=False,  # what comes in makes room at the other end
+            stop_when_congested=False,  # reading makes room at the other end
         )
         self._transport.start()
 

@@ -57,7 +57,7 @@ class ServerConnection:
         self._decoder = wire.FrameDecoder()
         self._calls: dict[int, _Inbound] = {}  # stream id -> state, of calls without an answer
         self._last_id = 0
-        self._queue: deque[ServerEvent] = deque()  # one frame may give three events
+        self._queue: deque[ServerEvent] = deque()  # one frame may cause three events
 
     @property
     def mid_frame(self) -> bool:
@@ -108,7 +108,7 @@ class ServerConnection:
     def refuse(self, reply: ErrorReply) -> bytes:
         """Build the frame of an `ErrorReply`; no call changes its state."""
         data = codec.encode_error(reply.error)
-        if len(data) > wire.MAX_DATA_BYTES:  # its details: the text is cut already
+        if len(data) > wire.MAX_DATA_BYTES:  # because of its details: the text is cut already
             data = codec.encode_error(StatusError(reply.error.code, reply.error.message))
         return wire.encode_frame(reply.stream_id, wire.RESPONSE, 0, data)
 

@@ -37,7 +37,9 @@ class Inbox:
         self._transport = transport
         self._overflow = overflow
         self._items: deque[bytes] = deque()
-        self._late: bytes | None = None  # the message beyond the bound; reading stops for it
+        self._late: bytes | None = (
+            None  # the message beyond the bound: while it waits, reading stops
+        )
         self._timer: asyncio.TimerHandle | None = None
         self._end: Exception | None = None
         self._waiter: asyncio.Future[None] | None = None

@@ -21,8 +21,8 @@ log = logging.getLogger("ttrpc")
 
 ACCEPTS_PER_STEP: Final = 64
 BACKOFF_S: Final = (0.001, 1.0)  # after a failed accept: first and longest pause
-# Between two checks while shutting down.  Mostly one reply is left, that of Shutdown itself.  It is
-# written after one turn of the tasks that are ready, so that the first pauses are 0.
+# Pauses between two checks while shutting down.  Usually only the reply to Shutdown is left.  It is
+# written after one iteration of the loop, so the first pauses are 0.
 IDLE_PAUSES_S: Final = (0, 0, 0, 0, 0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.05)
 HANDLERS_END_S: Final = 5.0  # handlers have to end within this time after cancellation
 

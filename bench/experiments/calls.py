@@ -1,4 +1,4 @@
-"""Calls on a running container: how long they take, how many there can be; news of an exit."""
+"""Calls on a running container: their time and rate; the time until an exit event."""
 
 import contextlib
 import os
@@ -27,7 +27,7 @@ _READ_BYTES: Final = 64 * 1024
 
 
 def state(place: Place, peer: Peer) -> Samples:
-    """State of a running container, one call after the other."""
+    """Measure State of a running container, one call after the other."""
     with place.container(peer) as shim:
         shim.up()
         with contextlib.closing(_states(shim)) as calls:
@@ -40,7 +40,7 @@ def state(place: Place, peer: Peer) -> Samples:
 
 
 def throughput(place: Place, peer: Peer) -> Samples:
-    """State on many connections, always one call under way on each."""
+    """Measure State on many connections, with one call in flight on each."""
     with place.container(peer) as shim, contextlib.ExitStack() as undo:
         shim.up()
         poll = select.epoll()
@@ -66,7 +66,7 @@ def throughput(place: Place, peer: Peer) -> Samples:
 
 
 def exit_event(place: Place, peer: Peer) -> Samples:
-    """From the death of an init to the event of it at the daemon."""
+    """Measure the time from the exit of an init to its event at the daemon."""
     path = os.path.join(place.folder, "own.sock")
     with (
         contextlib.closing(Sink(path)) as sink,
@@ -78,7 +78,7 @@ def exit_event(place: Place, peer: Peer) -> Samples:
         os.kill(shim.init_pid, signal.SIGKILL)
         came = sink.wait_for("/tasks/exit", _EVENT_LIMIT_S)
         shim.end_task()
-        # Take the last event here: the sink is not served later, and Shutdown would wait for it.
+        # Receive the last event now: the sink is not served later, and Shutdown would wait for it.
         sink.wait_for("/tasks/delete", _EVENT_LIMIT_S)
     return {"exit_event": [(came - began) * MS]}
 
@@ -103,7 +103,7 @@ EXPERIMENTS: Final = (
     ),
     Experiment(
         "event",
-        (Measure("exit_event", "death of an init to its event", "ms"),),
+        (Measure("exit_event", "exit of an init to its event", "ms"),),
         30,
         one_by_one(exit_event),
     ),

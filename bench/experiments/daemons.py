@@ -1,6 +1,6 @@
-"""`ctr run` with a real containerd: what a person at a terminal waits for.
+"""`ctr run` with a real containerd: the time that a user at a terminal waits.
 
-Each Go shim is compared under the daemon it comes with, and ours under the same one.
+Each Go shim runs under the daemon of its release, and ours under the same daemon.
 """
 
 import contextlib
@@ -34,7 +34,7 @@ class Daemon(Containerd):
         return [self._ctr, *super().command(*args)[1:]]
 
     def clear(self) -> None:
-        """Remove what an interrupted ctr has left; the daemon may still be busy with it."""
+        """Remove what an interrupted ctr left behind; the daemon may still be removing it."""
         bundles = os.path.join(self.state, "io.containerd.runtime.v2.task", self.namespace)
 
         def empty() -> bool:
@@ -45,7 +45,7 @@ class Daemon(Containerd):
         until(empty, f"the tasks below {bundles} to be gone", limit_s=_CLEAR_LIMIT_S)
 
     def run_s(self, container_id: str, shim: str) -> float:
-        """Run `true` in a container to its end and removal; the seconds that took."""
+        """Run `true` in a container and remove that; return the seconds it took."""
         args = ("run", "--rm", "--runtime", shim, "--fifo-dir", self.fifos)
         began = time.perf_counter()
         self.ctr(*args, IMAGE, container_id, "true")
@@ -53,7 +53,7 @@ class Daemon(Containerd):
 
 
 def ctr_run(place: Place, peers: Sequence[Peer], _options: Options, *, under: str) -> Round:
-    """A round of several pairs, since the daemon has to be started first."""
+    """Run several pairs in a round, because each round starts the daemon."""
     owner = next((peer for peer in peers if peer.name == under), None)
     if owner is None or not owner.containerd:
         return {}
@@ -77,7 +77,7 @@ def ctr_run(place: Place, peers: Sequence[Peer], _options: Options, *, under: st
 
 
 def experiment(peer: Peer) -> Experiment:
-    """Compare under the daemon of one peer."""
+    """Build the comparison under the daemon of one peer."""
     measure = Measure(f"ctr_{peer.name}", f"`ctr run`, containerd of {peer.label}", "ms")
     run = partial(ctr_run, under=peer.name)
     return Experiment(measure.name, (measure,), 30, run, per_round=_PAIRS_A_ROUND)

@@ -1,4 +1,4 @@
-"""Bytes to `cat` in a container and back: what a person at a prompt, or a protocol, waits for."""
+"""Bytes to `cat` in a container and back: the latency of a prompt or a protocol on stdio."""
 
 import contextlib
 import os
@@ -14,14 +14,14 @@ from bench.peers import Peer
 from bench.place import Place
 from bench.running import Running
 
-_SIZES: Final = (8, 4 << 10, 64 << 10)  # the largest is what an empty FIFO takes in one write
+_SIZES: Final = (8, 4 << 10, 64 << 10)  # the largest is the capacity of a FIFO
 _WARM_UP: Final = 10
 _PER_ROUND: Final = 50
 _LIMIT_S: Final = 10.0
 
 
 class _Echo:
-    """Both ends of one container's `cat`."""
+    """The client's ends of the streams of one `cat`."""
 
     def __init__(self, shim: Running, undo: contextlib.ExitStack) -> None:
         self._input = os.open(shim.bundle.fifo("stdin"), os.O_WRONLY | os.O_NONBLOCK)
@@ -31,10 +31,10 @@ class _Echo:
         self._poll.register(self._output, select.POLLIN)
 
     def round_trip(self, data: bytes) -> float:
-        """Write it all and read it all; the seconds from the first to the last byte.
+        """Write `data` and read it back; return the seconds from the first to the last byte.
 
         Raises:
-            TimeoutError: it does not come back.
+            TimeoutError: not all of it comes back.
         """
         began = time.perf_counter()
         left = len(data)
@@ -48,7 +48,7 @@ class _Echo:
 
 
 def round_trips(place: Place, peers: Sequence[Peer], _options: Options) -> Round:
-    """All sizes in turn, for all shims in turn, in random order."""
+    """Measure all sizes with all shims, in random order."""
     samples: dict[str, dict[str, list[float]]] = {peer.name: {} for peer in peers}
     with contextlib.ExitStack() as undo:
         echoes = {}

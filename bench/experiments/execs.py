@@ -1,4 +1,4 @@
-"""Execs in a running container: the round trip and its steps, their cost, many at once."""
+"""Execs in a running container: the round trip, its steps and CPU time, and many at once."""
 
 import contextlib
 import itertools
@@ -21,23 +21,23 @@ from shimv2.values.model import Stdio
 
 _PER_ROUND: Final = 24
 _IDLE_ROUNDS: Final = 12  # a round
-_IDLE_S: Final = 3.0  # ours gives up memory after 0.5
+_IDLE_S: Final = 3.0  # our shim reclaims memory after 0.5 s
 _AT_ONCE: Final = 50
 _STEPS: Final = ("add", "start", "wait", "delete")
 
 
 def round_trips(place: Place, peers: Sequence[Peer], _options: Options) -> Round:
-    """Exec, Start, Wait and Delete of `true` with streams, in a container of each shim."""
+    """Measure Exec, Start, Wait and Delete of `true` with streams, in a container of each shim."""
     return _in_turns(place, peers, _round_trip, _PER_ROUND, idle_s=0.0)
 
 
 def read_at_once(place: Place, peers: Sequence[Peer], _options: Options) -> Round:
-    """The same of a program with output, which its client takes as soon as it is there."""
+    """Measure the same for a program with output, which the client reads at once."""
     return _in_turns(place, peers, _read_round_trip, _PER_ROUND, idle_s=0.0)
 
 
 def after_idle(place: Place, peers: Sequence[Peer], _options: Options) -> Round:
-    """The same in shims that have done nothing for a while: probes come so."""
+    """Measure the same in idle shims: this is the pattern of probes."""
     found = _in_turns(place, peers, _round_trip, _IDLE_ROUNDS, idle_s=_IDLE_S)
     return {
         name: {"rested": samples["exec"], "rested_cpu": samples["exec_cpu"]}
@@ -53,7 +53,7 @@ def _in_turns(
     *,
     idle_s: float,
 ) -> Round:
-    """Execs in random order of the shims: what one leaves to be done meets all others as often."""
+    """Run execs in random order of the shims, so that each disturbs all others equally."""
     samples: dict[str, dict[str, list[float]]] = {peer.name: {} for peer in peers}
     with contextlib.ExitStack() as undo:
         shims = {}
@@ -76,12 +76,12 @@ def _in_turns(
 
 
 def _round_trip(shim: Running, name: str) -> dict[str, float]:
-    """Return the seconds of it, and of each of its steps."""
+    """Return the seconds of one exec, and of each of its steps."""
     return _timed("exec", steps(shim, name, shim.open_streams(exec_id=name)))
 
 
 def _read_round_trip(shim: Running, name: str) -> dict[str, float]:
-    """Return the same with a client that reads meanwhile."""
+    """Return the same with a client that reads the output meanwhile."""
     stdio = shim.open_streams(exec_id=name)
     with contextlib.closing(Reading(shim.address, shim.outputs.values())) as client:
         of = {"id": shim.id, "exec_id": name}
@@ -101,12 +101,12 @@ def _read_round_trip(shim: Running, name: str) -> dict[str, float]:
                 ),
             ),
         )
-        assert client.came == b"hello\n", f"{client.came!r} came of an exec's output"
+        assert client.came == b"hello\n", f"{client.came!r} is the output of an exec"
     return taken
 
 
 def _timed(name: str, acts: Sequence[Callable[[], object]]) -> dict[str, float]:
-    """Return the seconds of an exec, and of each of the calls of its life."""
+    """Return the seconds of an exec, and of each of its calls."""
     times = [time.perf_counter()]
     for act in acts:
         act()
@@ -119,7 +119,7 @@ def _timed(name: str, acts: Sequence[Callable[[], object]]) -> dict[str, float]:
 
 
 def steps(shim: Running, name: str, stdio: Stdio) -> Sequence[Callable[[], object]]:
-    """List the calls of an exec's life."""
+    """List the calls of one exec, in order."""
     return (
         lambda: shim.task.exec(shim.id, name, "true", stdio=stdio),
         lambda: shim.task.start(shim.id, name),
@@ -129,7 +129,7 @@ def steps(shim: Running, name: str, stdio: Stdio) -> Sequence[Callable[[], objec
 
 
 def at_once(place: Place, peer: Peer) -> Samples:
-    """Many execs of `true` together: all Execs, all Starts, all Waits, all Deletes."""
+    """Measure many simultaneous execs of `true`: all Execs, all Starts, all Waits, all Deletes."""
     names = [f"e{number}" for number in range(_AT_ONCE)]
     with place.container(peer) as shim:
         shim.up()
@@ -165,7 +165,7 @@ EXPERIMENTS: Final = (
     Experiment(
         "exec_read",
         (
-            Measure("exec_read", "exec with output that is taken at once", "ms"),
+            Measure("exec_read", "exec with output that is read at once", "ms"),
             Measure("exec_read_add", "of it: Exec", "ms"),
             Measure("exec_read_start", "of it: Start", "ms"),
             Measure("exec_read_wait", "of it: Wait", "ms"),
@@ -178,7 +178,7 @@ EXPERIMENTS: Final = (
     Experiment(
         "rested",
         (
-            Measure("rested", "exec after 3 s of rest", "ms"),
+            Measure("rested", "exec after 3 s without calls", "ms"),
             Measure("rested_cpu", "CPU of the shim for it", "ms"),
         ),
         36,
@@ -188,7 +188,7 @@ EXPERIMENTS: Final = (
     Experiment(
         "execs",
         (Measure("execs_at_once", "50 execs at once", "ms"),),
-        3,  # the one of containerd 1.6 takes a minute for it
+        3,  # the shim of containerd 1.6 takes a minute for it
         one_by_one(at_once),
     ),
 )

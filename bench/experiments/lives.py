@@ -1,4 +1,4 @@
-"""Times on the way of every container: from the first `start` to the `delete` action."""
+"""Times of a container, from the first `start` to the `delete` action."""
 
 import time
 from functools import partial
@@ -12,7 +12,7 @@ from bench.running import timed
 
 
 def start(place: Place, peer: Peer) -> Samples:
-    """A shim without a container: `start` by itself, and the first answer after it."""
+    """Measure a shim without a container: `start`, and the first answer after it."""
     with place.container(peer) as shim:
         shim.start_shim()
         first_s = timed(shim.connect)
@@ -21,7 +21,7 @@ def start(place: Place, peer: Peer) -> Samples:
 
 
 def start_cold(place: Place, peer: Peer) -> Samples:
-    """`start` as the first of its kind on a node: nothing is there that could help."""
+    """Measure the first `start` on a node: there is no zygote and no other shim."""
     peer.end_zygotes()
     with place.container(peer) as shim:
         shim.start_shim()
@@ -31,7 +31,7 @@ def start_cold(place: Place, peer: Peer) -> Samples:
 
 
 def steps(place: Place, peer: Peer) -> Samples:
-    """The verbs of a container that is killed, one by one, and the `delete` after it."""
+    """Measure each verb of a container that is killed, and the `delete` after it."""
     with place.container(peer) as shim:
         shim.start_shim()
         shim.connect()
@@ -53,7 +53,7 @@ def steps(place: Place, peer: Peer) -> Samples:
 
 
 def whole(place: Place, peer: Peer, *, runtime: str, name: str) -> Samples:
-    """All a daemon does for a container that runs `true`, in its order, nothing left out."""
+    """Measure all of a daemon's steps for a container that runs `true`, in its order."""
     with place.container(peer, "true", runtime=runtime) as shim:
         began = time.perf_counter()
         shim.start_shim()
@@ -63,7 +63,7 @@ def whole(place: Place, peer: Peer, *, runtime: str, name: str) -> Samples:
         shim.task.wait(shim.id)
         shim.task.delete(shim.id)
         shim.shut_down()
-        shim.wait_closed()  # a daemon does not look for the process
+        shim.wait_closed()  # a daemon does not wait for the process
         shim.delete_action()
         taken_s = time.perf_counter() - began
         shim.wait_exit()

@@ -1,4 +1,4 @@
-"""What a shim takes while it does nothing: memory and wake-ups."""
+"""The memory and the wake-ups of an idle shim."""
 
 import contextlib
 import math
@@ -16,14 +16,14 @@ from bench.place import Place
 from bench.running import Running
 from shimv2.values.model import Stdio
 
-_ONE_ROUND: Final = 1 << 30  # a count over a minute is no sample of a distribution
-_FEWEST: Final = 5  # samples of a shim that lives alone, in a round
-_ACKNOWLEDGE_S: Final = 3.0  # the last events are acknowledged
-_SETTLE_S: Final = 1.0  # a Go runtime gives back what it took to start
+_ONE_ROUND: Final = 1 << 30  # as the pairs of a round: a count over a minute needs no more
+_FEWEST: Final = 5  # samples in a round, if the shim is alone
+_ACKNOWLEDGE_S: Final = 3.0  # until the last events are acknowledged
+_SETTLE_S: Final = 1.0  # until a Go runtime has released the memory of its start
 
 
 def memory(place: Place, peers: Sequence[Peer], options: Options, *, count: int) -> Round:
-    """So many shims with a container each, all alive: fresh, and after execs in each."""
+    """Measure `count` running shims with a container each: fresh, and after execs in each."""
     return {peer.name: _memory(place, peer, peers, count, options.execs) for peer in peers}
 
 
@@ -39,12 +39,12 @@ def _memory(
 
 
 def _groups(count: int) -> int:
-    """Return how many times a round measures so many shims."""
+    """Return how often one round measures `count` shims."""
     return math.ceil(_FEWEST / count)
 
 
 def _end_all_but(place: Place, peer: Peer, peers: Sequence[Peer]) -> None:
-    """End the zygotes of the other shims, which share an interpreter's pages; see to our own."""
+    """End other peers' zygotes, which share an interpreter's pages; start that of `peer`."""
     others = [other for other in peers if other is not peer and other.helpers()]
     for other in others:
         other.end_zygotes()
@@ -73,7 +73,7 @@ def _group(place: Place, peer: Peer, count: int, execs: int) -> Samples:
 
 
 def _measured(peer: Peer, shims: Sequence[Running], suffix: str) -> Samples:
-    """Measure all of them; what they share with their zygote is spread over them."""
+    """Measure all shims; the memory of their zygote is divided among them."""
     time.sleep(_SETTLE_S)
     peer.settle()
     found = [proc.memory(shim.pid) for shim in shims]
@@ -90,7 +90,7 @@ def _measured(peer: Peer, shims: Sequence[Running], suffix: str) -> Samples:
 
 
 def idle(place: Place, peers: Sequence[Peer], options: Options) -> Round:
-    """A running container that does nothing: how often its shim wakes up.  All at the same time."""
+    """Count the wake-ups of shims with an idle container, of all shims at the same time."""
     with contextlib.ExitStack() as undo:
         shims = {}
         for peer in peers:
@@ -104,7 +104,7 @@ def idle(place: Place, peers: Sequence[Peer], options: Options) -> Round:
 
 
 def measures(options: Options, count: int) -> Sequence[Measure]:
-    """Name what a run with so many shims gives."""
+    """List the measures of a run with `count` shims."""
     of = f"{count} shim{'s' if count > 1 else ''}"
     return [
         Measure(f"{kind}{suffix}_{count}", f"{kind.upper()}, {of}, {when}", "KiB")

@@ -1,6 +1,6 @@
-"""Bytes through the shim: how many a second, and what they cost it.
+"""Bytes through the shim: their rate, and the CPU time of the shim.
 
-The client takes output with splice(2) to /dev/null: what is measured is the way there.
+The client discards output with splice(2) to /dev/null, so its own work is small.
 """
 
 import os
@@ -38,14 +38,14 @@ def terminal(place: Place, peer: Peer) -> Samples:
 def _output(
     place: Place, peer: Peer, *, block_bytes: int, blocks: int, terminal: bool = False
 ) -> tuple[float, float]:
-    """Let a container write; MiB/s from the first byte to the last, CPU seconds per GiB."""
+    """Let a container write; return MiB/s (first to last byte) and CPU seconds per GiB."""
     args = ("dd", "if=/dev/zero", f"bs={block_bytes}", f"count={blocks}", "status=none")
     with place.container(peer, *args, terminal=terminal) as shim:
         shim.start_shim()
         shim.connect()
         shim.create(terminal=terminal)
         shim.begin()
-        before_s = proc.cpu_s(shim.pid)  # the little that fits the pipes is on its way already
+        before_s = proc.cpu_s(shim.pid)  # only what fits into the pipes has been relayed before
         came, taken_s = _drained(shim.outputs["stdout"])
         cost_s = proc.cpu_s(shim.pid) - before_s
     wanted = block_bytes * blocks
@@ -54,7 +54,7 @@ def _output(
 
 
 def _drained(fd: int) -> tuple[int, float]:
-    """Take everything; the bytes, and the seconds from the first to the end of file."""
+    """Read to the end of file; return the bytes, and the seconds from the first byte to the end."""
     os.set_blocking(fd, True)
     with open(os.devnull, "wb", buffering=0) as null:
         came = os.splice(fd, null.fileno(), 1)
@@ -65,7 +65,7 @@ def _drained(fd: int) -> tuple[int, float]:
 
 
 def stdin(place: Place, peer: Peer) -> Samples:
-    """Feed a container until it has read everything."""
+    """Measure how fast a container gets its input."""
     blocks = 256
     with place.container(peer, "dd", "of=/dev/null", "bs=1M", "status=none") as shim:
         shim.up(stdin=True)

@@ -50,7 +50,7 @@ class Place:
 
 
 def fork_server(config: DaemonConfig, place: Place, answer: Callable[[], None]) -> None:
-    """Fork the server and call `answer`; after that the server serves.  Closes our listener.
+    """Fork the server and call `answer`; after that the server serves.  Closes this listener.
 
     Raises:
         Refused, or an error of `answer`: then there is no server.
@@ -113,7 +113,7 @@ def _forked_server(config: DaemonConfig, place: Place) -> Iterator[None]:
             if pid == 0:
                 _run_server(config, place, theirs)
         report = _report(ours)
-        os.waitpid(pid, 0)  # noqa: TID251 - the first of the three; there is no reaper here
+        os.waitpid(pid, 0)  # noqa: TID251 - the first child; there is no reaper here
         if report != _READY:
             raise Refused(report.decode("utf-8", "replace") or "the server ended at once")
         yield

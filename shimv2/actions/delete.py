@@ -59,7 +59,7 @@ def delete(identity: Identity) -> bytes:
     binary = _content(paths.runtime_file(bundle))
     options = _json(paths.options_file(bundle), _OPTIONS)
     pid, no_pid = _init_pid(paths.init_pid_file(bundle))
-    # Read before the kill, when a running init can still be seen to be running.
+    # Read before the kill: afterwards an init that was running would look as if it had exited.
     ended = recorded_exit(bundle, container_id=identity.id, init_pid=pid) if pid else None
 
     root = paths.runtime_root(str(options.get("root") or ""), identity.namespace)

@@ -104,7 +104,7 @@ def start(
             listener, bound = made
             undo.callback(_withdraw, listener, bound)
             undo.callback(_forget, paths.address_file(""))
-            _write_address(path)  # before the server exists: it may die at once
+            _write_address(path)  # before the server exists: it may exit at once
             idle_hook = caller.idle_hook if caller else None
             config = DaemonConfig(request.identity, listener, bound, settings, idle_hook)
             _make_server(

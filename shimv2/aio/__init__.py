@@ -1,4 +1,4 @@
 """The event loop of the shim, waiting for descriptors, and tasks that outlive their request.
 
-Everything above may call in here; nothing here knows about containers or the runtime.
+All higher packages may call it.  It knows nothing about containers or the runtime.
 """

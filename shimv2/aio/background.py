@@ -83,7 +83,7 @@ class Verbs:
     async def run(
         self, key: Hashable, verb: Callable[[], Coroutine[Any, Any, T]], *, keep: bool = False
     ) -> T:
-        """Await `verb()`, or the run of it that an earlier, cancelled call with `key` left.
+        """Await `verb()`, or join the run that an earlier, cancelled call with `key` began.
 
         With `keep`, the result of an abandoned run that succeeded is also the result of every later
         call with `key`, until `forget`.

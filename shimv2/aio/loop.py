@@ -20,7 +20,7 @@ from typing import Any, Final, TypeVar, TypeVarTuple
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
-# EPOLLHUP and EPOLLERR are for both: each learns the reason from its own call.
+# EPOLLHUP and EPOLLERR wake both: each gets the reason from its own system call.
 _FOR_READER: Final = ~select.EPOLLOUT
 _FOR_WRITER: Final = ~select.EPOLLIN
 _EVENTS_PER_ITERATION: Final = 64  # epoll reports further ones in the next iterations, in turn
@@ -31,8 +31,9 @@ log = logging.getLogger(__name__)
 class ShimLoop(asyncio.SelectorEventLoop):
     """The loop of one thread.  Not thread-safe except for `call_soon_threadsafe`."""
 
-    # Of asyncio's loop, CPython 3.11 to 3.14: what runs in the next iteration, the heap of timers,
-    # the written end of the wake-up socket, and the callback of each signal.
+    # Attributes of asyncio's loop, the same in CPython 3.11 to 3.14: the callbacks of the next
+    # iteration, the heap of timers, the write end of the wake-up socket, the callback of each
+    # signal.
     _ready: deque[asyncio.Handle]
     _scheduled: list[asyncio.TimerHandle]
     _csock: socket.socket
@@ -45,7 +46,7 @@ class ShimLoop(asyncio.SelectorEventLoop):
         super().__init__(_Selector(self))
 
     def add_signal_handler(self, sig: int, callback: Callable[[*Ts], object], *args: *Ts) -> None:
-        """Run `callback` in the loop after a signal; once for all that come before it runs.
+        """Run `callback` in the loop after a signal, once for all signals that come before it runs.
 
         Raises:
             RuntimeError, OSError: the signal cannot be caught, or this is not the main thread.
@@ -121,8 +122,8 @@ class _Selector(selectors.EpollSelector):
     def _replace_epoll(self) -> None:
         """Make a new epoll after the old one reported a descriptor that is not registered.
 
-        The descriptor was closed before its removal, and a copy of it is open: then epoll keeps the
-        file (epoll(7), questions and answers) and has no call to remove it, so that epoll_wait
+        The descriptor was closed before its removal, and a copy of it is open: then the file stays
+        in the epoll set (epoll(7), questions and answers), no call can remove it, and epoll_wait
         would never sleep again.
         """
         log.error("a descriptor was closed before its removal from the loop: epoll is made anew")

@@ -41,7 +41,7 @@ class Publisher:
         self._path = address.removeprefix("unix://")
         self._namespace = namespace
         self._pending: deque[Envelope] = deque()
-        self._waiting_ooms: set[bytes] = set()  # containers with an OOM not yet being sent
+        self._waiting_ooms: set[bytes] = set()  # containers whose OOM event is queued, unsent
         self._more = asyncio.Event()
         self._empty = asyncio.Event()
         self._empty.set()
@@ -75,7 +75,7 @@ class Publisher:
             ResourceExhausted: MAX_PENDING events are not acknowledged.
         """
         if len(self._pending) >= MAX_PENDING:
-            raise ResourceExhausted(f"{MAX_PENDING} events wait to be taken by {self._path}")
+            raise ResourceExhausted(f"{MAX_PENDING} events are not acknowledged by {self._path}")
 
     async def run(self) -> None:
         """Send what is emitted until cancelled."""
@@ -99,7 +99,7 @@ class Publisher:
                 await self._empty.wait()
         except TimeoutError:
             for left in self._pending:
-                log.error("event %s was not taken by %s", left.topic, self._path)
+                log.error("event %s was not acknowledged by %s", left.topic, self._path)
 
     async def _deliver(self, message: Envelope) -> None:
         pause_s, logged = BACKOFF_FIRST_S, False
@@ -121,8 +121,8 @@ class Publisher:
 
     async def _forward(self, message: Envelope) -> None:
         if self._client is None or self._client.closed:
-            # The first attempt of an event that follows a restart of the daemon starts here, on a
-            # fresh connection, without a pause.
+            # After a restart of the daemon, the first attempt to send an event connects again,
+            # without a pause.
             self._client = await Client.connect(self._path, timeout_s=DIAL_LIMIT_S)
         await self._client.call(
             SERVICE,

@@ -68,7 +68,7 @@ def exec_spec(request: ExecRequest) -> ExecSpec:
     if not request.HasField("spec"):
         raise InvalidArgument("exec without a process spec")
     process = _json_value(request.spec.value, oci.PROCESS)
-    # Go matches member names in any case, so other spellings must go.
+    # Go matches member names in any case, so other spellings are removed.
     process = {name: value for name, value in process.items() if name.lower() != "terminal"}
     process["terminal"] = request.terminal
     return ExecSpec(id=request.exec_id, stdio=_stdio(request), process=process)

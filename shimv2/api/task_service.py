@@ -83,7 +83,7 @@ class TaskService:
         )
 
     def connect(self, request: pb.ConnectRequest, _: Call) -> pb.ConnectResponse:
-        """Answer both pids.  Never an error: containerd checks with it that the shim lives."""
+        """Reply with both pids; never an error, because containerd uses it as a liveness check."""
         pid = self._containers.pid_of(request.id)
         return pb.ConnectResponse(shim_pid=os.getpid(), task_pid=pid)
 
@@ -174,7 +174,7 @@ class TaskService:
 
     async def update(self, request: pb.UpdateTaskRequest, _: Call) -> Empty:
         init = self._containers.get(request.id).init
-        init.check(Step.UPDATE)  # before the resources are looked at, as in the reference
+        init.check(Step.UPDATE)  # before the resources are parsed, as in the reference
         resources = requests.resources(request)
         key = ("update", request.id, request.resources.value)  # joined only for the same resources
         await self._verbs.run(key, lambda: init.update(resources))

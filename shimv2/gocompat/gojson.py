@@ -1,4 +1,4 @@
-"""JSON whose values of a wrong type are refused in the words of Go's encoding/json.  Pure.
+"""JSON; values of a wrong type are refused with the texts of Go's encoding/json.  Pure.
 
 Clients show these texts (Exec and Update with a bad payload, a corrupt log of the runtime, a broken
 configuration), and the test suites of the daemons compare them.  A syntax error has the text of
@@ -16,7 +16,7 @@ _SPACE: Final = re.compile(r"[ \t\r\n]*")  # RFC 8259, section 2
 
 
 class JsonError(ValueError):
-    """What is wrong with a text, or with a value in it."""
+    """The text is not JSON, or a value in it has a wrong type."""
 
 
 def loads(data: bytes) -> object:
@@ -35,7 +35,7 @@ def values(data: bytes) -> Iterator[object]:
     """Parse a stream of JSON values, with white space between them or none.
 
     Raises:
-        JsonError: after the values before it, the next one is no JSON, or is nested too deeply.
+        JsonError: a value is no JSON, or is nested too deeply; those before it have been yielded.
     """
     text = data.decode("utf-8", "replace")
     at = _after_space(text, 0)
@@ -68,7 +68,7 @@ def _refuse_constant(name: str) -> NoReturn:
 
 def _finite(text: str) -> float:
     value = float(text)
-    if math.isinf(value):  # it could not be written as JSON again
+    if math.isinf(value):  # JSON cannot represent it
         raise JsonError(f"json: cannot unmarshal number {text} into Go value of type float64")
     return value
 

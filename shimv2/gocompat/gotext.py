@@ -19,7 +19,7 @@ def strerror(number: int) -> str:
 def os_error(error: OSError, *, op: str = "open") -> str:
     """Return Go's text of an fs.PathError: `open P: no such file or directory`.
 
-    An attribute `op` of `error`, if there is one, names the call in the place of `op`.
+    If `error` has an attribute `op`, that is used instead of the argument.
     """
     if error.errno is None:  # raised with a text only
         return str(error)

@@ -108,8 +108,8 @@ class Reaper:
         was reaped: before that it is not a child of the shim.
 
         Raises:
-            ChildProcessError: it is no child, and no exit of it was kept.  A future would never
-                be resolved.
+            ChildProcessError: it is no child, and no exit of it was kept: a future for it would
+                never be resolved.
         """
         future: asyncio.Future[Exit] = self._loop.create_future()
         if not self._is_child(pid):

@@ -5,10 +5,10 @@ signal handlers, an empty signal mask, and a signal when the shim dies.  It inhe
 priority, cgroup and session.  A runtime passes all of this on to the container: Python ignores
 SIGPIPE, and without a reset every program in every container would ignore it, too.
 
-A C function does the work (_spawn.c: vfork, 0.6 ms).  Where it was not compiled, the same steps
-follow `os.fork` (1.2 to 2.1 ms).  Both block all signals until the child has reset them.  PATH is
-not searched.  The reaper does not learn the pid from here: claim it in the same iteration of the
-loop, or within a launch window.
+A C function does the work (_spawn.c: vfork, 0.6 ms).  If it was not compiled, the same steps are
+made in Python after `os.fork` (1.2 to 2.1 ms).  Both block all signals until the child has reset
+them.  PATH is not searched.  This module does not pass the pid to the reaper: the caller has to
+claim it in the same iteration of the loop, or within a launch window.
 """
 
 import ctypes
@@ -78,8 +78,8 @@ def spawn(
 
     Raises:
         OSError: execve failed, with the executable as the filename; the working directory or a
-            descriptor is invalid, with its name; an argument contains NUL (EINVAL); or there can be
-            no process (EAGAIN, ENOMEM).  Then there is no child.
+            descriptor is invalid, with its name; an argument contains NUL (EINVAL); or the process
+            could not be made (EAGAIN, ENOMEM).  Then there is no child.
     """
     if death_signal and get_ident() != main_thread().ident:
         raise RuntimeError("only the main thread may spawn: its death would end the child")
@@ -254,7 +254,7 @@ def hold_user_namespace() -> tuple[int, int]:
     when the shim dies.
 
     Raises:
-        OSError: there can be no process.
+        OSError: the process could not be made.
     """
     if get_ident() != main_thread().ident:
         raise RuntimeError("only the main thread may spawn: its death would end the child")

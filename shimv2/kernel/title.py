@@ -1,8 +1,8 @@
 """What `ps` and /proc show of a shim: its command line, its name, its environment.
 
-prctl(2) PR_SET_MM_MAP, and not setproctitle: a shim that was forked from a zygote has the zygote's
-short area for its arguments, which setproctitle cannot extend, and it cannot show an environment.
-setproctitle serves kernels without CONFIG_CHECKPOINT_RESTORE; it is imported there only.
+Uses prctl(2) PR_SET_MM_MAP and not setproctitle.  A shim that was forked from a zygote has the
+zygote's memory area for arguments, which is short.  setproctitle cannot extend it, and cannot show
+an environment.  It serves kernels without CONFIG_CHECKPOINT_RESTORE, and is imported there only.
 """
 
 import os
@@ -16,7 +16,7 @@ _shown: Final[list[object]] = []  # keeps the memory that the kernel reads the w
 
 
 def server_args(identity: Identity) -> list[str]:
-    """Return the arguments that the Go shim's server has, and tools look for."""
+    """Return the arguments of the Go shim's server, which tools look for."""
     words = ["-namespace", identity.namespace, "-id", identity.id]
     words += ["-address", identity.grpc_address]
     return [*words, "-debug"] if identity.debug else words

@@ -81,7 +81,7 @@ def _mount_one(job: Job, target: str, made: list[str]) -> None:
 
 
 def _source_and_data(job: Job, target: str, stack: contextlib.ExitStack) -> tuple[str, str]:
-    """Return the source and the data of mount(2); `stack` holds what both need until then."""
+    """Return the source and the data for mount(2); `stack` closes what the call needs open."""
     source, options, words = job.mount.source, job.options, job.options.data
     if options.loop:
         read_only = bool(options.flags & linux.MS_RDONLY)

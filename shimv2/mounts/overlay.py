@@ -24,7 +24,7 @@ _COLON: Final = re.compile(r"((?:[^:\\]|\\.?)*)(:|$)", re.DOTALL)  # a colon tha
 def short_enough(words: Sequence[str]) -> Iterator[tuple[str, ...]]:
     """Yield the options, shortened to fit into a page if possible.
 
-    Within the block the thread's working directory may be another one: it belongs to the options.
+    Within the block the thread may have another working directory: the names are relative to it.
     """
     if sum(len(os.fsencode(word)) for word in words) < _SHORTEN_FROM_BYTES:
         yield tuple(words)

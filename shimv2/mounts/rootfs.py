@@ -115,7 +115,7 @@ async def _undo(work: Callable[[], object], path: str, reaper: Reaper) -> None:
 
 
 async def _unmounting(work: Callable[[], object], reaper: Reaper) -> None:
-    """Repeat `work`, unmounting with fusermount in between, until it needs that no more."""
+    """Run `work`; while it needs fusermount, unmount with that and run `work` again."""
     while True:
         try:
             await in_thread(work)

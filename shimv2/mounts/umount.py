@@ -129,7 +129,8 @@ def unmount_one(path: str) -> bool:
     tries = 1
     while True:
         try:
-            # A mount point's last component is no symlink; one there now was put there later.
+            # A mount point's last component is no symlink; a symlink there was made after the
+            # mount.
             linux.unmount(path, linux.UMOUNT_NOFOLLOW)
         except OSError as exc:
             if exc.errno in (errno.EINVAL, errno.ENOENT):

@@ -19,7 +19,7 @@ from shimv2.values.errors import NotFound, RuntimeFailed
 from shimv2.values.model import CheckpointSpec
 
 LOG_LIMIT_BYTES: Final = 1024 * 1024
-"""How much of what one call wrote to the log is read: its end."""
+"""How many bytes of one call's log entries are read, from their end."""
 
 _STATE_FILES: Final = (("state.json", "init_process_pid"), ("status", "pid"))  # runc's, crun's
 

@@ -106,7 +106,7 @@ class ExecSpec:
     process: Mapping[str, object]  # the OCI process, with `terminal` as in the request
 
 
-# --- events, in the order of a life -----------------------------------------------------------
+# --- events, in the order in which they occur --------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)

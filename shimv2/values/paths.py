@@ -128,5 +128,5 @@ def go_join(*parts: str) -> str:
     if not joined:
         return ""
     cleaned = os.path.normpath(joined)
-    # normpath keeps two leading slashes, which POSIX allows to have a meaning; Go does not.
+    # normpath keeps two leading slashes, because POSIX allows them a special meaning; Go does not.
     return cleaned[1:] if cleaned.startswith("//") else cleaned

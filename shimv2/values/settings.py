@@ -25,7 +25,7 @@ class Settings:
     """How long Delete waits for output that is still being copied."""
 
     exit_output_s: float = 0.25
-    """How long an exit waits for a connected reader to drain the output before it; 0 = not."""
+    """How long an exit event waits for a connected reader to drain the output; 0 = not."""
 
     self_exit_s: float = 0.0
     """After how long a shim without container and connection ends; 0 = never, as the Go shim."""
@@ -57,7 +57,7 @@ class Settings:
 
 # --- one container -----------------------------------------------------------------------------
 
-# The words of POLICY_ANNOTATION: what an output does while no reader takes its bytes.
+# The values of POLICY_ANNOTATION: what happens to output while no client reads it.
 BLOCK: Final = "block"  # the container waits, as with the Go shim
 BUFFER: Final = "buffer"  # it waits once `limit_bytes` are kept
 DROP_OLDEST: Final = "drop-oldest"  # it never waits
@@ -80,13 +80,13 @@ class IoPolicy:
     limit_bytes: int = 0  # kept in memory per stream, beside pipe and FIFO; 0 with BLOCK
     drain_grace_s: float = 0.5  # without a byte, while a process still holds the writing end
     drain_limit_s: float = 10.0
-    stdin_hangup_s: float | None = None  # from the last client's leaving to EOF; None: no EOF
-    exit_output_s: float = 0.25  # for a client to take what came before an exit, which waits
+    stdin_hangup_s: float | None = None  # from the last client's disconnect to EOF; None: no EOF
+    exit_output_s: float = 0.25  # how long an exit event waits for a client to drain the output
     open_limit_s: float = 30.0  # for all output FIFOs together
 
 
 def io_policy(annotations: Mapping[str, str], settings: Settings) -> IoPolicy:
-    """Read the annotations of an OCI configuration; `settings` has the values for the others.
+    """Read the annotations of an OCI configuration; `settings` has the defaults.
 
     Raises:
         InvalidArgument: an annotation of this shim has an invalid value.

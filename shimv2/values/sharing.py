@@ -1,9 +1,9 @@
-"""Names by which a memory map tells whether a shim shares its zygote's memory.  Pure.
+"""Names in a memory map, which show whether a shim shares its zygote's memory.  Pure.
 
     7f1c00000000-7f1c00100000 rw-p 7f1c00000000 00:01 1041   /memfd:pyrunc-image (deleted)
 
-A zygote maps the image if it shares its memory, and an empty file named for the reason if it does
-not.  Its forks inherit either.  A shim that has started cold has neither.
+A zygote that shares its memory maps the image.  Any other zygote maps an empty file, whose name is
+the reason.  Forks inherit the mapping.  A shim that has started cold has neither mapping.
 """
 
 from typing import Final

@@ -1,4 +1,4 @@
-"""A private containerd: its own folders, its own PATH, killed and started again at will."""
+"""A containerd with folders and a PATH of its own, which tests kill and start again."""
 
 import json
 import os
@@ -17,7 +17,8 @@ from shimv2.shimctl.testbed.until import until
 CONTAINERD: Final = "containerd"
 _READY_LIMIT_S: Final = 20.0
 _CTR_LIMIT_S: Final = 60.0
-# Nothing here needs them; they cost start-up time, or fail for want of a network or kernel part.
+# Plugins that no test needs: they slow the start down, or fail without a network or a kernel
+# module.
 UNNEEDED: Final = (
     "io.containerd.snapshotter.v1.btrfs",
     "io.containerd.snapshotter.v1.devmapper",
@@ -41,9 +42,9 @@ class Task:
 class Containerd:
     """One daemon.  Owns its process; the caller owns its folders.
 
-    `folder` must be short: containerd's socket lies in it, and a path ends at 107 bytes.
-    `binaries` is where containerd and ctr are, if not on PATH; another release may take its place
-    while the daemon is stopped.
+    `folder` must be short: containerd's socket is in it, and a socket's path has at most 107 bytes.
+    `binaries` is the folder of containerd and ctr, if they are not on PATH.  It may be changed to
+    that of another release while the daemon is stopped.
     """
 
     _config_version = 2
@@ -81,7 +82,7 @@ class Containerd:
         self._daemon.start(self._launch(), self._answers, limit_s=_READY_LIMIT_S)
 
     def stop(self, number: int = signal.SIGTERM) -> None:
-        """End the daemon and wait for it; its shims stay."""
+        """Stop the daemon and wait for its exit; its shims continue to run."""
         self._daemon.stop(number)
 
     def kill(self) -> None:
@@ -97,7 +98,7 @@ class Containerd:
         """Run ctr against this daemon.
 
         Raises:
-            AssertionError: it failed and `check` is set; says what it printed.
+            AssertionError: it failed and `check` is set; the text has its output.
         """
         return ended(
             self.command(*args),
@@ -126,13 +127,13 @@ class Containerd:
         return self.tasks()[container_id]
 
     def remove_task(self, container_id: str) -> int:
-        """Run `ctr task rm` and return the exit status it tells, which ctr 1.6 does in words."""
+        """Run `ctr task rm` and return the exit status that it prints."""
         output = self.ctr("task", "rm", container_id).stderr.decode()
         match = re.search(r"exit with non-zero exit code (\d+)", output)
         return int(match[1]) if match else 0
 
     def shim_pid(self, container_id: str) -> int:
-        """Find the shim's process by its arguments, as no API of containerd 1.6 tells it."""
+        """Find the shim's process by its arguments: no API of containerd 1.6 returns the pid."""
         for pid in map(int, filter(str.isdecimal, os.listdir("/proc"))):
             words = _arguments(pid)
             if container_id in words and self.address in words and "-id" in words:
@@ -146,15 +147,15 @@ class Containerd:
             process = subprocess.Popen(
                 self.command("events"), stdin=subprocess.DEVNULL, stdout=file, stderr=file
             )
-        # It prints nothing at first: ask for an event until the first one is seen.
+        # It does not print that it has subscribed: cause events until the first one is printed.
         for attempt in range(100):
             self.ctr("namespaces", "label", self.namespace, f"probe={attempt}")
             if b"/namespaces/" in _contents(output):
                 return process
-            time.sleep(0.05)  # between two looks
+            time.sleep(0.05)  # between two checks
         process.kill()
         process.wait()
-        msg = "ctr events never showed one"
+        msg = "ctr events printed no event"
         raise AssertionError(msg)
 
     def _launch(self) -> list[str]:

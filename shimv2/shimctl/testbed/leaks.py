@@ -1,8 +1,8 @@
-"""Leak counters: what a test left in its own process, and what it left on the machine.
+"""Leak counters: what a test left behind in its own process, and on the machine.
 
-Everything a root test makes carries its mark (a short random word): in folder names, namespaces and
-with them in mounts, cgroups, arguments and working directories.  So a stray thing tells who left
-it, and tests that run at the same time in other processes do not see each other.
+Each root test has a mark, a short random word.  The names of its folders and namespaces contain the
+mark, and so do its mounts, cgroups, arguments and working directories.  So a leftover shows which
+test made it, and tests in other processes at the same time ignore it.
 """
 
 import gc
@@ -24,7 +24,7 @@ _SOCKETS: Final = "/run/containerd/s"
 _FIFOS: Final = "/run/containerd/fifo"
 _RUNTIME_STATE: Final = "/run/containerd/runc"
 _GRACE_S: Final = (
-    5.0  # what ends by itself: a shim on its way out, a cgroup the kernel still empties
+    5.0  # for what ends without help: a shim that exits, a cgroup that the kernel empties
 )
 _OWN_GRACE_S: Final = 1.0
 _STEP_S: Final = 0.05
@@ -50,7 +50,7 @@ class OwnState:
         return cls(fds, frozenset(children_of(os.getpid())), threads)
 
     def grown_since(self, before: "OwnState") -> list[str]:
-        """Say what is there now and was not there before."""
+        """List what exists now and did not exist before."""
         fds = [f"fd {n} -> {to}" for n, to in self.fds.items() if before.fds.get(n) != to]
         children = [f"child {pid}: {command(pid)}" for pid in self.children - before.children]
         threads = [f"thread {name}" for name in self.threads - before.threads]
@@ -58,20 +58,20 @@ class OwnState:
 
 
 def own_leaks(before: OwnState, *, grace_s: float = _OWN_GRACE_S) -> list[str]:
-    """Return what this process holds more than before, once it has had time to let go."""
+    """List what this process has in addition to `before`, after up to `grace_s` to release it."""
     end = time.monotonic() + grace_s
     left = OwnState.now().grown_since(before)
     if left:
-        gc.collect()  # what only a reference cycle holds is no leak yet
+        gc.collect()  # objects in a reference cycle are no leak yet
     while left and time.monotonic() < end:
-        time.sleep(_STEP_S)  # between two looks
+        time.sleep(_STEP_S)  # between two checks
         left = OwnState.now().grown_since(before)
     return left
 
 
 @dataclass(slots=True)
 class HostLeaks:
-    """What carries a mark on this machine.  `folder` is the test's own and not counted itself."""
+    """Everything on this machine with a test's mark.  The test's own `folder` is not counted."""
 
     mark: str
     folder: str
@@ -79,7 +79,7 @@ class HostLeaks:
     _fifos: set[str] = field(default_factory=lambda: set(_listed(_FIFOS)))
 
     def found(self) -> list[str]:
-        """Say what is there at this moment."""
+        """List what exists at this moment."""
         return [
             *self.marked(),
             *(f"socket {path}" for path in self.sockets()),
@@ -88,7 +88,7 @@ class HostLeaks:
         ]
 
     def marked(self) -> list[str]:
-        """Return what carries the mark itself: it was left by the test, whatever else runs here."""
+        """List what has the mark in its name: only this test can have left it behind."""
         return [
             *(f"process {pid}: {command(pid)}" for pid in self.processes()),
             *(f"mount {point}" for point in self.mounts()),
@@ -97,11 +97,11 @@ class HostLeaks:
         ]
 
     def since_start(self, *, grace_s: float = _GRACE_S) -> list[str]:
-        """Return what is left of the test, once it has had time to go."""
+        """List what the test left behind, after up to `grace_s` for it to end."""
         return _settled(self.found, grace_s)
 
     def marked_since(self, known: Sequence[str], *, grace_s: float = _GRACE_S) -> list[str]:
-        """Return what carries the mark and is not of `known`, once it has had time to go."""
+        """List what has the mark and is not in `known`, after up to `grace_s` for it to end."""
         return _settled(lambda: [each for each in self.marked() if each not in known], grace_s)
 
     def processes(self) -> list[int]:
@@ -115,14 +115,14 @@ class HostLeaks:
         return sorted(points, key=len, reverse=True)
 
     def cgroups(self) -> list[str]:
-        """Return the containers' cgroups; the namespace's own stays behind and is not counted."""
+        """List the containers' cgroups; runtimes keep the namespace's own, which is not counted."""
         found = glob.glob(f"{_CGROUPS}/{self.mark}*/*/") + glob.glob(
             f"{_CGROUPS}/*/{self.mark}*/*/"
         )
         return [path.rstrip("/") for path in found]
 
     def sockets(self) -> list[str]:
-        """Return new socket files without a listener; with one, the process is counted."""
+        """List new socket files without a listener.  A listening process is counted instead."""
         new = (os.path.join(_SOCKETS, name) for name in set(_listed(_SOCKETS)) - self._sockets)
         return [path for path in new if _dead(path)]
 
@@ -132,7 +132,7 @@ class HostLeaks:
         return sorted(new - _opened_folders() if new else new)
 
     def remove(self) -> None:
-        """End and remove everything the test left: after one that failed."""
+        """End and remove everything that a failed test left behind."""
         self.remove_marked()
         for path in self.fifos():
             shutil.rmtree(path, ignore_errors=True)
@@ -140,7 +140,7 @@ class HostLeaks:
             os.unlink(path)
 
     def remove_marked(self) -> None:
-        """End and remove what carries the mark itself; others may be at work on this machine."""
+        """End and remove what has the mark in its name: other tests may run on this machine."""
         for pid in self.processes():
             try:
                 os.kill(pid, signal.SIGKILL)
@@ -148,7 +148,7 @@ class HostLeaks:
                 continue
         end = time.monotonic() + _GRACE_S
         while self.processes() and time.monotonic() < end:
-            time.sleep(_STEP_S)  # between two looks
+            time.sleep(_STEP_S)  # between two checks
         for point in self.mounts():
             subprocess.run(["umount", "-l", point], check=False, capture_output=True)
         for path in glob.glob(f"{_RUNTIME_STATE}/{self.mark}*"):
@@ -156,7 +156,7 @@ class HostLeaks:
         self.remove_namespace_folders()
 
     def remove_namespace_folders(self) -> None:
-        """Remove what runtimes leave even in an ordinary life: the namespace's empty folders."""
+        """Remove the namespace's empty folders: runtimes leave them after ordinary removals too."""
         for pattern in (f"{_CGROUPS}/{self.mark}*", f"{_CGROUPS}/*/{self.mark}*"):
             for top in glob.glob(pattern):
                 for path, _, _ in os.walk(top, topdown=False):
@@ -185,7 +185,7 @@ class HostLeaks:
 def _settled(find: Callable[[], list[str]], grace_s: float) -> list[str]:
     end = time.monotonic() + grace_s
     while (left := find()) and time.monotonic() < end:
-        time.sleep(_STEP_S)  # between two looks
+        time.sleep(_STEP_S)  # between two checks
     return left
 
 
@@ -201,7 +201,7 @@ def children_of(pid: int) -> list[int]:
 
 
 def ancestors() -> set[int]:
-    """Return this process and those above it: their arguments may name a test."""
+    """Return this process and its ancestors: their arguments may contain the name of a test."""
     chain = {os.getpid()}
     pid = os.getppid()
     while pid > 1:
@@ -220,7 +220,7 @@ def command(pid: int) -> str:
 
 
 def alive(pid: int) -> bool:
-    """Tell whether a process runs; a zombie, which waits for a parent to look, does not."""
+    """Tell whether a process runs; a zombie, which its parent has not reaped, does not."""
     try:
         with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
             return file.read().rpartition(")")[2].split()[0] not in {"Z", "X"}

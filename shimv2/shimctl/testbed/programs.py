@@ -1,4 +1,4 @@
-"""Programs that tests call: clients, run to their end, and daemons, killed and started at will."""
+"""Programs of tests: clients, which run to their end, and daemons, which are killed and started."""
 
 import re
 import shlex
@@ -15,10 +15,10 @@ _STOP_LIMIT_S: Final = 60.0
 
 
 def run_by(python: str, flags: str = "-I") -> str:
-    """Return the first lines of a script for this interpreter, wherever it is.
+    """Return the first lines of a script that runs with the interpreter `python`.
 
-    The kernel ends the path at a blank and takes no more than 127 bytes of the line: then sh starts
-    the interpreter (as in tools/script.sh).
+    The kernel reads the path after `#!` up to a blank, and at most 127 bytes of the line.  If the
+    path does not fit, sh executes the interpreter (as in tools/script.sh).
     """
     first = f"#!{python} {flags}"
     if not re.search(r"\s", python) and len(first) <= 127:
@@ -37,7 +37,7 @@ def ended(
     """Run a client to its end.
 
     Raises:
-        AssertionError: it failed and `check` is set; says what it printed.
+        AssertionError: it failed and `check` is set; the text has its output.
     """
     done = subprocess.run(command, check=False, input=stdin, capture_output=True, timeout=timeout_s)
     if check and done.returncode:
@@ -47,7 +47,7 @@ def ended(
 
 
 class Daemon:
-    """A daemon's process, one after the other; what it prints is added to the file `log`."""
+    """One process of a daemon at a time.  Its output is appended to the file `log`."""
 
     def __init__(self, name: str, log: str, env: Mapping[str, str]) -> None:
         self.log = log
@@ -64,7 +64,7 @@ class Daemon:
         """Start it and wait until it answers.
 
         Raises:
-            AssertionError: it does not; says what it printed.
+            AssertionError: it does not answer; the text has its output.
         """
         assert self._process is None, f"{self._name} is running already"
         with open(self.log, "ab") as log:
@@ -87,7 +87,7 @@ class Daemon:
         until(ready, f"{self._name} to answer, see {self.log}", limit_s=limit_s)
 
     def stop(self, number: int = signal.SIGTERM) -> None:
-        """Signal it and wait for its end; does nothing if it does not run."""
+        """Signal it and wait for its exit.  Does nothing if it does not run."""
         process, self._process = self._process, None
         if process is not None:
             process.send_signal(number)

@@ -1,4 +1,4 @@
-"""containerd of three Debian releases: this machine's own where it fits, else a package's."""
+"""containerd of three Debian releases: the installed one if its version fits, else a package."""
 
 import functools
 import os
@@ -7,22 +7,23 @@ import subprocess
 from dataclasses import dataclass
 from typing import Final
 
-# The tree, whose tools/ fetch what is not there.
+# The source tree; the scripts in its tools/ download missing programs.
 ROOT: Final = os.path.abspath(os.path.join(os.path.dirname(__file__), "../../.."))
 CACHE: Final = "/var/cache/containerd-shim-pyrunc"
 GO_SHIM: Final = "containerd-shim-runc-v2"
-# The name of a release, Debian's that has it, how its version begins; the oldest first.
+# Name of a release -> the Debian release that has it, and the beginning of its version.  Oldest
+# first.
 _RELEASES: Final = {
     "1.6": ("bookworm", "1.6."),
     "1.7": ("trixie", "1.7."),
     "2.1": ("sid", "2."),
 }
 RELEASES: Final = tuple(_RELEASES)
-_LIMIT_S: Final = 1800.0  # a build of a Go module or a Rust crate, on a machine that is busy
+_LIMIT_S: Final = 1800.0  # for the build of a Go module or a Rust crate on a busy machine
 
 
 class ReleaseMissing(Exception):
-    """A program of another release could not be had; the text says which, and why."""
+    """A program of another release is not available; the text has its name and the reason."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +41,7 @@ class Release:
 
 @functools.cache
 def find_release(name: str) -> Release:
-    """Return one of RELEASES; what is not there yet is downloaded once.
+    """Return one of RELEASES; a missing one is downloaded once.
 
     Raises:
         ReleaseMissing: with the release and the reason.
@@ -61,9 +62,9 @@ def find_release(name: str) -> Release:
 
 
 def tool(script: str, *args: str) -> str:
-    """Run a script of tools/ that fetches something; it does nothing if that is there.
+    """Run a script of tools/ that downloads something, unless it did so before.
 
-    Returns what it prints.
+    Returns its output.
 
     Raises:
         ReleaseMissing: the script failed; the text is its output.

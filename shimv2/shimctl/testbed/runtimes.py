@@ -1,4 +1,4 @@
-"""OCI runtimes as they work on this machine."""
+"""OCI runtimes, in a form that works on this machine."""
 
 import os
 import shutil
@@ -8,17 +8,18 @@ _UNIFIED: Final = "/sys/fs/cgroup/unified"
 
 
 def crun(folder: str) -> str:
-    """Return the installed crun, as it works here; a script for it may lie in `folder`."""
+    """Return the installed crun, or a script in `folder` that makes it work on this machine."""
     program = shutil.which("crun")
     assert program, "crun is not installed"
     return around_hybrid(program, folder)
 
 
 def around_hybrid(program: str, folder: str) -> str:
-    """Return a crun that works here: it refuses a cgroup v2 with controllers beside v1.
+    """Return `program`, which is crun, or a script in `folder` that runs it.
 
-    Then it gets a mount namespace of its own without that mount; new mounts of the host still
-    reach it, and the container has a namespace of its own anyway.
+    crun refuses to work if the cgroup v2 hierarchy beside v1 has controllers.  On such a machine
+    the script runs crun in a mount namespace without that hierarchy.  Later mounts of the host
+    still propagate to it, and a container has a mount namespace of its own anyway.
     """
     try:
         with open(f"{_UNIFIED}/cgroup.controllers", encoding="ascii") as file:
@@ -38,4 +39,4 @@ def around_hybrid(program: str, folder: str) -> str:
 
 
 RUNTIMES: Final = {"crun": crun}
-"""What else than runc containers can have, and what makes it work here."""
+"""The runtimes beside runc: name -> function that returns the program to use."""

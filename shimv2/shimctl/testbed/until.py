@@ -1,4 +1,4 @@
-"""Waiting for a condition with a limit, and watching that one goes on to hold."""
+"""Waits for a condition, with a time limit; checks that a condition stays true."""
 
 import asyncio
 import time
@@ -18,38 +18,38 @@ def until(
     """Return as soon as `met()` is true.
 
     Raises:
-        AssertionError: it was not, within the limit; it tells what was `found` instead.
+        AssertionError: it was not within the limit; the text has the result of `found`.
     """
     end = time.monotonic() + limit_s
     while not met():
         if time.monotonic() >= end:
             msg = f"waited {limit_s} s for {what}"
             raise AssertionError(msg if found is None else f"{msg}; found {found()}")
-        time.sleep(_STEP_S)  # between two looks
+        time.sleep(_STEP_S)  # between two checks
 
 
 async def stays(holds: Callable[[], object], what: str, *, for_s: float = 0.1) -> None:
-    """Watch that a condition goes on to hold for so long: that something does *not* happen.
+    """Check that a condition stays true for `for_s`: that something does *not* happen.
 
-    A busy machine sees less of it in the time, and so misses a fault; it never makes one up.
+    On a busy machine there are fewer checks, so it may miss a fault, but never reports a false one.
 
     Raises:
-        AssertionError: it did not hold at some moment.
+        AssertionError: it was false at some moment.
     """
     loop = asyncio.get_running_loop()
     end = loop.time() + for_s
     while True:
-        assert holds(), f"{what}: no more"
+        assert holds(), f"{what}: not any more"
         if loop.time() >= end:
             return
-        await asyncio.sleep(_STEP_S)  # between two looks
+        await asyncio.sleep(_STEP_S)  # between two checks
 
 
 async def eventually(met: Callable[[], object], what: str, *, limit_s: float = 10.0) -> None:
-    """The same on a loop, which runs on meanwhile.
+    """Wait as `until` does, without blocking the event loop.
 
     Raises:
-        AssertionError: it was not met within the limit.
+        AssertionError: it was not true within the limit.
     """
     loop = asyncio.get_running_loop()
     end = loop.time() + limit_s
@@ -57,4 +57,4 @@ async def eventually(met: Callable[[], object], what: str, *, limit_s: float = 1
         if loop.time() >= end:
             msg = f"waited {limit_s} s for {what}"
             raise AssertionError(msg)
-        await asyncio.sleep(_STEP_S)  # between two looks
+        await asyncio.sleep(_STEP_S)  # between two checks

@@ -1,4 +1,4 @@
-"""The zygotes that a launcher leaves, and their spares."""
+"""The zygotes that a launcher starts, and their spares (their waiting children)."""
 
 import contextlib
 import os
@@ -23,7 +23,7 @@ def sockets_folder() -> Path:
 
 
 def zygotes(program: Path) -> list[int]:
-    """List the zygotes left by a launcher, and their spares; not who helps one to warm up."""
+    """List a launcher's zygotes and their spares, without the processes of a warm-up."""
     pids = _titled(program)
     parents = {pid: _parent(pid) for pid in pids}
     return [pid for pid, parent in parents.items() if parent and parent not in pids]
@@ -43,7 +43,7 @@ def _arguments(pid: int) -> list[str]:
 
 
 def _parent(pid: int) -> int:
-    """Return a process's parent, 0 if it has ended by now."""
+    """Return the pid of a process's parent, 0 if the process has ended."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
             return int(file.read().rpartition(b")")[2].split()[1])
@@ -58,7 +58,7 @@ def _listens(pid: int) -> bool:
             lines = [line.split() for line in file]
         files = os.listdir(f"/proc/{pid}/fd")
         links = {os.readlink(f"/proc/{pid}/fd/{name}") for name in files}
-    except OSError:  # it has ended, or closed one of them
+    except OSError:  # it has ended, or has closed a file meanwhile
         return False
     listening = (words for words in lines if len(words) == 8 and words[3] == _LISTENS)
     return any(f"socket:[{words[6]}]" in links for words in listening if _SUFFIX in words[7])
@@ -79,12 +79,12 @@ def pairs(program: Path, count: int) -> list[int]:
     found: list[int] = []
 
     def all_wait() -> bool:
-        # A zygote leads its session; what it forks does not.
+        # A zygote leads its session; its forks do not.
         try:
             found[:] = sorted(zygotes(program), key=lambda pid: os.getsid(pid) != pid)
-        except ProcessLookupError:  # the one between the two, just now
+        except ProcessLookupError:  # one of them has just ended
             return False
-        # One that warms up has other forks, and does not listen yet.
+        # A zygote that is warming up has other forks and does not listen yet.
         return len(found) == 2 * count and all(map(_listens, found))
 
     until(all_wait, f"{count} zygotes with their spares", found=lambda: _describe(program))
@@ -92,21 +92,21 @@ def pairs(program: Path, count: int) -> list[int]:
 
 
 def _describe(program: Path) -> str:
-    """List all processes that have to do with a launcher, as text for a failure."""
+    """List all processes whose command line names a launcher, for the text of a failure."""
     every = psutil.process_iter(["pid", "ppid", "status", "cmdline"])
     mine = (each.info for each in every if str(program) in " ".join(each.info["cmdline"] or []))
     return "".join(f"\n{info}" for info in mine)
 
 
 def end_zygotes(program: Path) -> None:
-    """Have them all end, as at a shutdown, and wait until they have."""
+    """End all zygotes of a launcher, as at a shutdown, and wait until they have ended."""
 
     def ended() -> bool:
-        pids = _titled(program)  # another one may just have been left behind
+        pids = _titled(program)  # a `start` may just have made another one
         for pid in pids:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGTERM)
                 os.kill(pid, signal.SIGCONT)  # a test may have stopped it
         return not pids
 
-    until(ended, "the zygotes to be gone")
+    until(ended, "the zygotes to end")
