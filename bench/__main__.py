@@ -44,39 +44,20 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True)
 
     run = commands.add_parser("run", help="compare our shim with others")
-    run.add_argument(
-        "--ours",
-        default="",
-        metavar="PATH",
-        help="the installed shim to measure, instead of a fresh installation",
-    )
-    run.add_argument(
-        "--only", default="", metavar="NAME,...", help="the experiments or figures to run"
-    )
+    run.add_argument("--ours", default="", metavar="PATH", help="our shim, installed already")
+    run.add_argument("--only", default="", metavar="NAME,...", help="experiments or figures to run")
     run.add_argument("--pairs", type=int, help="how many samples of each shim")
     every = ",".join(PEERS)
-    run.add_argument(
-        "--peers",
-        metavar="NAME,...",
-        help=f"the peers, instead of all that are available of {every}",
-    )
-    run.add_argument(
-        "--peer", action="append", default=[], metavar="NAME=PATH", help="a further peer"
-    )
-    run.add_argument(
-        "--python", default="", metavar="VERSION", help="the Python of our shim, or its path"
-    )
+    run.add_argument("--peers", metavar="NAME,...", help=f"default: those available of {every}")
+    run.add_argument("--peer", action="append", default=[], metavar="NAME=PATH", help="one more")
+    run.add_argument("--python", default="", metavar="VERSION", help="of our shim (or a path)")
     run.add_argument(
         "--pythons",
         metavar="VERSION,...",
-        help=f"also measure the memory of ours with these ({','.join(_PYTHONS)} if available)",
+        help=f"measure our memory with these too (default: those of {','.join(_PYTHONS)})",
     )
-    run.add_argument(
-        "--shims", default="1,5,20", metavar="N,...", help="how many shims, for memory"
-    )
-    run.add_argument(
-        "--execs", type=int, default=20, help="execs in each shim before memory is measured"
-    )
+    run.add_argument("--shims", default="1,5,20", metavar="N,...", help="shims, for memory")
+    run.add_argument("--execs", type=int, default=20, help="in each shim, for memory")
     run.add_argument("--idle", type=float, default=60.0, metavar="SECONDS")
     run.add_argument("--json", type=Path, default=_LAST)
     run.set_defaults(main=_run)

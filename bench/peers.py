@@ -203,7 +203,7 @@ def find_peer(name: str) -> Peer:
             return given(name, path, made.generation, label=made.label)
     except ReleaseMissing as error:
         raise NoPeer(str(error)) from None
-    raise NoPeer(f"there is no peer {name}; there are {', '.join(PEERS)}")
+    raise NoPeer(f"there is no peer {name}, only {', '.join(PEERS)}")
 
 
 def given(

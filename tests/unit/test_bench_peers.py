@@ -44,7 +44,7 @@ def test_peer_that_was_asked_for_has_to_be_there() -> None:
 
 def test_unknown_peer_is_reported_with_those_there_are() -> None:
     """A typing error is seen at once."""
-    with pytest.raises(NoPeer, match=r"there is no peer go-3, but go-2\.1, .*rust"):
+    with pytest.raises(NoPeer, match=r"there is no peer go-3, only go-2\.1, .*rust"):
         find_peer("go-3")
 
 
