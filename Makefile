@@ -28,7 +28,7 @@ help: ## this list
 setup: ## install the Debian packages that are missing (root and apt)
 	@PYTHON="$(PYTHON)" tools/setup.sh all
 
-# --- the virtual environment: what runs the shim first, what tests it on top ----------------------
+# --- the virtual environment: first the packages that run the shim, then those that test it ----------------------
 RUN_STAMP := $(VENV)/.stamp-run
 DEV_STAMP := $(VENV)/.stamp-dev
 NATIVE_STAMP := $(VENV)/.stamp-native
@@ -44,7 +44,7 @@ $(RUN_STAMP): pyproject.toml | $(PY)
 	@echo "venv: what the shim needs"
 	@$(call requirements,p["dependencies"] + p["optional-dependencies"]["shimctl"]) > $(VENV)/run.txt
 	@$(PIP) -r $(VENV)/run.txt
-	@# A path file, no import hook: what is imported is the tree, and start-up costs one stat more.
+	@# A path file and no import hook: modules are imported from the tree, and a start makes one more stat(2).
 	@echo "$(CURDIR)" > "$$($(PY) -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/containerd-shim-pyrunc.pth"
 	@touch $@
 
@@ -77,7 +77,7 @@ test: setup venv ## all tests: unit, wire, and end to end with runc, crun and co
 	@echo "          daemons and runtimes of other releases (make e2e-matrix)"
 	@$(PYTEST) -m "not soak and not criu and not differential and not matrix"
 
-# What runs through a whole life, and what counts what is left.
+# The tests of whole container lifecycles, and of what is left behind.
 RECLAIM := life exit_output order outputs stdin terminal pods restart bursts same_time reclaim
 test-reclaim: setup venv ## the core of e2e with shims that reclaim shared memory whenever they are idle
 	@echo "SEED=$(SEED)"
@@ -104,14 +104,14 @@ soak: setup venv ## the long tests: 200 × ctr run, 20 restarts of containerd, 1
 	@echo "with cgroup v2"
 	@$(PY) -m tests.vm --randomly-seed=$(SEED) tests/e2e/test_oom.py -m soak
 
-# Results of runs elsewhere count as well, those of make vm by themselves: RESULTS="FOLDER..."
+# RESULTS="FOLDER..." adds results of other runs; those of make vm are added without it.
 RESULTS ?= $(wildcard .cache/vm)
 PROVEN := .cache/conformance
 conformance: setup venv ## write docs/conformance.md: the rules of tests/rules.toml that the tests prove, with runc and crun
 	@tools/criu.sh
 	@echo "SEED=$(SEED)"
 	@rm -rf $(PROVEN)
-	@# Not the end: what failed is shown on the page, and making that fails then.
+	@# Failed tests do not stop the target: the page shows them, and `conformance-page` fails.
 	@export SHIM_TEST_RULES="$(CURDIR)/$(PROVEN)"; \
 		$(PYTEST) -q -m "rule and not soak" || true; \
 		SHIM_TEST_RUNTIME=crun $(PYTEST) -q -m "rule and root and not soak" tests/e2e || true
@@ -159,7 +159,7 @@ cover: setup venv ## branch coverage of the unprivileged tests
 protos: $(DEV_STAMP) ## generate protos/*_pb2.py from the .proto texts
 	@$(PY) -m protos.generate
 
-# --- what it costs ----------------------------------------------------------------------------------
+# --- performance ----------------------------------------------------------------------------------
 BENCH = $(PY) -m bench
 N ?= 100
 bench: setup venv ## measure this shim, the Go shims and the Rust shim in turns: make bench ARGS='--only start,delete --pairs 10'

@@ -8,12 +8,12 @@ from bench.results import Results
 
 _BEGIN: Final = "<!-- made by `make performance` from here -->"
 _END: Final = "<!-- to here -->"
-_HEAD: Final = """# What it costs
+_HEAD: Final = """# Performance
 
-Our shim and containerd's, one right after the other on the same machine, by `make bench`. A ratio
-is that of the medians, ours by theirs; its interval is the bootstrap's over pairs, and a bar is met
-when the whole interval is within. Memory counts what the shims share with their zygote, spread over
-them.
+`make bench` measures this shim and containerd's shims in turns on the same machine. A ratio is the
+median of this shim divided by the median of the other one. Its 95 % interval comes from a bootstrap
+over the pairs. A bar is met if the whole interval is below it. The memory of a shim includes
+its share of the zygote: the zygote's memory divided by the number of shims.
 """
 
 

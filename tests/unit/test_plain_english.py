@@ -10,7 +10,8 @@ from typing import Final
 ROOT: Final = Path(__file__).parents[2]
 CODE: Final = ("shimv2", "ttrpc", "protos/generate.py", "bench", "tests")
 PAGES: Final = (
-    *("README.md", "CHANGELOG.md", "docs/design.md", "docs/glossary.md", "docs/daemons.md"),
+    *("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "tests/README.md", "tests/vm/README.md"),
+    *("docs/design.md", "docs/glossary.md", "docs/daemons.md", "docs/conformance.md"),
     *("docs/differences.md", "docs/protocol.md", "docs/performance.md", "docs/threat-model.md"),
     *("Makefile", "setup.py", "tests/rules.toml"),
     *sorted(
