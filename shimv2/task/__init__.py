@@ -1,4 +1,4 @@
-"""The heart of the shim: the table of containers, their processes, and how each one's life goes.
+"""The core of the shim: the table of containers, their processes and the lifecycles of these.
 
-`api` calls in with frozen specs and gets results or domain errors; no message is known here.
+`api` calls it with frozen specs, and gets results or domain errors.  It knows no messages.
 """

@@ -208,7 +208,7 @@ class Container:
     # --- answers from memory -------------------------------------------------------------------
 
     def state(self, exec_id: str) -> ProcessState:
-        """Return the answer of State.  The execs of a paused container are paused, too."""
+        """Return the answer of State.  The execs of a paused container are paused too."""
         process = self.process(exec_id)
         state = process.state
         if exec_id and self.init.state in (State.PAUSED, State.PAUSING):

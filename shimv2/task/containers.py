@@ -68,7 +68,7 @@ class Containers:
             raise Refused(f"OCI runtime create failed: runc create failed: {what}")
         if self._closed:
             raise FailedPrecondition("the shim is stopping")
-        self._end = None  # the client that asked for the end did not know of this Create
+        self._end = None  # the client that called Shutdown did not know of this Create
         making = self._in_creation[spec.id] = _Making()
         making.task = self._host.background.start(
             self._make(spec, deadline), f"create of {spec.id}", for_a_request=True
@@ -77,7 +77,7 @@ class Containers:
             return await asyncio.shield(making.task)
         except asyncio.CancelledError:
             if not making.task.done():
-                # The caller is answered now; what was begun is undone in the daemon's own time.
+                # The caller is answered now; the roll-back continues in the background.
                 making.given_up = True
                 making.task.cancel()
             raise
@@ -95,7 +95,7 @@ class Containers:
         return container
 
     async def settled(self) -> None:
-        """Wait until every create whose caller left is undone.
+        """Wait until each Create whose caller disconnected is rolled back.
 
         If a Create of a daemon timed out, the daemon asks for Shutdown at once.  The shim must
         then be as empty as after the roll-back.

@@ -72,7 +72,7 @@ class Scope:
 
 
 def time_to_open(deadline: float | None) -> float | None:
-    """Return how many seconds the open of a client's side may take; None: no limit.
+    """Return how many seconds it may take to open a client's side; None: no limit.
 
     `deadline` is the caller's, in loop time.  The result leaves time for the roll-back.  That comes
     before the answer, and so the caller still gets the reason of a failure.

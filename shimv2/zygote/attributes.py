@@ -1,7 +1,7 @@
 """The state in a launcher's request: the process attributes that a process can change itself.
 
 description.c writes one line for each attribute.  The waiting child first writes its own state with
-the same C code.  Mostly the two are equal, and nothing is left to do.  Otherwise only the
+the same C code.  Usually the two are equal, and nothing has to be changed.  Otherwise only the
 attributes that differ are changed.
 """
 

@@ -1,8 +1,8 @@
 /* The launcher: the shim's binary, if the installation had a compiler.  It sends `start` and `delete` to a
  * zygote.
  *
- * A new interpreter with its imports takes 60 to 80 ms (ADR 3).  So the first cold `start` leaves a Python process behind, the zygote (parent.py), which has all modules imported and
- * forks children.
+ * A new interpreter with its imports takes 60 to 80 ms (ADR 3).  So the first cold `start` leaves a Python
+ * process behind, the zygote (parent.py), which has all modules imported and forks children.
  *
  * A fork cannot change some attributes of its process: ids, namespaces, capabilities, hard limits.  All
  * of these are in one text, the key.  The launcher asks only a zygote that has the same key.  The request

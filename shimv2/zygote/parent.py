@@ -11,8 +11,8 @@ and the zygote forks the next child.  End of file shows that the child has ended
 shim is idle for the first time, it sends the pages that it has used.  Later children prefault them.
 
 A zygote serves launchers that have the key (description.c) and the settings of the `start` that
-made it.  If it is stopped or killed, at any moment, a launcher loses a little time and makes a cold
-start.
+made it.  If it is stopped or killed, at any moment, a launcher makes a cold start after a short
+time.
 
 The zygote is no subreaper, and it has no loop and no thread.  If it ends, its shims go on.  After
 the last shim has ended it lingers, then it removes its socket and ends.

@@ -1,4 +1,4 @@
-"""The results of critest, as a page: each spec with each shim, and what must not be.  Pure."""
+"""The results of critest as a page: each spec with each shim, and the failures.  Pure."""
 
 import re
 from collections import Counter
@@ -13,22 +13,22 @@ Found = Mapping[str, Mapping[str, Outcomes]]  # version of containerd -> shim ->
 
 PASSED: Final = "passed"
 SKIPPED: Final = "skipped"
-# Why a spec fails with both: words of its name, and what this machine lacks.
+# Why a spec fails with both shims: a part of its name, and what this machine lacks.
 REASONS: Final[Mapping[str, str]] = {
     "port mapping with host port": "the kernel has no packet filter, so CNI's portmap cannot work",
-    "should support MaskedPaths": "Debian's busybox runs its own ls, whatever hides the file",
+    "should support MaskedPaths": "Debian's busybox runs its own ls, even if the file is masked",
 }
 _NAME: Final = re.compile(r"\[It\] (?:\[k8s\.io\] )?(.*)")
 _HEAD: Final = """# critest
 
-Kubernetes' own tests of what is below its container runtime interface (cri-tools 1.36), run against
-containerd with this shim and, on the same daemon, with the shim that comes with that containerd.
-`make critest` makes this page; it fails when a spec that passes with containerd's shim does not
-with this one.
+Kubernetes' own tests of implementations of its container runtime interface (cri-tools 1.36), run
+against containerd with this shim and, with the same daemon, with the shim of that containerd.
+`make critest` makes this page; it fails if a spec passes with containerd's shim and not with this
+one.
 
-No image can be pulled where the tests run: a registry on loopback has stand-ins made of busybox
-under the names that critest asks for, and the one digest that it asks for is replaced, in a copy of
-the program, by that of the stand-in.
+The tests pull no images from the network.  A registry on loopback has images made of busybox, with
+the names that critest pulls.  critest pulls one image by its digest: in a copy of the program that
+digest is replaced by the one of the busybox image.
 """
 
 
@@ -43,7 +43,7 @@ def read(junit: str) -> Outcomes:
 
 
 def verdict(found: Found) -> list[str]:
-    """Say what must not be: nothing, if all is well."""
+    """List the specs that pass with containerd's shim only, and other faults."""
     wrong = []
     for version, shims in found.items():
         go, ours = shims[GO], shims[OURS]
