@@ -1,7 +1,9 @@
-"""Reads back what the shim sets with prctl(2) and fcntl(2)."""
+"""Reads back, and restores, what the shim sets with prctl(2) and fcntl(2)."""
 
+import contextlib
 import ctypes
 import fcntl
+from collections.abc import Iterator
 from typing import Final
 
 from shimv2.kernel import linux
@@ -13,6 +15,17 @@ _PR_GET_CHILD_SUBREAPER: Final = 37
 
 def is_child_subreaper() -> bool:
     return bool(_prctl_int(_PR_GET_CHILD_SUBREAPER))
+
+
+@contextlib.contextmanager
+def as_subreaper() -> Iterator[None]:
+    """Make this process a child subreaper in the block."""
+    before = is_child_subreaper()
+    linux.set_child_subreaper()
+    try:
+        yield
+    finally:
+        linux.set_child_subreaper(before)
 
 
 def parent_death_signal() -> int:

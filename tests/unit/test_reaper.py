@@ -6,18 +6,17 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator
 
 import pytest
 
-from shimv2.kernel import linux, reaper
+from shimv2.kernel import reaper
 from shimv2.kernel.reaper import Reaper
 from shimv2.kernel.spawn import spawn
 from shimv2.shimctl.testbed.until import stays, until
 from shimv2.values.model import Exit
 from tests.support.aio import LOOPS, LoopName, run
 from tests.support.children import status_of
-from tests.support.kernel import is_child_subreaper
+from tests.support.kernel import as_subreaper
 
 both_loops = pytest.mark.parametrize("loop", LOOPS)
 
@@ -39,14 +38,6 @@ def dead(pid: int) -> None:
         return not os.path.exists(f"/proc/{pid}") or status_of(pid)["State"][0] == "Z"
 
     until(is_dead, f"{pid} to exit")
-
-
-@pytest.fixture
-def subreaper() -> Iterator[None]:
-    before = is_child_subreaper()
-    linux.set_child_subreaper()
-    yield
-    linux.set_child_subreaper(before)
 
 
 @both_loops
@@ -267,24 +258,32 @@ def test_exits_are_kept_and_delivered_in_the_order_of_reaping() -> None:
 
 
 @both_loops
-def test_orphan_can_be_claimed_after_its_parent_was_reaped(subreaper: None, loop: LoopName) -> None:
-    """That is how a container's init becomes ours: runc leaves it behind and exits."""
+def test_orphan_can_be_claimed_after_its_parent_was_reaped(loop: LoopName) -> None:
+    """That is how a container's init becomes ours: runc leaves it behind and exits.
+
+    The orphan exits with its parent or later: dash reaps a job that has exited before itself.
+    """
 
     async def main() -> None:
         mine = started()
-        for delay in ("0", "0.02") * 10:
-            source, sink = os.pipe2(os.O_CLOEXEC)
+        for exits_with_parent in (True, False) * 10:
+            (source, sink), (gate, hold) = os.pipe2(os.O_CLOEXEC), os.pipe2(os.O_CLOEXEC)
             with mine.launching():
-                parent = shell(f"(sleep {delay}; exit 5) & echo $!", fds={1: sink})
-                os.close(sink)
+                script = "(exec 4>&-; read x <&3; exit 5) & echo $!"  # the parent holds fd 4
+                parent = shell(script, fds={1: sink, 3: gate, 4: hold})
+                for fd in (sink, gate, hold) if exits_with_parent else (sink, gate):
+                    os.close(fd)
                 assert (await mine.claim(parent)).status == 0
                 orphan = int(os.read(source, 100))
                 os.close(source)
                 ended = mine.claim(orphan)
+            if not exits_with_parent:
+                os.close(hold)
             assert await ended == Exit(orphan, 5, (await ended).at_ns)
         mine.stop()
 
-    run(main(), loop=loop)
+    with as_subreaper():
+        run(main(), loop=loop)
 
 
 @both_loops

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from shimv2.kernel import linux, spawn
 from tests.support.children import a_child, fds_of, status_of, wait_for
-from tests.support.kernel import is_child_subreaper
+from tests.support.kernel import as_subreaper
 
 SLEEP = ("/bin/sleep", "600")
 SHELL = "/bin/sh"
@@ -138,11 +138,9 @@ def test_child_dies_with_its_parent() -> None:
         "os.write(1, b'%d %d\\n' % (dies, lives))\n"
         "sys.stdin.read()\n"
     )
-    was_subreaper = is_child_subreaper()
-    linux.set_child_subreaper()
     source, sink = os.pipe2(os.O_CLOEXEC)
     hold, held = os.pipe2(os.O_CLOEXEC)
-    try:
+    with as_subreaper():
         argv = [sys.executable, "-c", script]
         parent = spawn.spawn(argv, cwd=os.getcwd(), fds={0: hold, 1: sink, 2: 2})
         dies, lives = map(int, os.read(source, 100).split())
@@ -153,10 +151,8 @@ def test_child_dies_with_its_parent() -> None:
         assert os.waitid(os.P_PID, lives, os.WEXITED | os.WNOHANG) is None
         os.kill(lives, signal.SIGKILL)
         assert wait_for(lives) == 128 + signal.SIGKILL
-    finally:
-        for fd in (source, sink, hold, held):
-            os.close(fd)
-        linux.set_child_subreaper(was_subreaper)
+    for fd in (source, sink, hold, held):
+        os.close(fd)
 
 
 def test_other_threads_may_not_spawn_what_dies_with_them() -> None:
