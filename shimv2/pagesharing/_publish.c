@@ -24,10 +24,12 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/sysmacros.h>
 #include <unistd.h>
 
 #define FILE_BYTES ((off_t)1 << 47) /* the address space of a process on x86-64 */
+#define RSEQ_BYTES 32               /* the least size of a thread's rseq(2) area */
 
 struct image image;
 
@@ -39,6 +41,7 @@ struct words {
 /* Weak symbols: this file is not linked to CPython, and glibc has the second since 2.35 only. */
 __attribute__((weak)) unsigned int PyType_ClearCache(void);
 extern const ptrdiff_t __rseq_offset __attribute__((weak));
+extern const unsigned int __rseq_size __attribute__((weak));
 
 void clear_type_cache(void)
 {
@@ -46,14 +49,15 @@ void clear_type_cache(void)
 		PyType_ClearCache();
 }
 
+/* The address of this thread's rseq(2) area; 0 if there is none. */
+static uintptr_t rseq_area(void)
+{
+	return &__rseq_offset ? (uintptr_t)__builtin_thread_pointer() + __rseq_offset : 0;
+}
+
 int is_written_by_kernel(uintptr_t at)
 {
-	uintptr_t area;
-
-	if (!&__rseq_offset)
-		return 0;
-	area = (uintptr_t)__builtin_thread_pointer() + __rseq_offset;
-	return at / sysconf(_SC_PAGESIZE) == area / sysconf(_SC_PAGESIZE);
+	return at / sysconf(_SC_PAGESIZE) == rseq_area() / sysconf(_SC_PAGESIZE);
 }
 
 /* Whether a file is libpython: some interpreters are a small program with this library. */
@@ -112,12 +116,14 @@ static int add_size(uintptr_t start, uintptr_t end, void *with)
 	return 1;
 }
 
+/* Not pwrite(3): in a process that has had a second thread, it sets a mark in the thread's memory while
+ * it runs (glibc: CANCELTYPE_BITMASK in cancelhandling), and the image would have that mark. */
 static int write_run(uintptr_t start, uintptr_t end, void *with)
 {
 	int fd = *(int *)with;
 
 	while (start < end) {
-		ssize_t done = pwrite(fd, (void *)start, end - start, start);
+		long done = syscall(SYS_pwrite64, fd, (void *)start, end - start, start);
 
 		if (done <= 0)
 			return 0;
@@ -225,14 +231,28 @@ struct comparison {
 	const char *original;
 };
 
+/* Whether a page is equal to its original, except for the rseq(2) area. */
+static int is_page_equal(const char *at, const char *original)
+{
+	size_t page = sysconf(_SC_PAGESIZE), before = page, after = page;
+
+	if (is_written_by_kernel((uintptr_t)at)) {
+		before = rseq_area() % page;
+		after = before + RSEQ_BYTES;
+		if (&__rseq_size && __rseq_size > RSEQ_BYTES)
+			after = before + __rseq_size;
+	}
+	return !memcmp(at, original, before) &&
+	       (after >= page || !memcmp(at + after, original + after, page - after));
+}
+
 static int is_run_equal(uintptr_t start, uintptr_t end, void *with)
 {
 	const struct comparison *comparison = with;
 	uintptr_t page = sysconf(_SC_PAGESIZE), at;
 
 	for (at = start; at < end; at += page)
-		if (!is_written_by_kernel(at) &&
-		    memcmp((void *)at, comparison->original + (at - comparison->region->start), page))
+		if (!is_page_equal((void *)at, comparison->original + (at - comparison->region->start)))
 			return 0;
 	return 1;
 }

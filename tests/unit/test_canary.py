@@ -123,15 +123,15 @@ def test_code_that_has_changed_is_found(monkeypatch: pytest.MonkeyPatch) -> None
 # Wrong system calls, put in the place of the right ones when the C part is compiled.
 FAULTS: Final = {
     "a byte is written wrong": (
-        "#define pwrite(fd, at, size, to) wrong_pwrite(fd, at, size, to)",
+        "#define syscall(number, fd, at, size, to) wrong_pwrite(fd, at, size, to)",
         """
         static ssize_t wrong_pwrite(int fd, const void *at, size_t size, off_t to)
         {
             char page[4096];
-            ssize_t done = (pwrite)(fd, at, size, to);
+            ssize_t done = pwrite(fd, at, size, to);
             memcpy(page, at, 4096);
             page[100] ^= 1;
-            (pwrite)(fd, page, 4096, to);
+            pwrite(fd, page, 4096, to);
             return done;
         }
         """,

@@ -13,6 +13,7 @@ import pytest
 
 from shimv2 import COMPILED_DIR
 from shimv2.pagesharing import publish, reclaim
+from shimv2.shimctl.testbed.until import until
 from tests.support.forks import in_fork
 
 LIBRARY: Final = Path(COMPILED_DIR, "libmemory.so")
@@ -182,6 +183,20 @@ def test_process_with_two_threads_publishes_nothing() -> None:
         go.set()
         thread.join()
         return not publish.is_published()
+
+    assert in_fork(parent) == 0
+
+
+def test_process_that_had_a_second_thread_can_publish() -> None:
+    """From then on glibc writes to the thread's memory during each call that can be cancelled."""
+
+    def parent() -> bool:
+        thread = threading.Thread(target=int)
+        thread.start()
+        thread.join()  # returns a little before the thread has ended
+        until(publish.has_one_thread, "the thread to end")
+        publish.publish()
+        return publish.is_published()
 
     assert in_fork(parent) == 0
 
