@@ -6,10 +6,10 @@
 #include <string.h>
 #include <unistd.h>
 
-int open_maps(struct maps *maps)
+int open_maps(struct maps *maps, const char *path)
 {
 	maps->at = maps->used = 0;
-	maps->fd = open("/proc/self/maps", O_RDONLY | O_CLOEXEC);
+	maps->fd = open(path, O_RDONLY | O_CLOEXEC);
 	return maps->fd >= 0;
 }
 
@@ -56,6 +56,23 @@ int next_mapping(struct maps *maps, struct mapping *found)
 		found->name = line + name;
 		return 1;
 	}
+	return 0;
+}
+
+/* Flags of proc_pid_smaps(5): "dc" is not in forks (MADV_DONTFORK), "wf" is zero in forks
+ * (MADV_WIPEONFORK), "dp" may become zero at any time (MAP_DROPPABLE). */
+int is_copied_by_fork(struct maps *maps)
+{
+	static const char *const special[] = {" dc ", " wf ", " dp ", NULL};
+	const char *const *flag, *line;
+
+	while ((line = next_line(maps)))
+		if (!strncmp(line, "VmFlags:", 8)) {
+			for (flag = special; *flag; flag++)
+				if (strstr(line, *flag))
+					return 0;
+			return 1;
+		}
 	return 0;
 }
 

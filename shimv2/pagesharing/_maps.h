@@ -4,7 +4,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* Reads /proc/self/maps and /proc/self/pagemap and writes to the stack only.  Reason: the callers replace
+/* Reads /proc/self/maps, smaps and pagemap, and writes to the stack only.  Reason: the callers replace
  * or compare the heap meanwhile, and nothing may write to it. */
 
 struct mapping {
@@ -21,8 +21,12 @@ struct maps {
 	char buffer[8192]; /* a path has up to 4,095 bytes */
 };
 
-int open_maps(struct maps *maps); /* 0 if it cannot be read */
+int open_maps(struct maps *maps, const char *path); /* of maps or smaps; 0 if it cannot be read */
 int next_mapping(struct maps *maps, struct mapping *found);
+
+/* Whether a fork gets this mapping, the last one of smaps, as it is.  A call makes `name` invalid. */
+int is_copied_by_fork(struct maps *maps);
+
 void close_maps(struct maps *maps);
 
 /* Bits of an entry of the page map (Linux: Documentation/admin-guide/mm/pagemap.rst). */

@@ -67,7 +67,7 @@ __attribute__((visibility("default"))) long pyrunc_used_pages_1(uint64_t *number
 
 	if (pagemap < 0)
 		return 0;
-	if (open_maps(&maps)) {
+	if (open_maps(&maps, "/proc/self/maps")) {
 		while (next_mapping(&maps, &found))
 			if (strncmp(found.name, "[v", 2)) /* mappings of the kernel: vvar, vdso, vsyscall */
 				add_mapping(&runs, pagemap, found.start, found.end);

@@ -69,7 +69,8 @@ static int is_libpython(const char *path)
 }
 
 /* Whether a mapping can be shared: the heap, anonymous memory and the interpreter's data can; the stack
- * and the data of other libraries cannot. */
+ * and the data of other libraries cannot.  Nor can memory with rules of its own for forks: since 2.41
+ * glibc keeps the state of its random numbers there, and each fork must get other random numbers. */
 static int is_shareable(const struct mapping *found, const char *program)
 {
 	if (strcmp(found->perms, "rw-p") || found->end > (uintptr_t)FILE_BYTES)
@@ -141,10 +142,10 @@ static uint64_t find_regions(int pagemap, unsigned char *of_file)
 	struct mapping found;
 	uint64_t bytes = 0;
 
-	if (readlink("/proc/self/exe", program, sizeof program - 1) < 0 || !open_maps(&maps))
+	if (readlink("/proc/self/exe", program, sizeof program - 1) < 0 || !open_maps(&maps, "/proc/self/smaps"))
 		return 0;
 	while (image.count < MAX_REGIONS && next_mapping(&maps, &found))
-		if (is_shareable(&found, program)) {
+		if (is_shareable(&found, program) && is_copied_by_fork(&maps)) {
 			struct region *region = &image.regions[image.count];
 
 			*region = (struct region){.start = found.start, .end = found.end};

@@ -127,7 +127,7 @@ __attribute__((visibility("default"))) long pyrunc_reclaim_2(void)
 
 	if (pagemap < 0)
 		return -1;
-	if (!open_maps(&maps)) {
+	if (!open_maps(&maps, "/proc/self/maps")) {
 		close(pagemap);
 		return -1;
 	}

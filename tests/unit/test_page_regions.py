@@ -29,6 +29,7 @@ SIZE: Final = 8 << 20  # malloc makes a mapping of its own for it
 READ_WRITE: Final = mmap.PROT_READ | mmap.PROT_WRITE
 MAP_FIXED: Final = 0x10
 MREMAP_MAYMOVE_FIXED: Final = 3
+MADV_WIPEONFORK: Final = 18  # Linux 4.14; `mmap` does not have it
 FAILED: Final = ctypes.c_void_p(-1).value
 
 
@@ -197,6 +198,52 @@ def test_process_that_had_a_second_thread_can_publish() -> None:
         until(publish.has_one_thread, "the thread to end")
         publish.publish()
         return publish.is_published()
+
+    assert in_fork(parent) == 0
+
+
+def test_memory_that_forks_get_wiped_is_not_shared() -> None:
+    """A random number generator has its state there: else two forks make the same numbers."""
+
+    def parent() -> bool:
+        secret = mmap.mmap(-1, PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        secret.madvise(MADV_WIPEONFORK)
+        secret[:6] = b"secret"
+        publish.publish()
+        return secret[:6] == b"secret" and in_fork(lambda: secret[:6] == bytes(6)) == 0
+
+    assert in_fork(parent) == 0
+
+
+def test_memory_that_forks_do_not_get_is_not_shared() -> None:
+    """They do not get it from the image either."""
+
+    def parent() -> bool:
+        private = mmap.mmap(-1, PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        private.madvise(mmap.MADV_DONTFORK)
+        place = ctypes.addressof(ctypes.c_char.from_buffer(private))
+        publish.publish()
+
+        def is_mapped() -> bool:
+            vector = ctypes.create_string_buffer(1)
+            status: int = LIBC.mincore(ctypes.c_void_p(place), ctypes.c_size_t(PAGE), vector)
+            return status == 0
+
+        return is_mapped() and in_fork(is_mapped) == 1
+
+    assert in_fork(parent) == 0
+
+
+def test_forks_get_different_random_numbers() -> None:
+    """Names of files in shared folders are made of them."""
+
+    def parent() -> bool:
+        os.urandom(8)  # glibc 2.41 and later: makes the generator's state
+        publish.publish()
+        heard, writer = os.pipe()
+        for _ in range(2):
+            assert in_fork(lambda: os.write(writer, os.urandom(8))) == 0
+        return os.read(heard, 8) != os.read(heard, 8)
 
     assert in_fork(parent) == 0
 
