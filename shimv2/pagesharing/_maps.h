@@ -33,6 +33,7 @@ void close_maps(struct maps *maps);
 #define PAGE_PRESENT ((uint64_t)1 << 63)
 #define PAGE_SWAPPED ((uint64_t)1 << 62)
 #define PAGE_OF_FILE ((uint64_t)1 << 61)   /* not a copy of this process */
+#define PAGE_GUARD ((uint64_t)1 << 58)     /* MADV_GUARD_INSTALL; Linux 6.15 and later */
 #define PAGE_EXCLUSIVE ((uint64_t)1 << 56) /* no other process maps it */
 
 #define ENTRIES 256 /* entries of the page map that one call reads */

@@ -86,7 +86,8 @@ static int has_content(uint64_t entry, int of_file)
 	return of_file || entry & (PAGE_PRESENT | PAGE_SWAPPED);
 }
 
-/* Call `act` for each run of pages with content in a region.  Returns 0 if a call fails. */
+/* Call `act` for each run of pages with content in a region.  Returns 0 if a call fails, or if there is a
+ * guard page: it cannot be read, and would not be one in the image. */
 static int each_run(int pagemap, const struct region *region, int of_file,
 		    int (*act)(uintptr_t start, uintptr_t end, void *with), void *with)
 {
@@ -99,6 +100,8 @@ static int each_run(int pagemap, const struct region *region, int of_file,
 		if (!got)
 			return 0;
 		for (i = 0; i < got; i++, at += page) {
+			if (entries[i] & PAGE_GUARD)
+				return 0;
 			if (has_content(entries[i], of_file)) {
 				run = run ? run : at;
 			} else if (run) {
@@ -147,11 +150,14 @@ static uint64_t find_regions(int pagemap, unsigned char *of_file)
 	while (image.count < MAX_REGIONS && next_mapping(&maps, &found))
 		if (is_shareable(&found, program) && is_copied_by_fork(&maps)) {
 			struct region *region = &image.regions[image.count];
+			uint64_t size = 0;
 
 			*region = (struct region){.start = found.start, .end = found.end};
 			of_file[image.count] = found.inode != 0;
-			if (!each_run(pagemap, region, of_file[image.count++], add_size, &bytes))
-				image.count--; /* a region that cannot be read is not shared */
+			if (each_run(pagemap, region, of_file[image.count], add_size, &size)) {
+				bytes += size;
+				image.count++; /* else it cannot be read, and is not shared */
+			}
 		}
 	close_maps(&maps);
 	return bytes;

@@ -1,6 +1,7 @@
 """Which pages are published and which are given up: those of the image, at their own addresses."""
 
 import ctypes
+import errno
 import mmap
 import os
 import threading
@@ -15,6 +16,7 @@ from shimv2 import COMPILED_DIR
 from shimv2.pagesharing import publish, reclaim
 from shimv2.shimctl.testbed.until import until
 from tests.support.forks import in_fork
+from tests.support.host import linux_version
 
 LIBRARY: Final = Path(COMPILED_DIR, "libmemory.so")
 pytestmark = [
@@ -29,7 +31,8 @@ SIZE: Final = 8 << 20  # malloc makes a mapping of its own for it
 READ_WRITE: Final = mmap.PROT_READ | mmap.PROT_WRITE
 MAP_FIXED: Final = 0x10
 MREMAP_MAYMOVE_FIXED: Final = 3
-MADV_WIPEONFORK: Final = 18  # Linux 4.14; `mmap` does not have it
+MADV_WIPEONFORK: Final = 18  # Linux 4.14; `mmap` does not have this one
+MADV_GUARD_INSTALL: Final = 102  # nor this one: Linux 6.13
 FAILED: Final = ctypes.c_void_p(-1).value
 
 
@@ -230,6 +233,23 @@ def test_memory_that_forks_do_not_get_is_not_shared() -> None:
             return status == 0
 
         return is_mapped() and in_fork(is_mapped) == 1
+
+    assert in_fork(parent) == 0
+
+
+@pytest.mark.skipif(linux_version() < (6, 15), reason="guard pages cannot be seen")
+def test_memory_with_a_guard_page_is_not_shared() -> None:
+    """It cannot be read.  glibc 2.42 and later has one in the stack of each thread."""
+
+    def parent() -> bool:
+        block = mmap.mmap(-1, 3 * PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        block[0], block[2 * PAGE] = 1, 3
+        guard = ctypes.c_void_p(ctypes.addressof(ctypes.c_char.from_buffer(block)) + PAGE)
+        assert LIBC.madvise(guard, ctypes.c_size_t(PAGE), MADV_GUARD_INSTALL) == 0
+        publish.publish()
+        _, writer = os.pipe()
+        status: int = LIBC.write(writer, guard, ctypes.c_size_t(1))
+        return (status, ctypes.get_errno()) == (-1, errno.EFAULT) and block[2 * PAGE] == 3
 
     assert in_fork(parent) == 0
 
