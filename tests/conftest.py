@@ -1,4 +1,4 @@
-"""What every test gets: leak counters, a corner of the host, and in CI no silent skips."""
+"""Fixtures for every test: leak counters, a mark and a folder, and in CI no silent skips."""
 
 import fnmatch
 import os
@@ -42,7 +42,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def _no_own_leaks(request: pytest.FixtureRequest) -> Iterator[None]:
     """Fail a test that leaves an fd, a child or a thread in the test process; end its children.
 
-    Also after a failure: a child that is left would be counted by every later test.
+    Also after a failure: every later test would count a child that is left behind.
     """
     before = OwnState.now()
     yield
@@ -75,7 +75,7 @@ def image(rootfs: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def host(_machine: None, request: pytest.FixtureRequest) -> Iterator[Host]:
-    """The test's corner of the machine; whatever is left there after the test is a failure."""
+    """The test's mark and folder; anything that the test leaves behind is a failure."""
     host = Host.make()
     yield host
     failed = request.node.stash.get(FAILED, False)

@@ -41,13 +41,14 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """With another shim, leave out what docs/differences.md says ours does better; set limits."""
+    """With another shim, leave out the tests of differences (docs/differences.md); set time
+    limits."""
     unfit = [item for item in items if OTHER_SHIM and item.get_closest_marker("ours")]
     if unfit:
         items[:] = [item for item in items if item not in unfit]
         config.hook.pytest_deselected(items=unfit)
     for item in items:
-        # The first one of a daemon or a runtime waits for its download, too.
+        # The first test of a daemon or a runtime also waits for its download.
         if "pair" in getattr(item, "fixturenames", ()) and not item.get_closest_marker("timeout"):
             item.add_marker(pytest.mark.timeout(_FETCHING_LIMIT_S))
 
@@ -56,7 +57,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def pair(request: pytest.FixtureRequest) -> Pair:
     """The daemon and the runtime of the test, which is parametrized with `pairs`.
 
-    For the whole session, so that the tests of one pair may share a daemon.
+    It has the scope of the session, so that the tests of one pair can share a daemon.
     """
     given = request.param
     assert isinstance(given, Pair)
@@ -89,8 +90,8 @@ def containerd(pair: Pair, host: Host, image: Path) -> Iterator[Containerd]:
 def run(pair: Pair, runtime: str, host: Host) -> Sequence[str]:
     """The beginning of `ctr run` with the pair's runtime.
 
-    The shim's own name with the runtime that is its default; for another one the name of
-    containerd's shim, since ctr gives options to that one only.
+    With the default runtime it names this shim; with another runtime it uses the name of
+    containerd's shim, because ctr passes options only to a shim of that name.
     """
     if pair.runtime == "runc":
         return ("run", "--runtime", RUNTIME)
@@ -100,7 +101,7 @@ def run(pair: Pair, runtime: str, host: Host) -> Sequence[str]:
 
 @pytest.fixture
 def prompt(containerd: Containerd, host: Host) -> Prompt:
-    """A prompt where containerd's clients find the pair's daemon by themselves."""
+    """A prompt at which containerd's clients use the pair's daemon by default."""
     env = {
         "CONTAINERD_ADDRESS": containerd.address,
         "CONTAINERD_NAMESPACE": containerd.namespace,
@@ -159,7 +160,7 @@ def cri(
 
 @pytest.fixture
 def pods(cri: CriContainerd, pair: Pair, host: Host) -> Iterator[Pods]:
-    """The pods of that daemon; whatever a test leaves of them is removed through it."""
+    """The pods of that daemon; those that a test leaves behind are removed with crictl."""
     made = Pods(cri, mark=host.mark, handler=HANDLER if pair.runtime == "runc" else OTHER_HANDLER)
     yield made
     made.remove_all()
@@ -169,7 +170,7 @@ def pods(cri: CriContainerd, pair: Pair, host: Host) -> Iterator[Pods]:
 def nerdctl(containerd: Containerd, pair: Pair, runtime: str, host: Host) -> Iterator[Nerdctl]:
     """nerdctl with the pair's daemon and runtime; its containers are removed after the test.
 
-    Another runtime than runc is named by its path: then nerdctl asks for containerd's own shim.
+    A runtime other than runc is named by its path; nerdctl then uses containerd's own shim.
     """
     folder = find_nerdctl()
     if not folder:
@@ -180,7 +181,7 @@ def nerdctl(containerd: Containerd, pair: Pair, runtime: str, host: Host) -> Ite
     made = Nerdctl(containerd, folder=folder, runtime=words, path=host.bin)
     yield made
     made.remove_all()
-    # It leaves the FIFOs of every `run` in the foreground, whose names are the container's.
+    # nerdctl leaves behind the FIFOs of each foreground `run`; their names contain the container's.
     for path in host.leaks.fifos():
         with contextlib.suppress(FileNotFoundError):  # another process has just removed it
             if all(re.match("[0-9a-f]{64}-std", name) for name in os.listdir(path)):

@@ -15,8 +15,8 @@ from tests.daemons.page import box
 
 NAMESPACE: Final = "k8s.io"  # the CRI plugin's
 PAUSE: Final = "localhost/pyrunc/pause:latest"
-# As the real one: it ends at SIGTERM, and reaps what a shared pid namespace leaves to it.
-# No sleep: that is what critest looks for there.
+# Like the real pause program: it exits at SIGTERM, and reaps orphans of a shared pid namespace.
+# Not `sleep`, because critest searches for a process of that name.
 PAUSE_COMMAND: Final = (
     "sh",
     "-c",
@@ -24,17 +24,17 @@ PAUSE_COMMAND: Final = (
 )
 HANDLER: Final = "pyrunc"  # as docs/daemons.md has it, and the one with options
 OTHER_HANDLER: Final = "pyrunc-crun"
-# Handlers that a user has configured wrongly.
+# Handlers with wrong configurations.
 BROKEN: Final = {"missing": "/no/such/runtime", "failing": "/bin/false"}
 _PROGRAM: Final = "/usr/bin/crun"  # its runtime, as printed
-# Seen by no process outside of the daemon's network namespace.
+# Visible only in the daemon's network namespace.
 SUBNET: Final = "10.88.0"
 _TOOLS: Final = "sigs.k8s.io/cri-tools@v1.36.0"
 _PLUGINS: Final = "containernetworking-plugins"
 _LIMIT_S: Final = 120.0
 _CNI_STATE: Final = ("/var/lib/cni/results", "/var/lib/cni")
 
-# What the tests need of their machine; the runtimes' handlers are read from docs/daemons.md.
+# The configuration for the test machine; the handlers come from docs/daemons.md.
 _V2: Final = """
 [plugins."io.containerd.grpc.v1.cri"]
 sandbox_image = {pause}
@@ -61,10 +61,10 @@ conf_dir = {networks}
 
 
 def cri_tools() -> str:
-    """Return the folder of crictl and critest; they are built once.
+    """Return the folder of crictl and critest, which are built once.
 
     Raises:
-        ReleaseMissing: they cannot be, as there is no go.
+        ReleaseMissing: there is no go to build them.
     """
     folder = os.path.join(CACHE, f"cri-tools-{_TOOLS.rpartition('@v')[2]}")
     tool("go-tool.sh", _TOOLS, folder, "cmd/crictl", "cmd/critest")
@@ -79,15 +79,15 @@ def cni_plugins() -> str:
 
 
 def config_version(release: str) -> int:
-    """Return the version that a release's configuration is written in."""
+    """Return the version of a release's configuration format."""
     return 2 if release.startswith("1.") else 3
 
 
 def handlers(release: str, runtimes: Mapping[str, str], folder: str) -> str:
-    """Return the handlers' part of the configuration, as the page for users has it.
+    """Return the part of the configuration with the handlers, as docs/daemons.md has it.
 
-    `runtimes` are the paths of the runtimes of further handlers, by the names of these; files that
-    they name lie in `folder`.
+    `runtimes` maps names of further handlers to the paths of their runtimes; their files are in
+    `folder`.
     """
     version = config_version(release)
     found = [box({2: "cri-v2", 3: "cri-v3"}[version])]
@@ -108,7 +108,8 @@ def handlers(release: str, runtimes: Mapping[str, str], folder: str) -> str:
 class CriContainerd(Containerd):
     """A daemon for pods.  Their network is a bridge inside the daemon's own network namespace.
 
-    What is the node's to a pod is the daemon's; it has an IPC namespace of its own, too.
+    For its pods the daemon's namespaces are those of the node; it has an IPC namespace of its own
+    too.
 
     `handlers` is the part of its configuration with the runtimes.
     """
@@ -130,7 +131,7 @@ class CriContainerd(Containerd):
         self._crictl = crictl
         self._config_version = config_version(release.name)
         self._networks = os.path.join(folder, "net.d")
-        self.hosts = os.path.join(folder, "hosts.d")  # how registries are reached
+        self.hosts = os.path.join(folder, "hosts.d")  # the addresses of registries
         for path_ in (self._networks, self.hosts):
             os.makedirs(path_)
         with open(f"{self._networks}/10-pods.conflist", "w", encoding="utf-8") as file:
@@ -151,7 +152,7 @@ class CriContainerd(Containerd):
                 os.rmdir(path)
 
     def wait_images(self, *names: str) -> None:
-        """Wait until the plugin knows images that came otherwise than through it."""
+        """Wait until the plugin knows images that were imported without it."""
 
         def known() -> bool:
             listed = self.ask("images", "-o", "json")["images"]
@@ -160,12 +161,12 @@ class CriContainerd(Containerd):
         until(known, "the images to be known")
 
     def inside(self, *command: str) -> list[str]:
-        """Return a command as it is run in the daemon's namespaces."""
+        """Return a command that runs in the daemon's namespaces."""
         return ["nsenter", "--net", "--ipc", f"--target={self.pid}", *command]
 
     def crictl_command(self, *args: str) -> list[str]:
         endpoint = f"unix://{self.address}"
-        # The limit is that of one call: a pod on a busy machine takes its time.
+        # The time limit of one call: on a busy machine a pod starts slowly.
         known = ("-r", endpoint, "-i", endpoint, "-t", f"{_LIMIT_S:.0f}s", "-c", os.devnull)
         return self.inside(self._crictl, *known, *args)
 
@@ -175,7 +176,7 @@ class CriContainerd(Containerd):
         """Run crictl to its end.
 
         Raises:
-            AssertionError: it failed and `check` is set; says what it printed.
+            AssertionError: it failed and `check` is set; the text has its output.
         """
         return ended(
             self.crictl_command(*args),
@@ -186,7 +187,7 @@ class CriContainerd(Containerd):
         )
 
     def ask(self, *args: str) -> Any:
-        """Return what crictl prints as JSON."""
+        """Return the JSON that crictl prints."""
         return json.loads(self.crictl(*args).stdout)
 
     def _launch(self) -> list[str]:

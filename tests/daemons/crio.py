@@ -1,8 +1,8 @@
-"""CRI-O in small: the calls that its `runtime_type = "vm"` makes, in its order, on its folders.
+"""A small CRI-O: the calls of its `runtime_type = "vm"`, in its order, with its folders.
 
-CRI-O is a shim's client of a kind of its own: it knows version 2 of the Task service alone, it has
-no address for events, its bundle is not named like the container, the root is mounted before the
-shim comes, and the `delete` action is never run.
+CRI-O differs from containerd as a client of shims.  It uses version 2 of the Task service only.  It
+has no address for events.  The name of its bundle is not that of the container.  It mounts the root
+before it starts the shim, and never runs the `delete` action.
 """
 
 import contextlib
@@ -33,7 +33,7 @@ _CALL_LIMIT_S: Final = 60.0
 
 
 class Process:
-    """A process's FIFOs, and what came out of them.  Owns the reading ends."""
+    """A process's FIFOs and the output read from them.  Owns the reading ends."""
 
     def __init__(self, stdio: Stdio) -> None:
         self.stdio = stdio
@@ -42,7 +42,7 @@ class Process:
 
     @classmethod
     def made(cls, folder: str, *, terminal: bool, stdin: bool) -> "Process":
-        """Make the FIFOs in a new folder, and open them as the daemon does: before the shim."""
+        """Make the FIFOs in a new folder, and open them before the shim, as CRI-O does."""
         os.makedirs(folder)
         names = ["stdout", *(["stdin"] if stdin else []), *([] if terminal else ["stderr"])]
         paths = {name: os.path.join(folder, name) for name in names}
@@ -64,7 +64,7 @@ class Process:
 
 @dataclass(slots=True)
 class CrioContainer:
-    """One container in its hands, and the connection to its shim."""
+    """One container of CRI-O, and the connection to its shim."""
 
     id: str
     bundle: str
@@ -85,7 +85,7 @@ class CrioContainer:
         return process
 
     async def alive(self) -> bool:
-        """Ask by a signal that does nothing."""
+        """Return whether it runs, with signal 0."""
         try:
             await self.task.kill(self.id, 0)
         except StatusError:
@@ -97,7 +97,7 @@ class CrioContainer:
         return await self.task.wait(self.id, timeout_s=_CALL_LIMIT_S)
 
     async def remove(self) -> Exit:
-        """Delete and Shutdown; nothing more is asked of a shim."""
+        """Call Delete and Shutdown, the last calls of CRI-O."""
         for process in (self.init, *self.execs):
             process.close()
         ended = await self.task.delete(self.id, timeout_s=_CALL_LIMIT_S)
@@ -109,7 +109,7 @@ class CrioContainer:
             await self.task.shutdown(self.id)
 
     async def reconnected(self) -> "CrioContainer":
-        """Let go of the shim as a CRI-O that dies, and find it again as the next one does."""
+        """Disconnect as a CRI-O that dies, and connect again as the next one does."""
         await self.task.close()
         self.init.close()
         reply = Reply(Path(self.bundle, "address").read_text().strip())
@@ -124,7 +124,7 @@ class CrioContainer:
 
 
 class Crio:
-    """Makes containers; `config_path` is the runtime's configuration, "" for none."""
+    """Makes containers; `config_path` is the runtime's file of options, "" for none."""
 
     def __init__(self, host: Host, *, rootfs: str, config_path: str) -> None:
         self.folder = os.path.join(host.folder, "crio")
@@ -145,7 +145,7 @@ class Crio:
     async def container(
         self, name: str, *args: str, terminal: bool = False, stdin: bool = False
     ) -> AsyncIterator[CrioContainer]:
-        """Have a created container until the end of the block, which has to remove it."""
+        """Yield a created container; the block has to remove it."""
         async with self.shim(name, *args, terminal=terminal, stdin=stdin) as container:
             await self.create(container)
             yield container
@@ -154,7 +154,7 @@ class Crio:
     async def shim(
         self, name: str, *args: str, terminal: bool = False, stdin: bool = False
     ) -> AsyncIterator[CrioContainer]:
-        """The same, but for the Create."""
+        """Yield a container as `container` does, without the Create."""
         id_ = f"{self._mark}-{name}"
         with self._bundle(id_, spec.Wanted(args, terminal=terminal)) as bundle:
             task = await self._started(id_, bundle)
@@ -167,7 +167,7 @@ class Crio:
                 await container.close()
 
     async def create(self, container: CrioContainer) -> int:
-        """Create the task: without mounts, with the options of the handler's file."""
+        """Create the task without mounts, with the options in the handler's file."""
         return await container.task.create(
             container.id,
             container.bundle,
@@ -193,7 +193,8 @@ class Crio:
 
     @contextlib.contextmanager
     def _bundle(self, id_: str, wanted: spec.Wanted) -> Iterator[str]:
-        """Make what CRI-O has ready before the shim comes, and take it away after it has gone."""
+        """Make what CRI-O prepares before it starts the shim, and remove it after the shim has
+        exited."""
         bundle, root = (os.path.join(self.folder, id_, name) for name in ("userdata", "merged"))
         os.makedirs(bundle)
         os.makedirs(root)
@@ -207,6 +208,6 @@ class Crio:
         try:
             yield bundle
         finally:
-            # The root is CRI-O's: a shim that unmounts it makes this fail.
+            # CRI-O owns the root: this fails if the shim has unmounted it.
             subprocess.run(["umount", root], check=True)
             os.close(log)

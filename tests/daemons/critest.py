@@ -1,10 +1,10 @@
-"""Kubernetes' own tests of a container runtime, with this shim and with containerd's beside it.
+"""Kubernetes' own tests of a container runtime, with this shim and with containerd's.
 
     python -m tests.daemons.critest PAGE [RELEASE...]
 
-Each containerd runs the whole list once with either shim.  The page has every spec with its
-outcomes.  The exit status is 1 when one that passes with containerd's shim fails with ours, or one
-fails with both and has no explanation (critest_page.py).
+Each containerd runs all specs once with each shim.  The page has every spec with its outcomes.  The
+exit status is 1 if a spec passes with containerd's shim and fails with ours, or if it fails with
+both without an explanation in critest_page.py.
 """
 
 import contextlib
@@ -39,7 +39,7 @@ _GO: Final = "go"  # the handlers of containerd's own shim and of this one
 _OURS: Final = "ours"
 _PORT: Final = 5000  # free: the daemon's network namespace has no other process
 _LIMIT_S: Final = 1500.0
-# Of the image that critest wants by its digest; 64 hexadecimal digits, as any other's.
+# The digest of the image that critest pulls by digest.
 _DIGEST: Final = b"9700f9a2f5bf2c45f2f605a0bd3bce7cf37420ec9d3ed50ac2758413308766bf"
 _HOSTS: Final = f"""server = "http://127.0.0.1:{_PORT}"
 [host."http://127.0.0.1:{_PORT}"]
@@ -51,7 +51,7 @@ def main(page: str, names: list[str]) -> int:
     releases = [find_release(name) for name in names]
     hosts = [Host.make() for _ in releases]
     try:
-        # At the same time: what takes long is mostly waiting.
+        # Specs run at the same time, because most of their time is waiting.
         with ThreadPoolExecutor() as pool:
             runs = list(pool.map(_run_release, hosts, releases))
         wrong = [f"left behind: {what}" for host in hosts for what in _left(host)]
@@ -67,7 +67,8 @@ def main(page: str, names: list[str]) -> int:
 
 
 def _left(host: Host) -> list[str]:
-    """Return what carries the mark, after it had time to go; others may be at work here."""
+    """List what has the mark in its name, after some time for it to end; other tests may run on
+    this machine."""
     host.leaks.since_start()
     return host.leaks.marked()
 
@@ -79,7 +80,7 @@ def _run_release(host: Host, release: Release) -> dict[str, Outcomes]:
 
 
 def _by_path(release: Release, host: Host) -> str:
-    """Return the handlers of either shim: as runtimes whose features containerd asks for."""
+    """Return the handlers of both shims, as runtimes whose features containerd reads."""
     names = {_GO: release.shim, _OURS: host.shim}
     printed = box({2: "cri-path-v2", 3: "cri-path-v3"}[config_version(release.name)])
     return "".join(
@@ -92,7 +93,7 @@ def _by_path(release: Release, host: Host) -> str:
 
 @contextlib.contextmanager
 def _served(host: Host, release: Release) -> Iterator[tuple[CriContainerd, str]]:
-    """Run a daemon with both handlers, and a registry; with a critest that knows its digest."""
+    """Run a daemon with both handlers, a registry, and a critest with the digest of its image."""
     tools = cri_tools()
     daemon = CriContainerd(
         host.folder,
@@ -153,7 +154,7 @@ def _run(daemon: CriContainerd, critest: str, handler: str) -> Outcomes:
         f"-config={os.devnull}",
         f"-runtime-handler={handler}",
         f"-ginkgo.junit-report={report}",
-        "-ginkgo.seed=1",  # the same order with either shim
+        "-ginkgo.seed=1",  # the same order with both shims
         "-ginkgo.no-color",
     )
     log = os.path.join(ROOT, f".cache/critest/{daemon.release}-{handler}.log")

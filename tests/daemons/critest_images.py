@@ -1,4 +1,4 @@
-"""Stand-ins for the images that critest pulls, all made of busybox, under the names it asks for."""
+"""Images made of busybox, under the names of the images that critest pulls."""
 
 import json
 import os
@@ -17,7 +17,7 @@ DIGEST_IMAGE: Final = f"{_TOOLS}/test-image-digest:latest"
 """Pulled by its digest only, which a stand-in cannot have."""
 
 _SERVE: Final = ("nginx", "master process")  # what critest looks for in the command line
-# Name and tag -> command and user.  Those of one line are the same image.
+# Name and tag -> command and user.  Names in one line are the same image.
 _IMAGES: Final[Mapping[tuple[str, ...], tuple[tuple[str, ...], str]]] = {
     (f"{_E2E}/busybox:1.29-2",): (("sh",), ""),
     (f"{_E2E}/nginx:1.14-2",): (_SERVE, ""),
@@ -46,7 +46,7 @@ _SCRIPTS: Final = {
     "ipcs": "cat /proc/sysvipc/shm\n",
     "pgrep": 'exec pidof "$@"\n',
 }
-# Prints who it is in effect; with the bit of its owner set, only no_new_privs keeps it from root.
+# Prints its effective user.  It is a setuid program of root: only no_new_privs prevents root.
 _NO_NEW_PRIVS: Final = """
 #include <stdio.h>
 #include <unistd.h>
@@ -69,7 +69,7 @@ def make_images(folder: str) -> Mapping[str, str]:
     names: dict[str, str] = {}
     for same, (command, user) in _IMAGES.items():
         with open(os.path.join(root, "etc/image"), "w", encoding="utf-8") as file:
-            file.write(f"{same[0]}\n")  # else many were the same image
+            file.write(f"{same[0]}\n")  # so that each has a digest of its own
         archive = os.path.join(folder, "image.tar")
         make_image(archive, rootfs=root, name=same[0], command=command, user=user)
         names |= dict.fromkeys(same, _unpacked(archive, folder))
@@ -80,7 +80,7 @@ def make_images(folder: str) -> Mapping[str, str]:
 
 
 def _unpacked(archive: str, folder: str) -> str:
-    """Put the blobs of an image into the folder; the digest of its manifest."""
+    """Put the blobs of an image into the folder; return the digest of its manifest."""
     with tarfile.open(archive) as tar:
         files = {member.name: tar.extractfile(member) for member in tar}
         for name, file in files.items():
@@ -112,7 +112,7 @@ def _make_root(root: str) -> None:
 
 
 def _link_hard(folder: str) -> None:
-    """Have every applet be a file: one of them is hidden by a mount."""
+    """Make every applet a hard link, so that a mount can hide a single one."""
     for entry in list(os.scandir(folder)):
         if entry.is_symlink():
             os.unlink(entry.path)

@@ -1,4 +1,4 @@
-"""Docker of two releases: where its programs are, and how each is given a shim and a runtime."""
+"""Two releases of Docker: their programs, and their configuration with a shim and a runtime."""
 
 import functools
 import os
@@ -22,7 +22,7 @@ every_release: Final = pytest.mark.parametrize("pair", _WITH_RUNC, indirect=True
 docker_20: Final = pytest.mark.parametrize("pair", _WITH_RUNC[:1], indirect=True)
 docker_28: Final = pytest.mark.parametrize("pair", _WITH_RUNC[1:], indirect=True)
 RUNC_RUNTIME: Final = "io.containerd.runc.v2"
-# How the version of a release begins, and the release of containerd it goes with.
+# The beginning of the version of a release, and its release of containerd.
 _RELEASES: Final = {"20.10": ("20.10.", "1.6"), "28": ("28.", "2.1")}
 _PROGRAMS: Final = ("usr/sbin/dockerd", "usr/bin/docker", "usr/bin/docker-init")
 
@@ -30,15 +30,15 @@ _PROGRAMS: Final = ("usr/sbin/dockerd", "usr/bin/docker", "usr/bin/docker-init")
 @dataclass(frozen=True, slots=True)
 class Engine:
     release: str
-    path: str  # the folders of dockerd, docker and what comes with them
+    path: str  # the folders of dockerd, docker and their other programs
     containerd: str  # its release, as shimv2.shimctl.testbed.releases names them
 
 
 @functools.cache
 def engine(release: str) -> Engine:
-    """Return a release of docker: what is installed where it fits, else unpacked from its package.
+    """Return a release of docker: the installed one if its version fits, else an unpacked package.
 
-    Not installed: that would start a daemon, which changes the network of the machine.
+    The package is not installed, because that would start a daemon, which changes the network.
 
     Raises:
         ReleaseMissing: with the release and the reason.
@@ -65,8 +65,8 @@ def _unpacked(release: str) -> str:
 def daemon_json(release: str, runtime: str, folder: str) -> dict[str, object]:
     """Return a configuration in which containers get the shim under test and `runtime`.
 
-    dockerd 20.10 knows one shim, whose place ours takes; a runtime is named by its path.  Newer
-    ones take the shim by name, and the runtime stands in the shim's options.
+    dockerd 20.10 knows only containerd's shim, so ours gets that name; a runtime is named by its
+    path.  Newer releases use the shim's name, and the runtime is in the shim's options.
     """
     entry: dict[str, object]
     if release == "20.10":

@@ -1,4 +1,4 @@
-"""nerdctl at a prompt, with folders of its own; it is its containers' logging binary, too."""
+"""nerdctl at a prompt, with folders of its own; it is also its containers' logging binary."""
 
 import json
 import os
@@ -16,10 +16,10 @@ _FOLDER: Final = os.path.join(CACHE, "nerdctl-1.7.7")
 
 
 def find_nerdctl() -> str:
-    """Return the folder of a nerdctl that is built once, or "" if there is no go to build it with.
+    """Return the folder of a nerdctl, which is built once, or "" without go.
 
     Raises:
-        ReleaseMissing: building it failed; with the output of go.
+        ReleaseMissing: the build failed; the text is the output of go.
     """
     if not os.path.isdir(_FOLDER):
         if not shutil.which("go"):
@@ -53,11 +53,12 @@ class Nerdctl(Prompt):
         return self.run("nerdctl", *args, check=check, stdin=stdin)
 
     def words(self, *flags: str) -> tuple[str, ...]:
-        """Return the beginning of `nerdctl run`, with the runtime; no network but the host's."""
+        """Return the beginning of `nerdctl run`, with the runtime and the host's network."""
         return ("run", "--runtime", self.runtime, "--net", "none", *flags)
 
     def status(self, name: str) -> str:
-        """Return what `nerdctl ps` says of a container: Up, Paused, Exited (137) ..."""
+        """Return the status that `nerdctl ps` prints for a container: Up, Paused, Exited (137)
+        ..."""
         shown = self("ps", "--all", "--format", "{{.Names}}\t{{.Status}}").stdout
         return dict(line.split("\t") for line in shown.splitlines())[name]
 
@@ -71,6 +72,6 @@ class Nerdctl(Prompt):
         until(lambda: text in self("logs", name).stdout, f"{text!r} in the log of {name}")
 
     def remove_all(self) -> None:
-        """Remove what a test has left of its containers, as its user would."""
+        """Remove the containers that a test left behind, with nerdctl."""
         if names := self("ps", "--all", "--quiet").stdout.split():
             self("rm", "--force", *names)

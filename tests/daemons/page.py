@@ -1,6 +1,6 @@
-"""The boxes of the pages for users, by name: tests run what is printed, and print what they run.
+"""The boxes of the pages for users, by name: the tests run exactly the text of the pages.
 
-A box is fenced code whose first line carries a name after the language: ```sh ctr-run
+A box is fenced code whose first line has a name after the language: ```sh ctr-run
 """
 
 import os
@@ -15,10 +15,10 @@ _BOX: Final = re.compile(r"^```\w+ +(\S+)\n(.*?)^```$", re.MULTILINE | re.DOTALL
 
 
 def box(name: str, *, page: str = DAEMONS, instead: Mapping[str, str] | None = None) -> str:
-    """Return the text of a box; `instead` says what a test has in the place of what is printed.
+    """Return the text of a box; `instead` maps parts of the text to their replacements in a test.
 
     Raises:
-        LookupError: there is no such box, or nothing in it to put something else in the place of.
+        LookupError: there is no such box, or it does not have a part to be replaced.
     """
     text = boxes(page)[name]
     for printed, used in (instead or {}).items():
@@ -32,7 +32,7 @@ def boxes(page: str) -> dict[str, str]:
     """Return all boxes of a page that have a name.
 
     Raises:
-        ValueError: two have the same.
+        ValueError: two boxes have the same name.
     """
     with open(os.path.join(ROOT, page), encoding="utf-8") as file:
         found = _BOX.findall(file.read())

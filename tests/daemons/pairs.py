@@ -1,6 +1,6 @@
-"""Which daemon is tested with which runtime, and what cannot go together here.
+"""Lists the pairs of daemons and runtimes to test, and those that cannot work together.
 
-A test takes its pair as the parameter `pair`; the table at the end of a run is made of those:
+A test has its pair as the parameter `pair`, which is also shown in the table at the end of a run:
 
     @pytest.mark.parametrize("pair", pairs("containerd 1.7"), indirect=True)
 """
@@ -15,7 +15,7 @@ from _pytest.mark import ParameterSet
 from tests.daemons.runtimes import INSTALLED, RUNTIMES
 
 _OLD_CRUN: Final = "crun 1.8 refuses a container of newer daemons: unknown version specified"
-# Those that still write what Debian 12's crun knows.
+# Those whose specs Debian 12's crun accepts.
 _OLD_DAEMONS: Final = ("containerd 1.6", "CRI 1.6", "CRI-O", "dockerd 20.10", "nerdctl 1.6")
 
 
@@ -40,13 +40,14 @@ class Pair:
 def pairs(
     daemon: str, *, quick: Container[str] = (), runtimes: Sequence[str] = RUNTIMES
 ) -> list[ParameterSet]:
-    """Return a daemon with every runtime it can have; all but `quick` are left to the matrix."""
+    """Return the pairs of a daemon with all runtimes that work; all but `quick` are marked
+    `matrix`."""
     every = [Pair(daemon, runtime) for runtime in runtimes]
     return [_param(pair, pair.runtime in quick) for pair in every if not pair.unfit]
 
 
 def unfit_pairs(*daemons: str) -> list[ParameterSet]:
-    """Return the pairs that cannot be, for a test that shows it; the matrix has them."""
+    """Return the pairs that cannot work, for a test that proves it; they are in the matrix."""
     every = [Pair(daemon, runtime) for daemon in daemons for runtime in RUNTIMES]
     return [_param(pair, quick=False) for pair in every if pair.unfit]
 

@@ -1,4 +1,4 @@
-"""Pods and their containers, as a kubelet asks for them; crictl does the asking."""
+"""Pods and their containers as a kubelet makes them, with crictl."""
 
 import json
 import os
@@ -13,7 +13,7 @@ from tests.daemons.cri import CriContainerd
 from tests.support.cgroups import folder_of, unified
 
 _RUNTIME_STATE: Final = "/run/containerd/runc/k8s.io"
-# Of namespace_options: whose namespace a container gets.
+# Values of namespace_options.
 POD, CONTAINER, NODE = 0, 1, 2
 _LIMIT_S: Final = 60.0
 
@@ -21,11 +21,11 @@ _LIMIT_S: Final = 60.0
 @dataclass(frozen=True, slots=True)
 class Pod:
     id: str
-    config: str  # the path of what it was asked for with
+    config: str  # the path of its configuration
 
 
 class Pods:
-    """The pods of one daemon.  Their cgroups and folders carry the test's mark."""
+    """The pods of one daemon.  The names of their cgroups and folders contain the test's mark."""
 
     def __init__(self, daemon: CriContainerd, *, mark: str, handler: str) -> None:
         self.daemon = daemon
@@ -43,7 +43,7 @@ class Pods:
         return self._note(Pod(self._output("runp", "-r", self.handler, config), config))
 
     def pod_config(self, name: str, *, pid: int = CONTAINER, network: int = POD) -> str:
-        """Write what a sandbox is asked for with, and return its path."""
+        """Write the configuration of a sandbox, and return its path."""
         logs = os.path.join(self._folder, f"{name}.logs")
         os.mkdir(logs)
         namespaces = {"pid": pid, "network": network}
@@ -89,7 +89,7 @@ class Pods:
         self.daemon.crictl("start", container)
         return container
 
-    # --- looking ----------------------------------------------------------------------------------
+    # --- reading ----------------------------------------------------------------------------------
 
     def status(self, container: str) -> Mapping[str, Any]:
         found: Mapping[str, Any] = self.daemon.ask("inspect", container)["status"]
@@ -102,7 +102,7 @@ class Pods:
         return int(self.daemon.ask("inspect", container)["info"]["pid"])
 
     def exited(self, container: str) -> Mapping[str, Any]:
-        """Wait for a container's end; its status."""
+        """Wait for a container's exit; return the status."""
         until(
             lambda: self.status(container)["state"] == "CONTAINER_EXITED",
             f"container {container} to exit",
@@ -115,7 +115,7 @@ class Pods:
         return self.daemon.crictl("exec", container, *command, check=False)
 
     def log(self, container: str) -> "subprocess.CompletedProcess[bytes]":
-        """Return a container's log, each stream by itself, as crictl reads it."""
+        """Return a container's log as crictl prints it, by stream."""
         return self.daemon.crictl("logs", container)
 
     def memory_limit_bytes(self, container: str) -> int:
@@ -131,7 +131,7 @@ class Pods:
         self.daemon.crictl("rmp", pod.id)
 
     def remove_all(self) -> None:
-        """Remove every pod, whatever its state; nothing of them is left with the runtime."""
+        """Remove all pods in any state; nothing of them remains in the runtime."""
         self.daemon.crictl("rmp", "--all", "--force")
         assert self.daemon.tasks() == {}
         left = set(self._made) & set(_listed(_RUNTIME_STATE))

@@ -1,4 +1,4 @@
-"""A shell whose clients talk to the daemons of a test, without an option that says so."""
+"""A shell whose clients use the daemons of a test without an option."""
 
 import os
 import subprocess
@@ -12,12 +12,12 @@ _LIMIT_S: Final = 60.0
 
 
 class Prompt:
-    """Runs commands as they are printed: where the daemons are is in the environment."""
+    """Runs commands as the pages print them: the environment has the addresses of the daemons."""
 
     def __init__(
         self, env: Mapping[str, str], *, path: Sequence[str], within: Sequence[str] = ()
     ) -> None:
-        """`path`: where programs are looked for first; `within`: what runs all that is typed."""
+        """`path` is the first folder of PATH; `within` is a command that runs all others."""
         self._within = within
         self._env = {**env, "PATH": ":".join((*path, os.environ["PATH"]))}
 
@@ -27,7 +27,7 @@ class Prompt:
         """Run a command, or one string as a shell's line; no terminal.
 
         Raises:
-            AssertionError: it failed and `check` is set; says what it printed.
+            AssertionError: it failed and `check` is set; the text has its output.
         """
         done = ended(
             self.command(*command),

@@ -1,4 +1,4 @@
-"""Redis as an image: what a newcomer tries first, made of Debian's packages and no registry's."""
+"""An image of redis, the first thing that a new user tries, made of Debian's packages."""
 
 import os
 import re
@@ -19,13 +19,13 @@ IMAGE: Final = "docker.io/library/redis:7"
 _PROGRAMS: Final = ("/usr/bin/redis-server", "/usr/bin/redis-cli")
 _LOADER: Final = "/lib64/ld-linux-x86-64.so.2"
 _READY: Final = "Ready to accept connections"
-# Below the ports that the kernel gives to clients: no program takes one between our look and redis.
+# Below the range of ephemeral ports, so that no client takes the port before redis does.
 _PORTS: Final = range(21_000, 29_000)
 
 
 @dataclass(frozen=True, slots=True)
 class Redis:
-    """The image and where its server listens; `root` is what the image holds, on this machine."""
+    """The image and the port of its server; `root` is the folder with the content of the image."""
 
     archive: str
     root: str
@@ -33,7 +33,7 @@ class Redis:
     command: Sequence[str]
 
     def answers(self) -> bool:
-        """Ping it by its protocol, as any client on this machine."""
+        """Whether it answers a PING in its own protocol."""
         try:
             with socket.create_connection(("127.0.0.1", self.port), timeout=10) as client:
                 client.sendall(b"PING\r\n")
@@ -42,7 +42,7 @@ class Redis:
             return False
 
     def packed(self) -> bytes:
-        """Return what the image holds as one tar file, for `docker import`."""
+        """Return the content of the image as one tar file, for `docker import`."""
         return subprocess.run(
             ["tar", "-C", self.root, "-c", "."], check=True, capture_output=True
         ).stdout
@@ -58,10 +58,10 @@ class Redis:
 def make_redis(folder: str) -> Redis:
     """Make the image in `folder`; the packages are downloaded once.
 
-    The port is the image's own, so that a command has none and can be that of every redis image.
+    The port is in the image, so that the commands are those for every redis image.
 
     Raises:
-        ReleaseMissing: the packages cannot be had.
+        ReleaseMissing: the packages are not available.
     """
     packages = os.path.join(CACHE, "redis-bookworm")
     tool("debs.sh", "--closure", "bookworm", packages, "redis-server")
@@ -77,17 +77,18 @@ def make_redis(folder: str) -> Redis:
 
 
 def try_redis(prompt: Prompt, redis: Redis, lines: str) -> None:
-    """Do what the pages print for clients like docker's: at the terminal, then in the background.
+    """Run the commands of the pages for clients like docker: at the terminal, then in the
+    background.
 
     Raises:
-        AssertionError: something is not as a newcomer has to expect it.
+        AssertionError: a result is not the expected one.
     """
     terminal, run, ping, listed, logs, stop, remove = lines.splitlines()
     with prompt.terminal(terminal) as person:
         person.expect(_READY.encode())
         assert prompt.run(ping).stdout == "PONG\n"
         person.type(b"\x03")
-        person.rest()  # not looked at: clients lose the end of it now and then, with any shim
+        person.rest()  # not checked: clients lose the end now and then, with any shim
         assert person.wait() == 0
     prompt.run(run)
     until(redis.answers, "redis to answer")
@@ -100,7 +101,7 @@ def try_redis(prompt: Prompt, redis: Redis, lines: str) -> None:
 
 
 def _libraries(packages: str) -> list[str]:
-    """Return what the loader in there loads for the programs, dependencies of those included."""
+    """Return the libraries that the loader loads for the programs, with their dependencies."""
     found: set[str] = set()
     for program in _PROGRAMS:
         listed = subprocess.run(
@@ -114,7 +115,7 @@ def _libraries(packages: str) -> list[str]:
 
 
 def _free_port() -> int:
-    """Return a port without a listener; two runs at a time begin at different ones."""
+    """Return a port without a listener; simultaneous runs begin at different ports."""
     for step in range(len(_PORTS)):
         port = _PORTS[(os.getpid() + step) % len(_PORTS)]
         with socket.socket() as probe:

@@ -1,9 +1,9 @@
-"""A registry on loopback: it has the images of a folder, whatever registry they are asked of.
+"""A registry on loopback with the images of a folder, for the names of any registry.
 
     python -m tests.daemons.registry FOLDER PORT
 
 FOLDER has blobs/sha256 as an OCI layout, and names.json: "repository:tag" -> digest of a manifest.
-It prints a line once it listens, and serves until it is ended.
+It prints a line once it listens, and serves until it is killed.
 """
 
 import json
@@ -20,7 +20,7 @@ _PATH: Final = re.compile(r"/v2/(?P<name>[^?]+)/(?P<kind>manifests|blobs)/(?P<wh
 
 
 class Registry(ThreadingHTTPServer):
-    """What a daemon needs to pull: manifests by tag or digest, and blobs."""
+    """Serves what a daemon needs for a pull: manifests by tag or digest, and blobs."""
 
     daemon_threads = True
 
@@ -41,7 +41,7 @@ class _Handler(BaseHTTPRequestHandler):
                 self.wfile.write(file.read())
 
     def _answer(self) -> str | None:
-        """Send the head; return the path of the content, None where there is none."""
+        """Send the headers; return the path of the content, None if there is none."""
         if self.path.partition("?")[0] == "/v2/":
             self._head(200, {"Content-Length": "0"})
             return None
@@ -58,7 +58,7 @@ class _Handler(BaseHTTPRequestHandler):
         return path
 
     def _digest(self) -> str:
-        """Return the digest of what is asked for, "" if that is unknown."""
+        """Return the digest of the requested content, "" if it is unknown."""
         asked = _PATH.match(self.path)
         if asked is None:
             return ""
@@ -82,7 +82,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class's name
-        """Say nothing: the daemon tells what it did not get."""
+        """Log nothing: the daemon reports failed requests."""
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from typing import Final
 from shimv2.shimctl.testbed.releases import CACHE, ReleaseMissing, tool
 from shimv2.shimctl.testbed.runtimes import around_hybrid
 
-# The name of a runtime, and where its program lies in the package of that name; "" = installed.
+# Name of a runtime -> path of its program in the package of that name; "" = the installed one.
 _PROGRAMS: Final = {
     "runc": "",
     "crun": "",
@@ -22,10 +22,11 @@ INSTALLED: Final = tuple(name for name, program in _PROGRAMS.items() if not prog
 
 
 def find_runtime(name: str, folder: str) -> str:
-    """Return the path of a runtime that works here; `folder` is where a script for it may lie.
+    """Return the path of a runtime that works on this machine, or of a script in `folder` that runs
+    it.
 
     Raises:
-        ReleaseMissing: it is not to be had; says why.
+        ReleaseMissing: it is not available; the text has the reason.
     """
     program = _program(name)
     return around_hybrid(program, folder) if name.startswith("crun") else program
@@ -33,7 +34,7 @@ def find_runtime(name: str, folder: str) -> str:
 
 @functools.cache
 def describe(name: str) -> str:
-    """Return a runtime's name and version, as it tells them.
+    """Return the name and version that a runtime prints.
 
     Raises:
         ReleaseMissing: as `find_runtime`.

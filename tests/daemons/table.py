@@ -1,8 +1,7 @@
 """The outcome of a run as tables: one for each daemon, a row for each scenario, a column for each
 runtime.
 
-A scenario is a test with a parameter `pair`; its name is that of the test, and other parameters
-are taken together.
+A scenario is a test with a parameter `pair`, and has its name.  Its other parameters are combined.
 """
 
 import json
@@ -24,7 +23,7 @@ _KEY: Final = "pair"
 
 @dataclass(slots=True)
 class Cell:
-    """How one scenario ended with one pair, with all its other parameters and phases."""
+    """The outcome of one scenario with one pair, over all other parameters and phases."""
 
     daemon: str
     runtime: str
@@ -33,7 +32,7 @@ class Cell:
     reason: str = ""
 
     def add(self, report: pytest.TestReport) -> None:
-        """Take another phase in; a failure stays, and so does the first reason."""
+        """Add the outcome of another phase; a failure and the first reason are kept."""
         if report.failed:
             self.outcome, self.reason = "FAIL", self.reason or _last_line(report)
         elif report.skipped and self.outcome != "FAIL":
@@ -44,7 +43,8 @@ class Cell:
 
 @dataclass(slots=True, eq=False)  # pytest keeps its plugins in sets
 class Recorder:
-    """A pytest plugin: keeps the outcomes, shows them at the end and leaves them in `folder`."""
+    """A pytest plugin: collects the outcomes, prints them at the end and writes them to
+    `folder`."""
 
     folder: Path
     titles: dict[str, str] = field(default_factory=dict)  # runtime -> with its version
@@ -77,7 +77,7 @@ class Recorder:
 
 
 def tables(cells: Iterable[Cell], titles: Mapping[str, str]) -> list[str]:
-    """Return the tables in Markdown, and below each why a cell is no pass."""
+    """Return the tables in Markdown, with the reason below each for every cell that is no pass."""
     lines: list[str] = []
     by_daemon: dict[str, list[Cell]] = {}
     for cell in cells:
@@ -116,13 +116,13 @@ def _table(daemon: str, cells: Sequence[Cell], titles: Mapping[str, str]) -> lis
 
 
 def _outcome(cells: Sequence[Cell]) -> str:
-    """Return the worst of what the parameters of a scenario gave."""
+    """Return the worst outcome over the parameters of a scenario."""
     outcomes = {cell.outcome for cell in cells}
     return next((one for one in ("FAIL", "skipped", _PASS) if one in outcomes), _NOT_RUN)
 
 
 def _last_line(report: pytest.TestReport) -> str:
-    """Return what failed in one line: the text of the exception, or the reason of a skip."""
+    """Return one line: the text of the exception, or the reason of a skip."""
     if isinstance(report.longrepr, tuple):
         return str(report.longrepr[2])
     crash = getattr(report.longrepr, "reprcrash", None)

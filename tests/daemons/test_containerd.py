@@ -20,7 +20,7 @@ UNFIT = unfit_pairs("containerd 1.6", "containerd 1.7", "containerd 2.1")
 pytestmark = pytest.mark.root
 MIB = 1 << 20
 LIMIT = 32 * MIB
-# Says both streams' lines with the name it is given, once it is ready.
+# Prints lines of both streams with its name, once it has reported ready.
 LOGGER = """#!/bin/sh
 PATH=/usr/bin:/bin
 printf x >&5; exec 5>&-
@@ -32,7 +32,7 @@ wait
 
 @pytest.mark.parametrize("pair", UNFIT, indirect=True)
 def test_invalid_pair_reports_why(containerd: Containerd, run: Sequence[str]) -> None:
-    """Debian 12's crun knows the specs of its own time only; the client gets its words."""
+    """Debian 12's crun refuses newer specs; the client gets its error text."""
     done = containerd.ctr(*run, "--rm", IMAGE, "c1", "true", check=False)
 
     assert done.returncode == 1
@@ -62,8 +62,8 @@ def test_run_rm_prints_and_returns_the_status_and_leaves_nothing(
 def test_stdin_and_a_big_output_arrive_unchanged(
     containerd: Containerd, run: Sequence[str]
 ) -> None:
-    """What is written to stdin arrives with its end, and comes back to the last byte."""
-    # More than FIFO and pipe hold: ctr forgets to close stdin when it ends before Create does.
+    """Input arrives with its end, and all of it comes back."""
+    # More than fits into FIFO and pipe: ctr does not close stdin if the input ends before Create.
     counted = containerd.ctr(*run, "--rm", IMAGE, "c1", "wc", "-c", stdin=b"x" * MIB)
     script = f"yes 0123456789abcdef | head -c {8 * MIB} | md5sum"
     summed = containerd.ctr(*run, "--rm", IMAGE, "c2", "sh", "-c", script).stdout
@@ -151,7 +151,7 @@ def test_ten_containers_at_a_time_all_answer(containerd: Containerd, run: Sequen
 def test_paused_container_is_measured_resumed_and_has_its_events_in_order(
     containerd: Containerd, run: Sequence[str]
 ) -> None:
-    """pause, metrics and resume, and every event of them once, in order."""
+    """pause, metrics and resume; each event is published once, in order."""
     path = os.path.join(containerd.folder, "events")
     detached = ("-d", "--null-io", "--memory-limit", str(LIMIT))
     watching = containerd.events(path)
@@ -204,7 +204,7 @@ def test_logging_binary_gets_both_streams_and_the_last_line(
 def test_program_or_runtime_that_is_missing_is_reported_by_its_name(
     containerd: Containerd, run: Sequence[str], host: Host
 ) -> None:
-    """Clients match these texts: the runtime's own words, and those for no runtime at all."""
+    """Clients match these texts: those of the runtime, and the one for a missing runtime."""
     nothing = os.path.join(host.folder, "nothing")
     no_runtime = (*run[:2], "io.containerd.runc.v2", "--runc-binary", nothing)
     if not os.path.exists(os.path.join(host.bin, "containerd-shim-runc-v2")):
@@ -226,7 +226,7 @@ def test_program_or_runtime_that_is_missing_is_reported_by_its_name(
 def test_daemon_stopped_and_killed_loses_no_line_and_no_status(
     containerd: Containerd, run: Sequence[str]
 ) -> None:
-    """Five containers write on while the daemon is away: same pids, every line once."""
+    """Five containers continue to write while the daemon is down: same pids, each line once."""
     with Writers(containerd, containerd.folder, run) as writers:
         writers.restart(signal.SIGTERM)
         writers.restart(signal.SIGKILL)
@@ -238,7 +238,7 @@ def test_daemon_stopped_and_killed_loses_no_line_and_no_status(
 def test_container_that_exits_while_the_daemon_is_down_keeps_its_status(
     containerd: Containerd, run: Sequence[str]
 ) -> None:
-    """It is found stopped, and its status is reported once more than one daemon later."""
+    """The next daemon finds it stopped, with its exit status."""
     with Writers(containerd, containerd.folder, run) as writers:
         writers.restart(signal.SIGKILL, one_ends=True)
         writers.restart(signal.SIGTERM)
@@ -246,7 +246,7 @@ def test_container_that_exits_while_the_daemon_is_down_keeps_its_status(
 
 
 def end(containerd: Containerd, name: str, *, kill: bool = True) -> int:
-    """Wait for a container's end, or bring it about; remove it and return its exit status."""
+    """Wait for a container's exit, or kill it; remove it and return its exit status."""
     if kill:
         containerd.ctr("task", "kill", "-s", "SIGKILL", name)
     containerd.wait_status(name, "STOPPED")

@@ -1,4 +1,4 @@
-"""Every containerd with every runtime: what it reports of an end without a request."""
+"""Every containerd with every runtime: exits that no client requested."""
 
 import json
 import os
@@ -26,7 +26,7 @@ class Watch:
         self._path = path
 
     def seen(self) -> list[tuple[str, int]]:
-        """Return topics and exit statuses, which most have none of, in order."""
+        """Return topics and exit statuses (if any), in order."""
         text = Path(self._path).read_text(encoding="utf-8")
         found = [
             (topic, json.loads(body))
@@ -54,7 +54,7 @@ def watch(containerd: Containerd) -> Iterator[Watch]:
 def test_oom_is_published_before_the_exit(
     containerd: Containerd, run: Sequence[str], watch: Watch
 ) -> None:
-    """What CRI and dockerd make OOMKilled of."""
+    """CRI and dockerd derive OOMKilled from this order."""
     detached = ("-d", "--null-io", "--memory-limit", str(LIMIT))
     containerd.ctr(*run, *detached, IMAGE, "c1", "tail", "/dev/zero")
     containerd.wait_status("c1", "STOPPED")
@@ -70,7 +70,7 @@ def test_oom_is_published_before_the_exit(
 def test_daemon_reports_the_exit_of_the_container_of_a_killed_shim(
     containerd: Containerd, run: Sequence[str], watch: Watch
 ) -> None:
-    """The daemon runs `delete` and says what that answers: 137."""
+    """The daemon runs `delete` and reports its reply: 137."""
     containerd.ctr(*run, "-d", "--null-io", IMAGE, "c1", "sleep", "1000")
     init = containerd.tasks()["c1"].pid
 
@@ -86,7 +86,7 @@ def test_daemon_reports_the_exit_of_the_container_of_a_killed_shim(
 def test_exit_status_outlives_the_shim(
     containerd: Containerd, run: Sequence[str], watch: Watch
 ) -> None:
-    """A container that ended before its shim was killed is reported with the status it had."""
+    """A container that exited before its shim was killed keeps its exit status."""
     containerd.ctr(*run, "-d", "--null-io", IMAGE, "c1", "sh", "-c", "exit 7")
     watch.wait("exit")
 

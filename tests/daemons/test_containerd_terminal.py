@@ -1,4 +1,4 @@
-"""Every containerd with every runtime: a person at a terminal."""
+"""Every containerd with every runtime: a user at a terminal."""
 
 from collections.abc import Sequence
 
@@ -33,10 +33,11 @@ def test_run_in_a_terminal_has_its_size_signals_and_status(
 
 
 def test_terminal_is_left_and_attached_to_again(containerd: Containerd, run: Sequence[str]) -> None:
-    """`ctr run -t` is killed, the shell is not; `ctr task attach` goes on where it was."""
+    """`ctr run -t` is killed, the shell is not; `ctr task attach` continues where it stopped."""
     with Terminal(containerd.command(*run, "-t", IMAGE, "c1", "sh"), columns=91) as first:
         first.expect(PROMPT)
-        # Not its prompt: that comes again with the size, which ctr tells after Start.
+        # It does not wait for the prompt, because that comes again with the size, which ctr sets
+        # after Start.
         first.type(b"x=kept; echo ke''pt\r")
         first.expect(rb"kept\r\n")
         first.kill()
@@ -51,7 +52,7 @@ def test_terminal_is_left_and_attached_to_again(containerd: Containerd, run: Seq
         second.type(b"exit 9\r")
         second.rest()
         assert second.wait() == 9
-    assert containerd.tasks() == {}  # attach removes what it saw the end of
+    assert containerd.tasks() == {}  # attach removes a container whose exit it has seen
     containerd.ctr("container", "rm", "c1")
 
 

@@ -24,7 +24,8 @@ soak = functools.partial(pytest.param, marks=pytest.mark.soak)
 def test_upgraded_to_1_7_and_2_1_under_five_running_containers(
     containerd: Containerd, run: Sequence[str]
 ) -> None:
-    """They live on, are executed in, tell their statuses and events, and are deleted clean."""
+    """They continue to run, accept execs, report statuses and events, and are deleted
+    completely."""
     _upgraded_twice(containerd, run, one_ends=False)
 
 
@@ -35,7 +36,7 @@ def test_upgraded_to_1_7_and_2_1_under_five_running_containers(
 def test_upgraded_while_a_container_ends(
     containerd: Containerd, run: Sequence[str], attempt: int
 ) -> None:
-    """The same, and one of them ends while neither daemon runs; ten times in make soak."""
+    """One of them exits while neither daemon runs; ten times in make soak."""
     _upgraded_twice(containerd, run, one_ends=True)
 
 
@@ -62,12 +63,12 @@ def _upgraded_twice(containerd: Containerd, run: Sequence[str], *, one_ends: boo
     assert containerd.tasks() == {}
     state = f"{containerd.state}/io.containerd.runtime.v2.task/{containerd.namespace}"
     assert [name for name in os.listdir(state) if name in NAMES] == []
-    # And a container of the newest one, with a shim that was started by it.
+    # And a container of the newest daemon, with a shim that it has started.
     assert containerd.ctr("run", *run[1:3], "--rm", IMAGE, "new", "echo", "new").stdout == b"new\n"
 
 
 def _wait_for_events(path: str, name: str) -> None:
-    """See that the shim, which an older daemon has started, tells the newer one of the end."""
+    """Check that a shim of an older daemon sends the exit event to the newer one."""
     until(lambda: _topics(path, name)[-1:] == ["delete"], f"the last event of {name}")
     assert _topics(path, name) == ["exit", "delete"], name
 

@@ -32,7 +32,8 @@ def fetched(pods: Pods, container: str, host: str) -> bytes:
 
 
 def test_containers_of_a_pod_share_its_namespaces_and_its_shim(pods: Pods) -> None:
-    """Network, IPC and UTS are the pod's; mounts and pids each container's; one shim has them."""
+    """Network, IPC and UTS namespaces belong to the pod, mount and pid namespaces to each
+    container."""
     pod = pods.run("web")
     server = pods.start(pod, "server", "sh", "-c", "echo hi >/tmp/i; exec httpd -f -h /tmp")
     client = pods.start(pod, "client", *SLEEP)
@@ -76,7 +77,7 @@ def test_namespaces_of_the_node(pods: Pods) -> None:
     assert namespace(init, "pid") == namespace(os.getpid(), "pid")
     assert pods.exec(container, "kill", "-0", str(init)).returncode == 0
 
-    # No process is pid 1 there: children of the first process that stay have to be looked for.
+    # There no process of the container is pid 1: the shim has to find the remaining children.
     pods.daemon.crictl("stop", "--timeout", "1", container)
     assert pods.status(container)["state"] == "CONTAINER_EXITED"
     pods.remove(pod)
@@ -95,7 +96,7 @@ def test_update_changes_the_limits_of_a_running_container(pods: Pods) -> None:
 
 
 def test_stats_of_containers_and_pods(pods: Pods) -> None:
-    """What a kubelet asks for every ten seconds is there: memory and CPU time."""
+    """The figures that a kubelet reads every ten seconds: memory and CPU time."""
     pod = pods.run()
     container = pods.start(pod, "c", "sh", "-c", "i=0; while :; do i=$((i+1)); done")
 
@@ -112,7 +113,7 @@ def test_stats_of_containers_and_pods(pods: Pods) -> None:
 
 
 def test_out_of_memory_is_the_reason_of_the_exit(pods: Pods) -> None:
-    """A container beyond its limit is reported as OOMKilled, the others of its pod live on."""
+    """A container beyond its limit is reported as OOMKilled; the others of its pod continue."""
     pod = pods.run()
     other = pods.start(pod, "other", *SLEEP)
     container = pods.start(pod, "c", "sh", "-c", "exec tail /dev/zero", memory_bytes=16 * MIB)
@@ -130,7 +131,7 @@ def test_out_of_memory_is_the_reason_of_the_exit(pods: Pods) -> None:
     ids=["heeds TERM", "ignores TERM"],
 )
 def test_stop_gives_a_container_time(pods: Pods, script: str, status: int) -> None:
-    """First SIGTERM, and SIGKILL once the time is over."""
+    """SIGTERM first, and SIGKILL after the timeout."""
     pod = pods.run()
     container = pods.start(pod, "c", "sh", "-c", f"echo ready; {script}")
     until(lambda: pods.log(container).stdout == b"ready\n", "the container to be ready")
@@ -154,7 +155,7 @@ def test_removal_of_a_pod_with_many_running_containers(pods: Pods) -> None:
 
 
 def test_daemon_that_is_killed_finds_its_pods_again(pods: Pods) -> None:
-    """What ran runs on, what ended meanwhile has its own exit status, all can be removed."""
+    """Running containers continue, exited ones have their own statuses, and all can be removed."""
     pod = pods.run()
     lives = pods.start(pod, "lives", *SLEEP)
     script = "trap 'exit 9' TERM; echo ready; while :; do sleep 0.1; done"
@@ -186,7 +187,7 @@ def test_daemon_that_is_killed_finds_its_pods_again(pods: Pods) -> None:
     ids=["missing", "failing", "unknown"],
 )
 def test_handler_that_cannot_work_is_named(pods: Pods, handler: str, text: str) -> None:
-    """A pod of it is refused in words that lead to the mistake; other pods do not suffer."""
+    """A pod with it is refused with a text that shows the mistake; other pods work."""
     config = pods.pod_config("refused")
 
     done = pods.daemon.crictl("runp", "-r", handler, config, check=False)
@@ -200,7 +201,8 @@ def test_handler_that_cannot_work_is_named(pods: Pods, handler: str, text: str) 
 
 
 def test_command_that_is_not_there(pods: Pods) -> None:
-    """The kubelet shows the runtime's words; the container can be removed, the pod lives."""
+    """The kubelet shows the runtime's error text; the container can be removed, and the pod
+    continues."""
     pod = pods.run()
     container = pods.create(pod, "c", "/no/such/command")
 

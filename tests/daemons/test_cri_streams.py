@@ -18,7 +18,7 @@ LINES = 5000
 
 
 def test_log_has_every_line_of_each_stream_in_order(pods: Pods) -> None:
-    """Nothing is lost or mixed up, whatever ends first: the container or its output."""
+    """Nothing is lost or mixed up, whether the container or its output ends first."""
     pod = pods.run()
     script = f"i=0; while [ $i -lt {LINES} ]; do echo out $i; echo err $i >&2; i=$((i+1)); done"
     container = pods.start(pod, "c", "sh", "-c", script)
@@ -40,14 +40,14 @@ def test_exec_through_the_served_streams(pods: Pods) -> None:
     echoed = pods.daemon.crictl("exec", "-i", container, "cat", stdin=b"x" * 300_000)
 
     assert done.stdout == b"out\n"
-    # crictl's own exit status tells only that it failed.
+    # crictl's own exit status shows only that it failed.
     assert re.match(rb"err\n.*command terminated with exit code 3", done.stderr, re.DOTALL)
     assert echoed.stdout == b"x" * 300_000
     pods.remove(pod)
 
 
 def test_exec_sync_returns_outputs_and_status(pods: Pods) -> None:
-    """What probes use: one call that answers with all of it."""
+    """Probes use this call, whose answer has all of it."""
     pod = pods.run()
     container = pods.start(pod, "c", *SLEEP)
 
@@ -62,7 +62,7 @@ def test_exec_sync_returns_outputs_and_status(pods: Pods) -> None:
 
 
 def test_exec_sync_whose_time_is_over_is_killed(pods: Pods) -> None:
-    """A probe that hangs is reported so, its process is ended, the container goes on."""
+    """A probe that hangs is reported and killed; the container continues."""
     pod = pods.run()
     container = pods.start(pod, "c", *SLEEP)
 
@@ -97,7 +97,7 @@ def test_exec_in_a_terminal(pods: Pods) -> None:
 
 
 def test_attach_and_detach_and_attach_again(pods: Pods) -> None:
-    """A container with an open input takes what each client sends, and logs all it says."""
+    """A container with an open input reads each client's input, and all its output is logged."""
     pod = pods.run()
     script = "while read -r line; do echo got $line; done; echo end"
     container = pods.start(pod, "c", "sh", "-c", script, stdin=True)

@@ -1,4 +1,4 @@
-"""CRI-O with this shim: its calls are replayed, as there is no CRI-O to be had here."""
+"""CRI-O with this shim: its calls are replayed, because CRI-O itself is not available."""
 
 import os
 import re
@@ -32,7 +32,7 @@ _LIMIT_S = 90.0
 
 @pytest.fixture
 def crio(host: Host, pair: Pair, runtime: str, rootfs: str) -> Crio:
-    """A CRI-O configured as the page for users says."""
+    """A CRI-O that is configured as in docs/daemons.md."""
     text, path = box("crio"), ""
     if pair.runtime != "runc":
         path = os.path.join(host.folder, "options.toml")
@@ -47,7 +47,7 @@ def crio(host: Host, pair: Pair, runtime: str, rootfs: str) -> Crio:
 
 
 def test_container_from_its_start_to_its_removal(crio: Crio) -> None:
-    """Its root stays mounted, its output is whole, and the shim goes by itself at once."""
+    """Its root stays mounted, its output is complete, and the shim exits at once."""
 
     async def scenario() -> None:
         async with crio.container("c1", "sh", "-c", "echo out; echo err >&2; exit 7") as container:
@@ -66,7 +66,7 @@ def test_container_from_its_start_to_its_removal(crio: Crio) -> None:
             assert (init.stdout.text, init.stderr.text) == ("out\n", "err\n")
             assert not await container.alive()
             assert (await container.remove()).status == 7
-            # No daemon takes events: nothing is waited for.
+            # No daemon receives events, so the shim does not wait for an acknowledgement.
             await eventually(lambda: not alive(shim), "the shim to end", limit_s=4.0)
             address = Path(container.bundle, "address").read_text()
             assert not Path(address.removeprefix("unix://")).exists()
@@ -75,7 +75,7 @@ def test_container_from_its_start_to_its_removal(crio: Crio) -> None:
 
 
 def test_stop_pause_update_and_stats(crio: Crio) -> None:
-    """What a kubelet's calls become: signals, the cgroup's limit, its numbers, its freezer."""
+    """A kubelet's calls become signals, limits and numbers of the cgroup, and its freezer."""
 
     async def scenario() -> None:
         script = "trap 'exit 9' TERM; echo ready; while :; do sleep 0.1; done"
@@ -134,7 +134,7 @@ def test_exec_with_input_and_in_a_terminal(crio: Crio) -> None:
 
 
 def test_exec_whose_time_is_over_is_killed_and_left(crio: Crio) -> None:
-    """CRI-O does not delete such an exec: the container's own removal takes it along."""
+    """CRI-O does not delete such an exec: the removal of the container deletes it."""
 
     async def scenario() -> None:
         async with crio.container("c1", "sleep", "1000") as container:
@@ -155,7 +155,7 @@ def test_exec_whose_time_is_over_is_killed_and_left(crio: Crio) -> None:
 
 
 def test_attach_to_a_container_with_an_open_input(crio: Crio) -> None:
-    """What each client sends arrives; CloseIO after the last one is the end of the input."""
+    """Each client's input arrives; CloseIO after the last client ends it."""
 
     async def scenario() -> None:
         async with crio.container("c1", "sh", "-c", ECHO, stdin=True) as container:
@@ -175,7 +175,7 @@ def test_attach_to_a_container_with_an_open_input(crio: Crio) -> None:
 
 
 def test_next_crio_finds_the_container_by_its_address_file(crio: Crio) -> None:
-    """It reads `address`, asks State for the FIFOs and goes on with output and exit status."""
+    """It reads `address`, gets the FIFOs from State, and gets output and exit status."""
 
     async def scenario() -> None:
         async with crio.container("c1", "sh", "-c", ECHO, stdin=True) as container:
@@ -198,7 +198,7 @@ def test_next_crio_finds_the_container_by_its_address_file(crio: Crio) -> None:
 
 
 def test_create_that_fails_is_undone_by_delete_and_shutdown(crio: Crio) -> None:
-    """Delete knows of nothing, Shutdown ends the shim, the root stays CRI-O's."""
+    """Delete answers not found, Shutdown ends the shim, and the root stays mounted."""
 
     async def scenario() -> None:
         async with crio.shim("c1", "/no/such/command") as container:

@@ -17,12 +17,12 @@ from tests.support.host import NAME, ROOT, Host
 
 pytestmark = [pytest.mark.root, pytest.mark.matrix]
 README = "README.md"
-_LIMIT_S = 300.0  # a virtual environment, and what the shim needs from PyPI
+_LIMIT_S = 300.0  # for a virtual environment with packages from PyPI
 
 
 @pytest.fixture
 def prefix(host: Host) -> Iterator[str]:
-    """Where the shim is installed, and containerd finds it; at the end nothing is left there."""
+    """The prefix of the installation, on containerd's PATH; at the end nothing is left in it."""
     folder = os.path.join(host.folder, "local")
     prompt = Prompt({}, path=[], within=("env", f"--chdir={ROOT}"))
     line = box("install", page=README, instead={"sudo make install": "make install"})
@@ -41,7 +41,7 @@ def prefix(host: Host) -> Iterator[str]:
 def test_installed_shim_runs_redis(
     prefix: str, containerd: Containerd, prompt: Prompt, redis: Redis
 ) -> None:
-    """What is found on containerd's PATH is the copy, not the tree that it was made from."""
+    """containerd's PATH has the installed copy, not the tree."""
     run, _, _, _, kill, *remove = box("ctr-redis-detached", page=README).splitlines()
     containerd.ctr("image", "import", redis.archive)
 

@@ -1,6 +1,6 @@
 """Shims of different versions and makers on one machine: an upgrade replaces the program only.
 
-What runs is the shim of before; what is installed now does `start` for members of its pod, and
+The running shim is that of before.  The installed one runs `start` for members of its pod, and
 every `delete`.
 """
 
@@ -40,7 +40,7 @@ Install = Callable[[str], None]
 
 @pytest.fixture
 def install(host: Host) -> Install:
-    """Puts another shim in the place that the daemon calls, as an upgrade does: by one rename."""
+    """Replaces the shim that the daemon runs by one rename, as an upgrade does."""
 
     def replace(program: str) -> None:
         new = os.path.join(host.bin, "new")
@@ -69,7 +69,7 @@ def go(pair: Pair) -> str:
 def test_pod_of_an_older_version_is_joined_by_this_one(
     containerd: Containerd, install: Install, older: str, host: Host
 ) -> None:
-    """The member becomes a container of the old shim, through the new `start`."""
+    """The new `start` makes the member a container of the old shim."""
     _pod_of_two(containerd, install, older, host.shim)
 
 
@@ -77,7 +77,7 @@ def test_pod_of_an_older_version_is_joined_by_this_one(
 def test_pod_of_the_go_shim_is_joined_by_ours(
     containerd: Containerd, install: Install, go: str, host: Host
 ) -> None:
-    """The socket's name is the same, and so is what is spoken on it."""
+    """The socket's name and the protocol are the same."""
     _pod_of_two(containerd, install, go, host.shim)
 
 
@@ -85,7 +85,7 @@ def test_pod_of_the_go_shim_is_joined_by_ours(
 def test_pod_of_ours_is_joined_by_the_go_shim(
     containerd: Containerd, install: Install, go: str, host: Host
 ) -> None:
-    """The other way round, as in a downgrade to what was there before."""
+    """The reverse, as in a downgrade."""
     _pod_of_two(containerd, install, host.shim, go)
 
 
@@ -94,7 +94,7 @@ def test_pod_of_ours_is_joined_by_the_go_shim(
 def test_container_of_an_older_version_lives_on_after_the_upgrade(
     containerd: Containerd, install: Install, older: str, host: Host
 ) -> None:
-    """It is executed in, outlives the daemon, tells its status, and the new `delete` is its end."""
+    """It accepts execs, outlives the daemon and reports its status; the new `delete` removes it."""
     install(older)
     script = 'trap "exit 42" TERM; echo up; while :; do sleep 0.05; done'
     log = Path(containerd.folder, "log")
@@ -117,7 +117,7 @@ def test_container_of_an_older_version_lives_on_after_the_upgrade(
 def test_container_whose_older_shim_is_killed_is_cleaned_up_by_this_version(
     containerd: Containerd, install: Install, older: str, host: Host
 ) -> None:
-    """The new `delete` reads what the old shim has left in the bundle."""
+    """The new `delete` reads the files of the old shim in the bundle."""
     install(older)
     containerd.ctr(*RUN, *DETACHED, "c1", "sleep", "1000")
     init = containerd.tasks()["c1"].pid
@@ -131,7 +131,7 @@ def test_container_whose_older_shim_is_killed_is_cleaned_up_by_this_version(
 
 
 def _pod_of_two(containerd: Containerd, install: Install, first: str, second: str) -> None:
-    """A pod's first container by one shim, its members by another; all lives and ends as ever."""
+    """Run a pod whose first container is made by one shim and the second by another."""
     install(first)
     containerd.ctr(*POD, *DETACHED, "pause", "sleep", "1000")
     shim = containerd.shim_pid("pause")

@@ -87,7 +87,7 @@ def test_runtime_is_the_one_that_is_named(nerdctl: Nerdctl, runtime: str) -> Non
 
 @every_daemon
 def test_log_of_a_short_container_is_whole(nerdctl: Nerdctl) -> None:
-    """What is written right before the end is in the log, each stream in its order."""
+    """Output right before the exit is in the log, each stream in order."""
     script = "for i in $(seq 1000); do echo out $i; echo err $i >&2; done"
     for turn in range(3):
         name = f"short{turn}"
@@ -104,7 +104,7 @@ def test_log_of_a_short_container_is_whole(nerdctl: Nerdctl) -> None:
 
 @every_daemon
 def test_log_is_followed_to_the_containers_end(nerdctl: Nerdctl) -> None:
-    """logs -f shows what comes and ends by itself; --tail leaves out what was."""
+    """logs -f shows new lines and ends with the container; --tail leaves out old lines."""
     nerdctl(*nerdctl.words("-d", "--name", "web"), IMAGE, "sh", "-c", TICK)
     with nerdctl.terminal("nerdctl", "logs", "--follow", "web") as person:
         person.expect(b"tick 5\r\n")
@@ -131,7 +131,7 @@ def test_terminal_has_its_size_and_the_exit_status(nerdctl: Nerdctl) -> None:
 
 @every_daemon
 def test_terminal_is_left_and_taken_again(nerdctl: Nerdctl) -> None:
-    """The detach keys leave the shell alone; attach finds it as it was; Ctrl-C reaches it."""
+    """The detach keys do not affect the shell; attach finds it unchanged; Ctrl-C reaches it."""
     command = nerdctl.words("-it", "--name", "shell")
     with nerdctl.terminal("nerdctl", *command, IMAGE, "sh") as person:
         person.type(b"mine=5$((1+1))\n")
@@ -144,7 +144,7 @@ def test_terminal_is_left_and_taken_again(nerdctl: Nerdctl) -> None:
     with nerdctl.terminal("nerdctl", "attach", "shell") as person:
         person.type(b"echo [$mine]\n")
         person.expect(rb"\[52\]")
-        # Once it says so, the shell edits no line any more, and the job is the terminal's.
+        # After that output the job has the terminal, and not the line editor of the shell.
         person.type(b"sh -c 'echo now; sleep 1000'\n")
         person.expect(b"\nnow\r\n")
         person.type(b"\x03")
@@ -186,7 +186,7 @@ def test_container_is_looked_at_and_limited(nerdctl: Nerdctl) -> None:
 
 @every_daemon
 def test_stop_waits_and_then_kills_and_start_begins_again(nerdctl: Nerdctl) -> None:
-    """SIGTERM is given its time; what ignores it is killed; start, restart, rm -f."""
+    """SIGTERM first, and SIGKILL for a process that ignores it; start, restart, rm -f."""
     polite = "trap 'echo bye; exit 4' TERM; echo ready; while :; do sleep 0.05; done"
     nerdctl(*nerdctl.words("-d", "--name", "web"), IMAGE, "sh", "-c", polite)
     nerdctl.wait_logged("web", "ready\n")
@@ -198,7 +198,7 @@ def test_stop_waits_and_then_kills_and_start_begins_again(nerdctl: Nerdctl) -> N
     assert nerdctl.status("web") == "Up"
     nerdctl.wait_logged(
         "web", "ready\n"
-    )  # what was before is in another file, which it does not show
+    )  # earlier output is in another file, which nerdctl does not show
     nerdctl("kill", "--signal", "TERM", "web")
     assert nerdctl("wait", "web").stdout == "4\n"
 
@@ -212,13 +212,13 @@ def test_stop_waits_and_then_kills_and_start_begins_again(nerdctl: Nerdctl) -> N
 
 @every_daemon
 def test_terminal_in_the_background_is_logged(nerdctl: Nerdctl) -> None:
-    """run -dt: what comes out of the terminal goes to the logging binary."""
+    """run -dt: the output of the terminal goes to the logging binary."""
     script = "tty; echo done; exec sleep 1000"
     nerdctl(*nerdctl.words("-dt", "--name", "web"), IMAGE, "sh", "-c", script)
 
     nerdctl.wait_logged("web", "done\n")
     assert nerdctl("logs", "web").stdout == "/dev/pts/0\ndone\n"
-    nerdctl("kill", "--signal", "HUP", "web")  # of no account to the first process
+    nerdctl("kill", "--signal", "HUP", "web")  # without effect on pid 1
     nerdctl("kill", "web")
     assert nerdctl("wait", "web").stdout == "137\n"
 
@@ -254,7 +254,7 @@ def test_daemon_starts_a_container_again(nerdctl: Nerdctl) -> None:
 
     os.kill(before, signal.SIGKILL)
 
-    # It looks every ten seconds.
+    # containerd checks every ten seconds.
     until(lambda: nerdctl.inspected("web")["Pid"] not in {before, 0}, "a new process", limit_s=60.0)
     until(lambda: nerdctl("logs", "web").stdout == "up\n", "its own log")
     nerdctl("rm", "--force", "web")
@@ -308,7 +308,7 @@ def test_daemon_is_killed_and_the_log_goes_on(nerdctl: Nerdctl, containerd: Cont
 
 
 def _expect_size(person: Terminal, *, columns: int, rows: int) -> None:
-    """Ask until the size is there: it travels beside what is typed, and may come later."""
+    """Ask until the size is set: it is sent apart from the input, and may arrive later."""
     person.type(f"until [ \"$(stty size)\" = '{rows} {columns}' ]; do sleep 0.05; done\n".encode())
     person.type(b"stty size\n")
     person.expect(rb"\n" + f"{rows} {columns}".encode() + rb"\r\n")

@@ -1,4 +1,4 @@
-"""README.md: the commands of a first try of the shim, read from the page."""
+"""README.md: the first commands of a new user, read from the page."""
 
 from pathlib import Path
 
@@ -31,7 +31,7 @@ CTR = pytest.mark.parametrize(
 
 @CTR
 def test_redis_by_ctr_at_the_terminal(containerd: Containerd, prompt: Prompt, redis: Redis) -> None:
-    """It says that it is ready, answers on the host's network, and ends at Ctrl-C."""
+    """It reports ready, answers on the host's network, and ends at Ctrl-C."""
     images, run = box("ctr-redis", page=README).splitlines()
     containerd.ctr("image", "import", redis.archive)
 
@@ -40,7 +40,7 @@ def test_redis_by_ctr_at_the_terminal(containerd: Containerd, prompt: Prompt, re
         person.expect(b"Ready to accept connections")
         assert prompt.run("redis-cli ping").stdout == "PONG\n"
         person.type(b"\x03")
-        person.rest()  # not looked at: clients lose the end of it now and then, with any shim
+        person.rest()  # not checked: clients lose the end now and then, with any shim
         assert person.wait() == 0
 
     assert prompt.run("redis-cli ping", check=False).returncode != 0
@@ -51,7 +51,7 @@ def test_redis_by_ctr_at_the_terminal(containerd: Containerd, prompt: Prompt, re
 def test_redis_by_ctr_in_the_background(
     containerd: Containerd, prompt: Prompt, redis: Redis
 ) -> None:
-    """It answers, is listed, is executed in, and does not answer once it is killed."""
+    """It answers, is listed, accepts execs, and does not answer once it is killed."""
     lines = box("ctr-redis-detached", page=README).splitlines()
     run, ping, tasks, shell, kill, *remove = lines
     containerd.ctr("image", "import", redis.archive)
@@ -89,7 +89,7 @@ def test_redis_by_nerdctl(containerd: Containerd, nerdctl: Nerdctl, redis: Redis
     "pair", [pair for daemon in CRI for pair in pairs(daemon, runtimes=("runc",))], indirect=True
 )
 def test_redis_by_crictl(cri: CriContainerd, host: Host, redis: Redis) -> None:
-    """A pod of the node's network: it answers there, logs, is executed in and stopped."""
+    """A pod with the node's network: it answers there, logs, accepts execs and is stopped."""
     run, ping, listed, logs, shell, stop, remove = box("crictl-redis").splitlines()
     prompt = at_node(cri, host)
     cri.ctr("image", "import", redis.archive)
@@ -109,7 +109,7 @@ def test_redis_by_crictl(cri: CriContainerd, host: Host, redis: Redis) -> None:
 
 
 def at_node(cri: CriContainerd, host: Host) -> Prompt:
-    """A prompt in a folder with the files that crictl is given, on the daemon's node."""
+    """A prompt in the daemon's network namespace, in a folder with the files for crictl."""
     instead = {"/var/log/pods/redis": f"{host.folder}/logs", "/kubepods": f"/{host.mark}"}
     Path(host.folder, "pod.json").write_text(box("pod.json", instead=instead))
     Path(host.folder, "container.json").write_text(box("container.json"))

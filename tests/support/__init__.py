@@ -1,1 +1,1 @@
-"""What the tests share: a runner for coroutines, and later fakes, pairs and leak counters."""
+"""Helpers that the tests share; tests/README.md lists them."""

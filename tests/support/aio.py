@@ -3,11 +3,10 @@
     def test_thing_situation_outcome() -> None:
         run(_thing())
 
-A test fails when the coroutine takes longer than its limit, when an error went to the loop's
-exception handler, and when a task is still there at the end.  With SHIM_TEST_SLOW_CALLBACKS=1 it
-fails as well when, in debug mode, one callback took more than 50 ms of CPU time: on a busy machine
-that says nothing, so it is asked for.  A test of both loops is parametrised with `LOOPS` and passes
-the name on.
+A test fails if the coroutine exceeds its time limit, if the loop's exception handler gets an error,
+or if a task remains at the end.  With SHIM_TEST_SLOW_CALLBACKS=1 it also fails if, in debug mode,
+one callback takes more than 50 ms of CPU time; this is no default, because on a busy machine the
+result means nothing.  A test of both loops is parametrised with `LOOPS` and passes the name on.
 """
 
 import asyncio
@@ -28,7 +27,7 @@ LOOPS: Final[tuple[LoopName, ...]] = ("shim", "stock")
 
 SLOW_CALLBACKS_FAIL: Final = os.environ.get("SHIM_TEST_SLOW_CALLBACKS") == "1"
 
-_LAST_TASKS_S: Final = 1.0  # for tasks that are already on their way out
+_LAST_TASKS_S: Final = 1.0  # for tasks that are ending already
 _LONGEST_CALLBACK_S: Final = 0.05  # of CPU time
 
 
@@ -61,7 +60,8 @@ def run(
     """Run `main` on a new loop, the shim's or asyncio's stock one, and return its result."""
     errors: list[dict[str, Any]] = []
     factory = ShimLoop if loop == "shim" else asyncio.new_event_loop
-    # What earlier tests left on the heap is not looked through while a callback's time is taken.
+    # While a callback is timed, the garbage collector does not scan what earlier tests left on the
+    # heap.
     gc.freeze()
     try:
         with (
@@ -70,7 +70,7 @@ def run(
         ):
             current = runner.get_loop()
             current.set_exception_handler(lambda _loop, context: errors.append(context))
-            current.slow_callback_duration = float("inf")  # asyncio judges by the wall clock
+            current.slow_callback_duration = float("inf")  # asyncio's own check uses the wall clock
             result = runner.run(_limited(main, timeout_s))
     finally:
         gc.unfreeze()

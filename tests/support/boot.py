@@ -1,4 +1,4 @@
-"""Runs the shim's binary by itself, as a daemon would, and looks at the servers it leaves."""
+"""Runs the shim's binary as a daemon does, and finds the servers that it starts."""
 
 import contextlib
 import os
@@ -40,20 +40,21 @@ Done = subprocess.CompletedProcess[bytes]
 
 
 def install(path: Path, flags: str = "-I") -> Path:
-    """Write the shim's script; its name is the name it acts by, and a warning is an error in it."""
+    """Write the shim's script; its file name decides the runtime's name, and warnings are
+    errors."""
     path.write_text(_SCRIPT.format(first=run_by(sys.executable, flags), root=str(_ROOT)))
     path.chmod(0o755)
     return path
 
 
 class Boot:
-    """A shim binary, some bundles with a log, and a namespace that tells our servers from others.
+    """A shim binary, bundles with a log, and a namespace by which its servers are found.
 
-    Whatever is left of it at the end is killed and removed; a test that cares asserts before.
+    At the end all that is left is killed and removed; a test that checks it has to do so before.
     """
 
     def __init__(self) -> None:
-        self.folder = Path(tempfile.mkdtemp(prefix="b", dir="/tmp"))  # short: for sockets
+        self.folder = Path(tempfile.mkdtemp(prefix="b", dir="/tmp"))  # short, for sockets
         self.namespace = f"t{secrets.token_hex(4)}"
         self.shim = install(self.folder / NAME)
         self.socket_dir = str(self.folder / "s")
@@ -87,12 +88,12 @@ class Boot:
         (path / "config.json").write_text(config)
         if log:
             os.mkfifo(path / "log", 0o700)
-            # As the daemon: held open for reading and writing.
+            # Open for reading and writing, as in the daemon.
             self._logs[path] = os.open(path / "log", os.O_RDWR | os.O_NONBLOCK)
         return path
 
     def log(self, bundle: Path) -> str:
-        """Read what was logged since the last time."""
+        """Read the lines that were logged since the last call."""
         try:
             return os.read(self._logs[bundle], 1 << 20).decode()
         except BlockingIOError:
@@ -138,7 +139,7 @@ class Boot:
         return self.start(id_, stdin=self.params(id_, **params), **options)
 
     def popen_start(self, id_: str) -> "subprocess.Popen[bytes]":
-        """The same, not waited for."""
+        """Run `start` without waiting for it."""
         stdin = self.folder / f"stdin-{id_}"
         stdin.write_bytes(self.params(id_))
         with stdin.open("rb") as file:
@@ -166,7 +167,7 @@ class Boot:
     # --- the servers ---------------------------------------------------------------------------
 
     def servers(self) -> list[int]:
-        """List the servers of this namespace, by what `ps` shows of them."""
+        """List the servers of this namespace, by their command lines."""
         found = []
         for name in filter(str.isdecimal, os.listdir("/proc")):
             words = arguments(int(name))
@@ -175,33 +176,34 @@ class Boot:
         return found
 
     def server(self) -> int:
-        """Return the one server there is."""
+        """Return the only server."""
         (pid,) = self.servers()
         return pid
 
     def served(self, path: str) -> int:
-        """Wait until the one server answers, which is its last step of starting; its pid."""
+        """Wait until the only server answers, which is the last step of its start; return its
+        pid."""
         until(lambda: answers(path), "the server to answer")
         return self.server()
 
     def forget_sockets(self, paths: Iterable[str]) -> None:
-        """Remove these at the end, too: those of servers that were started otherwise."""
+        """Remove these at the end too: the sockets of servers that were started in another way."""
         self._sockets.update(paths)
 
     def stop_all(self) -> None:
-        """Have all servers end, and wait for it."""
+        """End all servers, and wait for their exits."""
         for pid in self.servers():
             os.kill(pid, signal.SIGTERM)
         until(lambda: not self.servers(), "the servers to be gone")
 
     def stop(self, number: int = signal.SIGTERM) -> None:
-        """Signal the one server and wait for its end."""
+        """Signal the only server and wait for its exit."""
         os.kill(self.server(), number)
         until(lambda: not self.servers(), "the server to be gone")
 
 
 def path_of(done: Done) -> str:
-    """Return the socket that a `start` answered, whatever the generation."""
+    """Return the socket in the reply of a `start`, in the form of any generation."""
     assert done.returncode == 0, done.stderr
     if done.stdout.startswith(b"unix://"):
         return done.stdout.decode().removeprefix("unix://")
@@ -217,7 +219,7 @@ def arguments(pid: int) -> list[str]:
 
 
 def fds(pid: int) -> dict[int, str]:
-    """Return what a process has open; what it closes meanwhile is left out."""
+    """Return the open files of a process, without those that it closes meanwhile."""
     folder, found = f"/proc/{pid}/fd", {}
     for name in os.listdir(folder):
         with contextlib.suppress(FileNotFoundError):
@@ -226,7 +228,7 @@ def fds(pid: int) -> dict[int, str]:
 
 
 def fds_at_rest(pid: int) -> dict[int, str]:
-    """Return what a shim has open while it gives up no memory: for that it opens its page map."""
+    """Return the open files of a shim outside of a reclaim, for which it opens its page map."""
     found: dict[int, str] = {}
 
     def rests() -> bool:
@@ -244,7 +246,7 @@ def threads(pid: int) -> int:
 
 
 def shim_pid(path: str, version: int = 2) -> int:
-    """Ask the server at `path` for its pid: it is served indeed."""
+    """Ask the server at `path` for its pid, which shows that it serves."""
     end = time.monotonic() + _LIMIT_S
     with BlockingClient.connect(path, timeout_s=_LIMIT_S) as client:
         response = client.call(
@@ -275,6 +277,6 @@ def listening(path: str) -> Iterator[socket.socket]:
 
 
 def dead_socket(path: str) -> None:
-    """Leave what a killed shim leaves."""
+    """Make the socket file that a killed shim leaves behind."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
         sock.bind(path)

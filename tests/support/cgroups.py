@@ -1,4 +1,4 @@
-"""Where a process is in the machine's control groups, found apart from the shim's own way."""
+"""Finds the control groups of a process, without the shim's code."""
 
 from pathlib import Path
 from typing import Final
@@ -7,12 +7,12 @@ _ROOT: Final = Path("/sys/fs/cgroup")
 
 
 def unified() -> bool:
-    """Tell whether cgroup v2 rules this machine, alone."""
+    """Whether this machine has cgroup v2 only."""
     return (_ROOT / "cgroup.controllers").exists()
 
 
 def no_cgroup(path: str) -> str:
-    """Say what `start` says when the cgroup that the shim should join is not there."""
+    """Return the error text of `start` when the cgroup that the shim should join is missing."""
     if unified():
         why = f"open {_ROOT}{path}/cgroup.procs: no such file or directory"
         return f"failed to join cgroup {path}: {why}"
@@ -20,7 +20,7 @@ def no_cgroup(path: str) -> str:
 
 
 def folder_of(pid: int, controller: str) -> Path:
-    """Return the folder with a controller's files about a process.
+    """Return the folder with a controller's files for a process.
 
     Raises:
         LookupError: the process is in no such cgroup.

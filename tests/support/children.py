@@ -1,4 +1,4 @@
-"""A child of the test, made by `spawn`, looked at through /proc and gone at the end."""
+"""A child of the test, made by `spawn`: its status and files in /proc."""
 
 import contextlib
 import os
@@ -12,10 +12,11 @@ from shimv2.shimctl.testbed.until import until
 
 @contextlib.contextmanager
 def a_child(*argv: str, **options: Any) -> Iterator[int]:
-    """The pid of a child that sleeps or is stopped, killed and reaped when the block ends.
+    """Yield the pid of a child that sleeps or is stopped; the end of the block kills and reaps it.
 
-    `spawn` returns when the new program is certain, which is before the kernel has closed what is
-    closed on exec and before the loader is done: until then there is more to see than there is.
+    `spawn` returns when execve can no longer fail.  That is before the kernel has closed the
+    close-on-exec files and before the loader has finished.  So this waits until /proc shows the
+    final state.
     """
     pid = spawn(argv, **options)
     try:
@@ -27,7 +28,7 @@ def a_child(*argv: str, **options: Any) -> Iterator[int]:
 
 
 def wait_for(pid: int) -> int:
-    """Reap a child where no reaper runs; its exit status as a shim tells it."""
+    """Reap a child without a reaper; return its exit status in the form of a shim."""
     ended = os.waitid(os.P_PID, pid, os.WEXITED)
     assert ended is not None
     killed = ended.si_code != os.CLD_EXITED
@@ -35,12 +36,12 @@ def wait_for(pid: int) -> int:
 
 
 def status_of(pid: int | str) -> dict[str, str]:
-    """/proc/PID/status as a table."""
+    """Return /proc/PID/status as a dict."""
     with open(f"/proc/{pid}/status", encoding="utf-8") as file:
         return {name: value.strip() for name, _, value in (line.partition(":") for line in file)}
 
 
 def fds_of(pid: int | str) -> dict[int, str]:
-    """What a process has open: its numbers and what they lead to."""
+    """Return the open files of a process: number -> target."""
     folder = f"/proc/{pid}/fd"
     return {int(name): os.readlink(f"{folder}/{name}") for name in os.listdir(folder)}

@@ -2,8 +2,8 @@
 
     python -m tests.support.conformance PAGE FOLDER...
 
-makes the page from the results (tests/support/results.py) in the folders.  The exit status is 1
-when a rule is not proven: no test names it, one that does failed, or it was not run everywhere.
+makes the page from the results (tests/support/results.py) in the folders.  The exit status is 1 if
+a rule is not proven: no test names it, a test that names it failed, or did not run everywhere.
 """
 
 import os
@@ -25,15 +25,15 @@ NOT_APPLICABLE: Final = "n/a"
 _BAD: Final = (FAIL, NOT_RUN, HOLE)
 _HEAD: Final = """# Conformance
 
-What a containerd shim has to do, rule by rule, and the tests that prove it of this one.  Made by
+What a containerd shim has to do, rule by rule, and the tests that prove it for this shim.  Made by
 `make conformance` from `tests/rules.toml` and the results of the suite: do not edit.  A rule that
-no OCI runtime has a part in has one result, and a dot in the other column.
+calls no OCI runtime has one result, and a dot in the other column.
 """
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A rule and what is known of it."""
+    """A rule, its outcomes, and the tests that name it."""
 
     rule: Rule
     outcomes: tuple[str, ...]  # one for each runtime, or one for both
@@ -45,12 +45,12 @@ class Line:
 
     @property
     def kind(self) -> str:
-        """Return what it counts as in the totals: the worst it has."""
+        """Return the outcome that counts in the totals: the worst one."""
         return next((bad for bad in (FAIL, HOLE, NOT_RUN) if bad in self.outcomes), PASS)
 
 
 def judge(rule: Rule, results: Sequence[Result]) -> Line:
-    """Say what the results of the tests that name a rule prove of it."""
+    """Return what the results of its tests prove of a rule."""
     naming = [result for result in results if rule.id in result.rules]
     tests = tuple(sorted({result.test for result in naming}))
     if not naming:
@@ -63,7 +63,7 @@ def judge(rule: Rule, results: Sequence[Result]) -> Line:
 def _of_runtime(rule: Rule, runtime: str, naming: Iterable[Result]) -> str:
     if runtime in rule.not_applicable:
         return NOT_APPLICABLE
-    # A test that calls no runtime proves nothing of one; but when it fails, the rule is broken.
+    # A test that calls no runtime proves nothing for one; but if it fails, the rule is broken.
     mine = [r for r in naming if r.runtime == runtime or (not r.runtime and r.outcome == "failed")]
     return _outcome(mine)
 

@@ -1,4 +1,4 @@
-"""A runtime's part in a terminal: a pty, its master handed over on the console socket."""
+"""The runtime's side of a terminal: a pty whose master is sent over the console socket."""
 
 import contextlib
 import os
@@ -17,7 +17,7 @@ NAME: Final = b"/dev/pts/0"
 
 
 def hand_over(path: str, fds: Sequence[int], *, name: bytes = NAME) -> None:
-    """Send a terminal's name and `fds` as a runtime does, and hang up."""
+    """Send a terminal's name and `fds` as a runtime does, and close the connection."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
         sock.connect(path)
         if name or fds:
@@ -28,7 +28,7 @@ def hand_over(path: str, fds: Sequence[int], *, name: bytes = NAME) -> None:
 async def console(
     stdout: str, *, stdin: str = "", policy: IoPolicy | None = None
 ) -> AsyncIterator[tuple[ProcessIO, str]]:
-    """Connected streams with a terminal, and the name of its slave, which nothing else has open."""
+    """Yield connected streams with a terminal, and the name of its slave, which is not open."""
     io = open_console(stdout, stdin=stdin, policy=policy)
     master, tty = (Fd(number) for number in os.openpty())
     try:
@@ -51,7 +51,7 @@ def open_console(stdout: str, *, stdin: str = "", policy: IoPolicy | None = None
 
 @contextlib.contextmanager
 def slave(name: str) -> Iterator[int]:
-    """Have the terminal open, as a process that is in no session of its own."""
+    """Hold the terminal open, as a process without a session of its own."""
     number = os.open(name, os.O_RDWR | os.O_NOCTTY)
     try:
         yield number
@@ -69,6 +69,6 @@ class Session:
             )
 
     async def wait(self) -> int:
-        """Wait for its end; the status, negative for a signal."""
+        """Wait for its exit; return the status, negative for a signal."""
         await eventually(lambda: self._process.poll() is not None, "the session to end")
         return self._process.wait()

@@ -1,4 +1,4 @@
-"""Containers that count, checkpointed and restored: what the tests with the real CRIU share."""
+"""Containers that print numbers, for the tests of checkpoints with the real CRIU."""
 
 from protos import runc_pb2
 from shimv2.shimctl import spec
@@ -18,7 +18,7 @@ def output(container: Container) -> Capture:
 
 
 async def counted(container: Container) -> int:
-    """Wait for a further number; return the last whole one."""
+    """Wait for one more number; return the last complete one."""
     came = len(output(container).data)
     await eventually(lambda: len(output(container).data) > came + 8, "numbers")
     return int(output(container).text.rpartition("\n")[0].splitlines()[-1])

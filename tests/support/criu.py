@@ -1,4 +1,4 @@
-"""Where a criu is that works on this machine's kernel."""
+"""Finds a criu that works on this machine's kernel."""
 
 import functools
 import os
@@ -11,7 +11,7 @@ _CACHED: Final = "/var/cache/containerd-shim-pyrunc/criu/criu"  # tools/criu.sh 
 
 @functools.cache
 def working_criu() -> str | None:
-    """Return the one on PATH if it works here, else the one `make criu` has fetched."""
+    """Return the criu on PATH if it works, else the one that `make criu` has downloaded."""
     for program in (shutil.which("criu"), _CACHED):
         if program and os.access(program, os.X_OK):
             checked = subprocess.run([program, "check"], check=False, capture_output=True)

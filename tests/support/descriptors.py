@@ -1,7 +1,7 @@
-"""What the reference's binaries say about their own messages.
+"""The descriptors of messages in the reference's binaries.
 
 Every Go program that speaks protobuf carries its file descriptors, gzipped up to containerd 1.6.
-They were written by others from the original texts, so comparing with them finds slips of ours.
+They come from the original .proto files, so a comparison finds errors in ours.
 """
 
 import zlib
@@ -17,12 +17,12 @@ from google.protobuf.descriptor_pb2 import (
 from google.protobuf.message import DecodeError
 
 GZIP_MAGIC = b"\x1f\x8b\x08"
-GZIP_WINDOW = 31  # zlib's word for: a gzip header, and the largest window
+GZIP_WINDOW = 31  # for zlib: a gzip header, and the largest window
 LIMIT_BYTES = 1 << 20  # of one descriptor, unpacked; the largest (of Kubernetes) has 150 KiB
 
 
 def embedded_files(program: Path) -> list[FileDescriptorProto]:
-    """Every gzipped file descriptor in `program`, in the order found; other data is passed over."""
+    """Yield all gzipped file descriptors in `program`, in order; other data is ignored."""
     data = program.read_bytes()
     return [file for start in _finds(data) if (file := _file_at(data, start)) is not None]
 

@@ -22,10 +22,10 @@ _FLAGS: Final = ("--bridge=none", "--iptables=false")
 
 
 class Dockerd:
-    """One daemon.  Owns its process; the containerd and its folder belong to their maker.
+    """One daemon.  Owns its process; the caller owns the containerd and its folder.
 
-    Cgroups, namespaces and folders carry the containerd's namespace as their name, so that what is
-    left behind can be distinguished from other runs'.
+    The names of cgroups, namespaces and folders contain containerd's namespace, so leftovers can be
+    distinguished from those of other runs.
     """
 
     def __init__(
@@ -36,7 +36,7 @@ class Dockerd:
         config: Mapping[str, object],
         env: Mapping[str, str],
     ) -> None:
-        """`path`: where dockerd, docker and what they call are looked for first."""
+        """`path` is the first folder in which dockerd, docker and their programs are searched."""
         self.containerd = containerd
         self.folder = containerd.folder
         self.log = os.path.join(self.folder, "dockerd.log")
@@ -49,7 +49,7 @@ class Dockerd:
         self.configure(config)
 
     def configure(self, config: Mapping[str, object], *flags: str) -> None:
-        """Write daemon.json and keep `flags`, which count from the next start on.
+        """Write daemon.json and keep `flags`, for the next starts.
 
         Containers outlive the daemon unless `config` says otherwise.
         """
@@ -77,16 +77,16 @@ class Dockerd:
         self._daemon.start(command, self._answers, limit_s=_READY_LIMIT_S)
 
     def stop(self, number: int = signal.SIGTERM) -> None:
-        """End the daemon and wait for it; with live restore its containers stay."""
+        """Stop the daemon and wait for its exit; with live restore its containers keep running."""
         self._daemon.stop(number)
 
     def kill(self) -> None:
         self.stop(signal.SIGKILL)
 
     def close(self) -> None:
-        """Stop it for good: what it keeps mounted for its next start goes as well.
+        """Stop it for the last time, and unmount what it keeps mounted for its next start.
 
-        Not below a container that is still there: the check for leaks shall find that one.
+        The mounts of a container that still exists remain, so that the check for leaks finds it.
         """
         self.stop()
         with open("/proc/self/mountinfo", encoding="utf-8") as file:
@@ -106,7 +106,7 @@ class Dockerd:
         """Run docker against this daemon.
 
         Raises:
-            AssertionError: it failed and `check` is set; says what it printed.
+            AssertionError: it failed and `check` is set; the text has its output.
         """
         return ended(
             self.command(*args),
@@ -117,12 +117,12 @@ class Dockerd:
         )
 
     def command(self, *args: str) -> list[str]:
-        # Settings of its own: the developer's may change what is printed.
+        # Settings of its own: those of the developer may change the output.
         program = shutil.which("docker", path=self._path) or "docker"
         return [program, f"--config={self.folder}/client", f"--host={self.host}", *args]
 
     def shell(self, text: str) -> str:
-        """Run what a person types, where docker is this one; return what is printed.
+        """Run shell lines in which `docker` is this docker; return their output.
 
         Raises:
             subprocess.CalledProcessError: a line of it failed.
@@ -140,7 +140,7 @@ class Dockerd:
         return done.stdout
 
     def output(self, *args: str) -> str:
-        """Return what a docker command prints, without the end of its last line."""
+        """Return the output of a docker command, without the last newline."""
         return self.docker(*args).stdout.decode().removesuffix("\n")
 
     def run(
@@ -151,7 +151,8 @@ class Dockerd:
 
     @contextmanager
     def running(self, *args: str) -> Iterator["subprocess.Popen[bytes]"]:
-        """Have a docker command running, its output in a pipe; killed if it does not end."""
+        """Run a docker command in the background, with its output in a pipe; kill it if it does not
+        end."""
         process = subprocess.Popen(
             self.command(*args),
             stdin=subprocess.DEVNULL,
@@ -170,21 +171,22 @@ class Dockerd:
     def events(self, id_: str) -> list[tuple[str, str]]:
         """Return action and exit status ("" = none) of each event of a container so far.
 
-        By its id, as others may have had its name; of the last 256 events of the daemon.
+        The id is used because earlier containers may have had the same name.  The daemon keeps 256
+        events.
         """
         what = '{{.Action}}|{{index .Actor.Attributes "exitCode"}}'
         until = f"--until={time.time():.6f}"
         lines = self.output(
             "events", "--since=0", until, f"--filter=container={id_}", f"--format={what}"
         ).splitlines()
-        # An exec's has its command behind a colon.
+        # The event of an exec has its command after a colon.
         return [
             (action.partition(":")[0], code)
             for action, _, code in (line.rpartition("|") for line in lines)
         ]
 
     def pids(self, container: str) -> list[int]:
-        """Return the processes of a container, as the daemon has them from the shim."""
+        """Return the processes of a container, as the daemon lists them."""
         return [int(word) for word in self.output("top", container, "-eo", "pid").split()[1:]]
 
     def state(self, container: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""A runtime of a few lines of shell, in a folder of its own, and a loop with a reaper for it."""
+"""A runtime made of a few lines of shell, in its own folder, and a loop with a reaper."""
 
 import asyncio
 import os
@@ -24,7 +24,7 @@ class FakeRuntime:
     """Writes the script, and runs verbs of a `Runc` that calls it.
 
     The script finds `$VERB` (the first word after the global arguments), `$LOG` and `$HERE` (the
-    folder) set; what it leaves in `$HERE` the test reads with `saw`.
+    folder) set; the test reads files that it writes to `$HERE` with `saw`.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -81,7 +81,7 @@ def is_alive(pid: int) -> bool:
     return True
 
 
-# --- each verb, with arguments that are as good as any ---------------------------------------
+# --- each verb, with arbitrary arguments ---------------------------------------
 
 
 def create(runc: Runc, **options: Any) -> Coroutine[Any, Any, None]:

@@ -1,4 +1,4 @@
-"""A runtime that is slow, fails or dies at a chosen moment, and is runc otherwise."""
+"""A runtime that runs runc, and is slow, fails or dies at a chosen moment."""
 
 import contextlib
 import os
@@ -6,9 +6,9 @@ from pathlib import Path
 
 
 class Faults:
-    """A runtime in front of runc: what is in the file `<verb>.before` or `.after` is run, once.
+    """A runtime in front of runc: it runs the file `<verb>.before` or `<verb>.after` once.
 
-    `$PID` is the pid that runc wrote, where it wrote one; `$@` are the runtime's arguments.
+    `$PID` is the pid that runc wrote, if it wrote one; `$@` are the runtime's arguments.
     """
 
     def __init__(self, folder: str) -> None:

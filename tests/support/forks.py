@@ -1,4 +1,4 @@
-"""Work done in a fork, which leaves the test's own process as it was."""
+"""Runs a function in a fork, so that the test's process does not change."""
 
 import os
 import traceback
@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 
 def in_fork(work: Callable[[], object]) -> int:
-    """Run `work` in a fork, where an exception or a false result is status 1."""
+    """Run `work` in a fork; an exception or a false result becomes status 1."""
     pid = os.fork()
     if pid == 0:
         status = 1

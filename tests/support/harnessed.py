@@ -1,4 +1,4 @@
-"""What tests with the harness share: running a scenario in it, and how a call is refused."""
+"""Helpers of tests with the harness: they run scenarios, and check refusals and outcomes."""
 
 import json
 from collections.abc import Awaitable, Callable, Sequence
@@ -40,7 +40,7 @@ async def created_on(
     *args: str,
     edit: Callable[[Bundle, dict[str, Any]], None] | None = None,
 ) -> Container:
-    """Create a container `c1` on these mounts, with its configuration edited if need be."""
+    """Create a container `c1` on these mounts; `edit` may change its configuration."""
     container = await harness.start_shim("c1", spec.Wanted(args))
     bundle = container.bundle
     if edit:
@@ -56,25 +56,25 @@ async def created_on(
 
 
 async def outcome(container: Container) -> tuple[int, str, str]:
-    """Wait for the end of a container and remove it; its status and outputs."""
+    """Wait for the exit of a container and remove it; return its status and outputs."""
     ended = await container.task.wait(container.id)
     await container.outputs_ended()
     removed = await container.remove()
-    assert OTHER_SHIM or removed.action.stderr == ""  # 1.6's has always something to say
+    assert OTHER_SHIM or removed.action.stderr == ""  # containerd 1.6's prints something
     assert isinstance(container.stdout, Capture)
     assert isinstance(container.stderr, Capture)
     return ended.status, container.stdout.text, container.stderr.text
 
 
 async def refused(call: Awaitable[object]) -> tuple[int, str]:
-    """Return the status code and the text a call is refused with."""
+    """Return the status code and the text with which a call is refused."""
     with pytest.raises(StatusError) as raised:
         await call
     return int(raised.value.code), raised.value.message
 
 
 async def assert_alive_and_empty(container: Container) -> None:
-    """See that a failed Create left a shim that answers and knows no container."""
+    """Check that after a failed Create the shim answers and has no container."""
     assert (await container.task.connected(container.id)).task_pid == 0
     assert await refused(container.task.state(container.id)) == (
         5,
@@ -83,7 +83,7 @@ async def assert_alive_and_empty(container: Container) -> None:
 
 
 def give_delete_its_files(container: Container) -> None:
-    """Write what Create would have: without it the `delete` of containerd 1.6's shim fails."""
+    """Write the files of Create: without them the `delete` of containerd 1.6's shim fails."""
     for name, text in (("runtime", ""), ("options.json", "{}")):
         Path(container.bundle.path, name).write_text(text)
 

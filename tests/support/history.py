@@ -1,4 +1,4 @@
-"""Older versions of this shim, out of the repository's own history."""
+"""Older versions of this shim, from the repository's history."""
 
 import os
 import subprocess
@@ -15,16 +15,16 @@ BEFORE: Final = {
 
 
 class NoHistory(Exception):
-    """The tree comes without the commits that are asked for; the text says why."""
+    """The tree does not have the wanted commits; the text has the reason."""
 
 
 def install_older(version: str, folder: str) -> str:
     """Unpack one of BEFORE below `folder` and return the path of its shim.
 
-    It is called by a script, and has no C parts: as on a machine without a compiler.
+    It is started by a script and has no C parts, as on a machine without a compiler.
 
     Raises:
-        NoHistory: this is no clone, or a shallow one.
+        NoHistory: the tree is no clone, or a shallow one.
     """
     commit = _commit_before(BEFORE[version])
     tree = os.path.join(folder, f"tree-{commit[:12]}")
@@ -46,7 +46,7 @@ def _commit_before(path: str) -> str:
 
 
 def _git(*args: str) -> str:
-    # The tree may belong to another user: it is only read.
+    # The tree may belong to another user, and is only read.
     command = ["git", "-c", f"safe.directory={ROOT}", "-C", ROOT, *args]
     try:
         done = subprocess.run(command, check=False, capture_output=True, text=True)

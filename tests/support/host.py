@@ -1,4 +1,4 @@
-"""A test's own corner of the machine: its mark, its folder, the shim under test by its name."""
+"""A test's mark and folder, and the shim under test under its name."""
 
 import os
 import secrets
@@ -17,11 +17,11 @@ from tests.support import launched
 
 NAME: Final = "containerd-shim-pyrunc-v2"
 RUNTIME: Final = "io.containerd.pyrunc.v2"
-# Another shim to test with the same suite, to see that the suite itself is right: make test SHIM=…
+# Another shim to test, which shows whether the suite itself is right: make test SHIM=…
 OTHER_SHIM: Final = os.environ.get("SHIM", "")
-# Without the zygote: as on a machine where there was no compiler.
+# Without the zygote, as on a machine without a compiler.
 COLD: Final = os.environ.get("SHIM_TEST_COLD") == "1"
-# The runtime that containers of the end-to-end tests get where they ask for none by name.
+# The runtime of containers in the end-to-end tests that name none.
 RUNTIME_UNDER_TEST: Final = os.environ.get("SHIM_TEST_RUNTIME", "runc")
 ROOT: Final = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 _SCRIPT: Final = """{first}
@@ -39,7 +39,7 @@ sys.exit(main())
 @dataclass(frozen=True, slots=True)
 class Host:
     mark: str
-    folder: str  # short: sockets lie in it
+    folder: str  # short: sockets are in it
     leaks: HostLeaks
 
     @classmethod
@@ -50,7 +50,7 @@ class Host:
             os.mkdir(os.path.join(folder, name))
         install_shim(os.path.join(folder, "bin", NAME))
         if RUNTIME_UNDER_TEST != "runc":
-            # By the name that shims call when no other is asked for: no test runs runc unawares.
+            # With the default name of runtimes, so that no test runs runc by accident.
             os.symlink(RUNTIMES[RUNTIME_UNDER_TEST](folder), os.path.join(folder, "bin", "runc"))
         return cls(mark, folder, HostLeaks(mark, folder))
 
@@ -64,7 +64,8 @@ class Host:
 
     @property
     def env(self) -> dict[str, str]:
-        """Return what shims and daemons of this test get on top: temporary files are counted."""
+        """Return the additional environment of shims and daemons: temporary files are counted as
+        leaks."""
         env = {"TMPDIR": os.path.join(self.folder, "tmp")}
         if RUNTIME_UNDER_TEST != "runc":
             env["PATH"] = f"{self.bin}:{os.environ['PATH']}"
@@ -94,10 +95,10 @@ class Host:
 
 
 def install_shim(path: str) -> None:
-    """Put the shim under test at `path`; its name there is the name it acts by.
+    """Install the shim under test at `path`; the file name there decides its runtime's name.
 
-    As `make install` leaves it, with one zygote for the run; SHIM_TEST_COLD=1, or a machine without
-    a compiler: each `start` and `delete` with an interpreter of its own.
+    It is installed as by `make install`, with one zygote for the run.  With SHIM_TEST_COLD=1, or
+    without a compiler, each `start` and `delete` has an interpreter of its own.
     """
     if OTHER_SHIM:
         os.symlink(os.path.abspath(OTHER_SHIM), path)
@@ -109,14 +110,14 @@ def install_shim(path: str) -> None:
 
 
 def write_shim(path: str, *, root: str, python: str) -> None:
-    """Write the shim's script, of the tree at `root`; a warning is an error in it."""
+    """Write a script that runs the shim of the tree at `root`, with warnings as errors."""
     with open(path, "w", encoding="utf-8") as file:
         file.write(_SCRIPT.format(first=run_by(python), root=root))
     os.chmod(path, 0o755)
 
 
 def words(*, runc: str, crun: str) -> str:
-    """Return what the runtime under test says where each has words of its own."""
+    """Return the text of the runtime under test, where their texts differ."""
     return {"runc": runc, "crun": crun}[RUNTIME_UNDER_TEST]
 
 

@@ -1,4 +1,5 @@
-"""What a server hands on to its programs and /proc does not show, as one of them sees it."""
+"""What programs inherit from a server and /proc does not show, as one of these programs reads
+it."""
 
 import contextlib
 import ctypes
@@ -65,10 +66,10 @@ def syscall(number: int, *words: Any) -> int:
 
 
 def checked(result: int) -> int:
-    """Return what a function of the C library returned.
+    """Return the result of a function of the C library.
 
     Raises:
-        OSError: it was an error.
+        OSError: the result is an error.
     """
     if result < 0:
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
@@ -95,7 +96,7 @@ def memory_policy() -> tuple[int, int]:
 
 
 def new_time_namespace() -> int:
-    """Make a time namespace; an fd of it, which belongs to the caller."""
+    """Make a time namespace; return an fd of it, which the caller owns."""
     ours, theirs = socket.socketpair()
     with ours, theirs:
         pid = os.fork()
@@ -119,7 +120,7 @@ def session_keyring() -> int:
 
 
 def write(path: str) -> None:
-    """Write what this process has inherited to a file."""
+    """Write to a file what this process has inherited."""
     found: dict[str, Any] = {name: _or_error(prctl, *words) for name, words in PRCTLS.items()}
     found["session keyring"] = _or_error(session_keyring)
     found["memory policy"] = _or_error(memory_policy)
@@ -135,7 +136,7 @@ def _or_error(ask: Any, *words: int) -> Any:
 
 
 def inherited(path: str, bundle: Path) -> dict[str, Any]:
-    """Have the server at `path` run a program in place of a runtime; what that one inherited."""
+    """Let the server at `path` run a program instead of a runtime; return what that inherited."""
     report, program = bundle / "inherited.json", bundle / "runtime-that-tells"
     root = Path(__file__).resolve().parents[2]
     program.write_text(

@@ -1,4 +1,4 @@
-"""Keeps a test from disturbing the next: default signals, leftover children ended."""
+"""Isolates tests from each other: default signals, and the end of leftover children."""
 
 import contextlib
 import os
@@ -17,10 +17,10 @@ _STEP_S: Final = 0.01
 
 
 def default_signals() -> None:
-    """Undo what the caller of the test run ignored or blocked.
+    """Set signals to default that the caller of the test run ignored or blocked.
 
     `nohup` ignores SIGHUP and a shell's `&` may ignore SIGINT and SIGQUIT.  Every child inherits
-    that, so programs that a test ends with such a signal would live on.
+    that, so such a signal of a test would not end its programs.
     """
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     for number in signal.valid_signals() - _PYTHON_IGNORES - _UNCHANGEABLE:
@@ -30,7 +30,7 @@ def default_signals() -> None:
 
 
 def end_children(known: Iterable[int]) -> list[int]:
-    """Kill and reap the children of this process that are not `known`, with all they started.
+    """Kill and reap the children of this process that are not `known`, with their descendants.
 
     Returns the pids of the children.  A descendant that has left its parent before is not found;
     tests that make such processes mark them (`shimv2.shimctl.testbed.leaks.HostLeaks`).
@@ -40,7 +40,7 @@ def end_children(known: Iterable[int]) -> list[int]:
     """
     before = set(known)
     ended: list[int] = []
-    # Again until there are none: a subreaper gets the children of those it has killed.
+    # Repeated until there are none: a subreaper gets the children of a killed process.
     while left := sorted(set(children_of(os.getpid())) - before):
         for pid in left:
             for each in [pid, *_descendants(pid)]:
@@ -63,4 +63,4 @@ def _reap(pid: int) -> None:
         while os.waitpid(pid, os.WNOHANG) == (0, 0):
             if time.monotonic() >= end:
                 raise TimeoutError(f"process {pid} is there 10 s after SIGKILL")
-            time.sleep(_STEP_S)  # between two looks
+            time.sleep(_STEP_S)  # between two checks

@@ -1,4 +1,4 @@
-"""The shim as `make install` leaves it: the launcher, and beside it a file with its interpreter."""
+"""The shim as `make install` installs it: the launcher, and its conf file beside it."""
 
 import atexit
 import functools
@@ -16,7 +16,7 @@ from tests.support.boot import fds
 _ROOT: Final = Path(__file__).resolve().parents[2]
 RECLAIMS: Final = os.environ.get("SHIM_TEST_RECLAIM") == "1"
 LAUNCHER: Final = _ROOT / "shimv2" / "_bin" / "launcher"
-# As shimv2/cold_start.py, of this tree: it may be installed nowhere.  A warning is an error in it.
+# Like shimv2/cold_start.py, for this tree, which need not be installed.  Warnings are errors.
 _ENTRY: Final = """import sys
 import warnings
 
@@ -36,9 +36,9 @@ _shared: list[Path] = []
 
 
 def install(path: Path, *, reclaims: bool = RECLAIMS) -> Path:
-    """Put a launcher of its own at `path`: another file is another key, and so another zygote.
+    """Install a launcher at `path`: another file has another key, and so another zygote.
 
-    Its shims give up memory whenever they rest if they are to, which costs more than it gains.
+    With `reclaims` its shims reclaim memory each time before the event loop sleeps.
     """
     shutil.copy(LAUNCHER, path)
     entry = path.with_name(f"{path.name}.py")
@@ -58,7 +58,7 @@ def _code() -> list[str]:
 
 
 def _conf(entry: str) -> str:
-    """Return the text of the file beside the launcher."""
+    """Return the text of the conf file."""
     return "".join(f"{line}\n" for line in (sys.executable, entry, *_code()))
 
 

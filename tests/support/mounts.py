@@ -36,9 +36,9 @@ async def unmount_recursive(target: str) -> None:
 
 
 def reaping(scenario: Callable[[Reaper], Awaitable[None]]) -> None:
-    """Run a scenario as the shim runs: a subreaper with its reaper at work.
+    """Run a scenario as in the shim: this process is a subreaper, and a reaper runs.
 
-    It ends when no child is left: what serves a filesystem ends with the mount.
+    It ends when no child is left: the server of a FUSE filesystem ends with the mount.
     """
 
     async def main() -> None:
@@ -59,7 +59,7 @@ def reaping(scenario: Callable[[Reaper], Awaitable[None]]) -> None:
 
 @contextlib.contextmanager
 def a_rootfs(folder: Path) -> Iterator[str]:
-    """A bundle's rootfs; what is still mounted below `folder` at the end is an error."""
+    """Yield a bundle's rootfs; a mount below `folder` at the end is an error."""
     target = folder / "bundle" / "rootfs"
     target.mkdir(parents=True)
     try:
@@ -72,7 +72,7 @@ def a_rootfs(folder: Path) -> Iterator[str]:
 
 
 def layers(folder: Path, count: int) -> list[str]:
-    """Directories for an overlay's lowerdir, each with one file that names it."""
+    """Make directories for an overlay's lowerdir, each with one file that has its name."""
     made = []
     for number in range(count):
         layer = folder / f"layer-{number:04}" / "fs"
@@ -83,7 +83,7 @@ def layers(folder: Path, count: int) -> list[str]:
 
 
 def overlay(folder: Path, lower: list[str]) -> Mount:
-    """An overlay of `lower` with its upper and work directories in `folder`."""
+    """Return an overlay of `lower` with its upper and work directories in `folder`."""
     for name in ("upper", "work"):
         (folder / name).mkdir(parents=True)
     words = (f"lowerdir={':'.join(lower)}", f"upperdir={folder}/upper", f"workdir={folder}/work")
@@ -91,7 +91,7 @@ def overlay(folder: Path, lower: list[str]) -> Mount:
 
 
 def flags_of(path: str) -> set[str]:
-    """The options of the topmost mount on `path`: those of the mount, not of the filesystem."""
+    """Return the options of the topmost mount on `path`, without those of the filesystem."""
     with open("/proc/self/mountinfo", encoding="utf-8") as file:
         lines = [line.split() for line in file]
     return set([line[5] for line in lines if line[4] == path][-1].split(","))

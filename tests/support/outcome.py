@@ -1,4 +1,4 @@
-"""How a test ended, for its fixtures, and which skips are no failure."""
+"""Tells fixtures whether their test failed, and reads which skips are allowed."""
 
 import tomllib
 from pathlib import Path

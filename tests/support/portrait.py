@@ -1,4 +1,4 @@
-"""All that a server inherited from who started it, to be compared with another's."""
+"""Describes all that a server inherited from its starter, to compare two servers."""
 
 import os
 from pathlib import Path
@@ -31,7 +31,7 @@ _FIELDS: Final = _IDS + _CAPABILITIES + _SIGNALS + _PLACES + _SPECULATION
 
 
 def portrait(pid: int, id_: str) -> dict[str, Any]:
-    """Describe the server `pid` of container `id_`, whose name is left out of everything."""
+    """Describe the server `pid` of container `id_`; the id itself is removed from the texts."""
     proc = Path(f"/proc/{pid}")
     status = dict(line.split(":", 1) for line in (proc / "status").read_text().splitlines())
     found: dict[str, Any] = {name: status.get(name, "").split() for name in _FIELDS}

@@ -1,7 +1,7 @@
-"""What a run of the suite proved: which tests that name rules passed, and with which runtime.
+"""Records the results of tests that name rules, with the runtime that they called.
 
-With `SHIM_TEST_RULES=FOLDER` each run leaves one file there.  Files of several runs - another
-runtime, another machine - add up: they only have to lie in one folder.
+With `SHIM_TEST_RULES=FOLDER` each run writes one file to the folder.  The files of several runs,
+with another runtime or on another machine, are combined.
 """
 
 import json
@@ -28,11 +28,11 @@ _V2_ROOT: Final = Path("/sys/fs/cgroup/cgroup.controllers")
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """How one test ended, with all its parameters and phases."""
+    """The outcome of one test over all its parameters and phases."""
 
     test: str  # path::name, without parameters
     rules: tuple[str, ...]
-    runtime: str  # "" = it calls no runtime of the machine
+    runtime: str  # "": it calls no runtime
     outcome: str  # passed, failed, skipped or LEFT_OUT
 
 
@@ -50,7 +50,7 @@ class Run:
         return cls(table["machine"], tuple(found))
 
     def write(self, folder: Path) -> None:
-        """Leave a file whose name no other run has."""
+        """Write a file whose name no other run uses."""
         folder.mkdir(parents=True, exist_ok=True)
         runtime = RUNTIME_UNDER_TEST
         path = folder / f"{runtime}-{platform.node()}-{os.getpid()}-{time.time_ns()}.json"
@@ -58,7 +58,7 @@ class Run:
 
 
 def named(item: pytest.Item) -> tuple[str, ...]:
-    """Return the rules that a test says it proves."""
+    """Return the rules that a test names."""
     ids: list[str] = []
     for mark in item.iter_markers(MARKER):
         ids += [id_ for id_ in mark.args if id_ not in ids]
@@ -66,10 +66,10 @@ def named(item: pytest.Item) -> tuple[str, ...]:
 
 
 def check_names(items: Iterable[pytest.Item], path: Path) -> None:
-    """See that no test names a rule that is not there.
+    """Check that all rules that tests name exist.
 
     Raises:
-        pytest.UsageError: one does, or names nothing; nothing is run then.
+        pytest.UsageError: a rule does not exist, or a marker has no rule; no test runs then.
     """
     marked = [item for item in items if item.get_closest_marker(MARKER)]
     if not marked:
@@ -102,7 +102,7 @@ class Recorder:
         for item in items:
             ids = named(item)
             test = item.nodeid.partition("[")[0]
-            # What has a corner of the host calls the runtime under test, others call none of it.
+            # Tests with the fixture `host` call the runtime under test; others call no runtime.
             runtime = RUNTIME_UNDER_TEST if "host" in getattr(item, "fixturenames", ()) else ""
             if ids:
                 known = self._tests.setdefault(
@@ -125,18 +125,18 @@ class Recorder:
 
 
 def worst(outcomes: Iterable[str]) -> str:
-    """Return how the phases of one test ended together."""
+    """Return the worst outcome of the phases of one test."""
     order = ("failed", "skipped", "passed")
     return min(outcomes, key=order.index)
 
 
 def together(outcomes: dict[str, str]) -> str:
-    """Return how a test ended with all its parameters: one that was skipped spoils it."""
+    """Return the outcome over all parameters of a test: skipped if one was skipped."""
     return worst(outcomes.values()) if outcomes else LEFT_OUT
 
 
 def machine() -> str:
-    """Return where and with what a run was made, in one line."""
+    """Describe the machine of a run and its runtime in one line."""
     cgroup = "cgroup v2" if _V2_ROOT.exists() else "cgroup v1"
     return f"{_version(RUNTIME_UNDER_TEST)}, {cgroup}, Linux {platform.release()}"
 

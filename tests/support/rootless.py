@@ -1,4 +1,4 @@
-"""An ordinary user's corner of the machine: what rootless daemons and shims of a test live in."""
+"""The folders and namespaces of an unprivileged user, for rootless daemons and shims."""
 
 import os
 import shutil
@@ -66,16 +66,17 @@ class User:
 
     @property
     def _python(self) -> str:
-        """The interpreter by a name the user can follow: a virtual environment lies in the tree."""
+        """Return a path of the interpreter that the user can read: the virtual environment is in
+        the tree."""
         if Path(sys.executable).is_relative_to(_TREE):
             return os.path.join(self._tree, os.path.relpath(sys.executable, _TREE))
         return sys.executable
 
     def do(self, work: Callable[[], Any], *, own_namespace: bool = False) -> int:
-        """Do `work` as the user; in a mount namespace in which the tree is where they can read it.
+        """Run `work` as the user, in a mount namespace in which the user can read the tree.
 
-        With `own_namespace` they are root of a user namespace, with an empty /run: what
-        `unshare --map-root-user --mount` and a tmpfs give.
+        With `own_namespace` the user is root of a user namespace with an empty /run, as after
+        `unshare --map-root-user --mount` and the mount of a tmpfs.
         """
 
         def inside() -> None:
@@ -105,7 +106,7 @@ class User:
         linux.mount("tmpfs", "/run", "tmpfs", 0, "mode=755")
 
     def left(self) -> list[str]:
-        """Say what a finished life has left of itself where the user's daemons work."""
+        """List what a removed container left behind in the folders of the user's daemons."""
         found = []
         for folder in (self.runtime_dir, os.path.join(self.home, "tmp")):
             for path, _, files in os.walk(folder):
@@ -114,6 +115,6 @@ class User:
 
 
 def available() -> bool:
-    """Whether ordinary users may make user namespaces here."""
+    """Whether unprivileged users may make user namespaces on this machine."""
     limit = Path("/proc/sys/user/max_user_namespaces").read_text()
     return int(limit) > 0 and shutil.which("runc") is not None

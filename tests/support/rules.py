@@ -1,7 +1,7 @@
 """The rules of the contract that the suite proves: tests/rules.toml, read and checked.
 
-A rule says in one sentence of ours what a shim does.  Tests name the rules they prove with
-`@pytest.mark.rule("task.delete.4")`; docs/conformance.md shows which are proven, with what.
+A rule says in one sentence what a shim does.  Tests name the rules that they prove with
+`@pytest.mark.rule("task.delete.4")`; docs/conformance.md shows the rules with their tests.
 """
 
 import re
@@ -20,7 +20,7 @@ _NOT_APPLICABLE: Final = "n/a: "
 
 
 class BadRules(ValueError):
-    """The file of rules is not as it has to be; says where."""
+    """The file of rules is not valid; the text has the place."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +28,7 @@ class Rule:
     id: str
     says: str
     source: str
-    runtime: bool = True  # False: no OCI runtime takes part, one result stands for both
+    runtime: bool = True  # False: no OCI runtime is called, so there is one result
     not_applicable: Mapping[str, str] = field(default_factory=dict)  # runtime -> why
 
     @property
@@ -64,7 +64,7 @@ def load(path: Path = RULES) -> Rules:
     """Read a file of rules.
 
     Raises:
-        BadRules: a field is missing, unknown or of the wrong form; an id is out of place or twice.
+        BadRules: a field is missing, unknown or invalid; an id is in the wrong place or not unique.
     """
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -149,7 +149,7 @@ def _check_sections(rules: Rules) -> None:
 def _fields(
     where: str, table: Any, required: Mapping[str, type], optional: Mapping[str, type]
 ) -> None:
-    """See that a table has exactly the fields it must have, none of them empty."""
+    """Check that a table has exactly the required and optional fields, none of them empty."""
     if not isinstance(table, dict):
         msg = f"{where}: not a table"
         raise BadRules(msg)

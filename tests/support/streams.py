@@ -1,4 +1,5 @@
-"""A client's and a container's side of stdio: FIFO ends, children, and what they leave behind."""
+"""Both sides of stdio: the client's FIFO ends and the container's processes; counts of fds and
+wake-ups."""
 
 import asyncio
 import contextlib
@@ -18,8 +19,8 @@ T = TypeVar("T")
 
 _LOOKS: Final = 20  # for rest
 _LOOK_S: Final = 0.005
-REST_S: Final = 0.1  # how long a test watches that nothing happens
-REST_WAKEUPS: Final = 3  # of the watching itself: its timer, and the way into epoll
+REST_S: Final = 0.1  # how long a test checks that nothing happens
+REST_WAKEUPS: Final = 3  # of the check itself: its timer, and the call of epoll_wait
 
 
 class FifoReader:
@@ -29,7 +30,7 @@ class FifoReader:
         self.number = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
 
     async def read(self, count_bytes: int) -> bytes:
-        """Exactly so many bytes, or what came before the end."""
+        """Read exactly so many bytes, or up to the end."""
         parts = []
         while count_bytes and (part := await self._some(count_bytes)):
             parts.append(part)
@@ -56,7 +57,7 @@ class FifoReader:
             loop.remove_reader(self.number)
             readable.set_result(None)
 
-        # Not read on the off chance: before the first writer there is an end of file, too.
+        # Read only after an event: before the first writer a read returns end of file too.
         loop.add_reader(self.number, tell)
         try:
             await readable
@@ -73,7 +74,7 @@ class FifoReader:
 class Container:
     """A process on the other side of a ProcessIO, in place of a container."""
 
-    alive: ClassVar[list["Container"]] = []  # of the test that runs
+    alive: ClassVar[list["Container"]] = []  # of the current test
 
     def __init__(self, io: ProcessIO, *argv: str) -> None:
         null = subprocess.DEVNULL
@@ -86,7 +87,7 @@ class Container:
 
     @property
     def waits_in(self) -> str:
-        """The kernel function that it sleeps in, as `pipe_write`."""
+        """Return the kernel function in which it sleeps, such as `pipe_write`."""
         with open(f"/proc/{self._process.pid}/wchan", encoding="ascii") as file:
             return file.read()
 
@@ -109,15 +110,15 @@ async def eventually(met: Callable[[], object], what: str, *, limit_s: float = 1
     while not met():
         if loop.time() >= end:
             raise AssertionError(f"waited {limit_s} s for {what}")
-        await asyncio.sleep(_LOOK_S)  # between two looks
+        await asyncio.sleep(_LOOK_S)  # between two checks
 
 
 async def wakeups_at_rest(rest_s: float = REST_S) -> int:
-    """How often this thread slept and woke while nothing should have happened.
+    """Return how often this thread slept and woke while nothing should have happened.
 
-    A loop that spins never sleeps: that would look like rest, so its CPU time counts as well, a
-    wake-up each 0.1 ms.  What keeps waking does so each time it is looked at.  The best of some
-    looks counts, because a busy machine wakes a thread now and then, and starts a child late.
+    A loop that spins never sleeps, so its CPU time counts as well: each 0.1 ms as one wake-up.  A
+    real fault shows in every measurement.  The lowest of several measurements counts, because a
+    busy machine wakes a thread now and then, and starts a child late.
     """
     best = await _wakeups(rest_s)
     for _ in range(_LOOKS - 1):
@@ -128,17 +129,17 @@ async def wakeups_at_rest(rest_s: float = REST_S) -> int:
 
 async def _wakeups(rest_s: float) -> int:
     before = resource.getrusage(resource.RUSAGE_THREAD)
-    await asyncio.sleep(rest_s)  # the rest that is looked at
+    await asyncio.sleep(rest_s)  # the time that is measured
     after = resource.getrusage(resource.RUSAGE_THREAD)
     busy_s = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     return after.ru_nvcsw - before.ru_nvcsw + max(0, int(busy_s / 0.0001) - 100)
 
 
 def open_fds() -> dict[int, str]:
-    """What this process has open: number and name."""
+    """Return the open files of this process: number -> name."""
     found = {}
     for number in map(int, os.listdir("/proc/self/fd")):
-        with contextlib.suppress(FileNotFoundError):  # the one that listed the folder
+        with contextlib.suppress(FileNotFoundError):  # the fd that listed the folder
             found[number] = os.readlink(f"/proc/self/fd/{number}")
     return found
 
@@ -153,9 +154,10 @@ def nothing_leaked() -> Iterator[None]:
 def run_clean(
     main: Coroutine[Any, Any, T], timeout_s: float = 20.0, *, loop: LoopName = "shim"
 ) -> T:
-    """`run`, and no descriptor is left open."""
+    """Run `main` as `run` does; check that no descriptor is left open."""
     with nothing_leaked():
-        # It looks at all of pytest's objects, for tens of ms: no part of what is measured here.
+        # A collection scans all of pytest's objects for tens of ms, which is not to be measured
+        # here.
         gc.disable()
         try:
             return run(main, timeout_s, loop=loop)
@@ -169,7 +171,7 @@ def run_clean(
 async def opened(
     *, stdin: str = "", stdout: str = "", stderr: str = "", policy: IoPolicy | None = None
 ) -> AsyncIterator[ProcessIO]:
-    """A ProcessIO that is closed at the end, whatever happens."""
+    """Yield a ProcessIO that is always closed at the end."""
     stdio = Stdio(stdin=stdin, stdout=stdout, stderr=stderr)
     io = open_io(stdio, uid=os.geteuid(), gid=os.getegid(), policy=policy or IoPolicy())
     try:
@@ -179,7 +181,7 @@ async def opened(
 
 
 def fifos(folder: object, names: Sequence[str] = ("in", "out", "err")) -> list[str]:
-    """Make FIFOs; their paths."""
+    """Make FIFOs; return their paths."""
     paths = [os.path.join(str(folder), name) for name in names]
     for path in paths:
         os.mkfifo(path)
@@ -187,7 +189,7 @@ def fifos(folder: object, names: Sequence[str] = ("in", "out", "err")) -> list[s
 
 
 def shell_lines(count: int) -> str:
-    """A shell that writes numbered lines of 80 bytes, each with a write of its own."""
+    """Return a shell command that writes numbered lines of 80 bytes, each with one write."""
     return f"i=0; while [ $i -lt {count} ]; do printf '%079d\\n' $i; i=$((i+1)); done"
 
 
@@ -196,5 +198,5 @@ def lines(count: int) -> bytes:
 
 
 def on_fifo(path: str) -> int:
-    """How many descriptors of ours are on it, the test's own included."""
+    """Return how many descriptors of this process are open on it, those of the test included."""
     return list(open_fds().values()).count(path)

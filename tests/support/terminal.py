@@ -1,4 +1,4 @@
-"""A person at a terminal: a program on a pty of its own, typed to and read from."""
+"""A user at a terminal: a program on a pty of its own, with input and output."""
 
 import fcntl
 import os
@@ -26,7 +26,7 @@ class Terminal:
         self.seen = bytearray()
         self.resize(columns, rows)
         try:
-            # setsid makes the pty its controlling terminal: that is who gets SIGWINCH.
+            # setsid makes the pty its controlling terminal, so that the program gets SIGWINCH.
             self._process = subprocess.Popen(
                 ["setsid", "--ctty", *command], stdin=slave, stdout=slave, stderr=slave
             )
@@ -51,7 +51,7 @@ class Terminal:
         fcntl.ioctl(self._master, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
 
     def tell_size(self) -> None:
-        """Tell the program that its terminal has changed, as a resize does."""
+        """Send SIGWINCH, as a resize of the terminal does."""
         self._process.send_signal(signal.SIGWINCH)
 
     def type(self, keys: bytes) -> None:
@@ -66,10 +66,10 @@ class Terminal:
     ) -> bytes:
         """Read until `pattern` has been seen; take and return everything up to its end.
 
-        `meanwhile` is called every half second in which nothing came.
+        `meanwhile` is called after every half second without output.
 
         Raises:
-            AssertionError: it does not come; says what came instead.
+            AssertionError: it does not arrive; the text has the output.
         """
         end = time.monotonic() + limit_s
         while (found := re.search(pattern, self.seen, re.DOTALL)) is None:
@@ -86,7 +86,7 @@ class Terminal:
         return taken
 
     def rest(self) -> bytes:
-        """Read to the end of the program's output; its end is not waited for."""
+        """Read to the end of the program's output, without waiting for its exit."""
         end = time.monotonic() + _LIMIT_S
         while self._more(end - time.monotonic()):
             pass
@@ -96,29 +96,30 @@ class Terminal:
         return self._process.wait(timeout=_LIMIT_S)
 
     def kill(self) -> None:
-        """End the program as a crash would: it puts nothing in order."""
+        """Kill the program as a crash does: it cannot clean up."""
         self._process.kill()
         self._process.wait()
 
     def _more(self, limit_s: float) -> bool | None:
-        """Read something within the limit: None if there is nothing, False at the end."""
+        """Read output within the limit; None if there is none, False at the end."""
         readable, _, _ = select.select([self._master], [], [], max(0.0, limit_s))
         if not readable:
             return None
         try:
             chunk = os.read(self._master, 64 * 1024)
-        except OSError:  # EIO: the last one has closed it
+        except OSError:  # EIO: the last process has closed it
             return False
-        # ctr leaves the processing of output on here too: the container's is processed already.
+        # ctr does not turn off output processing on this pty, although the container's pty does it
+        # already.
         self.seen[:] = (self.seen + chunk).replace(b"\r\r\n", b"\r\n")
         return bool(chunk)
 
 
 def resized(terminal: Terminal, columns: int, rows: int) -> None:
-    """Wait until the container's terminal has that size, as a program in it sees.
+    """Wait until a program in the container sees that size of its terminal.
 
-    ctr looks at the size once before it listens for changes.  It misses one in between, so
-    the size is set again.  That the shim loses none is checked without ctr.
+    ctr reads the size once before it listens for changes, and misses a change in between.  So the
+    size is set repeatedly.  Other tests, without ctr, check that the shim loses no change.
     """
     size = b"%d %d" % (rows, columns)
     terminal.type(

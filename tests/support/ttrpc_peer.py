@@ -21,7 +21,7 @@ Handlers = ServerStream[StringValue, StringValue]
 
 
 class Things:
-    """A service whose methods end as the tests wish; it counts what happened."""
+    """A service whose methods end as the tests need it; it counts calls."""
 
     def __init__(self) -> None:
         self.answered = 0
@@ -44,20 +44,20 @@ class Things:
         self.registry = registry
 
     def echo(self, request: StringValue, call: Call) -> StringValue:
-        """Answered on the spot."""
+        """Answer in the callback that read the request."""
         self.answered += 1
         self.calls.append(call)
         return request
 
     async def slowly(self, request: StringValue, call: Call) -> StringValue:
-        """Answered by a task, one step later."""
+        """Answer in a task, one step later."""
         self.answered += 1
         self.calls.append(call)
         await asyncio.sleep(0)
         return request
 
     async def wait(self, request: StringValue, _call: Call) -> StringValue:
-        """Answered after `release`."""
+        """Answer after `release`."""
         self.waiting += 1
         try:
             await self.release.wait()
@@ -69,7 +69,7 @@ class Things:
         return request
 
     async def stubborn(self, request: StringValue, _call: Call) -> StringValue:
-        """Says what it wants to when it is cancelled."""
+        """Return a result although it was cancelled."""
         self.waiting += 1
         try:
             await self.release.wait()
@@ -82,15 +82,16 @@ class Things:
         return request
 
     def repeat(self, request: StringValue, _call: Call) -> StringValue:
-        """`N`: an answer of N characters."""
+        """Answer the request `N` with N characters."""
         return StringValue(value="x" * int(request.value))
 
     async def join(self, stream: Handlers, _call: Call) -> StringValue:
-        """One answer for all requests."""
+        """Answer once, for all requests."""
         return StringValue(value=",".join([request.value async for request in stream]))
 
     async def split(self, stream: Handlers, _call: Call) -> StringValue | None:
-        """`a,b,!c`: a message each; what begins with ! is returned, not sent."""
+        """Answer `a,b,!c` with one message each; the one that begins with ! is returned, not
+        sent."""
         request = await stream.receive()
         for part in request.value.split(","):
             if part.startswith("!"):
@@ -99,7 +100,7 @@ class Things:
         return None
 
     async def talk(self, stream: Handlers, _call: Call) -> None:
-        """Every message comes back; `fail` fails, `bye` ends."""
+        """Send every message back; `fail` fails, `bye` ends the stream."""
         async for request in stream:
             self.received.append(request.value)
             if request.value == "fail":
@@ -109,7 +110,7 @@ class Things:
             await stream.send(request)
 
     async def deaf(self, stream: Handlers, _call: Call) -> None:
-        """Takes nothing until `release`, then everything."""
+        """Receive nothing until `release`, then everything."""
         self.waiting += 1
         try:
             await self.release.wait()
@@ -124,7 +125,7 @@ class Things:
 
 @contextlib.asynccontextmanager
 async def serving(registry: Registry, **options: Any) -> AsyncIterator[tuple[Server, str]]:
-    """A server and the path of its socket; closed at the end."""
+    """Yield a server and the path of its socket; the server is closed at the end."""
     with tempfile.TemporaryDirectory(prefix="ttrpc") as folder:
         path = f"{folder}/s"
         listener = socket.socket(socket.AF_UNIX)
@@ -139,7 +140,7 @@ async def serving(registry: Registry, **options: Any) -> AsyncIterator[tuple[Ser
 
 
 class Peer:
-    """The other end of a connection, by hand: what is on the wire, and nothing else."""
+    """The other end of a connection, which reads and writes frames by hand."""
 
     def __init__(self, sock: socket.socket) -> None:
         sock.setblocking(False)
@@ -179,7 +180,7 @@ class Peer:
         await self.send(wire.encode_frame(stream_id, wire.DATA, flags, payload))
 
     async def frame(self) -> Frame | None:
-        """The next frame, None at the end of the connection."""
+        """Return the next frame, None at the end of the connection."""
         while True:
             frame = self._decoder.next_frame()
             if frame is not None:
@@ -197,7 +198,7 @@ class Peer:
             self._decoder.feed(chunk)
 
     async def response(self) -> tuple[int, str | StatusError]:
-        """The next response: its stream and its value, or its error."""
+        """Return the next response: its stream and its value, or its error."""
         frame = await self.frame()
         assert frame is not None, "the connection has ended"
         assert (frame.kind, frame.flags) == (wire.RESPONSE, 0)
@@ -205,7 +206,7 @@ class Peer:
         return frame.stream_id, error or StringValue.FromString(payload).value
 
     async def refusal(self) -> tuple[int, int, str]:
-        """The next response, which is an error: its stream, code and text."""
+        """Return the next response, which has to be an error: its stream, code and text."""
         stream_id, error = await self.response()
         assert isinstance(error, StatusError), error
         return stream_id, error.code, error.message

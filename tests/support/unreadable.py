@@ -1,11 +1,11 @@
-"""Bytes that are no message, and what a peer gets as the answer."""
+"""Bytes that are no message, and the errors that a peer gets for them."""
 
 from typing import Final
 
 from google import protobuf
 
 _WIRE: Final = "proto: cannot parse invalid wire-format data"
-# Before, the C core of protobuf had one error for both.
+# Older C cores of protobuf have one error for both.
 _HAS_REASONS: Final = tuple(map(int, protobuf.__version__.split(".")[:2])) >= (7, 35)
 
 CUT_SHORT: Final = (b"\x0a\x05a", _WIRE)

@@ -1,4 +1,4 @@
-"""Doing things as an ordinary user."""
+"""Runs functions as an unprivileged user."""
 
 import os
 import traceback
@@ -8,16 +8,16 @@ from typing import Final
 from shimv2.kernel import linux
 from tests.support.children import wait_for
 
-USER: Final = 1000  # no user needs to have that number
+USER: Final = 1000  # the user need not exist
 
 
 def as_user(
     work: Callable[[], object], *, uid: int = USER, before: Callable[[], object] | None = None
 ) -> int:
-    """Do `work` in a child without privileges; its exit status, 1 with the error on stderr.
+    """Run `work` in a child without privileges; return its exit status, 1 after an exception.
 
-    The child has all modules of ours: the user may be unable to read the files they came from.
-    `before` is done in the child as root.
+    The child has imported all modules of ours, because the user may be unable to read their files.
+    `before` runs in the child as root.
     """
     pid = os.fork()
     if pid == 0:
@@ -30,7 +30,7 @@ def as_user(
             linux.set_dumpable(True)  # or /proc/self would be root's until the next exec
             work()
             os._exit(0)
-        except BaseException:  # noqa: BLE001 - printed, and the end of the child
+        except BaseException:  # noqa: BLE001 - printed; then the child ends
             traceback.print_exc()
         finally:
             os._exit(1)

@@ -1,4 +1,4 @@
-"""A Boot whose binary is a launcher of its own, with the zygote that its first start leaves."""
+"""A Boot whose binary is a launcher of its own, with the zygote of its first start."""
 
 import contextlib
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ from tests.support.boot import Boot, answers, path_of
 
 @contextlib.contextmanager
 def booted() -> Iterator[Boot]:
-    """Give a Boot with a launcher; its zygotes end with it."""
+    """Yield a Boot with a launcher; its zygotes are ended at the end."""
     with Boot() as made:
         launched.install(made.shim)
         try:
@@ -22,7 +22,7 @@ def booted() -> Iterator[Boot]:
 
 
 def warmed(boot: Boot, id_: str = "first", **options: Any) -> int:
-    """Leave a zygote, by a first start; its pid."""
+    """Make a zygote by a first start; return its pid."""
     boot.bundle(id_)
     path_of(boot.start(id_, **options))
     return zygotes.zygote(boot.shim)
@@ -34,7 +34,7 @@ def started(boot: Boot, id_: str, **options: Any) -> int:
 
 
 def started_at(boot: Boot, id_: str, **options: Any) -> tuple[int, str]:
-    """Start a shim; its pid and its socket, once it serves."""
+    """Start a shim; return its pid and its socket once it serves."""
     boot.bundle(id_)
     before = set(boot.servers())
     path = path_of(boot.start(id_, **options))

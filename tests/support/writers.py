@@ -1,4 +1,5 @@
-"""Five containers that write numbered lines all the time, whatever happens to their daemon."""
+"""Five containers that write numbered lines all the time, while their daemon is stopped and
+started."""
 
 import glob
 import signal
@@ -15,7 +16,7 @@ from shimv2.shimctl.testbed.containerd import Containerd
 from shimv2.shimctl.testbed.until import until
 
 LINES_PER_S: Final = 100
-# Ten lines each tenth of a second, once /go/go is there; /go/stop-NAME ends it with NAME's status.
+# Ten lines each 0.1 s, once /go/go exists; /go/stop-NAME ends the container with NAME's status.
 COUNTING: Final = """
 trap "exit 13" TERM
 while [ ! -e /go/go ]; do sleep 0.05; done
@@ -31,7 +32,7 @@ FILES: Final = ("f1", "f2")  # output to a file
 PIPES: Final = ("p1", "p2", "p3")  # output to FIFOs that this test reads
 NAMES: Final = (*FILES, *PIPES)
 STATUS: Final = {"f1": 11, "f2": 0, "p1": 137, "p2": 13, "p3": 7}
-ENDS_ALONE: Final = "p3"  # while the daemon is away
+ENDS_ALONE: Final = "p3"  # while the daemon is down
 
 
 @dataclass
@@ -42,7 +43,7 @@ class Reader:
     data: bytearray = field(default_factory=bytearray)
 
     def __post_init__(self) -> None:
-        # A daemon thread: after a failure nothing ends the stream it waits for.
+        # A daemon thread: after a failure its stream never ends.
         self._thread = threading.Thread(target=self._read, name=self.path, daemon=True)
         self._thread.start()
 
@@ -59,7 +60,8 @@ class Reader:
 
 
 class Writers:
-    """Starts the five with `run`, the beginning of `ctr run`; as a context, it has threads."""
+    """Starts the five containers with `run`, the beginning of a `ctr run`.  A context manager with
+    threads."""
 
     def __init__(self, containerd: Containerd, folder: str, run: Sequence[str]) -> None:
         self._containerd = containerd
@@ -69,7 +71,7 @@ class Writers:
         self._running = set(NAMES)
         for name in NAMES:
             self._start(name, run)
-        # ctr, which made the FIFOs, is gone by now.
+        # ctr, which made the FIFOs, has ended by now.
         self._readers = {name: Reader(self._fifo(name)) for name in PIPES}
         self._pids = {name: task.pid for name, task in containerd.tasks().items()}
         self._shims = {name: containerd.shim_pid(name) for name in NAMES}
@@ -90,7 +92,7 @@ class Writers:
                 reader.join()
 
     def wait_for_more(self) -> None:
-        """Wait until every running container has written some more."""
+        """Wait until every running container has written more lines."""
         before = {name: self._size(name) for name in self._running}
         until(
             lambda: all(self._size(name) > size + 300 for name, size in before.items()),
@@ -100,10 +102,10 @@ class Writers:
     def restart(
         self, number: int = signal.SIGKILL, *, one_ends: bool = False, binaries: str | None = None
     ) -> None:
-        """Stop the daemon with a signal and start it; see that it finds all as they were.
+        """Stop the daemon with a signal and start it; check that it finds all containers unchanged.
 
-        `one_ends`: one of the containers ends while it is away.  `binaries`: the one that is
-        started is that of another release.
+        With `one_ends` one of the containers exits meanwhile.  With `binaries` the daemon of
+        another release is started.
         """
         self.wait_for_more()
         self._containerd.stop(number)
@@ -118,7 +120,7 @@ class Writers:
         self.wait_for_more()
 
     def check_tasks(self) -> None:
-        """See that each has the pid, the shim and the status that it should have."""
+        """Check that each container has the expected pid, shim and status."""
         tasks = {name: self._containerd.tasks()[name] for name in NAMES}
         assert {name: task.pid for name, task in tasks.items()} == self._pids
         assert {name: self._containerd.shim_pid(name) for name in NAMES} == self._shims
@@ -130,7 +132,8 @@ class Writers:
         return sorted(self._running)
 
     def end(self) -> None:
-        """End those that still run, each in another way; see statuses and every line, once."""
+        """End the running containers, each in another way; check statuses, and that each line came
+        once."""
         lasted_s = time.monotonic() - self._began
         for name in (*FILES, *(self._running & {ENDS_ALONE})):
             (self._go / f"stop-{name}").touch()
@@ -148,7 +151,7 @@ class Writers:
             lines = self._written(name).decode().splitlines()
             assert lines == [f"line {i + 1}" for i in range(len(lines))], name
             if name != ENDS_ALONE:
-                # The machine may be slow; a stalled container would show far fewer.
+                # The machine may be slow; a container that is blocked would have far fewer lines.
                 assert len(lines) > lasted_s * LINES_PER_S / 4, name
 
     def _start(self, name: str, run: Sequence[str]) -> None:

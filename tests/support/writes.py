@@ -1,4 +1,4 @@
-"""Whether a process writes to a file, from inotify; also for files that keep nothing."""
+"""Finds out with inotify whether a process writes to a file, even to one that keeps no content."""
 
 import ctypes
 import os
@@ -14,7 +14,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 class Writes:
-    """A context in which the writes to files are seen; owns an inotify instance."""
+    """A context manager that records writes to files; owns an inotify instance."""
 
     def __init__(self, *paths: Path) -> None:
         self._names: dict[int, str] = {}

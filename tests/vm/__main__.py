@@ -22,7 +22,7 @@ _CACHE: Final = "/var/cache/containerd-shim-pyrunc"
 _HUNG: Final = 124  # as timeout(1)
 _DIED: Final = 125
 _CANNOT: Final = 2
-_NO_TESTS: Final = 5  # pytest's: a share may be empty, all of them may not
+_NO_TESTS: Final = 5  # pytest's: one share may be empty, but not all
 _RESULTS: Final = TREE / ".cache" / "vm"  # which rules were proven; make conformance adds them
 _MARKED: Final = re.compile(r"\bmark\.(vm|unified|criu)\b")
 _CHOSEN: Final = "(root or vm or unified or criu) and not soak"
@@ -79,7 +79,7 @@ def _pytest(number: int, args: list[str]) -> str:
 
 
 def _chosen() -> list[str]:
-    """Name all end-to-end tests, and the files with others to which cgroups matter."""
+    """List all end-to-end tests, and the other files with tests that depend on cgroups."""
     found = _files(["tests/e2e"])
     for path in _files(["tests/unit", "tests/wire"]):
         if _MARKED.search((TREE / path).read_text()):
@@ -88,7 +88,7 @@ def _chosen() -> list[str]:
 
 
 def _files(named: list[str]) -> list[str]:
-    """Name the files of tests in folders; what is no folder stays as it is."""
+    """List the files of tests in folders; other names are unchanged."""
     found: list[str] = []
     for name in named:
         inside = sorted((TREE / name).glob("**/test_*.py"))

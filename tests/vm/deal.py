@@ -1,7 +1,7 @@
-"""Which machine runs which tests: shares of about the same length, by what was measured before.
+"""Divides the tests among the machines, in shares of about the same duration.
 
-durations.toml holds the seconds of each file in a machine.  It need not be true to the second: it
-is data about speed only, and a file that is not in it counts as the mean of the others.
+durations.toml holds the seconds of each file in a machine.  The values need not be exact.  A file
+that is missing there counts as the mean of the others.
 """
 
 import tomllib
@@ -14,7 +14,7 @@ MEASURED: Final = Path(__file__).with_name("durations.toml")
 
 
 def deal(tests: Iterable[str], durations_s: Mapping[str, float], machines: int) -> list[list[str]]:
-    """Deal out `tests`, the longest first, each to the machine that has least; none gets nothing.
+    """Assign `tests`, the longest first, each to the machine with the least; no machine gets none.
 
     Every test is in exactly one share, whatever their order.
     """
@@ -29,7 +29,7 @@ def deal(tests: Iterable[str], durations_s: Mapping[str, float], machines: int) 
 
 
 def read(paths: Iterable[Path]) -> dict[str, float]:
-    """Read what was measured; of a file that is in several, the last."""
+    """Read durations; for a file that is in several, the last one counts."""
     found: dict[str, float] = {}
     for path in paths:
         found |= tomllib.loads(path.read_text(encoding="utf-8"))

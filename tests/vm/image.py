@@ -1,11 +1,11 @@
-"""The disk that the test machine boots from, made of Debian packages alone and kept.
+"""The disk from which the test machine boots, made of Debian packages and kept in the cache.
 
     packages ── tools/debs.sh ──► qemu/   the emulator with its own loader and libraries
                               └─► root/   Debian 12 as unpacked: no maintainer script has run
     root/ + pip's packages + what those scripts would do ──► image/root.ext4, linux, initramfs
 
 Every part is in a folder named by what it was made from, so that another list makes another folder.
-A folder appears complete or not at all.
+A folder is made in one step, complete.
 """
 
 import contextlib
@@ -34,7 +34,7 @@ _GUEST: Final = (
     *("linux-image-cloud-amd64", "python3", "fuse3", "bindfs"),
     *("busybox-static", "runc", "crun", "containerd", "criu"),
 )
-# Of the development extra, what no test needs in the guest.
+# Packages of the development extra that no test needs in the guest.
 _NOT_IN_GUEST: Final = ("mypy", "ruff", "types-")
 PYTHON: Final = "3.11"  # bookworm's
 _DISK_BYTES: Final = 3 << 30  # a sparse file
@@ -44,7 +44,7 @@ _MODULES: Final = (
     *("virtio/virtio_pci_legacy_dev", "virtio/virtio_pci", "block/virtio_blk"),
     "char/virtio_console",
 )
-# What the packages' scripts would have linked: update-alternatives and dash's own.
+# Links that the packages' scripts make (update-alternatives, dash).
 _LINKS: Final = {
     "usr/bin/sh": "dash",
     "usr/bin/awk": "mawk",
@@ -66,7 +66,7 @@ _DROPPED: Final = ("usr/share/doc", "usr/share/man", "usr/share/locale", "usr/sh
 
 
 class CannotBuild(Exception):
-    """This machine cannot make the image; the text says what it lacks."""
+    """This machine cannot make the image; the text has the reason."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +83,7 @@ def image(cache: Path, stages: Stages) -> Image:
     """Return the image, built if it is not in `cache` yet.
 
     Raises:
-        CannotBuild: something is missing here, or a step failed; what it printed is on stderr.
+        CannotBuild: a program is missing, or a step failed; its output is on stderr.
     """
     key = _key(_SUITE, *_GUEST, *_requirements(), *_sources())
     emulator = cache / f"vm-qemu-{_key(_SUITE, *_EMULATOR)}"
@@ -102,7 +102,7 @@ def image(cache: Path, stages: Stages) -> Image:
 
 
 def loaded(root: Path, program: str) -> list[str]:
-    """Name a program of an unpacked `root` so that it runs here, with that root's libraries."""
+    """Return a command that runs a program of an unpacked `root` with that root's libraries."""
     libraries = root / "usr/lib/x86_64-linux-gnu"
     loader = libraries / "ld-linux-x86-64.so.2"
     return [str(loader), "--library-path", str(libraries), str(root / program)]
@@ -150,7 +150,7 @@ def _build(unpacked: Path, made: Path) -> None:
     with tempfile.TemporaryDirectory(prefix=f"{made.name}.", dir=made.parent) as folder:
         work, root = Path(folder, "image"), Path(folder, "root")
         work.mkdir()
-        # Links, not copies: what follows makes new files and removes some, and rewrites none.
+        # Links and no copies: the next steps make and remove files, but rewrite none.
         _run(["cp", "-al", str(unpacked), str(root)])
         (kernel,) = (root / "boot").glob("vmlinuz-*")
         shutil.copy(kernel, work / "linux")

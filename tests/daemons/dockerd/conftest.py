@@ -1,4 +1,4 @@
-"""One dockerd for all tests of a pair, looked after from test to test; and one to be killed."""
+"""One dockerd for all tests of a pair, which is cleaned after each test; and one to be killed."""
 
 import glob
 import os
@@ -34,10 +34,10 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> str:
 def serving(
     request: pytest.FixtureRequest, pair: Pair, archive: str
 ) -> Iterator[tuple[Host, Dockerd]]:
-    """Have a dockerd with its containerd, and the image.
+    """Run a dockerd with its containerd and the image.
 
-    At the end both are ended and their corner is cleared, whatever a test that failed did to them;
-    what is left there by one that passed is a failure.
+    At the end both are stopped, and all that is left is removed, also after a failed test.
+    Anything that a passed test left behind is a failure.
     """
     docker = engine(pair.release)
     binaries = find_release(docker.containerd).binaries
@@ -73,7 +73,7 @@ def _engine(
 
 @pytest.fixture
 def docker(request: pytest.FixtureRequest, _engine: tuple[Host, Dockerd]) -> Iterator[Dockerd]:
-    """A running dockerd with the image; whatever a test leaves in it or beside it is a failure."""
+    """A running dockerd with the image; anything that a test leaves behind is a failure."""
     host, dockerd = _engine
     before = host.leaks.marked()
     yield dockerd
@@ -84,7 +84,7 @@ def docker(request: pytest.FixtureRequest, _engine: tuple[Host, Dockerd]) -> Ite
 
 @pytest.fixture
 def own_docker(request: pytest.FixtureRequest, pair: Pair, archive: str) -> Iterator[Dockerd]:
-    """A dockerd of the test's own, which it may kill and start again."""
+    """A separate dockerd, which the test may kill and start again."""
     with serving(request, pair, archive) as (_, dockerd):
         yield dockerd
         assert _failed(request) or _emptied(dockerd) == []
@@ -95,7 +95,7 @@ def _failed(request: pytest.FixtureRequest) -> bool:
 
 
 def _emptied(dockerd: Dockerd) -> list[str]:
-    """Remove the containers a test has left; which they were, and what else lies there."""
+    """Remove the containers that a test left; return them and other leftovers."""
     containers = dockerd.containers()
     if containers:
         dockerd.docker("rm", "--force", *containers)

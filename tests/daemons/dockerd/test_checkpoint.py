@@ -1,4 +1,4 @@
-"""docker checkpoint: a container is written to disk and goes on from there."""
+"""docker checkpoint: a container is written to disk and restored from there."""
 
 import os
 
@@ -16,9 +16,10 @@ COUNTING = "i=0; while :; do i=$((i+1)); echo tick $i; sleep 0.1; done"
 
 @docker_20
 def test_container_goes_on_from_its_checkpoint(own_docker: Dockerd) -> None:
-    """It counts on where it stopped, in its logs too; a checkpoint that it survives, first.
+    """It continues to count where it stopped, in its logs too; before, a checkpoint leaves it
+    running.
 
-    Not with dockerd 28: it asks for the namespace of a process that is not restored yet.
+    Not with dockerd 28, which needs the namespace of a process that is not restored yet.
     """
     docker = own_docker
     found = working_criu()

@@ -39,11 +39,12 @@ def test_exec_has_its_input_user_folder_and_status(docker: Dockerd, sleeper: str
 def test_exec_of_what_cannot_be_run_is_reported_by_the_status(
     docker: Dockerd, pair: Pair, sleeper: str, program: str, status: int
 ) -> None:
-    """By the runtime's text, as for run; the container runs on.  20.10 says 126 for all of them."""
+    """dockerd derives it from the runtime's text, as for run; the container continues.  20.10 has
+    126 for all."""
     if pair.release == "20.10":
         status = 126
     elif (pair.runtime, status) == ("crun-sid", 126):
-        status = 128  # what it says, dockerd does not know
+        status = 128  # dockerd does not know the text
     done = docker.docker("exec", sleeper, program, check=False)
 
     assert b"OCI runtime exec failed" in done.stdout + done.stderr
@@ -53,7 +54,7 @@ def test_exec_of_what_cannot_be_run_is_reported_by_the_status(
 
 
 def test_processes_and_figures_are_those_of_the_container(docker: Dockerd, sleeper: str) -> None:
-    """top lists what runs in it, an exec in the background too; stats counts it and its memory."""
+    """top lists its processes, a background exec too; stats counts them and their memory."""
     docker.docker("exec", "--detach", sleeper, "sleep", "2000")
 
     def commands() -> list[str]:
@@ -83,7 +84,7 @@ def test_limits_of_a_running_container_are_changed(docker: Dockerd, sleeper: str
 
 
 def test_container_is_paused_and_goes_on(docker: Dockerd, sleeper: str) -> None:
-    """Its state is shown; nothing is run in it meanwhile."""
+    """Its state is shown; no exec is possible meanwhile."""
     docker.docker("pause", sleeper)
     paused = docker.state(sleeper)["Status"]
     refused = docker.docker("exec", sleeper, "true", check=False)

@@ -1,4 +1,4 @@
-"""The life of a detached container: logs, signals, stop, restarts, waiting, names, events."""
+"""Detached containers: logs, signals, stop, restarts, wait, names, events."""
 
 import os
 import signal
@@ -39,7 +39,7 @@ def test_logs_are_followed_to_the_end_and_the_status_is_waited_for(docker: Docke
     ("script", "status"), [(WAITING, 42), ("trap '' TERM; echo up; sleep 1000", 137)]
 )
 def test_stop_asks_and_then_kills(docker: Dockerd, script: str, status: int) -> None:
-    """SIGTERM, and SIGKILL after the time given."""
+    """SIGTERM, and SIGKILL after the timeout."""
     docker.run("-d", "--name=c1", IMAGE, "sh", "-c", script)
     docker.wait_logs("c1", "up")
     limit = "60" if status == 42 else "1"
@@ -60,7 +60,7 @@ def test_detached_container_with_rm_goes_by_itself(docker: Dockerd) -> None:
 
 @pytest.mark.matrix
 def test_container_is_renamed_and_restarted(docker: Dockerd) -> None:
-    """A restart is another task of the same container: a new process, and logs that go on."""
+    """A restart is another task of the same container: a new process, and the logs continue."""
     docker.run("-d", "--name=c1", IMAGE, "sh", "-c", WAITING)
     docker.wait_logs("c1", "up")
     first = docker.state("c1")["Pid"]
@@ -78,7 +78,7 @@ def test_container_is_renamed_and_restarted(docker: Dockerd) -> None:
 
 @pytest.mark.matrix
 def test_container_that_fails_is_started_again_as_often_as_configured(docker: Dockerd) -> None:
-    """--restart=on-failure:2: three lives, and the last one's status."""
+    """--restart=on-failure:2: three runs, and the status of the last one."""
     docker.run("-d", "--name=c1", "--restart=on-failure:2", IMAGE, "sh", "-c", "echo up; exit 5")
     docker.wait_logs("c1", "up\nup\nup")
     state = docker.wait_state("c1", "exited")
@@ -90,7 +90,7 @@ def test_container_that_fails_is_started_again_as_often_as_configured(docker: Do
 
 @pytest.mark.matrix
 def test_container_that_dies_is_started_again_until_it_is_stopped(docker: Dockerd) -> None:
-    """--restart=always, after a kill by another process; `docker stop` ends it for good."""
+    """--restart=always, after a kill by another process; `docker stop` ends it finally."""
     docker.run("-d", "--name=c1", "--restart=always", IMAGE, "sleep", "1000")
     first = docker.state("c1")["Pid"]
     os.kill(first, signal.SIGKILL)
@@ -105,7 +105,7 @@ def test_container_that_dies_is_started_again_until_it_is_stopped(docker: Docker
 
 @pytest.mark.matrix
 def test_health_follows_the_statuses_of_the_checks(docker: Dockerd) -> None:
-    """Each check is an exec: its status and its output are what is shown."""
+    """Each check is an exec, whose status and output are shown."""
     check = ("--health-cmd=echo seen; test -e /well", "--health-interval=1s", "--health-retries=1")
     docker.run("-d", "--name=c1", *check, IMAGE, "sleep", "1000")
 
@@ -134,7 +134,7 @@ def test_events_are_published_in_order(docker: Dockerd) -> None:
         docker.docker("rm", "--force", "c1")
         assert left.wait(timeout=60) == 137
 
-    # What dockerd tells of its own requests comes in between as it likes.
+    # Events of dockerd's own requests may come in between.
     topics = {"create", "start", "exec_start", "exec_die", "die", "destroy"}
     assert [event for event in docker.events(id_) if event[0] in topics] == [
         *(("create", ""), ("start", "")),
@@ -145,7 +145,7 @@ def test_events_are_published_in_order(docker: Dockerd) -> None:
 
 
 def test_container_whose_shim_is_killed_is_dead_and_can_be_started_again(docker: Dockerd) -> None:
-    """containerd has `delete` clean up, and tells the exit; a second life finds its place free."""
+    """containerd runs `delete` and publishes the exit; the container can be started again."""
     docker.run("-d", "--name=c1", IMAGE, "sh", "-c", WAITING)
     docker.wait_logs("c1", "up")
     first = docker.state("c1")["Pid"]
@@ -162,7 +162,8 @@ def test_container_whose_shim_is_killed_is_dead_and_can_be_started_again(docker:
 
 
 def test_container_in_the_hosts_pid_namespace_dies_as_a_whole(docker: Dockerd) -> None:
-    """--pid=host: no kernel ends the rest when the first process dies, so the shim does."""
+    """--pid=host: when the init exits, the shim kills the other processes, because the kernel does
+    not."""
     script = "sleep 1000 & sleep 1000 & wait"
     docker.run("-d", "--name=c1", "--pid=host", IMAGE, "sh", "-c", script)
     init = docker.state("c1")["Pid"]

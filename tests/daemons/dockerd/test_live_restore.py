@@ -1,4 +1,4 @@
-"""dockerd and containerd are killed and started again; containers do not notice."""
+"""dockerd and containerd are killed and started again; containers are not affected."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -14,7 +14,7 @@ from tests.support.dockerd import IMAGE, Dockerd
 pytestmark = [pytest.mark.root, every_pair]
 
 LAST = 200_000  # 1.3 MB of lines
-# Writes line N as soon as there is a file of that name; ends when there is one called stop instead.
+# Writes line N as soon as a file of that name exists; ends if a file `stop` exists instead.
 COUNTING = """
 n=0
 while :; do
@@ -35,7 +35,7 @@ crashes = pytest.mark.parametrize(
 def test_containers_live_through_a_crash_of_their_daemons(
     own_docker: Dockerd, crash: Sequence[str]
 ) -> None:
-    """The same process, every line once; exec, stop and its status as before."""
+    """The same process, each line once; exec, stop and exit status work."""
     docker = own_docker
     go = _counting(docker)
     pid = docker.state("c1")["Pid"]
@@ -59,7 +59,7 @@ def test_containers_live_through_a_crash_of_their_daemons(
 def test_status_of_a_time_without_daemons_is_reported(
     own_docker: Dockerd, crash: Sequence[str]
 ) -> None:
-    """A container that ends while no daemon listens: its last line, and how it ended."""
+    """A container that exits while no daemon runs: its last line and its status."""
     docker = own_docker
     go = _counting(docker)
     pid = docker.state("c1")["Pid"]
@@ -70,7 +70,8 @@ def test_status_of_a_time_without_daemons_is_reported(
         until(lambda: not alive(pid), "the container to end", limit_s=60)
 
     assert docker.wait_state("c1", "exited")["ExitCode"] == 7
-    # It opens the FIFOs, and cancels that as it asks for Delete: one not yet open is closed unread.
+    # dockerd opens the FIFOs, and cancels that when it calls Delete: a FIFO that is not open yet is
+    # not read.
     if not docker.logged("stream copy error: reading from a closed fifo"):
         docker.wait_logs("c1", _text(10))
     docker.docker("rm", "c1")
@@ -78,7 +79,8 @@ def test_status_of_a_time_without_daemons_is_reported(
 
 @pytest.mark.matrix
 def test_output_of_a_time_without_daemons_is_all_there(own_docker: Dockerd) -> None:
-    """More than pipes hold: the container waits for a reader, and goes on where it stopped."""
+    """More than fits into pipes: the container waits for a reader, and continues where it
+    stopped."""
     docker = own_docker
     script = f"until [ -e /go/go ]; do sleep 0.05; done; seq {LAST}; echo over >&2"
     go = _folder(docker)
@@ -98,7 +100,7 @@ def test_output_of_a_time_without_daemons_is_all_there(own_docker: Dockerd) -> N
 
 @pytest.mark.matrix
 def test_containers_end_with_their_daemon_and_start_with_it_again(own_docker: Dockerd) -> None:
-    """Without live restore dockerd stops them as it ends, and starts some as it starts."""
+    """Without live restore dockerd stops them when it stops, and starts some when it starts."""
     docker = own_docker
     docker.stop()
     docker.configure({**docker.config, "live-restore": False})
@@ -121,7 +123,7 @@ def test_containers_end_with_their_daemon_and_start_with_it_again(own_docker: Do
 
 @contextmanager
 def _down(docker: Dockerd, daemons: Sequence[str]) -> Iterator[None]:
-    """Kill dockerd, and containerd too if it is named; start them again at the end."""
+    """Kill dockerd, and containerd if it is named; start them again at the end."""
     docker.kill()
     if "containerd" in daemons:
         docker.containerd.kill()
@@ -132,7 +134,7 @@ def _down(docker: Dockerd, daemons: Sequence[str]) -> Iterator[None]:
 
 
 def _counting(docker: Dockerd) -> Path:
-    """Start the container c1 that counts; return the folder it watches."""
+    """Start the container c1, which prints numbers; return the folder that it watches."""
     go = _folder(docker)
     docker.run("-d", "--name=c1", f"-v={go}:/go", IMAGE, "sh", "-c", COUNTING)
     return go

@@ -1,4 +1,4 @@
-"""README.md: the commands of a first try of the shim, with docker."""
+"""README.md: the first commands of a new user, with docker."""
 
 import json
 import os
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.root
 @every_release
 def test_redis_by_docker(own_docker: Dockerd, pair: Pair, host: Host, redis: Redis) -> None:
     """At the terminal, and in the background with its log; 20.10 has no name for the shim."""
-    docker = own_docker  # with the host's network it keeps a mount, as long as it runs
+    docker = own_docker  # with the host's network it keeps a mount while it runs
     command = f"CMD {json.dumps(redis.command)}"
     docker.docker("import", "--change", command, "-", "redis:7", stdin=redis.packed())
     named = " --runtime io.containerd.pyrunc.v2"

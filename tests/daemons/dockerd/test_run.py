@@ -1,4 +1,4 @@
-"""docker run: output, input, statuses and texts, and what a container is given."""
+"""docker run: output, input, statuses and texts, and the options of a container."""
 
 import os
 from contextlib import ExitStack
@@ -15,7 +15,7 @@ MIB = 1 << 20
 
 
 def test_run_shows_both_streams_and_the_status(docker: Dockerd) -> None:
-    """The foreground client prints what the container prints and exits as it exits."""
+    """The foreground client prints the output of the container and exits with its status."""
     done = docker.run("--rm", IMAGE, "sh", "-c", "echo out; echo err >&2; exit 3", check=False)
 
     assert (done.stdout, done.stderr, done.returncode) == (b"out\n", b"err\n", 3)
@@ -36,10 +36,10 @@ def test_one_mebibyte_goes_in_and_comes_out_unchanged(docker: Dockerd) -> None:
 def test_program_that_cannot_be_run_is_reported_by_the_status(
     docker: Dockerd, pair: Pair, program: str, status: int
 ) -> None:
-    """dockerd looks into the runtime's text, which the shim passes on; and so does its client.
+    """dockerd and its client derive it from the runtime's text, which the shim passes on.
 
-    The client knows runc's words only, and takes others for a failure of the daemon.  What newer
-    crun says of a file that is not executable, dockerd does not know either: 128.
+    The client knows only runc's texts, and takes others for a failure of the daemon.  dockerd does
+    not know the text of newer crun for a file that is not executable: 128.
     """
     done = docker.run("--name=c1", IMAGE, program, check=False)
 
@@ -71,7 +71,7 @@ def test_ten_containers_at_once_all_answer(docker: Dockerd) -> None:
 
 @pytest.mark.matrix
 def test_unknown_runtime_is_refused(docker: Dockerd) -> None:
-    """That is dockerd's own business, and its status for what is wrong with a request: 125."""
+    """dockerd itself refuses it, with its status for an invalid request: 125."""
     done = docker.run("--rm", "--runtime=nosuch", IMAGE, "true", check=False)
 
     assert done.returncode == 125
@@ -111,7 +111,7 @@ def test_init_is_the_first_process_and_passes_signals_on(docker: Dockerd) -> Non
 
 
 def test_process_killed_for_memory_is_shown_as_that(docker: Dockerd) -> None:
-    """OOMKilled, 137, and an event of it before that of the death."""
+    """OOMKilled, 137, and an oom event before the die event."""
     limits = ("--memory=32m", "--memory-swap=32m")
     done = docker.run("--name=c1", *limits, IMAGE, "tail", "/dev/zero", check=False)
 

@@ -1,4 +1,4 @@
-"""How dockerd is given the shim and runtimes, as docs/daemons.md prints it; and bad ones."""
+"""The shim and runtimes in dockerd's configuration, as in docs/daemons.md; and invalid ones."""
 
 import json
 import os
@@ -22,7 +22,8 @@ pytestmark = pytest.mark.root
 @docker_28
 @pytest.mark.ours("Go's does not read a file of options")
 def test_shim_is_configured_by_name_by_path_and_with_options(own_docker: Dockerd) -> None:
-    """dockerd 28: the default runtime, a named one, another OCI runtime; and none but the name."""
+    """dockerd 28: the default runtime, a named one, another OCI runtime, and the full name without
+    an entry."""
     docker = own_docker
     options, shim = Path(docker.folder, "crun.toml"), f"{docker.folder}/bin/{NAME}"
     runtime = find_runtime("crun-sid", docker.folder)
@@ -39,7 +40,8 @@ def test_shim_is_configured_by_name_by_path_and_with_options(own_docker: Dockerd
 
 @docker_20
 def test_shim_takes_the_place_of_containerds_own(own_docker: Dockerd) -> None:
-    """dockerd 20.10: by that one's name, with runtimes by path in daemon.json and by a flag."""
+    """dockerd 20.10: under the name of that shim, with runtimes by path in daemon.json and by a
+    flag."""
     docker = own_docker
     place = f"{docker.folder}/bin"
     os.unlink(f"{place}/{GO_SHIM}")
@@ -102,7 +104,7 @@ def test_options_that_are_not_there_fail_the_run(own_docker: Dockerd) -> None:
 
 @pytest.mark.parametrize("pair", unfit_pairs("dockerd 20.10", "dockerd 28"), indirect=True)
 def test_invalid_pair_reports_why(docker: Dockerd) -> None:
-    """Debian 12's crun knows the containers of its own time only; its words reach the client."""
+    """Debian 12's crun refuses newer specs; the client gets its error text."""
     done = docker.run("--rm", IMAGE, "true", check=False)
 
     assert done.returncode == 125
@@ -110,7 +112,7 @@ def test_invalid_pair_reports_why(docker: Dockerd) -> None:
 
 
 def _shim(docker: Dockerd, runtime: str) -> tuple[str, str]:
-    """Return the name a container's shim was called by, and the program that it is."""
+    """Return the name and the program of a container's shim."""
     docker.run("-d", "--name=c1", f"--runtime={runtime}", IMAGE, "sleep", "1000")
     pid = docker.containerd.shim_pid(docker.id("c1"))
     name = Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ").split()[0]

@@ -1,4 +1,4 @@
-"""A person at a terminal: run -it, exec -it, attach, and leaving by the detach keys."""
+"""A user at a terminal: run -it, exec -it, attach, and the detach keys."""
 
 import pytest
 
@@ -62,7 +62,7 @@ def test_client_leaves_by_its_keys_and_comes_back(docker: Dockerd) -> None:
             terminal.expect(rb"kept for 42\r\n")
             terminal.type(b"\x18x" if columns == 70 else b"exit 9\r")
             terminal.rest()
-            # To leave is a failure of the client's: "read escape sequence".
+            # The client exits with an error after the detach keys: "read escape sequence".
             assert terminal.wait() == (1 if columns == 70 else 9)
 
     assert docker.state("c1")["ExitCode"] == 9
