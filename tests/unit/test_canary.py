@@ -4,8 +4,6 @@ import contextlib
 import ctypes
 import dis
 import os
-import shutil
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -19,12 +17,12 @@ from shimv2.pagesharing import bytecode, canary, library, publish, reclaim
 from shimv2.shimctl.testbed.until import until
 from tests.support.children import status_of
 from tests.support.forks import in_fork
+from tests.support.interposed import compiled, needs_compiler
 
 needs_library = pytest.mark.skipif(
     not Path(COMPILED_DIR, "libmemory.so").exists(), reason="no C compiler"
 )
 pytestmark = pytest.mark.usefixtures("_large_process")
-SOURCES: Final = Path(publish.__file__).parent
 ANSWERS: Final = "Create: pid=0"
 
 
@@ -156,27 +154,15 @@ FAULTS: Final = {
 
 
 @needs_library
-@pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler")
+@needs_compiler
 @pytest.mark.parametrize("fault", FAULTS)
 def test_corrupted_image_is_found(
     fault: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Wrong bytes, wrong places, and pages that are given up though they differ."""
     define, function, reason = FAULTS[fault]
-    header = tmp_path / "fault.h"
-    includes = (
-        "#define _GNU_SOURCE\n#include <string.h>\n#include <sys/mman.h>\n#include <unistd.h>"
-    )
-    header.write_text(f"{includes}\n{function}\n{define}\n", encoding="ascii")
     broken = "_reclaim.c" if "given up" in fault else "_publish.c"
-    objects = []
-    for source in sorted(SOURCES.glob("*.c")):
-        objects.append(str(tmp_path / f"{source.stem}.o"))
-        extra = ["-include", str(header)] if source.name == broken else []
-        command = ["cc", "-std=gnu11", "-O1", "-w", "-fPIC", "-fvisibility=hidden", *extra]
-        subprocess.run([*command, "-c", str(source), "-o", objects[-1]], check=True)
-    path = str(tmp_path / "libmemory.so")
-    subprocess.run(["cc", "-shared", *objects, "-o", path], check=True)
+    path = compiled(tmp_path, broken, f"{function}\n{define}")
     monkeypatch.setattr(library, "_PATH", path)
 
     found = shared(live)
