@@ -3,5 +3,7 @@
 import sys
 
 from shimv2.cli import launched
+from shimv2.lean_imports import hide_unused
 
+hide_unused()
 launched(sys.argv[1], sys.argv[2:])

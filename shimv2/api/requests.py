@@ -5,7 +5,6 @@ The same functions serve the task services v2 and v3: their messages differ in t
 
 import dataclasses
 import logging
-import tomllib
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -182,6 +181,8 @@ def _from_config(message: runtimeoptions_pb2.Options) -> RuncOptions:
                 body = file.read(_CONFIG_LIMIT_BYTES)
         except OSError as error:
             raise InvalidArgument(f"runtime options: {os_error(error)}") from None
+    import tomllib  # noqa: PLC0415 - few clients send a file, and each shim would have the module
+
     try:
         return _from_values(tomllib.loads(body.decode()), where)
     except ValueError as error:  # TOMLDecodeError and UnicodeDecodeError among them

@@ -16,16 +16,17 @@ from tests.support.boot import fds
 _ROOT: Final = Path(__file__).resolve().parents[2]
 RECLAIMS: Final = os.environ.get("SHIM_TEST_RECLAIM") == "1"
 LAUNCHER: Final = _ROOT / "shimv2" / "_bin" / "launcher"
-# Like shimv2/cold_start.py, for this tree, which need not be installed.  Warnings are errors.
+# Runs shimv2/cold_start.py of this tree, which need not be installed.  Warnings are errors.
 _ENTRY: Final = """import sys
 import warnings
 
 warnings.simplefilter("error")
 sys.path.insert(0, {root!r})
-{more}
-from shimv2.cli import launched
+from shimv2.lean_imports import hide_unused
 
-launched(sys.argv[1], sys.argv[2:])
+hide_unused()
+{more}
+import shimv2.cold_start
 """
 _AT_EVERY_REST: Final = """from shimv2.pagesharing import reclaim
 

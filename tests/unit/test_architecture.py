@@ -32,6 +32,7 @@ SHIM: Final[Mapping[str, str]] = {
     "actions": "google protos daemon",  # `daemon` is python-daemon
     "pagesharing": "",
     "zygote": "google protos ttrpc",
+    "lean_imports": "",
     "cli": "google",
     "cold_start": "",
     "__main__": "",

@@ -54,6 +54,14 @@ def test_zygote_and_waiting_child_hold_nothing(boot: Boot) -> None:
         assert Path(f"/proc/{process}/environ").read_bytes() == b""
 
 
+def test_zygote_has_loaded_no_library_for_tls(boot: Boot) -> None:
+    """Its forks would all have it: asyncio and hashlib load OpenSSL if they find it."""
+    maps = Path(f"/proc/{warmed(boot)}/maps").read_text()
+
+    assert "libmemory.so" in maps
+    assert "libcrypto" not in maps
+
+
 def test_many_starts_at_once_all_get_their_shim(boot: Boot) -> None:
     """A zygote has one process ready: who comes meanwhile waits, or goes the cold way."""
     warmed(boot)

@@ -73,8 +73,8 @@ def allow_all() -> None:
 def broken(boot: Boot, code: str) -> None:
     """Have the entry point run `code` before anything else: the fault of a machine."""
     entry = boot.shim.with_name(f"{boot.shim.name}.py")
-    first, _, rest = entry.read_text().partition("from shimv2.cli")
-    entry.write_text(f"{first}{code}\nfrom shimv2.cli{rest}")
+    first, last, rest = entry.read_text().partition("import shimv2.cold_start")
+    entry.write_text(f"{first}{code}\n{last}{rest}")
 
 
 def marker_with(reason: str) -> Path:
