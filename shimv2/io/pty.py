@@ -12,7 +12,6 @@ import contextlib
 import errno
 import fcntl
 import os
-import platform
 import socket
 import struct
 import termios
@@ -28,7 +27,7 @@ _FDS_LIMIT: Final = 8  # received in one message; more than one is an error, and
 _SOCKET: Final = "pty.sock"
 _PATH_LIMIT_BYTES: Final = 107  # of a socket, unix(7)
 # linux/tty.h, 4.13; not in Python's termios before 3.13.
-_TIOCGPTPEER: Final = 0x20005441 if platform.machine().startswith("ppc") else 0x5441
+_TIOCGPTPEER: Final = 0x20005441 if os.uname().machine.startswith("ppc") else 0x5441
 
 
 class ConsoleSocket:

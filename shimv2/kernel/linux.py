@@ -11,7 +11,6 @@ import fcntl
 import functools
 import mmap
 import os
-import platform
 import struct
 import sys
 import termios
@@ -101,7 +100,7 @@ _LAST_FD: Final = 2**32 - 1
 # ioprio_set(2), ioprio_get(2): the numbers of the generic table, but for these architectures.
 _SYS_IOPRIO_SET, _SYS_IOPRIO_GET = {
     "x86_64": (251, 252), "ppc64le": (273, 274), "s390x": (282, 283)
-}.get(platform.machine(), (30, 31))  # fmt: skip
+}.get(os.uname().machine, (30, 31))  # fmt: skip
 _IOPRIO_WHO_PROCESS: Final = 1
 
 _STATFS_BYTES: Final = 256  # more than any architecture's struct statfs; f_type is its first word

@@ -13,7 +13,6 @@ claim it in the same iteration of the loop, or within a launch window.
 
 import ctypes
 import os
-import platform
 import signal
 from collections.abc import Callable, Mapping, Sequence
 from ctypes import POINTER, c_char_p, c_int
@@ -35,7 +34,7 @@ _HIDDEN_SIGNALS: Final = (32, 33)  # reserved by the C library: `signal` cannot 
 _SIGSET_BYTES: Final = 8
 _RT_SIGACTION: Final = {
     "x86_64": 13, "aarch64": 134, "riscv64": 134, "loongarch64": 134, "ppc64le": 173, "s390x": 174
-}.get(platform.machine())  # fmt: skip
+}.get(os.uname().machine)  # fmt: skip
 _DEFAULT_ACTION: Final = bytes(128)  # SIG_DFL, no flags, empty mask: all zero, whatever the layout
 
 

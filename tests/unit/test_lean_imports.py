@@ -41,3 +41,14 @@ def test_what_is_imported_already_stays() -> None:
     code = "import ssl, sys\nfrom shimv2.lean_imports import hide_unused\nhide_unused()\nimport ssl"
 
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_server_imports_no_module_that_it_does_not_need() -> None:
+    """A large module that comes in by accident is in the memory of every shim."""
+    check = """
+import shimv2.daemon
+unwanted = {"ipaddress", "tempfile", "tomllib", "urllib.parse"}
+print(*sorted(unwanted & set(sys.modules)))
+"""
+
+    assert _run(check).split() == []
