@@ -196,9 +196,7 @@ def test_stop_waits_and_then_kills_and_start_begins_again(nerdctl: Nerdctl) -> N
 
     nerdctl("start", "web")
     assert nerdctl.status("web") == "Up"
-    nerdctl.wait_logged(
-        "web", "ready\n"
-    )  # earlier output is in another file, which nerdctl does not show
+    nerdctl.wait_logged("web", "ready\n")  # earlier output is in a file that is not shown
     nerdctl("kill", "--signal", "TERM", "web")
     assert nerdctl("wait", "web").stdout == "4\n"
 

@@ -1,4 +1,4 @@
-"""Fixtures of the end-to-end tests: a harness's setup, a containerd, what goes wrong."""
+"""Fixtures of the end-to-end tests: a harness's setup, a containerd, faults."""
 
 import os
 from collections.abc import Iterator
@@ -16,10 +16,10 @@ from tests.support.host import OTHER_SHIM, RUNTIME_UNDER_TEST, Host
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what does not fit what is under test.
+    """Leave out tests that do not apply to the shim or the runtime under test.
 
-    With another shim: what docs/differences.md says ours does better.  With another runtime: what
-    is about runc only.
+    With another shim: the differences in docs/differences.md.  With another runtime: the tests of
+    runc only.
     """
     unfit = set()
     if OTHER_SHIM:
@@ -53,7 +53,7 @@ def containerd(host: Host, image: Path) -> Iterator[Containerd]:
 
 @pytest.fixture
 def criu(host: Host) -> str:
-    """A criu that works here, as the first one on the PATH of this test's shims and daemons."""
+    """A criu that works, as the first one on the PATH of this test's shims and daemons."""
     found = working_criu()
     if found is None:
         pytest.skip("no criu works on this machine: make criu")
@@ -82,5 +82,5 @@ def faulty(setup: Setup, faults: Faults) -> Setup:
 
 @pytest.fixture
 def dump(tmp_path: Path) -> str:
-    """A folder that is not there yet, for a container's image."""
+    """A folder that does not exist yet, for a container's image."""
     return str(tmp_path / "dump")

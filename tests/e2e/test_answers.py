@@ -1,4 +1,4 @@
-"""What calls answer, files hold and events say when all is well: field by field."""
+"""The fields of replies, files and events when no error occurs."""
 
 import asyncio
 import json
@@ -60,7 +60,8 @@ def parent_of(pid: int) -> int:
     "cli.serve.6",
 )
 def test_state_has_all_fields_of_the_request(setup: Setup) -> None:
-    """State from Create to Delete, the files in the bundle, and what is gone at the end."""
+    """State from Create to Delete, the files in the bundle, and those that are removed at the
+    end."""
 
     async def scenario(harness: Harness) -> None:
         script = "touch /here; exec sleep 1000"
@@ -104,7 +105,7 @@ def test_state_has_all_fields_of_the_request(setup: Setup) -> None:
 @pytest.mark.ours("containerd 1.6's unmounts the root only")
 @pytest.mark.rule("task.delete.2")
 def test_what_is_mounted_below_the_root_is_unmounted_too(setup: Setup) -> None:
-    """Also what another process mounted there meanwhile (mounts, "Unmount")."""
+    """Also mounts that another process made there meanwhile."""
 
     async def scenario(harness: Harness) -> None:
         container = await harness.run("c1", "true")
@@ -121,7 +122,7 @@ def test_what_is_mounted_below_the_root_is_unmounted_too(setup: Setup) -> None:
 
 @pytest.mark.rule("task.create.13")
 def test_container_without_mounts_is_left_its_root(setup: Setup) -> None:
-    """dockerd mounts by itself: what is there stays."""
+    """dockerd mounts the root itself: the mount is kept."""
 
     async def scenario(harness: Harness) -> None:
         container = await harness.start_shim("c1", spec.Wanted(["sh", "-c", "exit 3"]))
@@ -153,12 +154,15 @@ def test_container_that_never_ran_has_no_exit_of_its_own(setup: Setup) -> None:
         pid = (await state_of(container)).pid
         other = await second_client(container)
         waiter = asyncio.create_task(other.wait("c1"))
-        await other.state("c1")  # answered after the Wait was asked
+        await other.state("c1")  # answered after the Wait has arrived
         request = task_v2_pb2.DeleteRequest(id="c1")
         answer = await container.task.call("Delete", request, task_v2_pb2.DeleteResponse)
         assert (answer.pid, answer.exit_status, answer.exited_at.seconds) == (pid, 0, ZERO_TIME_S)
         async with asyncio.timeout(5):
-            assert (await waiter).status in {0, 137}  # whether or not its end was seen first
+            assert (await waiter).status in {
+                0,
+                137,
+            }  # 0 if Delete came before the reaping of the init
         await eventually(lambda: not alive(pid), "the init to be gone")
         await other.close()
         await container.remove()
@@ -193,7 +197,7 @@ def test_pids_name_the_execs(setup: Setup) -> None:
             return found
 
         found = await infos()
-        while len(found) < 3:  # the shell may not have come to its child yet
+        while len(found) < 3:  # the shell may not have started its child yet
             found = await infos()
         assert len(found) == 3
         assert found[init] == ("", "")
@@ -232,7 +236,7 @@ def test_reads_need_no_runtime(faulty: Setup, faults: Faults) -> None:
 @pytest.mark.ours("Go's Kill waits for the verb")
 @pytest.mark.rule("task.kill.8", "task.exits.9")
 def test_kill_does_not_wait_for_a_stuck_verb(faulty: Setup, faults: Faults) -> None:
-    """A start that hangs is no reason not to end the container."""
+    """A container can be killed while its Start hangs."""
 
     async def scenario(harness: Harness) -> None:
         container = await harness.create("c1", SLEEP)
@@ -253,7 +257,7 @@ def test_kill_does_not_wait_for_a_stuck_verb(faulty: Setup, faults: Faults) -> N
 
 @pytest.mark.rule("task.start.8", "events.topics.8")
 def test_start_that_fails_leaves_the_container_created(faulty: Setup, faults: Faults) -> None:
-    """No event, the runtime's words, and it can be started again."""
+    """No event, the runtime's error text, and it can be started again."""
 
     async def scenario(harness: Harness) -> None:
         container = await harness.create("c1", SLEEP)
@@ -272,13 +276,13 @@ def test_start_that_fails_leaves_the_container_created(faulty: Setup, faults: Fa
 
 @pytest.mark.rule("task.errors.7")
 def test_start_that_is_too_late_changes_nothing(setup: Setup) -> None:
-    """A deadline in the past: Go's words, then a Start like any other."""
+    """A deadline in the past: Go's error text; a later Start succeeds."""
 
     async def scenario(harness: Harness) -> None:
         container = await harness.create("c1", SLEEP)
         with Peer.connect(container.reply.path) as peer:
             service = "containerd.task.v2.Task"
-            # On the wire a text in field 1 is as good as the id.
+            # A string in field 1 is encoded like the id.
             await peer.request(1, "Start", "c1", service=service, timeout_ns=-1)
             expected = "OCI runtime start failed: context deadline exceeded: <nil>"
             assert await peer.refusal() == (1, 2, expected)
@@ -292,7 +296,7 @@ def test_start_that_is_too_late_changes_nothing(setup: Setup) -> None:
 
 @pytest.mark.rule("task.stats.3")
 def test_stats_of_a_cgroup_that_vanished_are_no_error(setup: Setup) -> None:
-    """Another process removed it, while the container was not deleted yet."""
+    """Another process removed it before the Delete."""
 
     async def scenario(harness: Harness) -> None:
         container = await harness.run("c1", *SLEEP.args)
@@ -310,7 +314,8 @@ def test_stats_of_a_cgroup_that_vanished_are_no_error(setup: Setup) -> None:
 
 @pytest.mark.rule("task.shutdown.2", "task.shutdown.3", "cli.end.1", "events.transport.9")
 def test_shim_runs_until_a_shutdown(setup: Setup) -> None:
-    """Without a container, too; then any id will do, and the last event has been sent."""
+    """Also without a container.  Then Shutdown ignores its id, and the last event is sent before
+    the exit."""
 
     async def scenario(harness: Harness) -> None:
         container = await harness.run("c1", "true")
@@ -327,7 +332,7 @@ def test_shim_runs_until_a_shutdown(setup: Setup) -> None:
         except ConnectionClosed:
             pytest.fail("the answer comes before the end")
         for _ in range(20):
-            await task.connected("c1")  # it has something to tell yet, and keeps who is there
+            await task.connected("c1")  # an event is not sent yet, so open connections are kept
         harness.sink.answer()
         await task.client.wait_closed()
         await eventually(lambda: not os.path.exists(container.reply.path), "the socket to go")
@@ -340,7 +345,7 @@ def test_shim_runs_until_a_shutdown(setup: Setup) -> None:
 
 @pytest.mark.rule("task.closeio.1", "task.closeio.2", "task.closeio.3")
 def test_close_io_does_not_look_at_its_flag(setup: Setup) -> None:
-    """What is closed is stdin, whatever the request says of it; a second time is no error."""
+    """It closes stdin whatever the flag; a second call is no error."""
 
     async def scenario(harness: Harness) -> None:
         container = await harness.run("c1", "sh", "-c", "cat; exit 4", stdin=True)
@@ -355,7 +360,7 @@ def test_close_io_does_not_look_at_its_flag(setup: Setup) -> None:
 
 @pytest.mark.rule("cli.group.7")
 def test_member_of_a_pod_needs_no_start_of_its_own(setup: Setup) -> None:
-    """Newer daemons dial the pod's shim and call Create for another bundle."""
+    """Newer daemons connect to the pod's shim and call Create for another bundle."""
 
     async def scenario(harness: Harness) -> None:
         wanted = spec.Wanted(SLEEP.args, annotations=POD)

@@ -24,7 +24,7 @@ from ttrpc import codec, wire
 pytestmark = pytest.mark.root
 
 SLEEP = spec.Wanted(["sleep", "1000"])
-# One beyond the last real-time signal, any, the most that the field holds.
+# The number after the last real-time signal, an arbitrary one, the largest one.
 NO_SIGNALS = (65, 9999, 4294967295)
 
 
@@ -57,7 +57,7 @@ def test_exec_that_is_not_there_is_not_found_by_any_method(setup: Setup) -> None
             ]
             for call in calls:
                 assert await refused(call) == (5, f"process does not exist {id_}: not found")
-            # Go's has code 2 here, with the same text.
+            # The Go shim has code 2 here, with the same text.
             code, text = await refused(task.close_io("c1", id_))
             assert (code == 5 or bool(OTHER_SHIM), text) == (
                 True,
@@ -78,7 +78,7 @@ def test_exec_that_is_not_there_is_not_found_by_any_method(setup: Setup) -> None
 
 @pytest.mark.rule("task.exec.1", "task.exec.3")
 def test_exec_of_what_is_no_process_is_refused_and_its_id_is_free(setup: Setup) -> None:
-    """With the reason; no event; the next Exec of that id is the first."""
+    """With the reason and without an event; the id can be used for a later Exec."""
 
     async def scenario(harness: Harness) -> None:
         container = await harness.run("c1", *SLEEP.args)
@@ -106,7 +106,7 @@ def test_exec_of_what_is_no_process_is_refused_and_its_id_is_free(setup: Setup) 
 @pytest.mark.ours("Go's shim dies of some")
 @pytest.mark.rule("task.create.2", "task.create.3", "task.create.21")
 def test_create_with_options_that_are_none_is_refused(setup: Setup) -> None:
-    """Of an unknown type, of another known type, of no bytes that are one."""
+    """Of an unknown type, of another known type, and bytes that cannot be decoded."""
     other = runc_pb2.CheckpointOptions(exit=True).SerializeToString()
     known, another = "containerd.runc.v1.Options", "containerd.runc.v1.CheckpointOptions"
 
@@ -122,7 +122,7 @@ def test_create_with_options_that_are_none_is_refused(setup: Setup) -> None:
             answer = await refused(container.create(rootfs=root, options=options))
             assert (answer[0], part in answer[1]) == (code, True)
         assert not os.path.ismount(os.path.join(container.bundle.path, "rootfs"))
-        # What daemons do after a Create that failed: neither may take long.
+        # Daemons make these calls after a failed Create: neither may take long.
         unknown = (5, "container not created: not found")
         assert await refused(container.task.delete("c1", timeout_s=5)) == unknown
         empty = any_pb2.Any(type_url="foo.Bar")  # without a value its type is not read
@@ -134,7 +134,7 @@ def test_create_with_options_that_are_none_is_refused(setup: Setup) -> None:
 
 @pytest.mark.rule("task.service.3")
 def test_any_bytes_are_answered_and_harm_no_container(setup: Setup) -> None:
-    """Whatever a client sends as a message: an answer, and the shim and its container live on."""
+    """Any bytes as a message are answered; the shim and its container continue."""
     random = Random(7)
     methods = (
         *("State", "Create", "Start", "Delete", "Pids", "Pause", "Resume", "Checkpoint", "Kill"),
@@ -173,7 +173,7 @@ def test_any_bytes_are_answered_and_harm_no_container(setup: Setup) -> None:
 @pytest.mark.ours("Go's shim dies of it")
 @pytest.mark.rule("task.exec.5")
 def test_exec_without_a_specification_is_an_error(setup: Setup) -> None:
-    """Code 3, and the shim lives on."""
+    """Code 3, and the shim continues to run."""
 
     async def scenario(harness: Harness) -> None:
         container = await harness.run("c1", *SLEEP.args)
@@ -213,7 +213,7 @@ def test_number_that_is_no_signal_is_refused_by_the_runtime(setup: Setup) -> Non
 
 @pytest.mark.rule("task.kill.6", "task.exits.2")
 def test_number_that_is_no_signal_is_refused_for_an_exec(setup: Setup) -> None:
-    """The kernel's word for it, as the shim itself sends the signal."""
+    """The kernel's error text, because the shim itself sends the signal."""
 
     async def scenario(harness: Harness) -> None:
         container = await harness.run("c1", *SLEEP.args)
@@ -235,13 +235,13 @@ def test_number_that_is_no_signal_is_refused_for_an_exec(setup: Setup) -> None:
 
 @pytest.mark.rule("task.kill.9")
 def test_kill_of_all_reaches_every_process(setup: Setup) -> None:
-    """Not only the init: an exec, which ignores nothing, gets the signal, too."""
+    """An exec, which does not ignore the signal, gets it as well as the init."""
 
     async def scenario(harness: Harness) -> None:
         container = await harness.run("c1", *SLEEP.args)
         await add_exec(container, "e1", "sleep", "1000")
         await container.task.start("c1", "e1")
-        # pid 1 of a namespace does not hear of signals it does not handle: the exec ends alone.
+        # pid 1 of a namespace does not get signals that it does not handle, so only the exec ends.
         await container.task.kill("c1", signal.SIGTERM, everything=True)
         assert (await container.task.wait("c1", "e1", timeout_s=10)).status == 128 + 15
         assert (await container.task.state("c1")).status == "RUNNING"
@@ -255,7 +255,7 @@ def test_kill_of_all_reaches_every_process(setup: Setup) -> None:
 
 @pytest.mark.rule("task.resize.1", "task.resize.3")
 def test_sizes_of_a_terminal_are_those_of_16_bits(setup: Setup) -> None:
-    """Nothing, the most, and what is cut; seen on the container's side."""
+    """0, the largest value, and values that are cut, as the container sees them."""
     sizes = [
         ((80, 24), (80, 24)),
         ((0, 0), (0, 0)),
@@ -307,7 +307,7 @@ def test_sizes_of_a_terminal_are_those_of_16_bits(setup: Setup) -> None:
 def test_exec_that_cannot_run_reports_the_runtimes_error(
     setup: Setup, args: list[str], cwd: str, runc: str, crun: str
 ) -> None:
-    """Docker reads them to answer 126 or 127."""
+    """Docker derives 126 or 127 from the texts."""
 
     async def scenario(harness: Harness) -> None:
         container = await harness.run("c1", *SLEEP.args)

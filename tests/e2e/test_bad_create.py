@@ -1,4 +1,5 @@
-"""Create with bad input: the reference's code and text, nothing left behind, the shim alive."""
+"""Create with bad input: the reference's code and text, nothing left behind, the shim still
+runs."""
 
 import os
 import shutil
@@ -46,7 +47,7 @@ def test_shim_outlives_a_bundle_removed_under_it(setup: Setup) -> None:
 
     async def scenario(harness: Harness) -> None:
         container = await harness.start_shim("c1", TRUE)
-        await container.task.connected("c1")  # it answers: it has opened what it needs in there
+        await container.task.connected("c1")  # it answers, so it has opened its files in the bundle
         shutil.rmtree(container.bundle.path)
         code, _ = await refused(container.task.create("c1", container.bundle.path))
 
@@ -69,7 +70,7 @@ def test_shim_outlives_a_bundle_removed_under_it(setup: Setup) -> None:
     ids=["name", "path"],
 )
 def test_create_with_a_missing_runtime_names_it(setup: Setup, binary: str, cause: str) -> None:
-    """Go's words for a program that is not there."""
+    """Go's error text for a missing program."""
 
     async def scenario(harness: Harness) -> None:
         container = await harness.start_shim("c1", TRUE)
@@ -79,7 +80,7 @@ def test_create_with_a_missing_runtime_names_it(setup: Setup, binary: str, cause
         why = f"unable to retrieve OCI runtime error ({log})"
         assert (code, text) == (2, f"OCI runtime create failed: {why}: {cause}")
         await assert_alive_and_empty(container)
-        # `delete` would look for the same runtime: let it find the real one.
+        # `delete` would use the same runtime: let it use the real one.
         Path(container.bundle.path, "runtime").write_text("")
         await container.remove()
 
@@ -105,7 +106,7 @@ LOGGING = "; ".join(f"echo '{ERROR_LINE.format(*entry)}' >>\"$log\"" for entry i
 def test_create_with_a_failing_runtime_passes_its_error_on(
     setup: Setup, script: str, template: str
 ) -> None:
-    """The last error of its log, or what is known without one."""
+    """The last error of its log; without a log the reason and the exit status."""
 
     async def scenario(harness: Harness) -> None:
         runtime = _scripted_runtime(setup, f'case " $* " in *" create "*) {script};; esac')
@@ -145,7 +146,7 @@ def test_create_with_a_failing_runtime_passes_its_error_on(
 def test_create_of_a_program_that_cannot_run_leaves_no_mount(
     setup: Setup, wanted: spec.Wanted, runc: str, crun: str
 ) -> None:
-    """The runtime's text as it is; the root is unmounted again."""
+    """The runtime's text, unchanged; the root is unmounted again."""
 
     async def scenario(harness: Harness) -> None:
         container = await harness.start_shim("c1", wanted)
@@ -173,7 +174,7 @@ def test_create_of_a_program_that_cannot_run_leaves_no_mount(
 def test_create_without_a_good_config_fails_in_the_runtime(
     setup: Setup, text: str | None, error: str
 ) -> None:
-    """`start` was fine; by Create the file is missing or broken."""
+    """The file is valid at `start`, and missing or broken at Create."""
 
     async def scenario(harness: Harness) -> None:
         container = await harness.start_shim("c1", TRUE)
@@ -193,7 +194,7 @@ def test_create_without_a_good_config_fails_in_the_runtime(
 
 @pytest.mark.rule("io.pipes.6")
 def test_create_with_a_missing_stdio_path_fails(setup: Setup) -> None:
-    """The words of the copier."""
+    """The error text of the stream copy."""
 
     async def scenario(harness: Harness) -> None:
         container = await harness.start_shim("c1", spec.Wanted(["sleep", "1000"]))
@@ -215,7 +216,7 @@ def test_create_with_a_missing_stdio_path_fails(setup: Setup) -> None:
 @pytest.mark.vm
 @pytest.mark.ours("Go leaves the created container to the daemon's `delete`")
 def test_create_that_fails_after_runc_removes_the_container(setup: Setup) -> None:
-    """A container no client can name any more is deleted by the shim itself."""
+    """The shim deletes a container that no client can name any more."""
 
     async def scenario(harness: Harness) -> None:
         container = await harness.start_shim("c1", spec.Wanted(["sleep", "1000"]))
@@ -262,7 +263,7 @@ def test_create_with_a_bad_stdio_uri_fails(setup: Setup, stdout: str, error: str
 
 @pytest.mark.rule("task.create.7")
 def test_create_with_a_mount_that_fails_undoes_the_mounts_before_it(setup: Setup) -> None:
-    """Mounts are all or nothing; the text begins as the reference's does."""
+    """All mounts are made or none; the text begins as that of the reference."""
 
     async def scenario(harness: Harness) -> None:
         container = await harness.start_shim("c1", TRUE)
@@ -281,7 +282,7 @@ def test_create_with_a_mount_that_fails_undoes_the_mounts_before_it(setup: Setup
 
 @pytest.mark.rule("task.create.11")
 def test_second_create_of_an_id_harms_nothing(setup: Setup) -> None:
-    """runc's refusal is passed on; the first container runs on."""
+    """runc's error text is passed on; the first container continues."""
 
     async def scenario(harness: Harness) -> None:
         container = await harness.run("c1", "sleep", "1000")
@@ -301,7 +302,7 @@ def test_second_create_of_an_id_harms_nothing(setup: Setup) -> None:
 
 
 def _scripted_runtime(setup: Setup, act: str) -> str:
-    """Return a runtime that acts first and then is runc; `$log` is the path of its log."""
+    """Return a runtime that runs `act` and then runc; `$log` is the path of its log."""
     path = os.path.join(setup.state, "fakerunc")
     find = 'prev=; for word; do [ "$prev" = --log ] && log=$word; prev=$word; done'
     Path(path).write_text(f'#!/bin/sh\n{find}\n{act}\nexec runc "$@"\n')

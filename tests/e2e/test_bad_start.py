@@ -28,7 +28,7 @@ class Outcome:
 
 
 async def say(harness: Harness, *flags: str, cwd: str) -> Outcome:
-    """Run the binary with containerd's flags before `flags`, streams apart."""
+    """Run the binary with containerd's flags before `flags`; return both outputs separately."""
     status, out, err = await harness.binary.run(
         list(flags), cwd=cwd, stdin=b"", combined=False, limit_s=10
     )
@@ -88,7 +88,7 @@ def test_namespace_of_bad_characters_is_refused(setup: Setup, namespace: str) ->
 
     async def scenario(harness: Harness) -> None:
         bundle = harness.make_bundle("c1", TRUE)
-        # The last one wins: containerd's own flag comes before.
+        # The last flag counts: containerd's own comes before.
         result = await say(harness, "-namespace", namespace, "-id", "c1", "start", cwd=bundle.path)
 
         pattern = "^[A-Za-z0-9]+(?:[._-](?:[A-Za-z0-9]+))*$"
@@ -116,7 +116,7 @@ def test_empty_namespace_is_refused(setup: Setup) -> None:
 @pytest.mark.rule("cli.socket.7")
 @pytest.mark.ours("containerd 1.6's shim knows no socket_dir")
 def test_socket_folder_that_cannot_be_written_fails_start(setup: Setup) -> None:
-    """The cause is reported, and neither a server nor a socket stays."""
+    """The reason is reported, and neither a server nor a socket remains."""
 
     async def scenario(harness: Harness) -> None:
         folder = os.path.join(setup.state, "ro")

@@ -1,4 +1,4 @@
-"""The benches as they are called: real shims, figures that are there, and nothing left of it."""
+"""The benches with real shims: they have all figures and leave nothing behind."""
 
 import json
 import os
@@ -28,17 +28,17 @@ _LIMIT_S: Final = 100.0
 
 
 def left_of(output: str) -> list[str]:
-    """Return what is still there of a bench, by the folder it named."""
+    """List the leftovers of a bench, by the folder that it printed."""
     found = re.search(r"bench: works in (/tmp/(\w+))", output)
     assert found, output
     leaks = HostLeaks(found[2], found[1])
     folder = [found[1]] if os.path.exists(found[1]) else []
-    # Its shims go by a path of the test's; the namespace on their command line is the bench's.
+    # Its shims have a path of the test; the namespace in their command lines is the bench's.
     return [*folder, *map(str, leaks.processes()), *leaks.mounts(), *leaks.cgroups()]
 
 
 def test_run_compares_real_shims_and_leaves_nothing(host: Host, tmp_path: Path) -> None:
-    """Each figure asked for has a sample of each shim and a place in the table."""
+    """Each wanted figure has samples of each shim and a row in the table."""
     saved = tmp_path / "results.json"
     asked = ("--peers", "go-1.6", "--pairs", "2", "--only", FIGURES, "--json", saved)
     done = subprocess.run(
@@ -64,7 +64,7 @@ def test_run_compares_real_shims_and_leaves_nothing(host: Host, tmp_path: Path) 
 
 @pytest.mark.parametrize("shim", ["ours", GO])
 def test_density_counts_what_runs_and_leaves_nothing(host: Host, shim: str) -> None:
-    """All are running at the same time, all are gone afterwards, and the table says so."""
+    """All run at the same time, all are removed afterwards, and the table shows it."""
     done = subprocess.run(
         [*BENCH, "density", "4", "--shim", host.shim if shim == "ours" else shim],
         check=False,
@@ -84,7 +84,7 @@ def test_density_counts_what_runs_and_leaves_nothing(host: Host, shim: str) -> N
 def test_interrupted_density_removes_what_it_started(
     host: Host, number: signal.Signals, status: int
 ) -> None:
-    """An interrupted bench leaves the machine as it was."""
+    """An interrupted bench leaves nothing behind."""
     with subprocess.Popen(
         [*BENCH, "density", "200", "--shim", host.shim],
         cwd=_ROOT,
@@ -106,7 +106,7 @@ def test_interrupted_density_removes_what_it_started(
 
 
 def test_unknown_figure_is_refused_before_anything_runs(host: Host) -> None:
-    """A run that measures nothing would pass for a good one."""
+    """A run that measures nothing would look like a success."""
     done = subprocess.run(
         [*BENCH, "run", "--ours", host.shim, "--peers", "go-1.6", "--only", "strat"],
         check=False,

@@ -1,4 +1,4 @@
-"""What a bundle holds, or does not, and what is made of it."""
+"""The files of a bundle, and bundles with missing files."""
 
 import os
 import stat
@@ -24,7 +24,7 @@ SLEEP = spec.Wanted(["sleep", "1000"])
 
 @pytest.mark.rule("task.create.20")
 def test_root_is_made_where_there_is_none(setup: Setup) -> None:
-    """With the mode that containerd gives it; only because something is mounted on it."""
+    """With the mode of containerd, and only if there is a mount for it."""
 
     async def scenario(harness: Harness) -> None:
         container = await harness.start_shim("c1", SLEEP)
@@ -54,7 +54,7 @@ def test_runtime_and_its_root_are_those_of_create(setup: Setup, host: Host) -> N
     root = Path(host.folder, "root")
 
     def verbs() -> list[str]:
-        """Return what was asked of that runtime with that root since the last time."""
+        """Return the verbs of that runtime with that root since the last call."""
         lines = asked.read_text().splitlines()
         asked.write_text("")
         head = f"--root {root}/{setup.namespace} "
@@ -89,7 +89,7 @@ def test_runtime_and_its_root_are_those_of_create(setup: Setup, host: Host) -> N
 @pytest.mark.ours("Go's leave the container to the daemon's `delete`")
 @pytest.mark.parametrize("act", ["rm $PIDFILE", ": >$PIDFILE", "echo x >$PIDFILE"])
 def test_runtime_that_leaves_no_pid_fails_create(faulty: Setup, faults: Faults, act: str) -> None:
-    """The shim would not know which exit to wait for: what was made is removed again."""
+    """The shim cannot know which exit to wait for, so it removes the container."""
 
     async def scenario(harness: Harness) -> None:
         container = await harness.start_shim("c1", SLEEP)
@@ -109,7 +109,7 @@ def test_runtime_that_leaves_no_pid_fails_create(faulty: Setup, faults: Faults, 
 
 @pytest.mark.rule("task.exits.11")
 def test_container_whose_configuration_is_gone_has_its_leftovers_killed(setup: Setup) -> None:
-    """Without it the shim cannot know whether the kernel kills them."""
+    """Without config.json the shim cannot know whether the kernel kills them."""
 
     async def scenario(harness: Harness) -> None:
         wanted = spec.Wanted(SLEEP.args, host_namespaces=("pid",))
@@ -127,7 +127,7 @@ def test_container_whose_configuration_is_gone_has_its_leftovers_killed(setup: S
 @pytest.mark.rule("events.topics.9")
 @pytest.mark.parametrize("terminal", [False, True])
 def test_create_event_has_its_streams_even_if_there_are_none(setup: Setup, terminal: bool) -> None:
-    """The part is always there, if without any field."""
+    """The field is always set, even without any value."""
 
     async def scenario(harness: Harness) -> None:
         container = await harness.start_shim("c1", spec.Wanted(SLEEP.args, terminal=terminal))

@@ -1,4 +1,4 @@
-"""Processes that write all at once and end: every byte arrives, and nothing stays behind."""
+"""Processes that write a burst and exit: every byte arrives, and nothing is left behind."""
 
 import asyncio
 import os
@@ -30,14 +30,14 @@ def captures(container: Container) -> list[Capture]:
 
 @pytest.mark.rule("io.pipes.11", "io.end.2")
 def test_fifty_execs_of_a_burst_lose_nothing_and_leave_nothing(setup: Setup) -> None:
-    """Delete comes straight after Wait; the shim is as it was before."""
+    """Delete follows Wait directly; afterwards the shim has no more fds or threads than before."""
     _bursts(setup, 50)
 
 
 @pytest.mark.rule("io.pipes.11")
 @pytest.mark.soak
 def test_thousand_execs_of_a_burst_lose_nothing_and_leave_nothing(setup: Setup) -> None:
-    """The same, as often as a liveness probe runs in three hours."""
+    """The same with as many execs as a liveness probe makes in three hours."""
     _bursts(setup, 1000)
 
 
@@ -68,7 +68,7 @@ def _bursts(setup: Setup, count: int) -> None:
             bundle.remove_fifos(exec_id=id_)
 
         assert fds_at_rest(pid) == files
-        if not OTHER_SHIM:  # Go's runtime makes them as it likes
+        if not OTHER_SHIM:  # the Go runtime starts threads at any time
             await eventually(lambda: threads(pid) == count_before, "the threads to be as before")
         await container.kill_and_wait()
         await container.remove()
@@ -81,7 +81,7 @@ def _bursts(setup: Setup, count: int) -> None:
 def test_eight_mebibytes_then_the_exit_arrive_whatever_the_client_does_next(
     setup: Setup, way: str
 ) -> None:
-    """FastExit: Delete right after Wait, or a Shutdown beside the container, which is nothing."""
+    """Delete right after Wait, or a Shutdown while there is a container, which has no effect."""
     data = os.urandom(MIB)
 
     async def scenario(harness: Harness) -> None:
@@ -108,7 +108,8 @@ def test_eight_mebibytes_then_the_exit_arrive_whatever_the_client_does_next(
 @pytest.mark.rule("io.end.1")
 @pytest.mark.ours("what no client has read is lost once the process has ended")
 def test_unread_burst_waits_for_its_client_through_shutdown(setup: Setup) -> None:
-    """What fits nowhere else waits in the container's pipe, until it is read or deleted."""
+    """Output that does not fit into the FIFO waits in the container's pipe until it is read or
+    deleted."""
 
     async def scenario(harness: Harness) -> None:
         container = await harness.create("c1", spec.Wanted(["sh", "-c", "head -c 60000 /dev/zero"]))

@@ -72,7 +72,7 @@ def test_options_of_a_checkpoint_are_of_exactly_one_type(setup: Setup) -> None:
 @pytest.mark.rule("task.checkpoint.1")
 @pytest.mark.ours("1.6's dies of it")
 def test_options_of_a_checkpoint_of_another_type_are_refused(setup: Setup) -> None:
-    """In the words of 1.7 and later."""
+    """With the text of 1.7 and later."""
 
     async def scenario(harness: Harness) -> None:
         container = await harness.run("c1", *SLEEP.args)
@@ -112,7 +112,7 @@ def test_containers_without_processes_have_no_checkpoint(setup: Setup) -> None:
 def test_failed_checkpoint_names_the_log_and_leaves_only_that(
     faulty: Setup, faults: Faults
 ) -> None:
-    """One line of the runtime's, CRIU's log in the bundle, nothing in the work folder."""
+    """One line of the runtime, CRIU's log in the bundle, nothing in the work folder."""
 
     async def scenario(harness: Harness) -> None:
         container = await harness.run("c1", *SLEEP.args)
@@ -141,7 +141,7 @@ def test_failed_checkpoint_names_the_log_and_leaves_only_that(
 
 @pytest.mark.rule("task.checkpoint.4")
 def test_work_folder_of_the_client_is_kept(faulty: Setup, faults: Faults) -> None:
-    """It is where CRIU's logs of a success can be read."""
+    """The client can read CRIU's logs there after a success."""
 
     async def scenario(harness: Harness) -> None:
         container = await harness.run("c1", *SLEEP.args)
@@ -201,7 +201,7 @@ def test_checkpoint_that_is_killed_does_not_let_a_paused_container_run(
 def test_checkpoint_outlives_its_caller_and_is_joined_by_the_same_call(
     faulty: Setup, faults: Faults
 ) -> None:
-    """An image is not broken off because the daemon is restarted."""
+    """A restart of the daemon does not interrupt a checkpoint."""
 
     async def scenario(harness: Harness) -> None:
         container = await harness.run("c1", *SLEEP.args)
@@ -212,7 +212,9 @@ def test_checkpoint_outlives_its_caller_and_is_joined_by_the_same_call(
         await client.close()
         await asyncio.wait([first])
         assert first.exception() is not None
-        for _ in range(2):  # by the second answer the shim has seen that the first client is gone
+        for _ in range(
+            2
+        ):  # at the second answer the shim knows that the first client has disconnected
             await container.task.state("c1")
         faults.at("checkpoint.after", "exit 0")
         again = asyncio.create_task(container.task.checkpoint("c1", image(container)))

@@ -26,7 +26,7 @@ pytestmark = [
 
 @pytest.mark.rule("task.checkpoint.7", "task.restore.5")
 def test_counter_is_restored_and_counts_on(criu_setup: Setup, dump: str) -> None:
-    """The first runs on, the second begins where the image was made."""
+    """The first container continues; the second begins where the image was made."""
 
     async def scenario(harness: Harness) -> None:
         first = await harness.run("c1", wanted=COUNTER, stdin=True)
@@ -60,7 +60,8 @@ def test_counter_is_restored_and_counts_on(criu_setup: Setup, dump: str) -> None
 
 @pytest.mark.rule("task.checkpoint.7")
 def test_checkpoint_with_exit_ends_the_container(criu_setup: Setup, dump: str) -> None:
-    """It ends as if killed, Delete finds nothing in the runtime, and the image is good."""
+    """It exits as if killed, the runtime does not know it at Delete, and the image can be
+    restored."""
 
     async def scenario(harness: Harness) -> None:
         first = await harness.run("c1", wanted=COUNTER)
@@ -109,7 +110,7 @@ def test_input_and_terminal_are_connected_again(criu_setup: Setup, dump: str) ->
 
 
 def test_input_of_a_pipe_is_connected_again(criu_setup: Setup, dump: str) -> None:
-    """Without a terminal: stdin reaches a restored container, its end too."""
+    """Without a terminal: stdin and its end reach a restored container."""
     wanted = spec.Wanted(["sh", "-c", "while read x; do echo got $x; done; exit 3"])
 
     async def scenario(harness: Harness) -> None:
@@ -129,7 +130,7 @@ def test_input_of_a_pipe_is_connected_again(criu_setup: Setup, dump: str) -> Non
 
 
 def test_criu_takes_every_option(criu_setup: Setup, dump: str, tmp_path: Path) -> None:
-    """It takes them all together; its log is kept in the client's folder."""
+    """CRIU accepts all options together; its log is kept in the client's folder."""
 
     async def scenario(harness: Harness) -> None:
         container = await harness.run("c1", wanted=COUNTER)
@@ -149,7 +150,7 @@ def test_criu_takes_every_option(criu_setup: Setup, dump: str, tmp_path: Path) -
 
 
 def test_paused_container_stays_paused(criu_setup: Setup, dump: str) -> None:
-    """Its image can be made, and it runs on only when it is resumed."""
+    """Its image can be made, and it continues only after a Resume."""
 
     async def scenario(harness: Harness) -> None:
         container = await harness.run("c1", wanted=COUNTER)

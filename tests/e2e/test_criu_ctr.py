@@ -1,4 +1,4 @@
-"""Checkpoint and restore with the real CRIU, as containerd's client asks for them."""
+"""Checkpoint and restore with the real CRIU, by ctr."""
 
 import os
 import shutil
@@ -18,12 +18,12 @@ pytestmark = [
 ]
 
 RUN = ("run", "--runtime", RUNTIME, "-d", "--null-io", IMAGE)
-# In memory, not on the root file system: that is not part of a task's checkpoint.
+# In memory, because a task's checkpoint does not contain the root file system.
 KEEP = "i=0; while :; do i=$((i+1)); echo $i >/run/n.new; mv /run/n.new /run/n; sleep 0.05; done"
 
 
 def number(containerd: Containerd, name: str) -> int:
-    """Return how far it has counted; 0 before it has."""
+    """Return the last number that it has written; 0 if there is none yet."""
     try:
         return int(Path(f"/proc/{containerd.tasks()[name].pid}/root/run/n").read_text())
     except FileNotFoundError:
@@ -79,4 +79,4 @@ def test_ctr_restores_a_checkpointed_container(
     end_task(containerd, "c2")
     containerd.ctr("container", "rm", "c1")
     for copy in Path(host.folder, "tmp").glob("ctrd-checkpoint*"):
-        shutil.rmtree(copy)  # the daemon's, which forgets it
+        shutil.rmtree(copy)  # the daemon's own copy

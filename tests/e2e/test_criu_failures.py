@@ -1,4 +1,4 @@
-"""Checkpoint and restore that go wrong, with the real CRIU: what is reported, and what is left."""
+"""Failing checkpoints and restores with the real CRIU: error texts and leftovers."""
 
 import asyncio
 import os
@@ -57,7 +57,7 @@ def mounted(folder: Path, options: str) -> Iterator[str]:
 def test_checkpoint_that_cannot_be_written_is_refused_and_the_container_runs_on(
     criu_setup: Setup, host: Host, place: Callable[[Path], AbstractContextManager[str]]
 ) -> None:
-    """A text that says where to look, an empty work folder, a counter that counts on."""
+    """The text has the path of the log, the work folder is empty, and the container continues."""
 
     async def scenario(harness: Harness) -> None:
         container = await harness.run("c1", wanted=COUNTER)
@@ -79,7 +79,7 @@ def test_checkpoint_that_cannot_be_written_is_refused_and_the_container_runs_on(
 def test_checkpoint_that_hangs_is_killed_and_the_container_runs_on(
     criu_setup: Setup, dump: str, tmp_path: Path
 ) -> None:
-    """CRIU waits in the middle of its work, everything stopped; then it is killed."""
+    """CRIU hangs while all processes are stopped, and is killed."""
     settings = tmp_path / "settings.toml"
     settings.write_text("checkpoint_s = 2.0\n")
     limited = replace(criu_setup, env={**criu_setup.env, "PYRUNC_CONFIG": str(settings)})
@@ -101,7 +101,8 @@ def test_checkpoint_that_hangs_is_killed_and_the_container_runs_on(
 
 @pytest.mark.ours("Go's kill it with the call")
 def test_checkpoint_outlives_its_caller(criu_setup: Setup, dump: str) -> None:
-    """The image is complete though the client left in the middle; calls are answered meanwhile."""
+    """The image is complete although the client disconnected meanwhile; other calls are
+    answered."""
     fifo = os.path.join(dump, "pages-1.img")
     os.mkdir(dump)
     os.mkfifo(fifo)
@@ -135,7 +136,7 @@ def traced(pid: int) -> bool:
 def test_restore_that_hangs_is_killed_and_nothing_is_left(
     criu_setup: Setup, dump: str, tmp_path: Path, file: str
 ) -> None:
-    """CRIU waits before or after it has made processes; then it is killed with all of them."""
+    """CRIU hangs before or after it has made processes, and is killed with all of them."""
     settings = tmp_path / "settings.toml"
     settings.write_text("restore_s = 2.0\n")
     limited = replace(criu_setup, env={**criu_setup.env, "PYRUNC_CONFIG": str(settings)})
@@ -165,7 +166,7 @@ def test_restore_that_hangs_is_killed_and_nothing_is_left(
 def test_shim_that_dies_in_a_restore_leaves_the_containers_files_alone(
     criu_setup: Setup, host: Host, dump: str
 ) -> None:
-    """The runtime, killed with it, had the root mounted in the folder that `delete` removes."""
+    """The killed runtime leaves the root mounted in the folder that `delete` removes."""
     path = os.path.join(dump, "core-1.img")
 
     async def scenario(harness: Harness) -> None:
@@ -196,7 +197,7 @@ def test_shim_that_dies_in_a_restore_leaves_the_containers_files_alone(
 
 
 def test_restore_of_a_broken_image_changes_nothing(criu_setup: Setup, dump: str) -> None:
-    """The runtime's words, state created, nothing left of the attempt; then it works."""
+    """The runtime's error text, the state created, and no leftovers; a second attempt works."""
 
     async def scenario(harness: Harness) -> None:
         first = await harness.run("c1", wanted=COUNTER)

@@ -56,7 +56,7 @@ def test_run_exits_with_the_containers_status(
 
 
 def test_run_of_a_missing_program_fails_with_the_runtimes_error(containerd: Containerd) -> None:
-    """Clients match this text to answer 127: it is passed on as it is."""
+    """Clients derive 127 from this text: it is passed on unchanged."""
     done = containerd.ctr(*RUN, "--rm", IMAGE, "c1", "nosuchcommand", check=False)
 
     assert done.returncode != 0
@@ -113,7 +113,7 @@ def test_options_may_stand_in_a_file(containerd: Containerd, host: Host) -> None
 
 @pytest.mark.ours("Go's does not read it")
 def test_options_file_that_is_wrong_fails_the_create(containerd: Containerd, host: Host) -> None:
-    """With the file and the line, and nothing left."""
+    """The error names the file and the line; nothing is left behind."""
     config = Path(host.folder, "options.toml")
     config.write_text('Root = "/r"\nBinaryName = crun\n')
     with_config = (*RUN, "--runtime-config-path", str(config))
@@ -126,8 +126,8 @@ def test_options_file_that_is_wrong_fails_the_create(containerd: Containerd, hos
 
 
 def test_stdin_reaches_the_container(containerd: Containerd) -> None:
-    """What a client writes to stdin arrives, and its end too."""
-    # More than FIFO and pipe hold: ctr forgets to close stdin when it ends before Create does.
+    """A client's input arrives, and its end too."""
+    # More than fits into FIFO and pipe: ctr does not close stdin if the input ends before Create.
     done = containerd.ctr(*RUN, "--rm", IMAGE, "c1", "wc", "-c", stdin=b"x" * 1_000_000)
 
     assert done.stdout.strip() == b"1000000"
@@ -149,7 +149,7 @@ def test_eight_mebibytes_of_output_arrive_unchanged(containerd: Containerd) -> N
 def test_detached_container_is_listed_executed_in_killed_and_removed(
     containerd: Containerd,
 ) -> None:
-    """The life of a detached container through ctr's task commands."""
+    """A detached container with ctr's task commands."""
     containerd.ctr(*RUN, "-d", "--null-io", IMAGE, "c1", "sleep", "1000")
     task = containerd.tasks()["c1"]
     executed = containerd.ctr(
@@ -208,12 +208,13 @@ def test_twenty_short_runs_have_their_events_in_order(containerd: Containerd, ho
 def test_two_hundred_short_runs_have_their_events_in_order(
     containerd: Containerd, host: Host
 ) -> None:
-    """The same, ten times as long; sockets, mounts and processes do not pile up."""
+    """The same with ten times as many; sockets, mounts and processes do not accumulate."""
     _short_runs(containerd, host, 200)
 
 
 def test_killed_containerd_finds_its_containers_again(containerd: Containerd, host: Host) -> None:
-    """After kill -9 of the daemon and a new start: the same pids, output flows, statuses right."""
+    """After kill -9 of the daemon and a new start: same pids, output arrives, statuses are
+    right."""
     log = Path(host.folder, "out")
     containerd.ctr(*RUN, "-d", "--log-uri", f"file://{log}", IMAGE, "c1", "sh", "-c", TICK)
     containerd.ctr(*RUN, "-d", "--null-io", IMAGE, "c2", "sleep", "1000")

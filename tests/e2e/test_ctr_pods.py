@@ -17,7 +17,7 @@ DETACHED = ("-d", "--null-io", IMAGE)
 
 
 def test_two_containers_of_a_sandbox_share_one_shim(containerd: Containerd) -> None:
-    """The member joins the pause container's shim, outlives it, and a restart of the daemon."""
+    """The member joins the pause container's shim, and outlives that container and the daemon."""
     containerd.ctr(*POD, *DETACHED, "pause", "sleep", "1000")
     shim = containerd.shim_pid("pause")
     containerd.ctr(*POD, *DETACHED, "member", "sleep", "1000")
@@ -53,7 +53,7 @@ def remove(containerd: Containerd, name: str) -> None:
 
 
 def test_pod_whose_first_container_is_killed_by_hand(containerd: Containerd) -> None:
-    """The pause process dies: its task is stopped, the member does not notice."""
+    """The pause process is killed: its task is stopped, and the member continues."""
     containerd.ctr(*POD, *DETACHED, "pause", "sleep", "1000")
     containerd.ctr(*POD, *DETACHED, "member", "sleep", "1000")
     tasks = containerd.tasks()

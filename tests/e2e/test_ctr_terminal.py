@@ -1,4 +1,4 @@
-"""`ctr run -t`, `task attach` and `task exec -t` with this shim: a shell as a person uses it."""
+"""`ctr run -t`, `task attach` and `task exec -t` with this shim: a shell as a user has it."""
 
 import os
 import time
@@ -40,7 +40,7 @@ def test_shell_has_a_size_signals_and_job_control(
         terminal.resize(101, 41)
         resized(terminal, 101, 41)
 
-        # A signal announces a new size to a program, and only while it has the terminal.
+        # A program gets the signal of a new size only while it is in the foreground.
         script = b"trap 'stty size; exit' WINCH; echo g''o; while :; do sleep 0.05; done"
         terminal.type(b'sh -c "' + script + b'"\r')
         terminal.expect(rb"\ngo\r\n")
@@ -51,7 +51,8 @@ def test_shell_has_a_size_signals_and_job_control(
         terminal.type(b"echo status $?\r")
         terminal.expect(rb"status 130\r\n.*" + PROMPT)
 
-        # It tells that it goes on: only from then on is it what Ctrl-C and Ctrl-Z are for.
+        # It prints that it continues: from then on it is in the foreground, and gets Ctrl-C and
+        # Ctrl-Z.
         program = b"trap 'echo go''ing on' CONT; echo g''o; while :; do sleep 0.05; done"
         terminal.type(b'sh -c "' + program + b'"\r')
         terminal.expect(rb"\ngo\r\n")
@@ -101,11 +102,12 @@ def test_one_mebibyte_arrives_unchanged(containerd: Containerd, run: Sequence[st
 def test_program_that_ends_right_after_a_big_output_is_over_at_once(
     containerd: Containerd, run: Sequence[str]
 ) -> None:
-    """ctr closes its end of the FIFO once it hears of the exit, and loses what is in it.
+    """ctr closes its end of the FIFO when it learns of the exit, and loses the bytes in it.
 
-    With every shim: 20 runs of 1 MiB lost 43 to 74 KB each, with containerd's own and this one.
-    That nothing is lost on the shim's side is checked without ctr, in test_terminal.py; here, that
-    Delete does not wait for a client that has left (containerd's shim does, for 2 or 10 s).
+    This is so with every shim: 20 runs of 1 MiB lost 43 to 74 KB each, with containerd's and with
+    this one.  test_terminal.py checks without ctr that the shim loses nothing.  This test checks
+    that Delete does not wait for a client that has disconnected (containerd's shim does, for 2 or
+    10 s).
     """
     script = f"head -c {MIB} /dev/zero | tr '\\0' x"
     command = containerd.command(*run, "--rm", "-t", IMAGE, "c1", "sh", "-c", script)
@@ -124,10 +126,11 @@ def test_program_that_ends_right_after_a_big_output_is_over_at_once(
 def test_client_leaves_its_terminal_and_another_attaches(
     containerd: Containerd, run: Sequence[str]
 ) -> None:
-    """`ctr run` is killed, the container is not; `ctr task attach` goes on where it was."""
+    """`ctr run` is killed, the container is not; `ctr task attach` continues where it stopped."""
     with Terminal(containerd.command(*run, "-t", IMAGE, "c1", "sh"), columns=91) as first:
         first.expect(PROMPT)
-        # Not its prompt: that comes again with the size, which ctr tells after Start.
+        # It does not wait for the prompt, because that comes again with the size, which ctr sets
+        # after Start.
         first.type(b"x=kept; echo ke''pt\r")
         first.expect(rb"kept\r\n")
         first.kill()
@@ -147,7 +150,7 @@ def test_client_leaves_its_terminal_and_another_attaches(
                 second.type(b"exit 9\r")
                 second.rest()
                 assert second.wait() == 9
-    assert containerd.tasks() == {}  # attach removes what it saw the end of
+    assert containerd.tasks() == {}  # attach removes a container whose exit it has seen
     containerd.ctr("container", "rm", "c1")
 
 

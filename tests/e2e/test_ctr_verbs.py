@@ -26,7 +26,7 @@ def end(containerd: Containerd, name: str) -> None:
 
 @pytest.mark.runc("crun does not thaw what it kills on cgroup v1")
 def test_task_is_paused_and_resumed(containerd: Containerd, host: Host) -> None:
-    """ctr sees the states, its refusals and the events of both verbs."""
+    """ctr shows the states, the refusals and the events of both verbs."""
     path = os.path.join(host.folder, "events")
     watching = containerd.events(path)
     try:
@@ -52,7 +52,7 @@ def test_task_is_paused_and_resumed(containerd: Containerd, host: Host) -> None:
 
 
 def test_metrics_are_those_of_the_cgroup(containerd: Containerd) -> None:
-    """ctr understands the answer of Stats: it prints the limit and what is used."""
+    """ctr decodes the reply to Stats: it prints the limit and the usage."""
     containerd.ctr(*RUN, "--memory-limit", str(LIMIT), IMAGE, "c1", "sleep", "1000")
     memory = folder_of(containerd.tasks()["c1"].pid, "memory")
     containerd.ctr("task", "pause", "c1")
@@ -77,7 +77,7 @@ def test_metrics_are_those_of_the_cgroup(containerd: Containerd) -> None:
 
 
 def test_oom_is_published_to_the_daemon_before_the_exit(containerd: Containerd, host: Host) -> None:
-    """What CRI and dockerd make OOMKilled of."""
+    """CRI and dockerd derive OOMKilled from this order."""
     path = os.path.join(host.folder, "events")
     watching = containerd.events(path)
     try:

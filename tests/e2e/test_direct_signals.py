@@ -1,4 +1,4 @@
-"""Which signals reach a container's init without its runtime, and which go through it."""
+"""Signals that the shim sends to an init itself, and signals for which it runs the runtime."""
 
 import os
 import shutil
@@ -38,13 +38,13 @@ class Runtime:
 
     @contextmanager
     def denied(self) -> Iterator[None]:
-        """While it lasts, who runs the runtime is refused."""
+        """Within the block the runtime cannot be executed."""
         os.chmod(self.binary, 0o644)
         yield
         os.chmod(self.binary, 0o755)
 
     def run(self, harness: Harness, verb: str) -> None:
-        """Have it do something of which the shim gets no notice."""
+        """Run a verb without the shim."""
         argv = [self.binary, "--root", str(_root(harness)), verb, "c1"]
         subprocess.run(argv, check=True, env=self._env)
 
@@ -60,12 +60,13 @@ def copied(setup: Setup, runtime: Runtime) -> Setup:
 
 
 def _root(harness: Harness) -> Path:
-    """Where the runtime keeps its notes of this harness's containers."""
+    """Return the runtime's state directory for this harness's containers."""
     return Path(harness.setup.runtime_root or "/run/containerd/runc", harness.setup.namespace)
 
 
 async def _asked(harness: Harness, number: int, *, everything: bool = False) -> bool:
-    """Signal c1 while the runtime cannot be run; whether that was refused for this reason."""
+    """Signal c1 while the runtime cannot be executed; return whether the call failed because of
+    that."""
     kill = harness.containers["c1"].task.kill
     code, text = await refused(kill("c1", number, everything=everything))
     return (code, "permission denied" in text) == (2, True)
@@ -75,7 +76,7 @@ async def _asked(harness: Harness, number: int, *, everything: bool = False) -> 
 def test_init_of_a_pid_namespace_is_signalled_without_the_runtime(
     copied: Setup, runtime: Runtime
 ) -> None:
-    """Created or running, with a signal it ignores, handles or dies of."""
+    """Created or running, with a signal that it ignores, that it handles, or that kills it."""
 
     async def scenario(harness: Harness) -> None:
         loop = "trap 'exit 9' TERM; while :; do sleep 0.1; done"
@@ -99,7 +100,7 @@ def test_init_of_a_pid_namespace_is_signalled_without_the_runtime(
 def test_signals_that_only_the_runtime_can_send_are_left_to_it(
     copied: Setup, runtime: Runtime
 ) -> None:
-    """All processes, a number that is no signal, and an init that is frozen, by whomever."""
+    """For all processes, an invalid number, and a frozen init."""
 
     async def scenario(harness: Harness) -> None:
         container = await harness.run("c1", *SLEEP.args)
@@ -139,7 +140,7 @@ def test_init_that_shares_its_pid_namespace_is_left_to_the_runtime(
 
 
 def test_runtime_that_notes_another_pid_is_asked(copied: Setup, runtime: Runtime) -> None:
-    """What stands for its container may not be what a signal is for."""
+    """The process in its state file may be another one than the init."""
 
     async def scenario(harness: Harness) -> None:
         container = await harness.run("c1", *SLEEP.args)
@@ -159,7 +160,7 @@ def test_runtime_that_notes_another_pid_is_asked(copied: Setup, runtime: Runtime
 
 
 def test_script_in_front_of_a_runtime_is_asked(faulty: Setup, faults: Faults) -> None:
-    """It may have something of its own to do at each verb."""
+    """A script may do additional work at each verb."""
 
     async def scenario(harness: Harness) -> None:
         container = await harness.run("c1", *SLEEP.args)

@@ -1,4 +1,4 @@
-"""Events, field by field, and in which order many of them come."""
+"""The fields of events, and the order of many events."""
 
 import asyncio
 
@@ -41,7 +41,7 @@ def created(bundle: Bundle, mount: Mount, pid: int) -> events_pb2.TaskCreate:
     "task.pause.1",
 )
 def test_events_have_all_their_fields(setup: Setup) -> None:
-    """Each event of a whole life, message by message."""
+    """All events of a container and an exec, field by field."""
 
     async def scenario(harness: Harness) -> None:
         container = await harness.create("c1", SLEEP)

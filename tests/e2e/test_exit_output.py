@@ -17,9 +17,9 @@ from tests.support.harnessed import in_harness
 
 pytestmark = pytest.mark.root
 
-SIZE = 60_000  # of an output that lies in the FIFO as a whole
+SIZE = 60_000  # of an output that fits into the FIFO
 MUCH = 4 << 20
-LONG_S = 30.0  # no machine is so slow
+LONG_S = 30.0  # longer than on any machine
 AT_ONCE_S = 15.0  # half of it, for the same reason
 
 TERMINAL = pytest.mark.parametrize("terminal", [False, True], ids=["pipes", "terminal"])
@@ -27,21 +27,21 @@ WHO = pytest.mark.parametrize("exec_id", ["", "e1"], ids=["init", "exec"])
 
 
 def patient(setup: Setup, folder: Path) -> Setup:
-    """Have exits wait for their output for so long that no machine is too slow for the test."""
+    """Set a limit for draining that is long enough for the slowest machine."""
     settings = folder / "settings.toml"
     settings.write_text(f"exit_output_s = {LONG_S}\n")
     return replace(setup, env={**setup.env, "PYRUNC_CONFIG": str(settings)})
 
 
 class Idle(Output):
-    """A client that is there and reads only when it is asked to."""
+    """A connected client that reads only when the test calls it."""
 
     def __init__(self, fifo: str) -> None:
         super().__init__(fifo)
         self._loop.remove_reader(self._fd)
 
     def some(self) -> bytes:
-        """Read a little of what is there; b"": nothing, now or at all."""
+        """Read some bytes; b"" if there are none, now or at the end."""
         try:
             return os.read(self._fd, 4096)
         except BlockingIOError:
@@ -49,7 +49,7 @@ class Idle(Output):
 
 
 async def started(harness: Harness, script: str, exec_id: str, *, terminal: bool) -> Container:
-    """Run a process that an idle client reads: a container's init, or an exec of it."""
+    """Run a process whose output an idle client reads: an init, or an exec."""
     wanted = spec.Wanted(["sh", "-c", script], terminal=terminal)
     if not exec_id:
         container = await harness.create("c1", wanted, output=lambda _, fifo: Idle(fifo))
@@ -67,7 +67,7 @@ async def started(harness: Harness, script: str, exec_id: str, *, terminal: bool
 
 
 async def stopped(container: Container, exec_id: str) -> None:
-    """Wait until State tells the exit."""
+    """Wait until State reports the exit."""
     async with asyncio.timeout(AT_ONCE_S):
         while (await container.task.state("c1", exec_id)).status != "STOPPED":
             pass
@@ -84,7 +84,7 @@ async def removed(container: Container, exec_id: str) -> None:
 
 
 def telling(harness: Harness, container: Container, exec_id: str) -> list[asyncio.Task[object]]:
-    """Wait for the exit in each way there is."""
+    """Wait for the exit by Wait and by the event."""
     event = harness.sink.wait_for("/tasks/exit", process_id=exec_id or "c1", timeout_s=LONG_S)
     ways: Sequence[Awaitable[object]] = (container.task.wait("c1", exec_id), event)
     return [asyncio.ensure_future(way) for way in ways]
@@ -109,7 +109,7 @@ def test_exit_is_published_when_a_slow_client_has_read_the_output(
         data = b""
         while not any(each.done() for each in ends):
             data += client.some()
-            # A round trip: an event that is sent too early has the time to come.
+            # A round trip, in which an event that was sent too early would arrive.
             assert (await container.task.state("c1", exec_id)).status == "STOPPED"
         client.close()
         await asyncio.gather(*ends)
@@ -147,7 +147,7 @@ def test_exit_waits_a_quarter_of_a_second_for_a_client_that_never_reads(
 def test_exit_waits_neither_for_a_disconnected_client_nor_for_an_empty_output(
     setup: Setup, tmp_path: Path, script: str, terminal: bool
 ) -> None:
-    """A daemon that restarts reads nothing; and mostly there is nothing to wait for."""
+    """A daemon that restarts reads nothing, and usually there is no unread output."""
 
     async def scenario(harness: Harness) -> None:
         wanted = spec.Wanted(["sh", "-c", script], terminal=terminal)
@@ -170,7 +170,8 @@ def test_exit_waits_neither_for_a_disconnected_client_nor_for_an_empty_output(
 def test_twelve_containers_at_a_time_lose_no_output_when_clients_close_at_the_exit_event(
     setup: Setup, tmp_path: Path
 ) -> None:
-    """What a node does when its pods start.  The pipes of so much output hold 1 MiB at the end."""
+    """This is the load of a node when its pods start.  The pipes of so much output have 1 MiB at
+    the end."""
 
     async def one(harness: Harness, id_: str) -> tuple[Container, int, int]:
         script = f"head -c {MUCH} /dev/zero & head -c {MUCH} /dev/zero >&2; wait"
@@ -186,7 +187,7 @@ def test_twelve_containers_at_a_time_lose_no_output_when_clients_close_at_the_ex
 
     async def scenario(harness: Harness) -> None:
         ended = await asyncio.gather(*(one(harness, f"c{number}") for number in range(12)))
-        for container, _, _ in ended:  # one by one: `delete` has a daemon's 5 s
+        for container, _, _ in ended:  # one by one, because `delete` has to end within 5 s
             await container.remove()
         assert [(out, err) for _, out, err in ended] == [(MUCH, MUCH)] * 12
 

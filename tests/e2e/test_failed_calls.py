@@ -1,4 +1,4 @@
-"""Calls that fail, or whose caller leaves: what is undone, what goes on, what can be repeated."""
+"""Calls that fail or whose client disconnects: roll-back, continuation and repetition."""
 
 import asyncio
 import os
@@ -24,7 +24,7 @@ SLEEP = spec.Wanted(["sleep", "1000"])
 
 @pytest.mark.rule("task.create.14")
 def test_create_is_rolled_back_when_its_client_leaves(faulty: Setup, faults: Faults) -> None:
-    """Nothing of a Create outlives the daemon that asked for it."""
+    """Nothing of a Create remains if its daemon disconnects."""
 
     async def scenario(harness: Harness) -> None:
         container = await harness.start_shim("c1", SLEEP)
@@ -55,7 +55,7 @@ def test_create_is_rolled_back_when_its_client_leaves(faulty: Setup, faults: Fau
 
 @pytest.mark.rule("task.create.15")
 def test_create_whose_time_is_over_is_rolled_back(faulty: Setup, faults: Faults) -> None:
-    """A hung runtime is killed with what it made; the client gets an error in time."""
+    """A runtime that hangs is killed with its processes; the client gets an error in time."""
 
     async def scenario(harness: Harness) -> None:
         container = await harness.start_shim("c1", SLEEP)
@@ -74,7 +74,7 @@ def test_create_whose_time_is_over_is_rolled_back(faulty: Setup, faults: Faults)
 def test_delete_continues_without_its_client_and_a_repeated_call_gets_the_same_reply(
     faulty: Setup, faults: Faults
 ) -> None:
-    """A Delete whose reply is lost is not done twice, and its exit is not lost."""
+    """A Delete whose reply is lost is not repeated by the runtime, and its exit is not lost."""
 
     async def scenario(harness: Harness) -> None:
         container = await harness.run("c1", "sh", "-c", "exit 6")
@@ -86,7 +86,9 @@ def test_delete_continues_without_its_client_and_a_repeated_call_gets_the_same_r
         await client.close()
         await asyncio.wait([first])
         assert first.exception() is not None
-        for _ in range(2):  # by the second answer the shim has seen that the first client is gone
+        for _ in range(
+            2
+        ):  # at the second answer the shim knows that the first client has disconnected
             await container.task.state("c1")
         again = asyncio.create_task(container.task.delete("c1"))
         await asyncio.sleep(0)
@@ -120,7 +122,7 @@ def test_delete_that_the_runtime_refuses_can_be_repeated(faulty: Setup, faults: 
 
 @pytest.mark.rule("task.start.3", "events.order.5")
 def test_failed_exec_leaves_everything_as_before(setup: Setup) -> None:
-    """What never ran has no exit; Start may be tried again."""
+    """A process that never ran has no exit; Start may be repeated."""
 
     async def scenario(harness: Harness) -> None:
         container = await harness.run("c1", *SLEEP.args)
@@ -162,7 +164,7 @@ def test_failed_exec_leaves_everything_as_before(setup: Setup) -> None:
 
 @pytest.mark.rule("task.wait.5")
 def test_waiters_of_a_container_that_never_ran_are_released(setup: Setup) -> None:
-    """Go's wait for ever; a deleted process will not end any more."""
+    """With the Go shim they wait for ever: a deleted process never exits."""
 
     async def scenario(harness: Harness) -> None:
         container = await harness.create("c1", SLEEP)
@@ -181,7 +183,7 @@ def test_waiters_of_a_container_that_never_ran_are_released(setup: Setup) -> Non
 
 @pytest.mark.rule("task.errors.5", "io.open.2", "io.open.3")
 def test_output_that_no_client_opens_fails_create_in_time_and_is_named(setup: Setup) -> None:
-    """The client hears which FIFO it forgot; nothing is left."""
+    """The error names the FIFO; nothing is left behind."""
 
     async def scenario(harness: Harness) -> None:
         container = await harness.start_shim("c1", SLEEP)
@@ -205,7 +207,7 @@ def test_output_that_no_client_opens_fails_create_in_time_and_is_named(setup: Se
 
 @pytest.mark.rule("task.start.7", "io.open.3")
 def test_exec_whose_output_no_client_opens_is_killed_and_can_be_started_again(setup: Setup) -> None:
-    """State, Wait and events are as if it had never been started."""
+    """State, Wait and events are those of an exec that was never started."""
 
     async def scenario(harness: Harness) -> None:
         container = await harness.run("c1", *SLEEP.args)
@@ -242,12 +244,12 @@ def test_exec_whose_output_no_client_opens_is_killed_and_can_be_started_again(se
 
 
 def test_delete_of_what_the_runtime_has_forgotten_removes_its_cgroup(setup: Setup) -> None:
-    """As after a checkpoint that ended the container: the runtime says it knows of none."""
+    """As after a checkpoint that ended the container: the runtime does not know it any more."""
 
     async def scenario(harness: Harness) -> None:
         container = await harness.run("c1", "true")
         await container.task.wait("c1")
         shutil.rmtree(f"/run/containerd/runc/{harness.setup.namespace}/c1")
-        await container.remove()  # what is left of the cgroup fails the test
+        await container.remove()  # a cgroup that is left behind fails the test
 
     in_harness(setup, scenario)

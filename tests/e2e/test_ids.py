@@ -20,7 +20,7 @@ SLEEP = spec.Wanted(["sleep", "1000"])
     ["", "a/b", "..", "../../etc", pytest.param("ü", marks=pytest.mark.runc("crun takes it"))],
 )
 def test_id_that_the_runtime_does_not_take_leaves_nothing(setup: Setup, id_: str) -> None:
-    """Refused by the runtime, in its words; the shim is as empty as before."""
+    """Refused with the runtime's text; the shim has no container."""
 
     async def scenario(harness: Harness) -> None:
         container = await harness.start_shim("c1", SLEEP)
@@ -39,7 +39,7 @@ def test_id_that_the_runtime_does_not_take_leaves_nothing(setup: Setup, id_: str
 
 @pytest.mark.rule("task.create.18")
 def test_id_of_200_characters_is_one_like_any_other(setup: Setup) -> None:
-    """Ids are parts of file names, titles and command lines: nothing cuts them."""
+    """Ids are parts of file names, titles and command lines: they are not cut."""
     id_ = "x" * 200
 
     async def scenario(harness: Harness) -> None:
@@ -56,7 +56,7 @@ def test_id_of_200_characters_is_one_like_any_other(setup: Setup) -> None:
 @pytest.mark.ours("Go's writes the pid of an exec named init over the init's")
 @pytest.mark.rule("task.exec.7", "task.exec.8", "task.start.2")
 def test_any_id_of_an_exec_is_accepted_and_leaves_no_folder(setup: Setup) -> None:
-    """Empty, the container's, a path, long, of other alphabets."""
+    """Empty, that of the container, a path, a long one, non-ASCII ones."""
 
     async def scenario(harness: Harness) -> None:
         container = await harness.run("c1", *SLEEP.args)
@@ -88,7 +88,7 @@ def test_any_id_of_an_exec_is_accepted_and_leaves_no_folder(setup: Setup) -> Non
             await task.delete("c1", id_)
             assert _files(setup.state) == known
         assert not os.path.exists("/tmp/e.pid")
-        await add_exec(container, "", "true")  # no call can name it: it goes with its container
+        await add_exec(container, "", "true")  # no call can name it
         assert Path(bundle, "init.pid").read_text() == str(init)
         await container.kill_and_wait()
         await container.remove()
@@ -97,7 +97,7 @@ def test_any_id_of_an_exec_is_accepted_and_leaves_no_folder(setup: Setup) -> Non
 
 
 def _files(folder: str) -> set[str]:
-    """Return every file below a folder, but for what is mounted there."""
+    """List all files below a folder, except those of mounts."""
     found = set()
     for path, folders, names in os.walk(folder):
         folders[:] = [name for name in folders if not os.path.ismount(os.path.join(path, name))]

@@ -30,7 +30,7 @@ def _nohup() -> Iterator[None]:
 @pytest.mark.usefixtures("_nohup")
 @pytest.mark.rule("task.lines.10", "cli.signals.3")
 def test_container_of_a_shim_with_ignored_signals_has_the_default_ones(setup: Setup) -> None:
-    """The init sees none ignored or blocked, and an exec dies of its own SIGHUP."""
+    """The init has no signal ignored or blocked, and an exec can be killed by SIGHUP."""
 
     async def scenario(harness: Harness) -> None:
         container = await harness.run("c1", *_STATUS)

@@ -18,7 +18,7 @@ from tests.support.writes import Writes
 
 pytestmark = [pytest.mark.root, pytest.mark.unified]
 
-# Has a child that has a child, which ignores what can be ignored.
+# Has a child and a grandchild, which ignores all signals that can be ignored.
 FAMILY = "trap '' TERM; (sh -c 'trap \"\" TERM HUP INT; sleep 1000; true'; true) & wait"
 
 
@@ -29,10 +29,10 @@ def processes(folder: Path) -> list[int]:
 @pytest.mark.rule("task.kill.9")
 @pytest.mark.parametrize("name", ["runc", "crun"])
 def test_kill_of_all_ends_every_process_of_the_cgroup(setup: Setup, host: Host, name: str) -> None:
-    """Init, exec and their children at once; crun has the kernel do it, by cgroup.kill.
+    """Init, exec and their children at once; crun uses the kernel's cgroup.kill.
 
-    Debian 12's runc freezes them first, and signals each.  The exits are published, those
-    of execs first, and the cgroup goes.
+    Debian 12's runc freezes them first and signals each.  The exits are published, those of execs
+    first, and the cgroup is removed.
     """
     runtime = "" if name == "runc" else crun(host.folder)
 

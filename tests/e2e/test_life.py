@@ -1,4 +1,4 @@
-"""The life of a container as a small containerd of our own sees it, call by call."""
+"""The lifecycle of a container with the harness, call by call."""
 
 import asyncio
 import contextlib
@@ -28,7 +28,7 @@ from ttrpc import ConnectionClosed
 
 pytestmark = pytest.mark.root
 
-# Go 1.6 and 1.7 do not know the newest daemon's input.
+# The Go shims 1.6 and 1.7 do not know the newest daemon's input.
 GENERATIONS = [g for g in Generation if not OTHER_SHIM or g in {Generation.V1_6, Generation.V1_7}]
 
 
@@ -43,7 +43,8 @@ def err(container: Container) -> Capture:
 
 
 async def end_empty_shim(container: Container) -> None:
-    """Shut a shim down that never had a task; containerd 1.6's own `delete` fails without one."""
+    """Shut down a shim that never had a task; the `delete` of containerd 1.6's shim fails without
+    one."""
     with contextlib.suppress(ConnectionClosed):
         await container.task.shutdown(container.id)
     await container.disconnect()
@@ -125,7 +126,7 @@ def test_every_telling_of_an_exit_has_the_same_status_and_time(setup: Setup) -> 
 
 @pytest.mark.rule("events.order.1")
 def test_events_carry_namespace_bare_type_and_metadata(setup: Setup) -> None:
-    """Envelope, type URL and call metadata are what Go clients compare."""
+    """Go clients compare the envelope, the type URL and the metadata of the call."""
 
     async def scenario(harness: Harness) -> None:
         container = await harness.run("c1", "true")
@@ -159,7 +160,7 @@ def test_crun_serves_as_well_as_runc(setup: Setup, host: Host) -> None:
 
 @pytest.mark.rule("events.order.2", "io.select.3")
 def test_exec_has_its_own_streams_status_and_events(setup: Setup) -> None:
-    """A further process: added, started, ended; its exit comes before the init's."""
+    """An exec is added, started and ends; its exit comes before the init's."""
 
     async def scenario(harness: Harness) -> None:
         container = await harness.run("c1", "sleep", "1000")
@@ -197,7 +198,7 @@ def test_exec_has_its_own_streams_status_and_events(setup: Setup) -> None:
 
 @pytest.mark.rule("task.closeio.1", "io.open.5", "io.closeio.1", "io.closeio.2", "io.closeio.3")
 def test_stdin_ends_only_with_close_io(setup: Setup) -> None:
-    """A client that goes away is no end of file; CloseIO is one."""
+    """The input does not end when a client disconnects, but at CloseIO."""
 
     async def scenario(harness: Harness) -> None:
         container = await harness.run("c1", "sh", "-c", "cat; echo ended", stdin=True)
@@ -219,7 +220,7 @@ def test_stdin_ends_only_with_close_io(setup: Setup) -> None:
 
 @pytest.mark.rule("io.pipes.8", "io.pipes.10")
 def test_twenty_mebibytes_through_cat_come_back_unchanged(setup: Setup) -> None:
-    """Both directions at once, more than every buffer on the way holds."""
+    """In both directions at once, and more than all buffers can hold."""
     sent = os.urandom(1024 * 1024) * 20
 
     async def scenario(harness: Harness) -> None:
@@ -238,7 +239,7 @@ def test_twenty_mebibytes_through_cat_come_back_unchanged(setup: Setup) -> None:
 
 @pytest.mark.rule("cli.end.2", "io.open.6", "io.open.7")
 def test_second_client_reads_on_where_the_first_one_stopped(setup: Setup) -> None:
-    """Readers may go and come back: nothing is lost, nothing repeated."""
+    """Readers may disconnect and return: nothing is lost, and nothing repeated."""
     script = "i=0; while [ $i -lt 200 ]; do i=$((i+1)); echo line $i; sleep 0.005; done"
 
     async def scenario(harness: Harness) -> None:
@@ -263,7 +264,7 @@ def test_second_client_reads_on_where_the_first_one_stopped(setup: Setup) -> Non
 @pytest.mark.rule("cli.group.6")
 @pytest.mark.vm
 def test_containers_of_one_group_share_a_shim(setup: Setup) -> None:
-    """The group annotation decides; the shim stays until its last container is gone."""
+    """The group annotation decides; the shim runs until its last container is deleted."""
     group = {"io.containerd.runc.v2.group": "pod1"}
 
     async def scenario(harness: Harness) -> None:
@@ -287,7 +288,7 @@ def test_containers_of_one_group_share_a_shim(setup: Setup) -> None:
 @pytest.mark.rule("events.transport.5")
 @pytest.mark.ours("other shims drop events after a few tries, and reorder them")
 def test_events_wait_for_a_daemon_that_is_down(setup: Setup) -> None:
-    """With the sink gone from Start to Delete every event comes later, in order."""
+    """If the sink is down from Start to Delete, all events arrive later, in order."""
 
     async def scenario(harness: Harness) -> None:
         container = await harness.create("c1", spec.Wanted(["sh", "-c", "exit 1"]))
@@ -307,7 +308,7 @@ def test_events_wait_for_a_daemon_that_is_down(setup: Setup) -> None:
 
 @pytest.mark.rule("events.transport.4")
 def test_sink_that_never_answers_holds_up_no_call(setup: Setup) -> None:
-    """Events are sent beside the calls, not within them."""
+    """No call waits for the sending of events."""
 
     async def scenario(harness: Harness) -> None:
         harness.sink.stall()
@@ -361,7 +362,7 @@ def test_delete_after_a_crash_ends_the_running_container(setup: Setup) -> None:
 
 @pytest.mark.rule("cli.signals.1")
 def test_sigterm_ends_the_shim_and_leaves_the_container_running(setup: Setup) -> None:
-    """The shim goes in good order, its container stays until `delete`."""
+    """The shim exits in order; its container runs until `delete`."""
 
     async def scenario(harness: Harness) -> None:
         container = await harness.run("c1", "sleep", "1000")
@@ -369,7 +370,7 @@ def test_sigterm_ends_the_shim_and_leaves_the_container_running(setup: Setup) ->
         os.kill((await container.task.connected("c1")).shim_pid, signal.SIGTERM)
         async with asyncio.timeout(10):
             await container.task.client.wait_closed()
-        # A shim closes its connections before it is gone.
+        # A shim closes its connections before it exits.
         await eventually(lambda: not os.path.exists(container.reply.path), "the socket to go")
         assert alive(pid)
         await container.remove()
@@ -379,7 +380,7 @@ def test_sigterm_ends_the_shim_and_leaves_the_container_running(setup: Setup) ->
 
 
 def test_state_of_an_unknown_container_is_not_found(setup: Setup) -> None:
-    """An empty shim knows no container and answers in the reference's words."""
+    """A shim without containers answers with the reference's text."""
 
     async def scenario(harness: Harness) -> None:
         container = await harness.start_shim("c1", spec.Wanted(["true"]))

@@ -1,4 +1,4 @@
-"""Logging binaries as a small containerd of our own sees them."""
+"""Logging binaries with the harness."""
 
 import asyncio
 import json
@@ -53,7 +53,7 @@ with open(os.path.dirname(__file__) + "/out", "wb", buffering=0) as file:
 
 
 def program(folder: Path, body: str) -> str:
-    """Write a logging program that knows where its folder is; its PATH is not ours."""
+    """Write a logging program with `$F`, its folder, and a PATH of its own."""
     path = folder / "logger"
     path.write_text(f"#!/bin/sh\nPATH=/usr/bin:/bin\nF={folder}\n{body}")
     path.chmod(0o755)
@@ -72,7 +72,8 @@ async def created(harness: Harness, uri: str, script: str, *, terminal: bool = F
 
 
 async def failing(harness: Harness, uri: str) -> str:
-    """Create with `uri`; the text it is refused with.  The shim has no fd more than before."""
+    """Create with `uri`; return the text of the refusal.  Check that the shim has no more fds than
+    before."""
     container = await harness.start_shim("c1", spec.Wanted(["true"]))
     pid = (await container.task.connected("c1")).shim_pid
     before = len(os.listdir(f"/proc/{pid}/fd"))
@@ -89,7 +90,8 @@ async def failing(harness: Harness, uri: str) -> str:
 
 @pytest.mark.rule("io.logger.2", "io.logger.3", "io.logger.4", "io.logger.12")
 def test_logger_has_its_fds_and_variables_and_nothing_else(setup: Setup, tmp_path: Path) -> None:
-    """3 and 4 to read, 5 to be ready, /dev/null; two variables; the shim's cwd and group."""
+    """fds 3 and 4 to read, 5 to report ready, /dev/null; two variables; the shim's cwd and
+    group."""
     path = tmp_path / "exact"
     path.write_text(EXACT)
     path.chmod(0o755)
@@ -106,7 +108,7 @@ def test_logger_has_its_fds_and_variables_and_nothing_else(setup: Setup, tmp_pat
             "group": os.getpgid(pid),
             "blocked": "0" * 16,
         }
-        await container.disconnect()  # a daemon that restarts is nothing to a logger
+        await container.disconnect()  # a restart of the daemon does not affect a logger
         container = await harness.found("c1")
         await container.task.start("c1")
         await container.task.wait("c1")
@@ -137,7 +139,7 @@ async def pid_of(folder: Path) -> int:
 def test_logger_gets_arguments_two_variables_and_both_streams(
     setup: Setup, tmp_path: Path, scheme: str
 ) -> None:
-    """argv in the query's order, nothing inherited, complete output."""
+    """argv in the order of the query, no inherited variables, complete output."""
     body = (
         'printf "%s|" "$@" >$F/argv; tr "\\0" "\\n" </proc/$$/environ >$F/env\n'
         f"ls -l /proc/$$/fd >$F/fds\n{READY}cat <&4 >$F/err &\ncat <&3 >$F/out; wait; : >$F/end\n"
@@ -151,7 +153,7 @@ def test_logger_gets_arguments_two_variables_and_both_streams(
         assert (await container.task.wait("c1")).status == 3
         assert not (tmp_path / "end").exists()  # the shim holds its pipes open until Delete
         await container.task.delete("c1")
-        assert (tmp_path / "end").exists()  # it was given the time to read everything
+        assert (tmp_path / "end").exists()  # it had the time to read everything
         await container.remove()
 
     in_harness(setup, scenario)
@@ -164,7 +166,7 @@ def test_logger_gets_arguments_two_variables_and_both_streams(
     assert (tmp_path / "err").read_text() == "err\n"
     lines = [line.split() for line in (tmp_path / "fds").read_text().splitlines()]
     named = {words[-3]: words[-1] for words in lines if "->" in words}
-    # What a shell has open for itself is its script and what it redirects, from 10 on.
+    # The shell itself has its script and its redirections open, from 10 on.
     assert {number for number in named if int(number) < 10} == {"0", "1", "2", "3", "4", "5"}
     assert not any(
         target.startswith("socket:") or target.endswith("/log") for target in named.values()
@@ -176,7 +178,7 @@ def test_logger_gets_arguments_two_variables_and_both_streams(
 def test_logger_that_ends_before_it_is_ready_depends_on_the_scheme(
     setup: Setup, tmp_path: Path
 ) -> None:
-    """For `binary` an end is ready enough, `binary-v2` must say so."""
+    """With `binary` an exit counts as ready; with `binary-v2` the program has to report it."""
     path = program(tmp_path, "exit 1\n")
 
     async def scenario(harness: Harness) -> None:
@@ -190,7 +192,7 @@ def test_logger_that_ends_before_it_is_ready_depends_on_the_scheme(
 @pytest.mark.rule("io.logger.7", "io.logger.15")
 @pytest.mark.ours("runs any program, in several words")
 def test_logger_that_is_missing_or_not_safe_is_refused(setup: Setup, tmp_path: Path) -> None:
-    """CVE-2026-53488: a program is run only if root alone could have put it there."""
+    """CVE-2026-53488: a program is run only if no other user than root could have written it."""
     path = program(tmp_path, READY)
     start = f"{FAILED}failed to start binary process: "
 
@@ -280,7 +282,8 @@ def test_logger_that_never_gets_ready_ends_with_the_limit_of_the_verb(
 
 @pytest.mark.rule("io.logger.10", "io.logger.11", "io.logger.14")
 def test_logger_that_crashes_breaks_the_pipe_and_nothing_else(setup: Setup, tmp_path: Path) -> None:
-    """The container gets SIGPIPE, the shim goes on; a terminal's container runs on."""
+    """The container gets SIGPIPE and the shim continues; a container with a terminal continues
+    too."""
     path = program(tmp_path, f"echo $$ >$F/pid\n{READY}exec sleep 1000\n")
 
     async def scenario(harness: Harness) -> None:
@@ -336,7 +339,7 @@ def test_logger_that_ignores_sigterm_is_killed_after_12_s(setup: Setup, tmp_path
 @pytest.mark.rule("io.logger.8")
 @pytest.mark.ours("the program stays")
 def test_logger_of_a_create_that_fails_is_ended(setup: Setup, tmp_path: Path) -> None:
-    """What was started for a container that never was does not stay."""
+    """The program does not outlive a failed Create."""
     path = program(tmp_path, f"echo $$ >$F/pid\n{READY}exec sleep 1000\n")
 
     async def scenario(harness: Harness) -> None:
@@ -353,7 +356,7 @@ def test_logger_of_a_create_that_fails_is_ended(setup: Setup, tmp_path: Path) ->
 
 @pytest.mark.rule("io.logger.14")
 def test_terminals_output_goes_to_the_logger(setup: Setup, tmp_path: Path) -> None:
-    """The program sees all and the end before Delete."""
+    """The program reads all output and its end before Delete."""
     path = program(tmp_path, f"{READY}cat <&3 >$F/out; : >$F/end\n")
 
     async def scenario(harness: Harness) -> None:

@@ -24,7 +24,7 @@ from tests.support.host import Host
 pytestmark = [pytest.mark.root, pytest.mark.vm]
 
 LIMIT = 32 << 20
-HOG = ("tail", "/dev/zero")  # keeps what has no end of line: all of it
+HOG = ("tail", "/dev/zero")  # keeps a line without an end in memory: all of the file
 
 
 def kills(stats: bytes) -> int:
@@ -35,7 +35,8 @@ def kills(stats: bytes) -> int:
 
 
 def assert_one_oom_before_the_exit(events: Sequence[str]) -> None:
-    """The kernel does not wait for the runtime: the kill may be published before the start is."""
+    """Check the order.  The OOM may be published before the start, because the kernel does not wait
+    for it."""
     life = [line.split()[0] for line in events]
     assert life.count("oom") == 1, events
     assert life.index("oom") < life.index("exit"), events
@@ -56,9 +57,9 @@ async def add_exec(container: Container, exec_id: str, *args: str) -> None:
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("count", [20, pytest.param(100, marks=pytest.mark.soak)])
 def test_oom_of_an_init_is_published_before_its_exit_every_time(setup: Setup, count: int) -> None:
-    """Many containers that use more than they may: 137, and oom before exit.
+    """Many containers beyond their limits: status 137, and the OOM event before the exit.
 
-    All in one shim: each has a watch of its own, and a shim of its own would prove no more.
+    All are in one shim, because each has a watch of its own.
     """
 
     async def scenario(harness: Harness) -> None:
@@ -115,7 +116,7 @@ def test_oom_kill_of_an_exec_is_published_and_the_container_continues(setup: Set
 
 @pytest.mark.rule("stats.oom.2")
 def test_oom_kill_of_a_process_without_an_exit_event_is_published(setup: Setup) -> None:
-    """No exit follows that a client could see: the signal alone must lead to the event."""
+    """No exit event follows, so the signal of the kernel alone must cause the event."""
 
     async def scenario(harness: Harness) -> None:
         script = "read LINE; tail /dev/zero; echo survived; sleep 1000"
@@ -167,8 +168,8 @@ def test_page_cache_at_the_limit_is_no_oom(setup: Setup) -> None:
             await fill_cache(harness, folder)
 
     async def fill_cache(harness: Harness, folder: str) -> None:
-        # Written back bit by bit: of what is not on the disk yet the kernel may kill for want of
-        # memory (seen once with cgroup v1, on a busy disk).
+        # Written back in small parts: the kernel may kill a process if too many pages are not on
+        # the disk yet (seen once with cgroup v1, on a busy disk).
         step = "dd if=/dev/zero of=/data/$n bs=1M count=4 conv=fsync 2>/dev/null || exit 1"
         script = f"for n in $(seq 16); do {step}; done"
         wanted = replace(limited("sh", "-c", script), binds=[(folder, "/data")])
@@ -183,7 +184,7 @@ def test_page_cache_at_the_limit_is_no_oom(setup: Setup) -> None:
 
 @pytest.mark.rule("events.order.3")
 def test_ooms_in_parallel_are_each_published_before_their_exit(setup: Setup) -> None:
-    """Containers of one pod share a shim and no counter."""
+    """Containers of one pod share a shim, but have separate counters."""
     group = {"io.containerd.runc.v2.group": "pod"}
 
     async def scenario(harness: Harness) -> None:
@@ -204,7 +205,7 @@ def test_ooms_in_parallel_are_each_published_before_their_exit(setup: Setup) -> 
 
 
 def test_oom_under_crun_is_published_too(setup: Setup, host: Host) -> None:
-    """What is watched is the kernel's, whichever runtime made the cgroup."""
+    """The counter is the kernel's, whichever runtime made the cgroup."""
 
     async def scenario(harness: Harness) -> None:
         container = await harness.start_shim("c1", limited(*HOG))

@@ -76,7 +76,7 @@ def test_init_that_dies_during_create_is_created_and_ended(faulty: Setup, faults
 def test_exit_during_start_is_known_at_once_and_published_after_started(
     faulty: Setup, faults: Faults
 ) -> None:
-    """State and Wait tell a recorded exit while Start is still stuck in the runtime."""
+    """State and Wait report a recorded exit while Start still hangs in the runtime."""
 
     async def scenario(harness: Harness) -> None:
         container = await harness.create("c1", spec.Wanted(["sh", "-c", "exit 4"]))
@@ -103,7 +103,7 @@ def test_exit_during_start_is_known_at_once_and_published_after_started(
 def test_reads_and_a_sibling_do_not_wait_for_a_stuck_verb(
     faulty: Setup, faults: Faults, verb: str
 ) -> None:
-    """State, Connect and Pids answer from memory; no verb holds up another container."""
+    """State, Connect and Pids answer from memory; no verb blocks another container."""
     group = {"io.containerd.runc.v2.group": "pod"}
 
     async def scenario(harness: Harness) -> None:
@@ -174,7 +174,7 @@ def test_every_execs_exit_is_published_before_that_of_the_killed_init(setup: Set
 @pytest.mark.rule("task.exits.6")
 @pytest.mark.vm
 def test_what_outlives_an_init_without_a_pid_namespace_is_killed(setup: Setup) -> None:
-    """The kernel ends the others only with a pid 1; else the shim does it."""
+    """The kernel kills the others only if the init is pid 1; otherwise the shim does."""
 
     async def scenario(harness: Harness) -> None:
         wanted = spec.Wanted(["sh", "-c", "sleep 1000"], host_namespaces=("pid",))

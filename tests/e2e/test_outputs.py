@@ -1,4 +1,4 @@
-"""Where output can go besides a client's two FIFOs: nowhere, to files, to one name only."""
+"""Output without a client's two FIFOs: to no stream, to files, to one stream only."""
 
 import os
 from pathlib import Path
@@ -55,7 +55,7 @@ def test_process_without_streams_has_dev_null_and_may_write_to_it(setup: Setup) 
 @pytest.mark.parametrize("name", STREAMS)
 @pytest.mark.ours("fails, or hangs with stdin only")
 def test_single_stream_is_enough_for_init_and_exec(setup: Setup, name: str) -> None:
-    """What has no name is /dev/null; no verb waits for the process."""
+    """A stream without a name is /dev/null; no verb waits for the process."""
     script = "echo out; echo err >&2; read x && exit 3; exit 4"
     status = 3 if name == "stdin" else 4
 
@@ -95,7 +95,7 @@ def test_single_stream_is_enough_for_init_and_exec(setup: Setup, name: str) -> N
 def test_output_to_a_file_is_appended_in_the_order_written(
     setup: Setup, tmp_path: Path, scheme: str
 ) -> None:
-    """Both streams in one file, made or not as the scheme says."""
+    """Both streams in one file, which is created or not, depending on the scheme."""
     folder = tmp_path / "new" / "folder"
     path = folder / "log"
     if not scheme:

@@ -38,7 +38,7 @@ async def update_with(container: Container, value: bytes | None) -> None:
 
 @pytest.mark.rule("task.execs.7", "task.pause.5")
 def test_paused_container_refuses_what_the_reference_refuses(setup: Setup) -> None:
-    """Every call on a paused container, its texts, and the life of its events."""
+    """All calls on a paused container, their texts, and the events."""
 
     async def scenario(harness: Harness) -> None:
         container = await harness.run("c1", *SLEEP.args)
@@ -79,7 +79,7 @@ def test_paused_container_refuses_what_the_reference_refuses(setup: Setup) -> No
 
 @pytest.mark.rule("task.pause.1")
 def test_paused_processes_are_frozen_by_the_kernel(setup: Setup) -> None:
-    """And thawed again: what its cgroup says of it."""
+    """And thawed again, as its cgroup shows."""
 
     def frozen(pid: int) -> bool:
         if unified():
@@ -129,7 +129,7 @@ def test_created_and_stopped_containers_are_neither_paused_nor_resumed(setup: Se
 @pytest.mark.rule("task.init.14")
 @pytest.mark.runc("crun does not thaw what it kills on cgroup v1")
 def test_paused_container_that_is_killed_ends_without_being_resumed(setup: Setup) -> None:
-    """Kill 9 ends it, its exit is published, a resume is not."""
+    """SIGKILL ends it; its exit is published, and no Resumed event."""
 
     async def scenario(harness: Harness) -> None:
         container = await harness.run("c1", *SLEEP.args)
@@ -154,7 +154,7 @@ def test_paused_container_that_is_killed_ends_without_being_resumed(setup: Setup
 
 @pytest.mark.rule("task.update.1", "task.update.2", "task.update.3")
 def test_update_takes_any_url_and_checks_the_json(setup: Setup) -> None:
-    """The resources reach the cgroup; what is no LinuxResources is refused."""
+    """The resources are applied to the cgroup; JSON of another type is refused."""
 
     async def scenario(harness: Harness) -> None:
         container = await harness.run("c1", *SLEEP.args)
@@ -179,7 +179,7 @@ def test_update_takes_any_url_and_checks_the_json(setup: Setup) -> None:
 @pytest.mark.rule("task.update.4")
 @pytest.mark.ours("Go's shim dies of it")
 def test_update_without_resources_is_an_error(setup: Setup) -> None:
-    """Code 3, and the shim lives on."""
+    """Code 3, and the shim continues to run."""
 
     async def scenario(harness: Harness) -> None:
         container = await harness.run("c1", *SLEEP.args)
@@ -222,7 +222,7 @@ def test_state_during_a_slow_pause_is_pausing(faulty: Setup, faults: Faults) -> 
 
 @pytest.mark.rule("task.pause.2")
 def test_failed_pause_leaves_the_container_running(faulty: Setup, faults: Faults) -> None:
-    """The runtime's words, no event, and it can be tried again."""
+    """The runtime's error text, no event, and it can be repeated."""
 
     async def scenario(harness: Harness) -> None:
         container = await harness.run("c1", *SLEEP.args)
@@ -250,7 +250,8 @@ def test_failed_pause_leaves_the_container_running(faulty: Setup, faults: Faults
 def test_pause_that_is_killed_does_not_leave_the_container_frozen(
     faulty: Setup, faults: Faults
 ) -> None:
-    """A runtime that dies after it froze the container: it runs on, as State says."""
+    """If the runtime is killed after it froze the container, the container runs, as State
+    reports."""
 
     async def scenario(harness: Harness) -> None:
         container = await harness.run("c1", *SLEEP.args)
@@ -292,7 +293,7 @@ def test_exit_while_paused_is_published_after_the_runtime_resumed(
 @pytest.mark.rule("task.pause.4")
 @pytest.mark.ours("Go's verbs end with their caller")
 def test_pause_goes_on_without_its_client(faulty: Setup, faults: Faults) -> None:
-    """A Pause whose reply is lost is not broken off, and a repeated one joins it."""
+    """A Pause whose client disconnects continues, and a repeated call waits for the same result."""
 
     async def scenario(harness: Harness) -> None:
         container = await harness.run("c1", *SLEEP.args)
@@ -303,7 +304,9 @@ def test_pause_goes_on_without_its_client(faulty: Setup, faults: Faults) -> None
         await client.close()
         await asyncio.wait([first])
         assert first.exception() is not None
-        for _ in range(2):  # by the second answer the shim has seen that the first client is gone
+        for _ in range(
+            2
+        ):  # at the second answer the shim knows that the first client has disconnected
             await container.task.state("c1")
         again = asyncio.create_task(container.task.pause("c1"))
         await asyncio.sleep(0)

@@ -48,8 +48,8 @@ async def end(container: Container) -> None:
 async def created_without_start(
     harness: Harness, task: TaskClient, id_: str, wanted: spec.Wanted, stdio: Stdio | None = None
 ) -> int:
-    """Create a member as containerd 2 does: on the pod's connection, in a bundle of its own that
-    `start` never ran in and that has no `log`; its init's pid."""
+    """Create a member as containerd 2 does, on the pod's connection; return its init's pid.  In its
+    bundle `start` never ran, and there is no `log`."""
     bundle = harness.make_bundle(id_, wanted)
     os.unlink(bundle.log)
     return await task.create(
@@ -69,7 +69,7 @@ async def created_without_start(
 def test_members_share_a_shim_until_the_last_one_is_gone(
     setup: Setup, annotations: Mapping[str, str]
 ) -> None:
-    """Shutdown counts; `delete` of one member harms no other."""
+    """Shutdown works only for the last one; `delete` of one member does not affect the others."""
 
     async def scenario(harness: Harness) -> None:
         first = await harness.run("c1", wanted=member(annotations=annotations))
@@ -121,7 +121,7 @@ async def output_on_a_terminal(container: Container, exec_id: str, *args: str) -
 def test_pod_goes_on_after_its_first_container_has_gone(
     setup: Setup, host: Host, tmp_path: Path, runtime: str
 ) -> None:
-    """The shim's own folder and log go with the first bundle: every verb still works for others."""
+    """The shim's own folder and log are removed with the first bundle; all verbs still work."""
     logger = tmp_path / "logger"
     logger.write_text(f"#!/bin/sh\nexec 5>&-\nexec /bin/cat <&3 >{tmp_path}/out\n")
     logger.chmod(0o755)
@@ -153,7 +153,7 @@ def test_pod_goes_on_after_its_first_container_has_gone(
         await task.delete("c2", "e2")
         assert (tmp_path / "out").read_text() == "logged\n"
         assert await output_on_a_terminal(second, "e3", "tty") == "/dev/pts/0\r\n"
-        if runtime == "runc":  # crun wants a cgroup freezer it can use on its own
+        if runtime == "runc":  # crun needs a freezer cgroup of its own
             await task.pause("c2")
             await task.resume("c2")
         await task.stats("c2")
@@ -198,7 +198,8 @@ def test_member_is_created_in_a_bundle_that_start_never_saw(setup: Setup) -> Non
 
 
 def test_members_of_one_pid_namespace_are_killed_one_by_one(setup: Setup) -> None:
-    """A pod with `shareProcessNamespace`: Kill with `all`, and the end of an init, stay at home."""
+    """With `shareProcessNamespace`, Kill with `all` and the exit of an init affect one member
+    only."""
     script = "sleep 1001 & sleep 1002 & read x </dev/zero"
 
     async def scenario(harness: Harness) -> None:
@@ -245,7 +246,7 @@ def test_members_of_one_pid_namespace_are_killed_one_by_one(setup: Setup) -> Non
 @pytest.mark.rule("io.terminal.16")
 @pytest.mark.ours("its files and threads grow")
 def test_twenty_terminals_in_a_pod_leave_nothing_in_its_shim(setup: Setup) -> None:
-    """Pitfall: a console that is kept uses up the machine's terminals."""
+    """A console that is not closed uses up the machine's terminals."""
     _terminals(setup, 20)
 
 
@@ -253,7 +254,7 @@ def test_twenty_terminals_in_a_pod_leave_nothing_in_its_shim(setup: Setup) -> No
 @pytest.mark.soak
 @pytest.mark.ours("its files and threads grow")
 def test_thousand_terminals_in_a_pod_leave_nothing_in_its_shim(setup: Setup) -> None:
-    """The same, as long as a pod whose container is restarted for a week."""
+    """The same for as many restarts as in a week."""
     _terminals(setup, 1000)
 
 
@@ -281,7 +282,7 @@ def _terminals(setup: Setup, count: int) -> None:
             bundle.remove()
             shutil.rmtree(folder)
 
-        # The mounts' thread is done; the kernel has still to remove it.
+        # The thread of the mounts has ended; the kernel may not have removed it yet.
         await eventually(lambda: threads(pid) == before[1], "the threads to be as before")
         assert fds_at_rest(pid) == before[0]
         await end(pod)
@@ -291,7 +292,7 @@ def _terminals(setup: Setup, count: int) -> None:
 
 @pytest.mark.ours("Shutdown waits for the Create")
 def test_shutdown_while_a_member_is_being_made_is_nothing(faulty: Setup, faults: Faults) -> None:
-    """A Create under way is a reason to stay, though there is no container yet."""
+    """A Create in progress keeps the shim running, although there is no container yet."""
 
     async def scenario(harness: Harness) -> None:
         faults.hold("create.before")
@@ -313,7 +314,7 @@ def test_shutdown_while_a_member_is_being_made_is_nothing(faulty: Setup, faults:
 
 @pytest.mark.ours("fails half way, with another text")
 def test_create_after_the_last_shutdown_is_refused(setup: Setup) -> None:
-    """A shim that waits for its last events to be taken does not begin a life it cannot watch."""
+    """A shim that waits for the acknowledgement of its last events makes no new container."""
 
     async def scenario(harness: Harness) -> None:
         container = await harness.run("c1", wanted=member("true"))
@@ -321,7 +322,7 @@ def test_create_after_the_last_shutdown_is_refused(setup: Setup) -> None:
         other = await second_client(container)
         shim = await shim_pid(container)
         await container.outputs_ended()
-        harness.sink.stall()  # TaskDelete waits for a sink that reads
+        harness.sink.stall()  # the delete event is not acknowledged
         await container.task.delete("c1")
         await container.task.shutdown("c1")
         call = created_without_start(harness, other, "c2", member("true"))

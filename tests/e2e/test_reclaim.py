@@ -1,4 +1,4 @@
-"""A shim that gives up memory whenever it rests, between any two steps of what it does."""
+"""A shim that reclaims memory each time before its loop sleeps."""
 
 import os
 from collections.abc import Iterator
@@ -37,7 +37,7 @@ def restless(setup: Setup, host: Host) -> Iterator[Setup]:
 
 
 async def verbs(container: Container) -> None:
-    """Call what there is to call on a running container, but for an exec."""
+    """Call all methods for a running container, except those for execs."""
     task, id_ = container.task, container.id
     pid = (await task.state(id_)).pid
     assert await task.pids(id_) == [pid]
@@ -81,7 +81,7 @@ def lives(setup: Setup, containers: int, execs: int) -> None:
                     await verbs(container)
             assert (await container.kill_and_wait()).status == 137
             await container.remove()
-            zygotes.zygote(Path(setup.shim))  # from now on there is one
+            zygotes.zygote(Path(setup.shim))  # from now on there is a zygote
 
     in_harness(setup, scenario, limit_s=60 + containers * (5 + execs))
 
@@ -95,7 +95,8 @@ def test_lifecycles_with_a_reclaim_before_every_sleep_are_like_others(restless: 
 def test_memory_is_shared_unless_that_is_switched_off(
     setup: Setup, host: Host, monkeypatch: pytest.MonkeyPatch, variable: str
 ) -> None:
-    """`off` in one start's environment: another zygote serves it, whose forks share nothing."""
+    """With `off` in the environment of a start, another zygote serves it, whose forks share no
+    memory."""
     folder = Path(host.folder, variable)
     folder.mkdir()
     program = launched.install(folder / NAME)
@@ -118,7 +119,7 @@ def test_memory_is_shared_unless_that_is_switched_off(
 
 @pytest.mark.skipif(linux_version() < (5, 14), reason="the kernel makes no copies ahead of need")
 def test_spares_copy_in_advance_what_the_first_shim_had_copied(restless: Setup) -> None:
-    """ADR 4: all that are forked after it are better off, when it is about to rest."""
+    """ADR 4: later children prefault the pages that the first shim used until it was idle."""
     program = Path(restless.shim)
 
     async def scenario(harness: Harness) -> None:
@@ -139,5 +140,5 @@ def _own_kib(pid: int) -> int:
 
 @pytest.mark.soak
 def test_long_lifecycle_with_a_reclaim_before_every_sleep_is_like_others(restless: Setup) -> None:
-    """The same for as long as it takes a mistake of one in ten thousand to show."""
+    """The same for so long that a fault in one of ten thousand reclaims shows."""
     lives(restless, containers=2, execs=1000)

@@ -1,4 +1,4 @@
-"""Containers outlive their daemon: killed and restarted again and again, nothing is lost."""
+"""Containers outlive their daemon: it is killed and restarted repeatedly, and nothing is lost."""
 
 import pytest
 

@@ -1,6 +1,6 @@
 """Create from a checkpoint, and the restore at Start: states, texts and failures, without CRIU.
 
-Where a restore has to succeed, a script does it in the runtime's place.
+For a restore that succeeds a script replaces the runtime.
 """
 
 import asyncio
@@ -24,7 +24,7 @@ from tests.support.host import words
 pytestmark = pytest.mark.root
 
 SLEEP = spec.Wanted(["sleep", "1000"])
-# What a restore does, as its result shows: the container is made, and runs.
+# Has the result of a restore: the container is made, and runs.
 RESTORE = """
 ROOT=$2
 while [ $# -gt 1 ]; do
@@ -105,7 +105,7 @@ def test_container_to_be_restored_is_created_and_nothing_else(setup: Setup, imag
 def test_restored_container_has_streams_execs_stats_and_ends(
     faulty: Setup, faults: Faults, image: str
 ) -> None:
-    """From Start on it is a container like any other, its events in order."""
+    """From Start on it behaves as any other container; its events are in order."""
 
     async def scenario(harness: Harness) -> None:
         wanted = spec.Wanted(["sh", "-c", "echo out; echo err >&2; read x; echo $x; exit 7"])
@@ -142,7 +142,7 @@ def test_restored_container_has_streams_execs_stats_and_ends(
 
 @pytest.mark.rule("task.restore.3")
 def test_restored_container_has_its_terminal(faulty: Setup, faults: Faults, image: str) -> None:
-    """The console socket is handed to restore as to create."""
+    """The console socket is passed to restore as to create."""
 
     async def scenario(harness: Harness) -> None:
         wanted = spec.Wanted(["sh", "-c", "tty; read x; stty size"], terminal=True)
@@ -167,7 +167,7 @@ def test_restored_container_has_its_terminal(faulty: Setup, faults: Faults, imag
 def test_restored_process_that_ends_at_once_is_started_before_it_exits(
     faulty: Setup, faults: Faults, image: str
 ) -> None:
-    """Start, exit: in this order, however fast it was."""
+    """Start comes before exit, however fast the process exits."""
 
     async def scenario(harness: Harness) -> None:
         container = await harness.create("c1", spec.Wanted(["true"]), checkpoint=image)
@@ -188,7 +188,7 @@ def test_restored_process_that_ends_at_once_is_started_before_it_exits(
 def test_restore_whose_output_no_client_opens_is_undone_and_can_be_repeated(
     faulty: Setup, faults: Faults, image: str, tmp_path: Path
 ) -> None:
-    """The state is unchanged, and so is the machine."""
+    """The state is unchanged, and nothing is left behind."""
 
     async def scenario(harness: Harness) -> None:
         container = await harness.start_shim("c1", spec.Wanted(["sleep", "1000"]))
@@ -248,7 +248,7 @@ def test_restored_containers_streams_belong_to_the_configured_user(
 
 
 def test_unrestored_container_lets_go_of_its_streams(setup: Setup, image: str) -> None:
-    """Delete without a Start: the client's readers see the end."""
+    """Delete without a Start: the client reads the end of its streams."""
 
     async def scenario(harness: Harness) -> None:
         container = await harness.start_shim("c1", SLEEP)

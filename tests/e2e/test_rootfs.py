@@ -41,13 +41,14 @@ def give_own_users(bundle: Bundle, config: dict[str, Any]) -> None:
     config["linux"]["namespaces"].append({"type": "user"})
     mapping = [{"containerID": 0, "hostID": FIRST, "size": COUNT}]
     config["linux"] |= {"uidMappings": mapping, "gidMappings": mapping}
-    os.chmod(bundle.path, 0o711)  # containerd gives the container's root a way in, too
+    os.chmod(bundle.path, 0o711)  # as containerd does, so that the container's root can enter
 
 
 @pytest.mark.rule("mounts.mount.12", "mounts.mount.9")
 @ours
 def test_idmapped_overlay_is_the_containers_own(setup: Setup) -> None:
-    """Root's layers are seen as root's in a container whose root is another user outside."""
+    """Layers that belong to root belong to the container's root, which is another user on the
+    host."""
 
     def mounts(bundle: Bundle) -> list[Mount]:
         mount = bundle.overlay(setup.rootfs)
@@ -66,7 +67,7 @@ def test_idmapped_overlay_is_the_containers_own(setup: Setup) -> None:
 
 @ours
 def test_idmapped_bind_is_the_containers_own(setup: Setup) -> None:
-    """What a snapshotter with idmapped binds gives, read-only."""
+    """A read-only idmapped bind mount, as some snapshotters use it."""
 
     def mounts(_bundle: Bundle) -> list[Mount]:
         return [Mount("bind", setup.rootfs, "", ("rbind", "ro", *MAPS))]
@@ -88,14 +89,14 @@ def fuse_root(setup: Setup) -> Mounts:
 
 
 def servers(setup: Setup) -> list[str]:
-    """The programs that serve a filesystem of this test."""
+    """The server processes of the filesystems of this test."""
     shown = subprocess.run(["ps", "-eo", "args"], check=True, capture_output=True, text=True)
     return [line for line in shown.stdout.splitlines() if setup.state in line and "bindfs" in line]
 
 
 @pytest.mark.rule("mounts.mount.12")
 def test_fuse_filesystem_is_a_root(setup: Setup) -> None:
-    """Written through to what it shows; its program is gone after Delete, with the shim alive."""
+    """Writes reach the underlying folder; its server exits at Delete, while the shim runs."""
 
     async def scenario(harness: Harness) -> None:
         container = await run_on(harness, fuse_root(setup), "sh", "-c", SHOW)
@@ -121,7 +122,7 @@ async def outcome_of_rest(container: Container) -> str:
 
 @pytest.mark.ours("`delete` of Debian 12's prints more")
 def test_fuse_root_of_a_dead_shim_is_cleaned_by_delete(setup: Setup) -> None:
-    """The program outlives the shim, as the container does; `delete` ends both."""
+    """The server outlives the shim, as the container does; `delete` ends both."""
 
     async def scenario(harness: Harness) -> None:
         container = await run_on(harness, fuse_root(setup), "sleep", "1000")
@@ -139,7 +140,7 @@ APART = pytest.param(True, id="apart", marks=pytest.mark.ours("mount options is 
 @pytest.mark.parametrize("spread", [pytest.param(False, id="together"), APART])
 @pytest.mark.parametrize("count", [100, 400])
 def test_root_of_hundreds_of_layers_runs(setup: Setup, count: int, spread: bool) -> None:
-    """In one folder with a long name, as a snapshotter has them; and each in one of its own."""
+    """In one folder with a long name, as with a snapshotter, and each in a folder of its own."""
 
     def mounts(bundle: Bundle) -> list[Mount]:
         folder = os.path.join(bundle.own, "io.containerd.snapshotter.v1.overlayfs-" + "x" * 120)
@@ -174,7 +175,7 @@ def test_root_of_hundreds_of_layers_runs(setup: Setup, count: int, spread: bool)
     ],
 )  # fmt: skip
 def test_root_that_cannot_be_mounted_leaves_nothing(setup: Setup, mount: Mount, error: str) -> None:
-    """The client gets the reason; what was mounted before it is gone, and a next Create works."""
+    """The client gets the reason; earlier mounts are undone, and the next Create works."""
 
     async def scenario(harness: Harness) -> None:
         container = await harness.start_shim("c1", spec.Wanted(["true"]))
@@ -194,7 +195,7 @@ def test_root_that_cannot_be_mounted_leaves_nothing(setup: Setup, mount: Mount, 
 
 @ours
 def test_delete_unmounts_the_layers_a_killed_shim_was_mapping(setup: Setup) -> None:
-    """They are beside the rootfs for a moment; the daemon removes the folder next."""
+    """For a moment they are beside the rootfs, in a folder that the daemon removes next."""
 
     async def scenario(harness: Harness) -> None:
         container = await harness.run("c1", "true")

@@ -1,4 +1,4 @@
-"""Rootless: the shim, the runtime and the daemon as an ordinary user."""
+"""Rootless: the shim, the runtime and the daemon as an unprivileged user."""
 
 import json
 import os
@@ -45,7 +45,7 @@ def user(host: Host) -> Iterator[User]:
 
 
 def setup_of(user: User, runtime: str, *, generation: Generation = Generation.V2_3) -> Setup:
-    """What a rootless daemon of that generation asks for."""
+    """Return the setup of a rootless daemon of that generation."""
     newest = generation is Generation.V2_3
     return Setup(
         shim=user.shim,
@@ -61,19 +61,19 @@ def setup_of(user: User, runtime: str, *, generation: Generation = Generation.V2
 
 
 def proposed(user: User, *args: str) -> dict[str, Any]:
-    """What the runtime proposes to ordinary users, with the user's own copy of the root."""
+    """Return the config of `spec --rootless`, with the user's own copy of the root."""
     with tempfile.TemporaryDirectory() as folder:
         subprocess.run(["runc", "spec", "--rootless"], cwd=folder, check=True)
         config: dict[str, Any] = json.loads(Path(folder, "config.json").read_text())
     config["process"] |= {"terminal": False, "args": args}
-    config["process"]["env"].append(f"MARK={user.host.mark}")  # its cgroup does not carry it
+    config["process"]["env"].append(f"MARK={user.host.mark}")  # its cgroup does not have the mark
     config["root"] = {"path": user.rootfs, "readonly": True}
     config["ociVersion"] = "1.0.2"
     return config
 
 
 def rootless(user: User, *, mounted: bool = False) -> Any:
-    """Edit a bundle's configuration so that it is what is proposed; the root may be mounted."""
+    """Replace a bundle's configuration by that of `spec --rootless`; the root may be mounted."""
 
     def edit(_bundle: Bundle, config: dict[str, Any]) -> None:
         args = config["process"]["args"]
@@ -122,7 +122,8 @@ def test_container_of_an_unprivileged_user_runs_and_is_deleted(user: User, runti
 @pytest.mark.rule("cli.user.2")
 @pytest.mark.parametrize("runtime", RUNTIMES)
 def test_container_of_a_users_dead_shim_is_cleaned_by_delete(user: User, runtime: str) -> None:
-    """`delete` finds the runtime's root and the socket, though both are not where root's are."""
+    """`delete` finds the runtime's root and the socket, although both have other paths than for
+    root."""
 
     async def scenario(harness: Harness) -> None:
         container = await created_on(harness, no_mounts, "sleep", "1000", edit=rootless(user))
@@ -139,7 +140,7 @@ def test_container_of_a_users_dead_shim_is_cleaned_by_delete(user: User, runtime
 
 
 def test_streams_that_cannot_be_the_containers_are_refused(user: User) -> None:
-    """Without io_uid and io_gid they are to be root's; nothing is left of the Create."""
+    """Without io_uid and io_gid their owner would be root; the Create leaves nothing behind."""
 
     async def scenario(harness: Harness) -> None:
         with pytest.raises(StatusError, match=r"failed to chown stdout: operation not permitted"):
@@ -163,7 +164,8 @@ def test_streams_that_cannot_be_the_containers_are_refused(user: User) -> None:
 def test_root_of_a_user_namespace_needs_no_new_protocol(
     user: User, runtime: str, generation: Generation
 ) -> None:
-    """`unshare -rm` with an empty /run: socket and state where root's are, an overlay mounted."""
+    """`unshare -rm` with an empty /run: socket and state have the paths of root, and an overlay is
+    mounted."""
 
     def overlay(bundle: Bundle) -> list[Mount]:
         return [bundle.overlay(user.rootfs)]
@@ -191,7 +193,7 @@ def test_root_of_a_user_namespace_needs_no_new_protocol(
 
 @pytest.mark.parametrize("options", [[], ["ro"]], ids=["rw", "ro"])
 def test_read_only_root_in_a_user_namespace(user: User, options: list[str]) -> None:
-    """A bind of what the host mounted: its locked flags are kept when it is made read-only."""
+    """A bind of a mount of the host: the remount that makes it read-only keeps its locked flags."""
 
     def bind(_bundle: Bundle) -> list[Mount]:
         return [Mount("bind", user.rootfs, "", ("rbind", *options))]
@@ -213,7 +215,7 @@ def test_read_only_root_in_a_user_namespace(user: User, options: list[str]) -> N
 
 @pytest.mark.parametrize("runtime", RUNTIMES)
 def test_users_own_containerd_runs_containers(user: User, runtime: str) -> None:
-    """Debian's containerd as an ordinary user, root of a user namespace, with ctr."""
+    """Debian's containerd as an unprivileged user, who is root of a user namespace, with ctr."""
 
     def work() -> None:
         options, config = Path(user.home, "options.toml"), Path(user.home, "config.json")

@@ -1,4 +1,4 @@
-"""Calls at the same time, and calls that end with the time of their caller."""
+"""Simultaneous calls, and calls that end at their deadline."""
 
 import asyncio
 
@@ -23,7 +23,7 @@ SLEEP = spec.Wanted(["sleep", "1000"])
 
 @pytest.mark.rule("task.create.12")
 def test_one_of_two_creates_of_an_id_succeeds(setup: Setup) -> None:
-    """The other gets the runtime's own words, and harms nothing."""
+    """The other gets the runtime's error text, and has no effect."""
 
     async def scenario(harness: Harness) -> None:
         container = await harness.start_shim("c1", SLEEP)
@@ -49,7 +49,7 @@ def test_one_of_two_creates_of_an_id_succeeds(setup: Setup) -> None:
 
 @pytest.mark.rule("task.start.5", "task.wait.1", "task.wait.3", "task.state.5")
 def test_one_of_two_starts_succeeds_and_all_waiters_get_the_exit(setup: Setup) -> None:
-    """Waits that were there before Start get the same as those that came after."""
+    """Waits from before Start get the same reply as later ones."""
 
     async def scenario(harness: Harness) -> None:
         container = await harness.create("c1", spec.Wanted(["sh", "-c", "exit 6"]))
@@ -70,11 +70,11 @@ def test_one_of_two_starts_succeeds_and_all_waiters_get_the_exit(setup: Setup) -
 @pytest.mark.ours("Go's wait on")
 @pytest.mark.rule("task.wait.4", "task.errors.5")
 def test_wait_ends_with_the_time_of_its_caller(setup: Setup) -> None:
-    """Code 4; the process runs on, and the next Wait is as good as the first."""
+    """Code 4; the process continues, and the next Wait works."""
 
     async def scenario(harness: Harness) -> None:
         container = await harness.run("c1", *SLEEP.args)
-        # The answer comes from the shim: a client's own clock would say it without a status.
+        # The error comes from the shim: a client's own timeout would have no status.
         request = task_v2_pb2.WaitRequest(id="c1")
         call = container.task.call("Wait", request, task_v2_pb2.WaitResponse, timeout_s=0.3)
         assert await refused(call) == (4, "context deadline exceeded")
@@ -87,7 +87,7 @@ def test_wait_ends_with_the_time_of_its_caller(setup: Setup) -> None:
 
 @pytest.mark.rule("task.delete.10")
 def test_one_of_many_deletes_succeeds(setup: Setup) -> None:
-    """Daemons delete in bursts: the others hear that it is not there, in either way (3.2)."""
+    """Daemons delete in bursts: the others get one of the two errors for a missing container."""
     deleted = "cannot delete a deleted process: not found"
 
     async def scenario(harness: Harness) -> None:
@@ -118,7 +118,7 @@ def test_one_of_many_deletes_succeeds(setup: Setup) -> None:
 def test_calls_that_come_during_a_delete_find_a_deleted_container(
     faulty: Setup, faults: Faults
 ) -> None:
-    """They wait for it, and then hear of a state that no other call sees (3.2)."""
+    """They wait for it, and get the texts of the state `deleted`."""
 
     async def scenario(harness: Harness) -> None:
         container = await harness.run("c1", "true")
@@ -128,7 +128,7 @@ def test_calls_that_come_during_a_delete_find_a_deleted_container(
         delete = asyncio.create_task(task.delete("c1"))
         await eventually(lambda: faults.held("delete.before"), "the runtime to be called")
         again = asyncio.create_task(task.delete("c1"))
-        await task.connected("c1")  # requests are read in order: the other one has been
+        await task.connected("c1")  # requests are read in order, so the other one has arrived
         faults.release()
         await delete
         with pytest.raises(StatusError, match=r"^cannot delete a deleted process: not found$"):
@@ -140,7 +140,7 @@ def test_calls_that_come_during_a_delete_find_a_deleted_container(
 
 @pytest.mark.rule("task.exec.9")
 def test_one_of_many_execs_of_an_id_is_recorded(setup: Setup) -> None:
-    """The others get the error that the id is taken, and change nothing."""
+    """The others get the error that the id is in use, and change nothing."""
 
     async def scenario(harness: Harness) -> None:
         container = await harness.run("c1", *SLEEP.args)
@@ -161,7 +161,7 @@ def test_one_of_many_execs_of_an_id_is_recorded(setup: Setup) -> None:
 def test_resize_during_the_start_of_an_exec_is_not_lost(
     faulty: Setup, faults: Faults, moment: str
 ) -> None:
-    """The runtime is held before it makes the terminal, and after: the client cannot know."""
+    """The runtime is held before and after it makes the terminal; the client cannot know which."""
 
     async def scenario(harness: Harness) -> None:
         container = await harness.run("c1", "sleep", "60")
@@ -176,7 +176,7 @@ def test_resize_during_the_start_of_an_exec_is_not_lost(
         start = asyncio.create_task(task.start("c1", "e1"))
         await eventually(lambda: faults.held(moment), "the runtime to be held")
         resize = asyncio.create_task(task.resize_pty("c1", "e1", width=90, height=30))
-        await task.connected("c1")  # by now that call has arrived, whether it waits or not
+        await task.connected("c1")  # that call has arrived, whether it waits or not
         faults.release()
         await asyncio.gather(start, resize)
         await write_fifo(stdin, b"\n")
@@ -193,7 +193,7 @@ def test_resize_during_the_start_of_an_exec_is_not_lost(
 
 @pytest.mark.rule("task.kill.12")
 def test_exit_that_a_kill_causes_is_reported_after_its_reply(faulty: Setup, faults: Faults) -> None:
-    """Wait and the event come after Kill: a client may take the end of it as that of the shim.
+    """Wait and the event come after the reply to Kill, because a client may disconnect at the exit.
 
     containerd's CRI plugin removes the container then, and closes the connection of its Kill.
     """
@@ -207,7 +207,7 @@ def test_exit_that_a_kill_causes_is_reported_after_its_reply(faulty: Setup, faul
         kill = asyncio.create_task(task.kill("c1", 9))
         await eventually(lambda: faults.held("kill.after"), "the runtime to have killed it")
         await eventually(lambda: not alive(pid), "the container to end")
-        for _ in range(9):  # an event due by now would have come before these answers
+        for _ in range(9):  # an event that was sent too early would arrive before these replies
             await task.connected("c1")
 
         assert not kill.done()
@@ -215,7 +215,7 @@ def test_exit_that_a_kill_causes_is_reported_after_its_reply(faulty: Setup, faul
         assert "exit c1" not in harness.sink.events_of("c1")
         faults.release()
         await asyncio.wait({kill, wait}, return_when=asyncio.FIRST_COMPLETED)
-        assert OTHER_SHIM or kill.done()  # theirs come as they like, once the runtime has ended
+        assert OTHER_SHIM or kill.done()  # other shims have no order after the exit of the runtime
         await kill
         assert (await wait).status == 137
         await container.remove()

@@ -1,4 +1,4 @@
-"""`shimctl` as an operator types it, each command a process of its own."""
+"""`shimctl` as an operator uses it: each command is a process."""
 
 import os
 import signal
@@ -57,7 +57,7 @@ def test_run_of_a_missing_program_fails_as_shimctl(host: Host, shimctl: Shimctl)
 def test_run_with_a_root_of_the_users_own_leaves_it_unchanged(
     host: Host, shimctl: Shimctl, rootfs: str
 ) -> None:
-    """What the container writes goes to a layer of its own, and away with it."""
+    """The container writes to a layer of its own, which is removed with it."""
     script = "echo changed >/etc/passwd; echo new >/new"
     done = shimctl("run", "--shim", host.shim, "--rootfs", rootfs, "--", "sh", "-c", script)
 
@@ -68,7 +68,7 @@ def test_run_with_a_root_of_the_users_own_leaves_it_unchanged(
 
 
 def test_signal_to_run_reaches_the_container(host: Host) -> None:
-    """The container decides what becomes of it; its status is ours."""
+    """The container handles it; its exit status is that of `shimctl`."""
     script = 'trap "echo told; exit 4" INT; echo up; while :; do sleep 0.05; done'
     client = subprocess.Popen(
         command(host, "run", "--shim", host.shim, "--", "sh", "-c", script),
@@ -84,7 +84,7 @@ def test_signal_to_run_reaches_the_container(host: Host) -> None:
 
 
 def test_detached_container_works_with_all_commands(host: Host, shimctl: Shimctl) -> None:
-    """run -d, list, exec, kill, attach: the output waits in the FIFO for who attaches."""
+    """run -d, list, exec, kill, attach: the output waits in the FIFO until a client attaches."""
     script = 'trap "exit 6" TERM; echo up; while :; do sleep 0.05; done'
     started = shimctl("run", "--shim", host.shim, "-d", "--id", "c1", "--", "sh", "-c", script)
     listed = shimctl("list").stdout
@@ -108,7 +108,7 @@ def test_detached_container_works_with_all_commands(host: Host, shimctl: Shimctl
 
 
 def test_kept_container_is_deleted_with_its_status(host: Host, shimctl: Shimctl) -> None:
-    """The stopped task stays until `delete`, which tells how it ended."""
+    """The stopped task stays until `delete`, which prints its status."""
     kept = shimctl("run", "--shim", host.shim, "--keep", "--id", "c1", "--", "sh", "-c", "exit 5")
     listed = shimctl("list").stdout.splitlines()[1].split()
     deleted = shimctl("delete", "c1")
@@ -121,7 +121,7 @@ def test_kept_container_is_deleted_with_its_status(host: Host, shimctl: Shimctl)
 
 @pytest.mark.ours("Go leaves the dead socket")
 def test_container_of_a_dead_shim_is_deleted_by_force(host: Host, shimctl: Shimctl) -> None:
-    """A crash leaves a container without a shim: it is listed so, and can be removed."""
+    """A crash leaves a container without a shim: `list` shows that, and it can be removed."""
     shimctl("run", "--shim", host.shim, "-d", "--id", "c1", "--", "sleep", "1000")
     shim = int(shimctl("list").stdout.splitlines()[1].split()[4])
     os.kill(shim, signal.SIGKILL)
@@ -134,7 +134,7 @@ def test_container_of_a_dead_shim_is_deleted_by_force(host: Host, shimctl: Shimc
 
 @pytest.mark.runc("make run knows no other")
 def test_story_of_make_run_is_true(host: Host) -> None:
-    """`make run`: output, status, a killed client and the one that takes over, nothing left."""
+    """`make run`: output, status, a killed client, one that takes over, and no leftovers."""
     done = subprocess.run(
         [sys.executable, "-m", "shimv2.shimctl.story", "--shim", host.shim],
         check=False,

@@ -41,7 +41,7 @@ def keys(folder: Path, name: str) -> dict[str, int]:
 
 @pytest.mark.rule("task.stats.1", "stats.answer.1")
 def test_stats_equal_the_files_of_the_container(setup: Setup) -> None:
-    """Limits, processes, memory and CPU of a container at rest, number for number."""
+    """Limits, processes, memory and CPU time of an idle container, exactly."""
 
     async def scenario(harness: Harness) -> None:
         container = await harness.run("c1", wanted=SLEEP)
@@ -59,7 +59,8 @@ def test_stats_equal_the_files_of_the_container(setup: Setup) -> None:
             assert found.cpu.usage_usec == keys(memory, "cpu.stat")["usage_usec"]
         else:
             assert found.memory.usage.limit == number(memory, "memory.limit_in_bytes") == LIMIT
-            # The kernel still gives back what it charged in advance: between the two looks, then.
+            # The kernel still returns memory that it charged in advance: the value is between the
+            # two reads.
             assert used >= found.memory.usage.usage >= number(memory, USAGE)
             assert kernel >= found.memory.kernel.usage >= number(memory, KERNEL_USAGE)
             assert found.memory.usage.max == number(memory, "memory.max_usage_in_bytes")
@@ -79,7 +80,7 @@ def test_stats_equal_the_files_of_the_container(setup: Setup) -> None:
 
 @pytest.mark.rule("task.stats.2")
 def test_stats_are_answered_in_every_state(setup: Setup) -> None:
-    """Created, running, paused, and stopped until Delete: CRI asks why a container ended (6.7)."""
+    """Created, running, paused, and stopped until Delete: CRI reads why a container exited."""
 
     async def scenario(harness: Harness) -> None:
         container = await harness.create("c1", SLEEP)
@@ -103,7 +104,7 @@ def test_stats_are_answered_in_every_state(setup: Setup) -> None:
 
 @pytest.mark.rule("task.update.1")
 def test_update_shows_in_stats_and_in_the_files(setup: Setup) -> None:
-    """What Update sets is what Stats tells and what the kernel goes by: 6.3."""
+    """Stats and the kernel have the values that Update sets."""
 
     async def scenario(harness: Harness) -> None:
         container = await harness.run("c1", wanted=SLEEP)

@@ -1,4 +1,4 @@
-"""Stats, controllers and the freezer of a machine with cgroup v2 alone, against every file."""
+"""Stats, controllers and the freezer on a machine with cgroup v2 only, compared with all files."""
 
 import tempfile
 from collections.abc import Callable, Iterator
@@ -50,13 +50,14 @@ def runtime(request: pytest.FixtureRequest, host: Host) -> str:
 
 @pytest.fixture
 def disk() -> Iterator[str]:
-    """A folder on a disk: what is written to memory is no I/O."""
+    """A folder on a disk, because writes to a tmpfs are no I/O."""
     with tempfile.TemporaryDirectory(dir="/var/tmp") as folder:
         yield folder
 
 
 async def busy_container(harness: Harness, runtime: str, disk: str) -> tuple[Container, Path]:
-    """Start a container that has written to a disk and sleeps; with its cgroup's folder."""
+    """Start a container that writes to a disk and then sleeps; return it and its cgroup's
+    folder."""
     wanted = spec.Wanted(["sh", "-c", WRITE], memory_limit_bytes=LIMIT, binds=[(disk, "/data")])
     container = await harness.start_shim("c1", wanted)
     root = [harness.root_mount(container.bundle)]
@@ -81,7 +82,7 @@ def in_sleep(pid: int) -> bool:
 
 @pytest.mark.rule("task.stats.1", "stats.answer.2")
 def test_every_field_equals_the_value_in_its_file(setup: Setup, runtime: str, disk: str) -> None:
-    """Of a frozen container, whose numbers stand still but for what the kernel still settles."""
+    """The container is frozen, so its numbers change only where the kernel updates them late."""
 
     async def scenario(harness: Harness) -> None:
         container, folder = await busy_container(harness, runtime, disk)
@@ -101,7 +102,7 @@ def test_every_field_equals_the_value_in_its_file(setup: Setup, runtime: str, di
             assert low <= value <= high, name
         for name in ("cpu.usage_usec", "memory.pgfault", "memory.usage"):
             assert found[name] > 0, name
-        assert wrote(folder) >= WRITTEN  # so there is a device that `found` tells of
+        assert wrote(folder) >= WRITTEN  # so there is a device in `found`
         assert (found["pids.current"], found["pids.limit"]) == (1, 55)
         assert found["memory.usage_limit"] == LIMIT
         await container.task.resume("c1")
@@ -114,7 +115,7 @@ def test_every_field_equals_the_value_in_its_file(setup: Setup, runtime: str, di
 
 @pytest.mark.rule("stats.cgroup.1")
 def test_every_controller_of_the_machine_counts(setup: Setup, runtime: str, disk: str) -> None:
-    """At Create what the runtime did not enable is passed on, down to the container (6.4)."""
+    """Create enables the controllers that the runtime did not, down to the container."""
 
     async def scenario(harness: Harness) -> None:
         container, folder = await busy_container(harness, runtime, disk)
@@ -127,7 +128,7 @@ def test_every_controller_of_the_machine_counts(setup: Setup, runtime: str, disk
     in_harness(setup, scenario)
 
 
-# --- the files, read apart from the shim's own way ------------------------------------------------
+# --- the files, read without the shim's code ------------------------------------------------
 
 
 def everything(folder: Path) -> Numbers:
@@ -160,7 +161,7 @@ def everything(folder: Path) -> Numbers:
 
 
 def number(folder: Path, name: str) -> int:
-    """Read a file of one number; the newest kernels have some that others do not."""
+    """Read a file with one number; only the newest kernels have some of these files."""
     try:
         text = (folder / name).read_text().strip()
     except FileNotFoundError:

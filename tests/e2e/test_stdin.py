@@ -1,4 +1,4 @@
-"""Input through real containers: who ends it and when; and who owns the streams."""
+"""Input of real containers: when it ends; and the owner of the streams."""
 
 import os
 from collections.abc import Iterator
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.root
 
 @contextmanager
 def writer(fifo: str) -> Iterator[int]:
-    """A client's end of a stdin FIFO, which the shim must have open."""
+    """Open a client's end of a stdin FIFO, which the shim must have open."""
     number = os.open(fifo, os.O_WRONLY | os.O_NONBLOCK)
     try:
         yield number
@@ -31,7 +31,7 @@ def writer(fifo: str) -> Iterator[int]:
 
 
 def is_broken(number: int) -> bool:
-    """Whether a client that writes gets EPIPE, as there will never be a reader."""
+    """Whether a client that writes gets EPIPE, because there is no reader any more."""
     try:
         os.write(number, b"x" * 4096)
     except BrokenPipeError:
@@ -81,7 +81,7 @@ def test_close_io_ends_the_input_with_the_last_writer(setup: Setup) -> None:
         await task.close_io("c1")
         await container.outputs_ended()
         assert container.stdout.lines == ["one", "two", "three", "ended"]
-        # Before Delete already, nothing of the client's is open any more.
+        # Already before Delete no file of the client is open in the shim.
         assert not {path for path in fds(shim).values() if container.bundle.own in path}
         await container.remove()
 
@@ -91,7 +91,7 @@ def test_close_io_ends_the_input_with_the_last_writer(setup: Setup) -> None:
 @pytest.mark.rule("io.closeio.6", "io.closeio.7")
 @pytest.mark.ours("a CloseIO before Start of an exec has no effect")
 def test_close_io_before_an_exec_runs_is_made_good(setup: Setup) -> None:
-    """Clients that call it once would wait for ever."""
+    """Otherwise clients that call it once would wait for ever."""
 
     async def scenario(harness: Harness) -> None:
         container = await harness.run("c1", "sleep", "1000")
@@ -110,7 +110,8 @@ def test_close_io_before_an_exec_runs_is_made_good(setup: Setup) -> None:
 @pytest.mark.rule("io.closeio.8")
 @pytest.mark.ours("a client's writer waits until Delete")
 def test_input_that_its_process_has_given_up_breaks_the_clients_pipe(setup: Setup) -> None:
-    """Closed, or ended: a client that writes on gets EPIPE instead of waiting for ever."""
+    """If the process has closed stdin or exited, a client gets EPIPE instead of waiting for
+    ever."""
 
     async def scenario(harness: Harness) -> None:
         container = await harness.run("c1", "sleep", "1000")
@@ -141,7 +142,7 @@ def test_input_that_its_process_has_given_up_breaks_the_clients_pipe(setup: Setu
 @pytest.mark.rule("io.pipes.1", "io.pipes.3")
 @pytest.mark.parametrize("uid", [0, 1000])
 def test_streams_belong_to_the_owner_that_the_options_name(setup: Setup, uid: int) -> None:
-    """Init and exec; so a process of another user opens /dev/stdout itself."""
+    """For init and exec, so that a process of another user can open /dev/stdout."""
     show = "stat -L -c %u:%g:%a /proc/self/fd/0 /proc/self/fd/1 /proc/self/fd/2"
     script = f"{show}; echo opened >/dev/stdout; echo again >/dev/stderr"
 
@@ -166,7 +167,7 @@ def test_streams_belong_to_the_owner_that_the_options_name(setup: Setup, uid: in
         await task.delete("c1", "e1")
         await task.close_io("c1")
         await task.wait("c1")
-        # The runtime gives them to the process's user: runc leaves them their group, crun does not.
+        # The runtime changes the owner to the process's user: runc keeps the group, crun does not.
         owners = [f"{uid}:{1002 if RUNTIME_UNDER_TEST == 'runc' else 1003}:600"] * 3
         for out, err in (streams, of_exec):
             assert isinstance(out, Capture)

@@ -1,4 +1,4 @@
-"""The annotation `pyrunc.shim/stdin-hangup-s`: a container whose client is gone gets its end."""
+"""The annotation `pyrunc.shim/stdin-hangup-s`: stdin ends after its client has disconnected."""
 
 import os
 
@@ -24,7 +24,7 @@ pytestmark = [pytest.mark.root, pytest.mark.ours("the annotation is ours")]
 def test_container_reads_the_end_of_its_input_after_its_client_disconnected(
     setup: Setup, terminal: bool, script: str, status: int
 ) -> None:
-    """Without CloseIO, as when a client is killed; a terminal hangs up (SIGHUP)."""
+    """Without CloseIO, as after a kill of the client; a terminal is hung up (SIGHUP)."""
     annotations = {"pyrunc.shim/stdin-hangup-s": "1"}
     wanted = spec.Wanted(["sh", "-c", script], terminal=terminal, annotations=annotations)
 
@@ -47,7 +47,7 @@ def test_container_reads_the_end_of_its_input_after_its_client_disconnected(
 
 
 def test_annotation_that_is_no_number_fails_the_create(setup: Setup) -> None:
-    """What was meant cannot be guessed."""
+    """The shim does not guess the intended value."""
     wanted = spec.Wanted(["true"], annotations={"pyrunc.shim/stdin-hangup-s": "soon"})
 
     async def scenario(harness: Harness) -> None:

@@ -1,4 +1,4 @@
-"""Containers and execs with a terminal, as a small containerd of our own sees them."""
+"""Containers and execs with a terminal, with the harness."""
 
 import asyncio
 import json
@@ -29,7 +29,7 @@ def screen(container: Container) -> Capture:
 
 
 def ptmx_of(pid: int) -> list[str]:
-    """Return which terminals' masters and slaves a process has open."""
+    """Return the terminals whose masters and slaves a process has open."""
     found = []
     for name in os.listdir(f"/proc/{pid}/fd"):
         try:
@@ -98,7 +98,7 @@ def test_close_io_without_a_writer_hangs_the_terminal_up(setup: Setup) -> None:
     async def scenario(harness: Harness) -> None:
         script = "trap 'exit 6' HUP; echo ready; while :; do sleep 0.1; done"
         container = await run(harness, "c1", script)
-        await screen(container).until(b"ready\r\n")  # before, the signal would meet the runtime
+        await screen(container).until(b"ready\r\n")  # before that the runtime would get the signal
         await container.task.close_io("c1")
         ended = await container.task.wait("c1", timeout_s=10)
         await screen(container).ended()
@@ -111,7 +111,7 @@ def test_close_io_without_a_writer_hangs_the_terminal_up(setup: Setup) -> None:
 
 @pytest.mark.rule("io.select.1", "io.terminal.18")
 def test_client_of_a_terminal_leaves_and_returns(setup: Setup) -> None:
-    """A client that goes away, on both sides, is no end of anything."""
+    """Neither input nor output ends when a client disconnects."""
 
     async def scenario(harness: Harness) -> None:
         container = await run(harness, "c1", "while read x; do echo got $x; done")
@@ -149,7 +149,7 @@ def test_big_output_of_a_terminal_is_complete_at_its_end(setup: Setup) -> None:
 
 @pytest.mark.rule("io.terminal.8")
 def test_terminal_closed_by_all_and_opened_again_is_not_over(setup: Setup) -> None:
-    """Without any open slave the shim waits, and uses no CPU for that."""
+    """While no process has the slave open, the shim waits without using CPU time."""
 
     async def scenario(harness: Harness) -> None:
         late = "sleep 2; echo late > /dev/console; sleep 0.2"
@@ -158,14 +158,14 @@ def test_terminal_closed_by_all_and_opened_again_is_not_over(setup: Setup) -> No
         used_s = []
         for _ in range(4):
             before_s = cpu_s(pid)
-            await asyncio.sleep(0.4)  # the rest whose CPU time is looked at
+            await asyncio.sleep(0.4)  # the time whose CPU use is measured
             used_s.append(cpu_s(pid) - before_s)
         await screen(container).until(b"late\r\n")
         await container.task.wait("c1")
         await screen(container).ended()
         await container.remove()
 
-        # Two ticks, but for what it does once when it comes to rest.
+        # Two ticks at most, apart from its work when it becomes idle.
         assert min(used_s) <= 0.02, used_s
 
     in_harness(setup, scenario)
@@ -212,7 +212,7 @@ def test_exec_with_a_terminal_takes_its_first_size_from_the_request(setup: Setup
 @pytest.mark.rule("io.terminal.11")
 @pytest.mark.ours("the terminal is left in the shim")
 def test_exec_whose_child_keeps_the_terminal_ends_nevertheless(setup: Setup) -> None:
-    """The child is hung up with the exec, and Delete waits for no client."""
+    """The child gets the hangup with the exec, and Delete waits for no client."""
 
     async def scenario(harness: Harness) -> None:
         container = await harness.run("c1", "sleep", "1000")
@@ -230,7 +230,7 @@ def test_exec_whose_child_keeps_the_terminal_ends_nevertheless(setup: Setup) -> 
         await output.ended()
         assert output.text == "now\r\n"
         assert ptmx_of(shim) == []
-        assert len(await task.pids("c1")) == 3  # the child lives on
+        assert len(await task.pids("c1")) == 3  # the child still runs
         await container.kill_and_wait()
         await container.remove()
 
@@ -248,7 +248,7 @@ def test_exec_whose_child_keeps_the_terminal_ends_nevertheless(setup: Setup) -> 
 def test_console_socket_is_where_the_user_has_his_files_if_it_fits(
     setup: Setup, host: Host, letters: int
 ) -> None:
-    """Below XDG_RUNTIME_DIR; the runtime finds it also when that path is too long."""
+    """In XDG_RUNTIME_DIR; the runtime finds it even if that path is too long."""
     folder = os.path.join(host.folder, "x" * letters)
     os.mkdir(folder)
 
@@ -268,7 +268,7 @@ CREATE = f"{OCI}runc create failed: "
 COPY = "failed to start console copy: "
 PARSE = f'{COPY}unable to parse stdout uri: parse "%zz:/x":'
 LOGGER = f"{COPY}failed to start logging binary process:"
-# What the request's stdout is, whether request and configuration have a terminal, and the error.
+# The request's stdout, whether request and configuration have a terminal, and the error.
 TERMINALS_REFUSED = (
     ("", True, True, f"{COPY}stat : no such file or directory"),
     ("file:///x", True, True, f"{COPY}stat file:///x: no such file or directory"),
@@ -315,7 +315,7 @@ TERMINALS_REFUSED = (
 @pytest.mark.rule("io.terminal.2", "io.terminal.7", "io.terminal.15")
 @pytest.mark.ours("a terminal is left in the shim")
 def test_terminal_that_cannot_be_is_refused_and_leaves_nothing(setup: Setup) -> None:
-    """In the reference's words; no folder, terminal or fd."""
+    """With the reference's text; no folder, terminal or fd is left."""
     before = folders_for_consoles()
 
     async def scenario(harness: Harness) -> None:
@@ -341,7 +341,7 @@ def test_terminal_that_cannot_be_is_refused_and_leaves_nothing(setup: Setup) -> 
 @pytest.mark.rule("io.terminal.16")
 @pytest.mark.ours("terminals are left in the shim")
 def test_50_terminals_in_one_shim_leave_no_fd(setup: Setup) -> None:
-    """Terminals of execs come and go; the fds stay the same."""
+    """After many execs with terminals the shim has the same fds."""
 
     async def scenario(harness: Harness) -> None:
         container = await harness.run("c1", "sleep", "60")

@@ -1,4 +1,4 @@
-"""Every method in every state of both state tables, through the socket, word for word."""
+"""Every method in every state of both state tables, through the socket, with exact texts."""
 
 import os
 import signal
@@ -26,7 +26,7 @@ Refusal = str | tuple[int, str]  # a text has code 2
 
 
 def calls_of_init(task: TaskClient, id_: str = "c1") -> Calls:
-    """Return what can be asked of a container: the methods of the table, then the others."""
+    """Return the calls for a container: the methods of the table, then the others."""
     return {
         "start": lambda: task.start(id_),
         "pause": lambda: task.pause(id_),
@@ -55,7 +55,7 @@ def calls_of_exec(task: TaskClient, exec_id: str) -> Calls:
 
 
 async def check(calls: Calls, refusals: Mapping[str, Refusal], *left_out: str) -> None:
-    """See that each call of `refusals` is refused so, and all others are not."""
+    """Check that the calls in `refusals` are refused with these errors, and all others succeed."""
     for name, call in calls.items():
         if name in left_out:
             continue
@@ -73,7 +73,7 @@ async def check(calls: Calls, refusals: Mapping[str, Refusal], *left_out: str) -
     "task.init.1", "task.init.2", "task.init.3", "task.pids.2", "task.kill.5", "task.resize.2"
 )
 def test_created_container_is_started_updated_or_deleted(setup: Setup) -> None:
-    """The row `created`: what is left out would change the state."""
+    """The row `created`, without the calls that change the state."""
 
     async def scenario(harness: Harness) -> None:
         container = await harness.create("c1", SLEEP)
@@ -88,7 +88,7 @@ def test_created_container_is_started_updated_or_deleted(setup: Setup) -> None:
         assert await task.pids("c1") == [state.pid]
         assert (await task.state("c1", "refused")).status == "CREATED"
         assert (await task.connected("c1")).task_pid == state.pid
-        pid = await task.start("c1", "refused")  # beside an init that was not started
+        pid = await task.start("c1", "refused")  # while the init is not started
         assert pid not in (0, state.pid)
         assert (await task.wait("c1", "refused", timeout_s=10)).status == 0
         assert (await container.kill_and_wait()).status == 137
@@ -100,7 +100,7 @@ def test_created_container_is_started_updated_or_deleted(setup: Setup) -> None:
 
 @pytest.mark.rule("task.init.3", "task.init.4", "task.init.5", "task.shutdown.1")
 def test_running_container_is_neither_started_nor_deleted_nor_resumed(setup: Setup) -> None:
-    """The row `running`; nothing that was refused has changed anything."""
+    """The row `running`; refused calls change nothing."""
 
     async def scenario(harness: Harness) -> None:
         container = await harness.run("c1", *SLEEP.args)
@@ -112,7 +112,7 @@ def test_running_container_is_neither_started_nor_deleted_nor_resumed(setup: Set
         }
         await check(calls_of_init(task), refusals, "pause")
         await task.shutdown("c1")
-        assert os.path.exists(container.reply.path)  # gone before the answer, if it ended
+        assert os.path.exists(container.reply.path)  # it would be removed before the reply
         assert (await task.state("c1")).status == "RUNNING"
         await container.kill_and_wait()
         await container.remove()
@@ -140,7 +140,7 @@ def test_paused_container_can_only_be_read_updated_or_resumed(setup: Setup) -> N
             "exec": "cannot exec in a paused state",
             "delete": "cannot delete a paused process",
         }
-        # A signal would be delivered, and crun takes a frozen container for one it cannot reach.
+        # A signal would be delivered, and crun cannot signal a frozen container.
         await check(calls_of_init(task), refusals, "resume", "kill")
         assert (await task.state("c1")).status == "PAUSED"
         assert await refused(task.state("c1", "refused")) == (
@@ -155,7 +155,7 @@ def test_paused_container_can_only_be_read_updated_or_resumed(setup: Setup) -> N
 
 @pytest.mark.rule("task.init.8", "task.init.9", "task.wait.2", "task.kill.3", "task.resize.2")
 def test_stopped_container_can_only_be_read_or_deleted(setup: Setup) -> None:
-    """The row `stopped`; its Wait, State and Stats still answer."""
+    """The row `stopped`; Wait, State and Stats still reply."""
 
     async def scenario(harness: Harness) -> None:
         container = await harness.run("c1", "sh", "-c", "exit 3")
@@ -187,7 +187,7 @@ def test_stopped_container_can_only_be_read_or_deleted(setup: Setup) -> None:
 @pytest.mark.ours("Go's list is empty")
 @pytest.mark.rule("task.pids.3")
 def test_stopped_container_is_not_taken_for_leaked(setup: Setup) -> None:
-    """Its init is listed until Delete: daemons reap a shim that lists nothing (contract 8.4)."""
+    """Its init is listed until Delete, because daemons kill a shim with an empty list."""
 
     async def scenario(harness: Harness) -> None:
         container = await harness.run("c1", "true")
@@ -200,7 +200,7 @@ def test_stopped_container_is_not_taken_for_leaked(setup: Setup) -> None:
 
 @pytest.mark.rule("task.kill.4")
 def test_kill_of_all_in_a_stopped_container_is_no_error(setup: Setup) -> None:
-    """What an init left behind can still be killed; that nothing is there is fine."""
+    """Processes that outlive an init can still be killed; it is no error if there are none."""
 
     async def scenario(harness: Harness) -> None:
         container = await harness.run("c1", "true")
@@ -216,7 +216,7 @@ def test_kill_of_all_in_a_stopped_container_is_no_error(setup: Setup) -> None:
 )
 @pytest.mark.rule("task.errors.1", "task.init.10", "task.connect.2", "task.service.1")
 def test_container_that_is_not_there_is_not_found_by_any_method(setup: Setup, version: int) -> None:
-    """Never created, of another shim, deleted: all the same, in both services."""
+    """Never created, of another shim, or deleted: the same error, in both services."""
 
     async def scenario(harness: Harness) -> None:
         container = await harness.start_shim("c1", SLEEP)
@@ -235,7 +235,7 @@ def test_container_that_is_not_there_is_not_found_by_any_method(setup: Setup, ve
         await ask("c2")
         await container.task.start("c1")
         await container.kill_and_wait()
-        # Client libraries delete once; what one Delete answered another one answers again.
+        # Client libraries call Delete once; a second Delete gets the same reply.
         await task.delete("c1")
         for name, call in calls_of_init(task).items():
             if name != "delete":
@@ -316,7 +316,8 @@ def test_exec_refuses_what_its_state_does_not_allow(setup: Setup) -> None:
 
 
 async def end_with_events(harness: Harness, container: Container) -> None:
-    """End it; each of the two processes named e1 was published once, and no Delete of an exec."""
+    """End it; check that both processes named e1 have one exit event, and that no exec has a delete
+    event."""
     await container.kill_and_wait()
     await container.remove()
     one = ["exec-added e1", "exec-started e1", "exit e1"]
@@ -327,7 +328,7 @@ async def end_with_events(harness: Harness, container: Container) -> None:
 @pytest.mark.ours("containerd 1.6's asks the runtime")
 @pytest.mark.rule("task.start.4")
 def test_exec_of_an_ended_container_is_not_started(setup: Setup) -> None:
-    """It was recorded in time; then the init died."""
+    """The exec was recorded before the init exited."""
 
     async def scenario(harness: Harness) -> None:
         container = await harness.run("c1", *SLEEP.args)
