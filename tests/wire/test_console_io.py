@@ -1,4 +1,5 @@
-"""A terminal's streams with a real pty: hang-ups, ends, sizes, and clients that come and go."""
+"""A terminal's streams with a real pty: hang-ups, ends, sizes, and clients that disconnect and
+return."""
 
 import asyncio
 import fcntl
@@ -27,13 +28,13 @@ OLD_KERNEL = pytest.mark.parametrize("old", [False, True], ids=["", "before 4.13
 
 
 def write_to(name: str, data: bytes) -> None:
-    """Have the terminal open just for that long."""
+    """Open the terminal only for this write."""
     with slave(name) as tty:
         os.write(tty, data)
 
 
 def filled(reader_of: str) -> FifoReader:
-    """A client that is there, and takes nothing: its FIFO is full."""
+    """A connected client that does not read: its FIFO is full."""
     reader = FifoReader(reader_of)
     writer = os.open(reader_of, os.O_WRONLY | os.O_NONBLOCK)
     try:
@@ -50,7 +51,7 @@ def test_terminal_that_no_process_has_open_has_not_ended(
     tmp_path: Path, old: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """EIO means wait until the process has ended; the loop sleeps meanwhile."""
-    if old:  # no way to open the slave from here
+    if old:  # the slave cannot be opened
         monkeypatch.setattr(shim_console, "_TIOCGPTPEER", 0)
     (out,) = fifos(tmp_path, ["out"])
 
@@ -60,7 +61,7 @@ def test_terminal_that_no_process_has_open_has_not_ended(
             for word in (b"one\n", b"two\n"):
                 write_to(name, word)
                 assert await reader.read(5) == word.replace(b"\n", b"\r\n")
-                if not old:  # there it is looked at ten times a second
+                if not old:  # without an open slave the shim polls ten times a second
                     assert await wakeups_at_rest() <= REST_WAKEUPS
             write_to(name, b"last\n")
             io.process_ended()
@@ -76,7 +77,7 @@ def test_terminal_that_no_process_has_open_has_not_ended(
 def test_terminal_that_its_session_hung_up_is_opened_again(
     tmp_path: Path, old: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The end of a session hangs up the shim's own slave, too; the next one is served."""
+    """The end of a session also hangs up the shim's own slave; the next session works."""
     if old:
         monkeypatch.setattr(shim_console, "_TIOCGPTPEER", 0)
     stdin, out = fifos(tmp_path, ["in", "out"])
@@ -101,7 +102,7 @@ def test_terminal_that_its_session_hung_up_is_opened_again(
 def test_input_after_a_hangup_waits_even_if_no_client_reads_the_output(
     tmp_path: Path, old: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What a client types while no process has the terminal open is kept for the next reader."""
+    """Input that arrives while no process has the terminal open is kept for the next reader."""
     if old:
         monkeypatch.setattr(shim_console, "_TIOCGPTPEER", 0)
     stdin, out = fifos(tmp_path, ["in", "out"])
@@ -109,7 +110,7 @@ def test_input_after_a_hangup_waits_even_if_no_client_reads_the_output(
     async def scenario() -> None:
         reader = filled(out)
         async with console(out, stdin=stdin) as (io, name):
-            # Its output finds the FIFO full, so the master is not read and the hang-up not seen.
+            # The FIFO of its output is full, so the master is not read and the hang-up not noticed.
             assert await Session(name, "echo some output").wait() == 0
             typing = os.open(stdin, os.O_WRONLY | os.O_NONBLOCK)
             os.write(typing, b"typed\n")
@@ -130,7 +131,7 @@ def waiting(number: int) -> int:
 
 @pytest.mark.rule("io.terminal.6")
 def test_end_of_input_hangs_up_after_what_was_written(tmp_path: Path) -> None:
-    """The container's side gets SIGHUP; what it had written by then arrives."""
+    """The container's processes get SIGHUP; their earlier output arrives."""
     stdin, out = fifos(tmp_path, ["in", "out"])
 
     async def scenario() -> None:
@@ -142,7 +143,7 @@ def test_end_of_input_hangs_up_after_what_was_written(tmp_path: Path) -> None:
             io.close_stdin()
             assert await session.wait() == -signal.SIGHUP
             assert await reader.read_all() == b""
-            io.resize(80, 24)  # of nothing
+            io.resize(80, 24)  # without effect
             io.process_ended()
             await io.drain()
         reader.close()
@@ -151,7 +152,7 @@ def test_end_of_input_hangs_up_after_what_was_written(tmp_path: Path) -> None:
 
 
 def test_close_io_before_there_is_a_terminal_is_made_good(tmp_path: Path) -> None:
-    """CloseIO that came before the terminal hangs it up once it is there."""
+    """A CloseIO from before the terminal hangs it up once it exists."""
     stdin, out = fifos(tmp_path, ["in", "out"])
 
     async def scenario() -> None:
@@ -176,10 +177,10 @@ def test_close_io_before_there_is_a_terminal_is_made_good(tmp_path: Path) -> Non
 def test_process_that_ended_is_not_waited_for_when_others_have_the_terminal(
     tmp_path: Path,
 ) -> None:
-    """A child in the background keeps the slave open: the stream ends all the same,
-    with everything that was written, and the child is hung up."""
+    """A background child keeps the slave open: the stream ends nevertheless, with all output, and
+    the child gets SIGHUP."""
     (out,) = fifos(tmp_path, ["out"])
-    patient = IoPolicy(drain_grace_s=60, drain_limit_s=60)  # more than the test has
+    patient = IoPolicy(drain_grace_s=60, drain_limit_s=60)  # more than the test takes
 
     async def scenario() -> None:
         reader = FifoReader(out)
@@ -201,7 +202,7 @@ def test_process_that_ended_is_not_waited_for_when_others_have_the_terminal(
 def test_output_of_a_mebibyte_outlives_its_process_and_a_disconnected_client(
     tmp_path: Path,
 ) -> None:
-    """What waits in the terminal at the exit is read to its end, at any pace."""
+    """Output in the terminal at the exit is read to its end, however slow the client is."""
     (out,) = fifos(tmp_path, ["out"])
     size = 1 << 20
     script = f"stty -opost; head -c {size} /dev/zero | tr '\\0' x"
@@ -211,7 +212,7 @@ def test_output_of_a_mebibyte_outlives_its_process_and_a_disconnected_client(
         async with console(out) as (io, name):
             session = Session(name, script)
             assert len(await reader.read(size // 2)) == size // 2
-            reader.close()  # gone, and back
+            reader.close()  # disconnected, and connected again
             assert await wakeups_at_rest() <= REST_WAKEUPS
             reader = FifoReader(out)
             half = await reader.read(size // 2 - 50_000)
@@ -240,7 +241,7 @@ def test_output_of_a_mebibyte_outlives_its_process_and_a_disconnected_client(
 def test_size_is_cut_to_16_bits(
     tmp_path: Path, asked: tuple[int, int], got: tuple[int, int]
 ) -> None:
-    """Width and height as they come, up to 32 bits."""
+    """Width and height of the request have up to 32 bits."""
     (out,) = fifos(tmp_path, ["out"])
 
     async def scenario() -> None:
@@ -258,7 +259,7 @@ def test_size_is_cut_to_16_bits(
 
 @pytest.mark.rule("io.end.4")
 def test_output_that_no_client_reads_is_dropped_at_the_end(tmp_path: Path) -> None:
-    """A client that is away for good holds Delete up as long as the settings say, no longer."""
+    """A client that does not return delays Delete for the time in the settings only."""
     (out,) = fifos(tmp_path, ["out"])
     policy = IoPolicy(drain_limit_s=0.2, drain_grace_s=0.05)
 

@@ -1,4 +1,4 @@
-"""The console socket: what a runtime may send on it, and where it is."""
+"""The console socket: its messages and its path."""
 
 import os
 import stat
@@ -19,7 +19,7 @@ FAILED = "failed to retrieve console master: "
 
 @pytest.fixture(autouse=True)
 def place(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder for temporary files of our own: what stays in it is left behind."""
+    """A folder for temporary files; files that remain in it are leaks."""
     folder = Path(tempfile.mkdtemp(prefix="c", dir="/tmp"))
     monkeypatch.setenv("TMPDIR", str(folder))
     monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
@@ -38,7 +38,7 @@ def _nothing_stays(place: Path) -> Iterator[None]:
 
 @pytest.mark.rule("io.terminal.2")
 def test_terminal_is_received_and_its_folder_removed(tmp_path: Path, place: Path) -> None:
-    """The socket is removed as soon as the master has come, not with the process."""
+    """The socket is removed as soon as the master has arrived, not with the process."""
     (out,) = fifos(tmp_path, ["out"])
 
     async def scenario() -> None:
@@ -71,7 +71,7 @@ def test_terminal_is_received_and_its_folder_removed(tmp_path: Path, place: Path
 def test_message_that_is_no_terminal_is_refused_and_all_its_fds_are_closed(
     tmp_path: Path, masters: int, pipes: int, name: bytes, error: str
 ) -> None:
-    """One message, one fd, a terminal; and the folder is gone all the same."""
+    """Only one message with one fd of a terminal is accepted; the folder is removed in any case."""
     (out,) = fifos(tmp_path, ["out"])
 
     async def scenario() -> None:
@@ -111,7 +111,7 @@ def test_name_of_the_longest_length_is_taken(tmp_path: Path) -> None:
 
 
 def test_runtime_that_sends_nothing_is_not_waited_for_long() -> None:
-    """A runtime has sent it by its own end; one that has not is reported as broken."""
+    """A runtime sends the master before it exits; one that does not is reported as faulty."""
 
     async def scenario() -> None:
         listening = ConsoleSocket()
@@ -127,7 +127,7 @@ def test_runtime_that_sends_nothing_is_not_waited_for_long() -> None:
 def test_runtime_folder_of_the_user_is_used_with_a_sticky_socket(
     place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Below XDG_RUNTIME_DIR, where cleaners leave what is sticky alone."""
+    """In XDG_RUNTIME_DIR, where clean-up tools ignore files with the sticky bit."""
     own = place / "xdg"
     own.mkdir()
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(own))
@@ -147,7 +147,8 @@ def test_runtime_folder_of_the_user_is_used_with_a_sticky_socket(
 def test_folder_whose_path_is_too_long_for_a_socket_is_passed_over(
     tmp_path: Path, place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A socket's path ends at 107 bytes: the longest that fits is used, a longer one is not."""
+    """A socket's path has at most 107 bytes: the longest path that fits is used, a longer one is
+    not."""
     fits = tmp_path / ("x" * (107 - len(f"{tmp_path}//ptyxxxxxxxx/pty.sock")))
     long = tmp_path / f"{fits.name}x"
     for folder, parent in ((fits, fits), (long, place)):
@@ -167,7 +168,7 @@ def test_folder_whose_path_is_too_long_for_a_socket_is_passed_over(
 def test_folder_that_is_missing_is_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Like the reference: the folder that was asked for, or an error."""
+    """As in the reference: the folder of the environment, or an error."""
     missing = tmp_path / "no"
     short = Path("/tmp/nosuchfolder")
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(short))

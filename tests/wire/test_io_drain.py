@@ -1,4 +1,4 @@
-"""The end of a process's output: complete when Delete has drained it, and never waited for long."""
+"""The end of a process's output: Delete drains all of it, and never waits for long."""
 
 import asyncio
 import logging
@@ -28,7 +28,7 @@ QUICK = IoPolicy(drain_grace_s=GRACE_S, drain_limit_s=0.4)
 
 
 async def drained_s(io: ProcessIO) -> float:
-    """How long a drain takes."""
+    """Return how long a drain takes."""
     loop = asyncio.get_running_loop()
     start = loop.time()
     await io.drain()
@@ -38,7 +38,7 @@ async def drained_s(io: ProcessIO) -> float:
 @pytest.mark.rule("io.end.4")
 @pytest.mark.parametrize("loop", LOOPS)
 def test_drain_of_a_burst_delivers_all_to_a_slow_reader(tmp_path: Path, loop: LoopName) -> None:
-    """8 MiB and gone; Delete comes straight after Wait."""
+    """8 MiB and an exit; Delete follows Wait directly."""
     (out,) = fifos(tmp_path, ["out"])
     data = os.urandom(MIB) * 8
     (tmp_path / "data").write_bytes(data)
@@ -52,7 +52,7 @@ def test_drain_of_a_burst_delivers_all_to_a_slow_reader(tmp_path: Path, loop: Lo
 
     async def scenario() -> None:
         reader = FifoReader(out)
-        policy = IoPolicy(drain_grace_s=0.005)  # bytes that wait are no silence
+        policy = IoPolicy(drain_grace_s=0.005)  # unread bytes do not count as silence
         async with opened(stdout=out, policy=policy) as io:
             await io.connect()
             child = Container(io, "cat", str(tmp_path / "data"))
@@ -69,10 +69,10 @@ def test_drain_of_a_burst_delivers_all_to_a_slow_reader(tmp_path: Path, loop: Lo
 
 @pytest.mark.parametrize("stream", ["stdout", "stderr"])
 def test_drain_after_a_fast_exit_is_immediate(tmp_path: Path, stream: str) -> None:
-    """No grace for a stream that has ended; nothing is lost however fast everything goes."""
+    """No grace time for a stream that has ended; nothing is lost, however fast the calls are."""
     _, out, err = fifos(tmp_path)
     redirect = ">&2" if stream == "stderr" else ""
-    patient = IoPolicy(drain_grace_s=60, drain_limit_s=60)  # more than the test has
+    patient = IoPolicy(drain_grace_s=60, drain_limit_s=60)  # more than the test takes
 
     async def scenario() -> None:
         for _ in range(20):
@@ -95,7 +95,7 @@ def test_drain_after_a_fast_exit_is_immediate(tmp_path: Path, stream: str) -> No
 def test_drain_with_a_background_process_ends_after_the_grace(
     tmp_path: Path, loop: LoopName, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A process still has the output open, and is silent."""
+    """A silent process still has the output open."""
     caplog.set_level(logging.WARNING)
     _, out, err = fifos(tmp_path)
 
@@ -127,7 +127,7 @@ async def _line(reader: FifoReader) -> bytes:
 
 
 def test_drain_grace_starts_again_with_each_byte(tmp_path: Path) -> None:
-    """What a background process still says in time is delivered."""
+    """Output of a background process within the grace time is delivered."""
     (out,) = fifos(tmp_path, ["out"])
     pauses = "for i in 1 2 3 4; do sleep 0.12; echo $i; done; sleep 0.35; echo late"
 
@@ -145,7 +145,7 @@ def test_drain_grace_starts_again_with_each_byte(tmp_path: Path) -> None:
 
 
 def test_drain_grace_is_given_from_the_call_on(tmp_path: Path) -> None:
-    """The last byte may be long ago when the process ends: its children still get their chance."""
+    """The grace time counts from the call, even if the last byte came long before."""
     (out,) = fifos(tmp_path, ["out"])
 
     async def scenario() -> None:
@@ -167,7 +167,7 @@ def test_drain_grace_is_given_from_the_call_on(tmp_path: Path) -> None:
 def test_drain_of_unread_output_ends_at_its_limit(
     tmp_path: Path, script: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """No client reads; Delete goes on after the limit, the rest is counted."""
+    """No client reads; Delete continues after the limit, and the rest is counted."""
     caplog.set_level(logging.WARNING)
     (out,) = fifos(tmp_path, ["out"])
 
@@ -189,9 +189,9 @@ def test_drain_of_unread_output_ends_at_its_limit(
 
 @pytest.mark.rule("io.end.5")
 def test_drain_of_output_whose_reader_has_left_ends_after_the_grace(tmp_path: Path) -> None:
-    """A client that closed its end and asks for Delete does not come back: ctr, with a terminal."""
+    """A client that closes its end and then calls Delete does not return (ctr with a terminal)."""
     (out,) = fifos(tmp_path, ["out"])
-    policy = IoPolicy(drain_grace_s=0.1, drain_limit_s=60)  # more than the test has
+    policy = IoPolicy(drain_grace_s=0.1, drain_limit_s=60)  # more than the test takes
 
     async def scenario() -> None:
         reader = FifoReader(out)
@@ -201,7 +201,7 @@ def test_drain_of_output_whose_reader_has_left_ends_after_the_grace(tmp_path: Pa
             reader.close()
             assert await child.wait() == 0
             assert await drained_s(io) >= 0.1
-            reader = FifoReader(out)  # in time after all: it gets what it would have got
+            reader = FifoReader(out)  # it connects in time and gets all output
             everything = asyncio.create_task(reader.count_all())
             await io.drain()
             assert await everything == 400_000
@@ -213,7 +213,7 @@ def test_drain_of_output_whose_reader_has_left_ends_after_the_grace(tmp_path: Pa
 
 @pytest.mark.rule("io.end.4")
 def test_drain_of_output_without_end_stops_at_its_limit() -> None:
-    """A background process that never stops writing must not hold up Delete."""
+    """A background process that never stops writing must not block Delete."""
 
     async def scenario() -> None:
         policy = IoPolicy(drain_grace_s=0.1, drain_limit_s=0.3)
@@ -226,7 +226,7 @@ def test_drain_of_output_without_end_stops_at_its_limit() -> None:
 
 
 def test_drain_may_be_cancelled_and_repeated(tmp_path: Path) -> None:
-    """A Delete whose caller left is joined by the next one."""
+    """The next Delete joins one whose caller disconnected."""
     (out,) = fifos(tmp_path, ["out"])
 
     async def scenario() -> None:
@@ -247,7 +247,7 @@ def test_drain_may_be_cancelled_and_repeated(tmp_path: Path) -> None:
 
 
 def test_close_ends_a_drain(tmp_path: Path) -> None:
-    """The end that closes decides."""
+    """The close takes precedence."""
     (out,) = fifos(tmp_path, ["out"])
 
     async def scenario() -> None:
@@ -267,7 +267,7 @@ def test_close_ends_a_drain(tmp_path: Path) -> None:
 
 @pytest.mark.rule("io.end.6")
 def test_close_without_drain_delivers_what_the_fifo_takes(tmp_path: Path) -> None:
-    """A careful shim first flushes; the loop has not even seen the bytes."""
+    """The close writes bytes that the loop has not noticed yet."""
     (out,) = fifos(tmp_path, ["out"])
 
     async def scenario() -> None:
@@ -286,7 +286,7 @@ def test_close_without_drain_delivers_what_the_fifo_takes(tmp_path: Path) -> Non
 
 
 def test_close_is_possible_at_any_time_and_twice(tmp_path: Path) -> None:
-    """Undo steps accept `was never there`."""
+    """Undo steps accept that there is nothing to undo."""
     (out,) = fifos(tmp_path, ["out"])
 
     async def scenario() -> None:

@@ -1,4 +1,4 @@
-"""Names that are no FIFO: files, devices, and the URI that makes a file."""
+"""Names that are no FIFO: files, devices, and URIs that create a file."""
 
 import asyncio
 import os
@@ -35,7 +35,7 @@ async def _write_both(stdout: str, stderr: str) -> None:
 
 @pytest.mark.rule("io.pipes.5")
 def test_plain_file_is_appended_to_and_shared(tmp_path: Path) -> None:
-    """stdout == stderr is one fd, closed after both."""
+    """If stdout and stderr are equal, one fd is used for both, and closed after both."""
     path = tmp_path / "log"
     path.write_text("pre\n")
 
@@ -67,7 +67,7 @@ def test_plain_file_shared_stays_open_until_both_streams_end(tmp_path: Path) -> 
 
 
 def test_stderr_to_dev_null_beside_a_fifo(tmp_path: Path) -> None:
-    """epoll cannot wait for /dev/null, and need not."""
+    """epoll cannot wait for /dev/null; this is not needed."""
     (out,) = fifos(tmp_path, ["out"])
 
     async def scenario() -> None:
@@ -86,7 +86,7 @@ def test_stderr_to_dev_null_beside_a_fifo(tmp_path: Path) -> None:
 @pytest.mark.rule("io.file.1", "io.file.2")
 @pytest.mark.parametrize("stderr", ["", "/no/such/place"])
 def test_file_uri_takes_both_streams(tmp_path: Path, stderr: str) -> None:
-    """Made with its folders, appended to; stderr's name is not looked at."""
+    """The file is created with its folders and appended to; stderr's name is ignored."""
     path = tmp_path / "a" / "b" / "log"
     before = os.umask(0)
     try:
@@ -101,7 +101,7 @@ def test_file_uri_takes_both_streams(tmp_path: Path, stderr: str) -> None:
 
 @pytest.mark.rule("io.file.2")
 def test_file_uri_existing_file_is_appended_to(tmp_path: Path) -> None:
-    """O_APPEND, and never truncated."""
+    """It is opened with O_APPEND and never truncated."""
     path = tmp_path / "log"
     path.write_text("pre\n")
 
@@ -112,7 +112,7 @@ def test_file_uri_existing_file_is_appended_to(tmp_path: Path) -> None:
 
 
 def test_file_uri_of_a_fifo_is_used_as_one(tmp_path: Path) -> None:
-    """The reference opens what is behind the path by what it is; ours is not stuck in open."""
+    """As in the reference the type of the file decides; our open does not block."""
     (out,) = fifos(tmp_path, ["out"])
 
     async def scenario() -> None:
@@ -145,7 +145,7 @@ def test_file_uri_that_cannot_be_opened_is_refused(uri: str, text: str) -> None:
 
 
 def test_file_io_closed_before_it_is_connected_leaves_nothing(tmp_path: Path) -> None:
-    """A Create that fails in the runtime."""
+    """This happens if Create fails in the runtime."""
 
     async def scenario() -> None:
         async with opened(stdin="/x", stdout=f"file://{tmp_path}/log"):
@@ -155,7 +155,8 @@ def test_file_io_closed_before_it_is_connected_leaves_nothing(tmp_path: Path) ->
 
 
 def test_terminal_named_as_output_is_a_file_that_may_be_full() -> None:
-    """A tty takes what it can, never holds up the loop and never becomes the shim's own."""
+    """A tty accepts what fits, never blocks the loop, and never becomes the shim's controlling
+    terminal."""
     master, slave = os.openpty()
     data = b"x" * 99 + b"\n"
 
@@ -168,7 +169,7 @@ def test_terminal_named_as_output_is_a_file_that_may_be_full() -> None:
             received = b""
             while len(received) < 500 * (len(data) + 1):  # the line discipline adds a \r
                 received += os.read(master, 65536) if bytes_waiting(master) else b""
-                await asyncio.sleep(0.001)  # between two looks
+                await asyncio.sleep(0.001)  # between two checks
             assert received == data.replace(b"\n", b"\r\n") * 500
             assert await child.wait() == 0
 

@@ -1,4 +1,5 @@
-"""Small messages: each is relayed as soon as the loop finds it, whatever the sink holds already."""
+"""Small messages: each is relayed as soon as the loop finds it, even if the sink has data
+already."""
 
 import asyncio
 import os
@@ -29,7 +30,7 @@ def fifo_sink(path: str) -> FifoSink:
 
 @pytest.mark.parametrize("size", [1, 8, PAGE_BYTES - 1, PAGE_BYTES, PAGE_BYTES + 1, FIFO_BYTES])
 def test_message_is_relayed_in_the_turn_that_finds_it(size: int) -> None:
-    """A client that waits for an echo waits for one turn of the loop, not for two."""
+    """An echo takes one iteration of the loop, not two."""
 
     async def scenario() -> None:
         from_client, client = pipe()
@@ -38,7 +39,8 @@ def test_message_is_relayed_in_the_turn_that_finds_it(size: int) -> None:
         relay.start()
         message = os.urandom(size)
         os.write(client, message)
-        # The reader's callback is queued by the turn that polls; it runs before this goes on.
+        # The iteration that polls queues the reader's callback, which runs before this coroutine
+        # continues.
         await asyncio.sleep(0)
         await asyncio.sleep(0)
         assert os.read(process, FIFO_BYTES + 1) == message
@@ -54,7 +56,7 @@ def test_message_is_relayed_in_the_turn_that_finds_it(size: int) -> None:
 def test_messages_of_all_sizes_arrive_in_order_at_a_reader_of_any_speed(
     tmp_path: Path, loop: LoopName
 ) -> None:
-    """Whether it finds the FIFO empty, with a page begun, or full."""
+    """The FIFO may be empty, full, or have a page that is partly filled."""
     (out,) = fifos(tmp_path, ["out"])
     chance = random.Random(7)
     sizes = [chance.choice([1, 80, 4000, PAGE_BYTES, 5000, 20_000]) for _ in range(300)]

@@ -61,7 +61,7 @@ def test_connect_without_reader_times_out(tmp_path: Path, missing: str, loop: Lo
 
 @pytest.mark.rule("io.open.2")
 def test_connect_callers_limit_counts_when_it_is_shorter(tmp_path: Path) -> None:
-    """30 s and the RPC's deadline, whichever comes first."""
+    """30 s or the call's deadline, whichever is earlier."""
     (out,) = fifos(tmp_path, ["out"])
 
     async def scenario() -> float:
@@ -77,7 +77,7 @@ def test_connect_callers_limit_counts_when_it_is_shorter(tmp_path: Path) -> None
 @pytest.mark.rule("io.open.2")
 @pytest.mark.parametrize("loop", LOOPS)
 def test_connect_waits_for_a_late_reader(tmp_path: Path, loop: LoopName) -> None:
-    """Create waits until both outputs have a reader, then goes on."""
+    """Create waits until both outputs have a reader."""
     _, out, err = fifos(tmp_path)
 
     async def scenario() -> None:
@@ -96,7 +96,7 @@ def test_connect_waits_for_a_late_reader(tmp_path: Path, loop: LoopName) -> None
 
 @pytest.mark.rule("io.open.4")
 def test_connect_reader_that_is_itself_stuck_in_open_counts(tmp_path: Path) -> None:
-    """A client that opens the plain way waits for our end while we wait for its end."""
+    """A client with a blocking open waits for our end while we wait for its end."""
     (out,) = fifos(tmp_path, ["out"])
 
     async def scenario() -> None:
@@ -116,7 +116,7 @@ def test_connect_reader_that_is_itself_stuck_in_open_counts(tmp_path: Path) -> N
 
 
 def test_connect_reader_that_came_and_left_is_not_waited_for(tmp_path: Path) -> None:
-    """A reader that leaves again after the open is case (b): the stream stays usable."""
+    """If a reader disconnects after the open, the stream stays usable."""
     (out,) = fifos(tmp_path, ["out"])
 
     async def scenario() -> None:
@@ -137,7 +137,7 @@ def test_connect_reader_that_came_and_left_is_not_waited_for(tmp_path: Path) -> 
 
 @pytest.mark.rule("io.open.4")
 def test_connect_cancelled_leaves_nothing_open(tmp_path: Path) -> None:
-    """Lost connection: FIFO opens are cancelled, no thread and no fd stays behind."""
+    """After a lost connection the opens are cancelled, and no thread or fd is left behind."""
     _, out, err = fifos(tmp_path)
 
     async def scenario() -> None:
@@ -156,7 +156,7 @@ def test_connect_cancelled_leaves_nothing_open(tmp_path: Path) -> None:
 
 
 def test_connect_closed_while_it_waits_fails_and_leaves_nothing(tmp_path: Path) -> None:
-    """After every wait the world may have changed."""
+    """The streams may be closed during the wait."""
     (out,) = fifos(tmp_path, ["out"])
 
     async def scenario() -> None:
@@ -187,7 +187,7 @@ def _connect_error(stdio: Stdio) -> str:
 
 
 def test_connect_missing_file_is_reported(tmp_path: Path) -> None:
-    """A missing name counts as a file, and a file is not created."""
+    """A missing path is treated as a file, which is not created."""
     path = f"{tmp_path}/nofile"
 
     text = _connect_error(Stdio(stdout=path))
@@ -208,7 +208,7 @@ def test_connect_directory_is_reported() -> None:
     ("path", "why"), [("/dev/null/x", "not a directory"), ("a\0b", "invalid argument")]
 )
 def test_connect_name_that_cannot_be_resolved_is_reported(path: str, why: str) -> None:
-    """What the reference's stat says; a NUL must not be a crash."""
+    """The error text of stat in the reference; a NUL byte must not cause a crash."""
     text = _connect_error(Stdio(stderr=path))
 
     assert text == f"failed to start io pipe copy: unable to copy pipes: stat {path}: {why}"
@@ -225,7 +225,7 @@ def test_connect_missing_stdin_is_reported(tmp_path: Path) -> None:
 
 
 def test_connect_without_descriptors_left_is_reported(tmp_path: Path) -> None:
-    """EMFILE at the second end of a FIFO: an answer, and the first end is closed again."""
+    """EMFILE at the second end of a FIFO is an error, and the first end is closed again."""
     (out,) = fifos(tmp_path, ["out"])
 
     async def scenario() -> str:
@@ -265,7 +265,7 @@ def test_pinned_file_is_opened_even_if_its_name_is_replaced(tmp_path: Path) -> N
 
         assert stat.S_ISFIFO(os.fstat(fd.number).st_mode)
         fd.close()
-        fd.close()  # once is enough, twice is harmless
+        fd.close()  # a second close is harmless
 
 
 @pytest.mark.rule("io.select.3")

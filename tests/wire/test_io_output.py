@@ -91,7 +91,7 @@ def test_output_end_is_seen_before_delete_and_fds_are_gone(tmp_path: Path, loop:
 @pytest.mark.rule("io.pipes.7")
 @pytest.mark.parametrize("name", ["stdout", "stderr"])
 def test_output_alone_is_enough(tmp_path: Path, name: str) -> None:
-    """Names may be empty, one by one (the reference fails)."""
+    """Each name may be empty alone (the reference fails)."""
     (path,) = fifos(tmp_path, ["fifo"])
 
     async def scenario() -> None:
@@ -108,7 +108,7 @@ def test_output_alone_is_enough(tmp_path: Path, name: str) -> None:
 
 
 def test_output_written_before_connect_is_delivered(tmp_path: Path) -> None:
-    """The process may have run and ended before the FIFOs are open."""
+    """The process may have exited before the FIFOs are open."""
     (out,) = fifos(tmp_path, ["out"])
 
     async def scenario() -> None:
@@ -122,13 +122,14 @@ def test_output_written_before_connect_is_delivered(tmp_path: Path) -> None:
     run_clean(scenario())
 
 
-# --- a reader that is away ---------------------------------------------------------------------
+# --- a reader that is disconnected
+# ---------------------------------------------------------------------
 
 
 @pytest.mark.rule("io.open.6")
 @pytest.mark.parametrize("loop", LOOPS)
 def test_reader_lost_and_back_gets_everything_in_order(tmp_path: Path, loop: LoopName) -> None:
-    """Output waits, it is never dropped, no writer gets EPIPE."""
+    """Output waits and is never dropped; no writer gets EPIPE."""
     (out,) = fifos(tmp_path, ["out"])
     count = 6000  # 480 kB: more than pipe and FIFO hold
 
@@ -155,9 +156,10 @@ def test_reader_lost_and_back_gets_everything_in_order(tmp_path: Path, loop: Loo
 def test_short_lines_without_reader_all_fit_the_fifo(
     tmp_path: Path, burst: int, turns: int
 ) -> None:
-    """800 lines of 80 bytes are 64,000 of the FIFO's 65,536, however they come.
+    """800 lines of 80 bytes, 64,000 bytes, fit into the FIFO's 65,536, in bursts of any size.
 
-    52 lines are more than a page, which is the case for splice: it would take two slots for them.
+    52 lines are more than a page, so splice is possible; it would use two of the FIFO's pages for
+    them.
     """
     (out,) = fifos(tmp_path, ["out"])
 
@@ -169,7 +171,7 @@ def test_short_lines_without_reader_all_fit_the_fifo(
             io.spawned()
             data = lines(800)
             for start in range(0, len(data), 80 * burst):
-                os.write(process, data[start : start + 80 * burst])  # must not wait
+                os.write(process, data[start : start + 80 * burst])  # must not block
                 for _ in range(turns):
                     await asyncio.sleep(0)
             os.close(process)
@@ -184,7 +186,7 @@ def test_short_lines_without_reader_all_fit_the_fifo(
 def test_short_lines_of_a_process_without_reader_all_fit_the_fifo(
     tmp_path: Path, loop: LoopName
 ) -> None:
-    """The same, with a process that is as fast as it can; it is not held."""
+    """The same with a process that writes as fast as possible, and is not blocked."""
     (out,) = fifos(tmp_path, ["out"])
 
     async def scenario() -> None:
@@ -199,7 +201,7 @@ def test_short_lines_of_a_process_without_reader_all_fit_the_fifo(
     run_clean(scenario(), loop=loop)
 
 
-# --- at rest -----------------------------------------------------------------------------------
+# --- idle -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("loop", LOOPS)
@@ -213,7 +215,7 @@ def test_short_lines_of_a_process_without_reader_all_fit_the_fifo(
     ],
 )
 def test_idle_output_wakes_no_thread(tmp_path: Path, script: str, loop: LoopName) -> None:
-    """No busy loop, no timer, whichever side waits for which."""
+    """No busy loop and no timer, whichever side waits for the other."""
     _, out, err = fifos(tmp_path)
 
     async def scenario() -> None:
@@ -238,7 +240,7 @@ def test_idle_output_wakes_no_thread(tmp_path: Path, script: str, loop: LoopName
 def test_output_peers_closing_in_any_order_leave_nothing(
     tmp_path: Path, order: tuple[str, ...]
 ) -> None:
-    """Each peer goes in each order; no descriptor is left, and no thread is woken."""
+    """The peers close in each order; no descriptor is left, and no thread is woken."""
     (out,) = fifos(tmp_path, ["out"])
 
     async def scenario() -> None:
@@ -254,7 +256,7 @@ def test_output_peers_closing_in_any_order_leave_nothing(
                     child.kill()
                 else:
                     await io.close()
-                await asyncio.sleep(0.005)  # some turns of the loop between two steps
+                await asyncio.sleep(0.005)  # some iterations of the loop between two steps
             assert await wakeups_at_rest(0.05) <= REST_WAKEUPS
 
     run_clean(scenario())
@@ -295,7 +297,7 @@ def test_busy_output_does_not_keep_others_waiting(tmp_path: Path) -> None:
                 now = io.counters().stdout.relayed_bytes
                 most, before = max(most, now - before), now
             child.kill()
-            assert most <= 2 * MIB  # a step moves 1 MiB; the rest of the loop has its turn then
+            assert most <= 2 * MIB  # a step moves 1 MiB; then other callbacks run
 
     run_clean(scenario())
 

@@ -1,4 +1,4 @@
-"""What is behind a process's streams is chosen by their names; and its pipes."""
+"""The names of the streams select their kind; and the pipes."""
 
 import fcntl
 import os
@@ -71,7 +71,7 @@ def test_open_io_what_is_not_supported_is_refused(
 
 @pytest.mark.rule("io.pipes.1")
 def test_pipes_are_made_for_the_named_streams_only(tmp_path: Path) -> None:
-    """What has no name is /dev/null in the container."""
+    """A stream without a name is /dev/null in the container."""
     paths = fifos(tmp_path)
 
     async def scenario() -> None:
@@ -88,7 +88,8 @@ def test_pipes_are_made_for_the_named_streams_only(tmp_path: Path) -> None:
 
 
 def test_pipe_ends_container_side_blocks_and_nothing_is_inherited(tmp_path: Path) -> None:
-    """A container with a non-blocking stdout would see EAGAIN; a child gets what it is given."""
+    """With a non-blocking stdout a container would get EAGAIN; a child inherits only what it is
+    given."""
     paths = fifos(tmp_path)
 
     async def scenario() -> None:
@@ -143,7 +144,7 @@ def test_refused_chown_of_a_pipe_names_the_stream(stdio: Stdio, name: str) -> No
 
 
 def test_open_io_without_descriptors_left_is_refused_cleanly() -> None:
-    """EMFILE half way through the pipes: an answer, and nothing is left."""
+    """EMFILE while the pipes are made is an error, and nothing is left."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     # Room for one pipe, not for two: descriptors are given out from the lowest free number.
     probe = os.pipe()

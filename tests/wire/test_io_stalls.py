@@ -35,7 +35,7 @@ from tests.support.streams import (
 def test_policy_buffer_holds_the_writer_only_when_it_is_full(
     tmp_path: Path, loop: LoopName
 ) -> None:
-    """Up to the limit in memory on top of pipe and FIFO, and nothing is lost."""
+    """Memory is used up to the limit, in addition to pipe and FIFO; nothing is lost."""
     (out,) = fifos(tmp_path, ["out"])
     policy = IoPolicy(stdio_policy=BUFFER, limit_bytes=200_000)
     fits, too_much = 3800, 6000  # 304 kB; 480 kB, the pipes and the buffer hold 331,072
@@ -80,7 +80,7 @@ def test_policy_drop_oldest_never_holds_the_writer(tmp_path: Path, loop: LoopNam
             assert len(received) + counters.dropped_bytes == 80 * count
             assert counters.relayed_bytes == len(received)
             assert counters.dropped_bytes > 300_000
-            # The oldest are in the FIFO, the newest in the buffer; what was between is gone.
+            # The oldest bytes are in the FIFO, the newest in the buffer; those between are dropped.
             assert received.startswith(lines(700))
             assert received[-40_000:] == lines(count)[-40_000:]
         reader.close()
@@ -130,7 +130,7 @@ def _file_size_limit(limit_bytes: int) -> Iterator[None]:
 
 @pytest.mark.rule("io.pipes.9")
 def test_sink_that_recovers_in_time_loses_nothing(tmp_path: Path) -> None:
-    """The log that cannot be written for a second (here EFBIG)."""
+    """A log file that cannot be written for a second (here EFBIG)."""
     path = tmp_path / "log"
     path.touch()
 
@@ -150,7 +150,7 @@ def test_sink_that_recovers_in_time_loses_nothing(tmp_path: Path) -> None:
 
 @pytest.mark.rule("io.pipes.9")
 def test_sink_that_recovers_late_goes_on_from_there(tmp_path: Path) -> None:
-    """What came while it failed is dropped and counted; what comes later is written."""
+    """Bytes that arrive while it fails are dropped and counted; later bytes are written."""
     path = tmp_path / "log"
     path.touch()
 
@@ -188,16 +188,16 @@ def test_output_unread_at_the_end_waits_for_the_next_client(tmp_path: Path) -> N
             assert await Container(io, "echo", "last words").wait() == 0
             await io.drain()
             assert await wakeups_at_rest() <= REST_WAKEUPS
-            FifoReader(out).close()  # a reader that only looks
+            FifoReader(out).close()  # a reader that does not read
             client = Container(ProcessIO(), "sh", "-c", f"cat {out} > {tmp_path}/copy")
-            assert await client.wait() == 0  # it saw the end
+            assert await client.wait() == 0  # it has read the end
         assert (tmp_path / "copy").read_bytes() == b"last words\n"
 
     run_clean(scenario())
 
 
 def test_client_that_comes_after_the_end_reads_before_the_drain_is_over(tmp_path: Path) -> None:
-    """dockerd opens the FIFO, asks for Delete at once, and closes its end at the answer."""
+    """dockerd opens the FIFO, calls Delete at once, and closes its end at the reply."""
     (out,) = fifos(tmp_path, ["out"])
 
     async def scenario() -> None:
@@ -222,7 +222,7 @@ def test_client_that_comes_after_the_end_reads_before_the_drain_is_over(tmp_path
 
 
 def test_output_unread_at_the_end_is_given_up_at_close(tmp_path: Path) -> None:
-    """Delete ends it."""
+    """Delete drops it."""
     (out,) = fifos(tmp_path, ["out"])
 
     async def scenario() -> None:
@@ -240,7 +240,7 @@ def test_output_unread_at_the_end_is_given_up_at_close(tmp_path: Path) -> None:
 def test_output_unread_at_the_end_without_descriptors_ends_as_it_always_did(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """At a limit of inotify or descriptors the end is the reference's, with a log line."""
+    """At the limit of descriptors the stream ends as in the reference, with a log line."""
     (out,) = fifos(tmp_path, ["out"])
 
     async def scenario() -> None:

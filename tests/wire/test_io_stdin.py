@@ -1,4 +1,4 @@
-"""Input from clients to a process: detach, attach again, CloseIO, and a process that is gone."""
+"""Input from clients to a process: detach, attach again, CloseIO, and a process that has exited."""
 
 import asyncio
 import errno
@@ -24,7 +24,7 @@ from tests.support.streams import (
 
 
 def writer(path: str) -> int:
-    """A client's end; it fails when the shim does not read."""
+    """Open a client's end; it fails if the shim has not opened the other one."""
     return os.open(path, os.O_WRONLY | os.O_NONBLOCK)
 
 
@@ -107,7 +107,7 @@ def test_close_io_before_the_process_runs_is_delivered_once_it_does(tmp_path: Pa
 @pytest.mark.rule("io.closeio.6")
 @pytest.mark.parametrize("client", [True, False])
 def test_close_io_before_connect_is_remembered(tmp_path: Path, client: bool) -> None:
-    """An exec's CloseIO before its Start has its effect after it."""
+    """A CloseIO before the Start of an exec takes effect after it."""
     stdin, out, _ = fifos(tmp_path)
 
     async def scenario() -> None:
@@ -115,7 +115,7 @@ def test_close_io_before_connect_is_remembered(tmp_path: Path, client: bool) -> 
         async with opened(stdin=stdin, stdout=out) as io:
             io.close_stdin()
             child = Container(io, "cat")
-            if client:  # it is stuck in open until the shim opens its end
+            if client:  # it blocks in open until the shim opens its end
                 other = Container(ProcessIO(), "sh", "-c", f"echo hello > {stdin}")
                 await eventually(lambda: "partner" in other.waits_in, "the client to be stuck")
             await io.connect()
@@ -134,7 +134,7 @@ def test_close_io_before_connect_is_remembered(tmp_path: Path, client: bool) -> 
 def test_stdin_closed_by_the_process_breaks_the_clients_pipe(
     tmp_path: Path, script: str, loop: LoopName
 ) -> None:
-    """Closed by the container or gone with it; a client must not block for ever."""
+    """The process closes it or exits; a client must not block for ever."""
     (stdin,) = fifos(tmp_path, ["in"])
 
     async def scenario() -> None:
@@ -156,7 +156,7 @@ def test_stdin_closed_by_the_process_breaks_the_clients_pipe(
 
 @pytest.mark.rule("io.open.4")
 def test_stdin_of_a_process_that_ended_before_connect_is_closed(tmp_path: Path) -> None:
-    """A client that is stuck in open is released, and then gets an error."""
+    """A client that blocks in open is released, and then gets an error."""
     (stdin,) = fifos(tmp_path, ["in"])
 
     async def scenario() -> None:
@@ -173,7 +173,7 @@ def test_stdin_of_a_process_that_ended_before_connect_is_closed(tmp_path: Path) 
 
 @pytest.mark.parametrize("loop", LOOPS)
 def test_stdin_that_is_not_read_waits_without_waking(tmp_path: Path, loop: LoopName) -> None:
-    """Pipe and FIFO are full: the client blocks, the shim rests; then all of it arrives."""
+    """Pipe and FIFO are full: the client blocks and the shim is idle; then all of it arrives."""
     stdin, out, _ = fifos(tmp_path)
     data = os.urandom(300_000)
     (tmp_path / "data").write_bytes(data)
@@ -207,7 +207,7 @@ def test_stdin_that_is_not_read_waits_without_waking(tmp_path: Path, loop: LoopN
 def test_stdin_from_a_regular_file_is_copied_to_its_end(
     tmp_path: Path, size_bytes: int, loop: LoopName
 ) -> None:
-    """The reference reads whatever the name is; epoll cannot wait for a file."""
+    """As in the reference any file is read; epoll cannot wait for a regular file."""
     (out,) = fifos(tmp_path, ["out"])
     data = os.urandom(size_bytes)
     (tmp_path / "data").write_bytes(data)
@@ -225,7 +225,7 @@ def test_stdin_from_a_regular_file_is_copied_to_its_end(
 
 
 def test_stdin_from_dev_null_ends_at_once() -> None:
-    """A name like any other."""
+    """/dev/null is handled like any other file."""
 
     async def scenario() -> None:
         async with opened(stdin="/dev/null") as io:
@@ -240,7 +240,7 @@ def test_stdin_from_dev_null_ends_at_once() -> None:
 def test_stdin_peers_closing_in_any_order_leave_nothing(
     tmp_path: Path, order: tuple[str, ...]
 ) -> None:
-    """Each peer goes in each order; no descriptor is left, and no thread is woken."""
+    """The peers close in each order; no descriptor is left, and no thread is woken."""
     (stdin,) = fifos(tmp_path, ["in"])
 
     async def scenario() -> None:
@@ -256,7 +256,7 @@ def test_stdin_peers_closing_in_any_order_leave_nothing(
                     io.close_stdin()
                 else:
                     child.kill()
-                await asyncio.sleep(0.005)  # some turns of the loop between two steps
+                await asyncio.sleep(0.005)  # some iterations of the loop between two steps
             assert await wakeups_at_rest(0.05) <= REST_WAKEUPS
             assert stdin not in open_fds().values()
 

@@ -1,4 +1,4 @@
-"""Input whose last client leaves without CloseIO, where an annotation says this is its end."""
+"""Input that ends after its last client disconnected without CloseIO, because of an annotation."""
 
 import asyncio
 import os
@@ -38,7 +38,7 @@ def writer(path: str) -> int:
 def test_input_ends_when_its_last_client_has_been_gone_for_the_time(
     tmp_path: Path, hangup_s: float, loop: LoopName
 ) -> None:
-    """All that was written arrives first; two clients count as one."""
+    """All earlier input arrives first; the last of two clients counts."""
     stdin, out, _ = fifos(tmp_path)
 
     async def scenario() -> None:
@@ -65,7 +65,7 @@ def test_input_ends_when_its_last_client_has_been_gone_for_the_time(
 
 @pytest.mark.parametrize("loop", LOOPS)
 def test_nothing_wakes_while_the_time_runs(tmp_path: Path, loop: LoopName) -> None:
-    """A FIFO without writers is readable all the time: the loop must not see it."""
+    """A FIFO without writers is always readable: the loop must not watch it."""
     (stdin,) = fifos(tmp_path, ["in"])
 
     async def scenario() -> None:
@@ -82,7 +82,7 @@ def test_nothing_wakes_while_the_time_runs(tmp_path: Path, loop: LoopName) -> No
 
 
 def test_input_that_no_client_has_opened_does_not_end(tmp_path: Path) -> None:
-    """The time runs from the leaving of a client, not from the start."""
+    """The time counts from the disconnect of a client, not from the start."""
     stdin, out, _ = fifos(tmp_path)
 
     async def scenario() -> None:
@@ -105,7 +105,8 @@ def test_input_that_no_client_has_opened_does_not_end(tmp_path: Path) -> None:
 def test_client_that_writes_within_the_time_starts_it_again(
     tmp_path: Path, size_bytes: int
 ) -> None:
-    """Whether its bytes are copied or spliced, and whether it is still there at the end or not."""
+    """For bytes that are copied and bytes that are spliced, and for a client that stays or
+    disconnects."""
     stdin, out, _ = fifos(tmp_path)
     data = os.urandom(size_bytes)
 
@@ -123,7 +124,7 @@ def test_client_that_writes_within_the_time_starts_it_again(
             await stays(lambda: not child.exited, "it runs", for_s=SHORT_S * 0.6)
             third = writer(stdin)
             os.write(third, data)
-            # The time is over, but the client is there.
+            # The time has passed, but the client is connected.
             await stays(lambda: not child.exited, "it runs", for_s=SHORT_S * 2)
             os.close(third)
             assert await reader.read_all() == data
@@ -135,7 +136,7 @@ def test_client_that_writes_within_the_time_starts_it_again(
 
 @pytest.mark.parametrize("clients", ["none yet", "gone", "there"])
 def test_close_io_ends_the_input_without_waiting(tmp_path: Path, clients: str) -> None:
-    """CloseIO means what it always means: the end once no client is left."""
+    """As always, CloseIO ends the input once no client is left."""
     stdin, out, _ = fifos(tmp_path)
 
     async def scenario() -> None:
@@ -165,7 +166,7 @@ def test_close_io_ends_the_input_without_waiting(tmp_path: Path, clients: str) -
 
 
 def test_close_io_before_connect_ends_the_input(tmp_path: Path) -> None:
-    """Remembered until there is an input."""
+    """CloseIO takes effect once there is an input."""
     (stdin,) = fifos(tmp_path, ["in"])
 
     async def scenario() -> None:
@@ -179,7 +180,7 @@ def test_close_io_before_connect_ends_the_input(tmp_path: Path) -> None:
 
 
 def test_process_that_ends_within_the_time_leaves_no_timer(tmp_path: Path) -> None:
-    """Neither a descriptor nor a call-back on what is closed."""
+    """Neither a descriptor nor a callback for closed files remains."""
     (stdin,) = fifos(tmp_path, ["in"])
 
     async def scenario() -> None:
@@ -196,7 +197,7 @@ def test_process_that_ends_within_the_time_leaves_no_timer(tmp_path: Path) -> No
 
 
 def test_full_pipe_is_delivered_before_the_end(tmp_path: Path) -> None:
-    """A process that reads late gets all that was written by a client long gone."""
+    """A process that reads late gets all bytes of a client that disconnected long before."""
     stdin, out, _ = fifos(tmp_path)
     data = os.urandom(100_000)
 

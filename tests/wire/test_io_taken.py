@@ -1,4 +1,4 @@
-"""What a client has to read before an exit is published, and how long the shim waits for it."""
+"""Output that a client has to read before an exit is published, and the time limit of that."""
 
 import asyncio
 import os
@@ -31,7 +31,7 @@ async def run_to_its_end(io: ProcessIO, script: str) -> None:
 
 
 def waits(io: ProcessIO) -> bool:
-    """Whether `output_read` has to wait for anything: else its first step is the last."""
+    """Whether `output_read` has to wait; otherwise it ends in its first step."""
     call = io.output_read()
     try:
         call.send(None)
@@ -47,7 +47,7 @@ def waits(io: ProcessIO) -> bool:
 def test_output_is_taken_once_the_client_has_read_it(
     tmp_path: Path, count: int, loop: LoopName
 ) -> None:
-    """In the FIFO, or still on its way there; all waiters are woken."""
+    """The output is in the FIFO, or not yet relayed; all waiters are woken."""
     (out,) = fifos(tmp_path, ["out"])
 
     async def scenario() -> None:
@@ -56,9 +56,7 @@ def test_output_is_taken_once_the_client_has_read_it(
             await io.connect()
             child = Container(io, "sh", "-c", f"head -c {count} /dev/zero")
             first = await reader.read(count // 2)
-            fits = (
-                count <= 60_000
-            )  # or a child still writes, and the client is ahead of it at times
+            fits = count <= 60_000  # or a child still writes, and the FIFO may be empty at times
             if fits:
                 await eventually(lambda: child.exited, "the process to end")
             io.process_ended()
@@ -76,7 +74,8 @@ def test_output_is_taken_once_the_client_has_read_it(
 
 
 def test_output_that_is_read_at_once_costs_no_timer(tmp_path: Path) -> None:
-    """An exec's Wait is as fast as its client: each turn of the loop looks at the FIFO."""
+    """An exec's Wait is as fast as its client, because each iteration of the loop checks the
+    FIFO."""
     (out,) = fifos(tmp_path, ["out"])
 
     async def scenario() -> None:
@@ -96,7 +95,7 @@ def test_output_that_is_read_at_once_costs_no_timer(tmp_path: Path) -> None:
 
 
 def test_all_who_wait_for_output_to_be_read_go_on_together(tmp_path: Path) -> None:
-    """A Delete after a Wait does not wait for another look before the exit is published."""
+    """A Delete after a Wait does not wait for another check before the exit is published."""
     (out,) = fifos(tmp_path, ["out"])
 
     async def scenario() -> None:
@@ -104,7 +103,7 @@ def test_all_who_wait_for_output_to_be_read_go_on_together(tmp_path: Path) -> No
         async with opened(stdout=out, policy=PATIENT) as io:
             await run_to_its_end(io, "echo words")
             first = asyncio.create_task(io.output_read())
-            for _ in range(100):  # it no longer looks in each turn of the loop
+            for _ in range(100):  # it no longer checks in each iteration of the loop
                 await asyncio.sleep(0)
             assert os.read(reader.number, 100) == b"words\n"
             await io.output_read()
@@ -117,7 +116,7 @@ def test_all_who_wait_for_output_to_be_read_go_on_together(tmp_path: Path) -> No
 
 
 def test_client_that_reads_to_the_end_sees_it_before_the_exit_is_published(tmp_path: Path) -> None:
-    """The shim's look at what is unread must not keep the stream from ending."""
+    """The shim's check of unread bytes must not prevent the end of the stream."""
     (out,) = fifos(tmp_path, ["out"])
 
     async def scenario() -> None:
@@ -135,7 +134,7 @@ def test_client_that_reads_to_the_end_sees_it_before_the_exit_is_published(tmp_p
 
 @pytest.mark.rule("task.wait.6")
 def test_client_that_never_reads_is_waited_for_once_and_for_a_limited_time(tmp_path: Path) -> None:
-    """The time counts from the end of the process, whichever call asks and how often."""
+    """The time counts from the exit of the process, for all calls together."""
     (out,) = fifos(tmp_path, ["out"])
 
     async def scenario() -> None:
@@ -159,7 +158,7 @@ def test_client_that_never_reads_is_waited_for_once_and_for_a_limited_time(tmp_p
 def test_nothing_is_waited_for_without_output_or_without_a_client(
     tmp_path: Path, script: str
 ) -> None:
-    """One look is enough then."""
+    """Then one check is enough."""
     (out,) = fifos(tmp_path, ["out"])
 
     async def scenario() -> None:
@@ -192,7 +191,7 @@ def test_nothing_is_waited_for_with_a_file_or_nothing(tmp_path: Path) -> None:
 
 @pytest.mark.rule("task.wait.6")
 def test_output_of_a_terminal_is_taken_once_the_client_has_read_it(tmp_path: Path) -> None:
-    """Also what is still in the terminal, because the FIFO is full."""
+    """Also output that is still in the terminal, because the FIFO is full."""
     (out,) = fifos(tmp_path, ["out"])
 
     async def scenario() -> None:
@@ -213,7 +212,7 @@ def test_output_of_a_terminal_is_taken_once_the_client_has_read_it(tmp_path: Pat
 
 
 def test_close_ends_the_waiting(tmp_path: Path) -> None:
-    """Delete of the container goes on, even while a call waits for one of its execs."""
+    """The Delete of the container continues, even while a call waits for one of its execs."""
     (out,) = fifos(tmp_path, ["out"])
 
     async def scenario() -> None:

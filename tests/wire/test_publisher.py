@@ -1,4 +1,4 @@
-"""The ordered outbox of events, against a real ttrpc sink that misbehaves."""
+"""The ordered outbox of events, with a real ttrpc sink that misbehaves."""
 
 import asyncio
 import contextlib
@@ -21,7 +21,8 @@ from ttrpc import Call, Code, Registry, Server, StatusError
 
 
 class Sink:
-    """A daemon's events service.  `answers` are taken one per call; after them every call is OK."""
+    """A daemon's events service.  Each call uses up one of `answers`; after them every call is
+    OK."""
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / "sink.sock"
@@ -45,7 +46,7 @@ class Sink:
 
     @property
     def pids(self) -> list[int]:
-        """The pids of the events received, in order: each event of these tests has its own."""
+        """The pids of the received events, in order: each event in these tests has its own pid."""
         started = events_pb2.TaskStart.FromString
         return [started(request.envelope.event.value).pid for request, _ in self.requests]
 
@@ -72,7 +73,8 @@ async def publishing(address: str) -> AsyncIterator[Publisher]:
 
 @pytest.mark.rule("events.transport.1", "events.transport.2")
 def test_event_is_wrapped_as_containerd_expects(tmp_path: Path) -> None:
-    """Envelope, bare type URL, namespace, metadata and time limit are what the daemon takes."""
+    """Envelope, bare type URL, namespace, metadata and timeout are those that the daemon
+    accepts."""
 
     async def main() -> None:
         sink = Sink(tmp_path)
@@ -100,7 +102,7 @@ def test_event_is_wrapped_as_containerd_expects(tmp_path: Path) -> None:
 
 @pytest.mark.rule("events.transport.2")
 def test_events_arrive_in_order_once_the_daemon_is_back(tmp_path: Path) -> None:
-    """Unlike in the reference nothing is dropped, nothing overtakes."""
+    """Unlike in the reference no event is dropped or reordered."""
 
     async def main() -> None:
         sink = Sink(tmp_path)
@@ -113,7 +115,7 @@ def test_events_arrive_in_order_once_the_daemon_is_back(tmp_path: Path) -> None:
             assert sink.pids == list(range(1, 301))
             await sink.close()
             publisher.emit(Started("c1", 301))
-            sink.open()  # a restarted daemon: the old connection is dead
+            sink.open()  # a restarted daemon: the old connection is closed
             await publisher.drain(20)
         assert sink.pids == list(range(1, 302))
         await sink.close()
@@ -126,7 +128,7 @@ def test_events_arrive_in_order_once_the_daemon_is_back(tmp_path: Path) -> None:
     "code", [Code.DEADLINE_EXCEEDED, Code.RESOURCE_EXHAUSTED, Code.UNAVAILABLE]
 )
 def test_answer_that_means_not_now_is_tried_again_in_place(tmp_path: Path, code: Code) -> None:
-    """Codes 4, 8 and 14 acknowledge nothing."""
+    """Codes 4, 8 and 14 are no acknowledgement."""
 
     async def main() -> None:
         sink = Sink(tmp_path)
@@ -146,7 +148,7 @@ def test_answer_that_means_not_now_is_tried_again_in_place(tmp_path: Path, code:
 def test_refusal_is_an_acknowledgement_and_logged_once(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A daemon that cannot take an event will not take it later: the next one must get through."""
+    """A daemon that refuses an event will refuse it again, so the next event is sent."""
 
     async def main() -> None:
         sink = Sink(tmp_path)
@@ -165,7 +167,7 @@ def test_refusal_is_an_acknowledgement_and_logged_once(
 
 @pytest.mark.rule("events.transport.6")
 def test_daemon_that_dies_over_an_event_gets_it_again(tmp_path: Path) -> None:
-    """A lost connection acknowledges nothing, whether or not the event was read."""
+    """A lost connection is no acknowledgement, whether or not the event was read."""
 
     async def main() -> None:
         sink = Sink(tmp_path)
@@ -186,7 +188,7 @@ def test_daemon_that_dies_over_an_event_gets_it_again(tmp_path: Path) -> None:
 
 @pytest.mark.rule("events.transport.3")
 def test_without_an_address_events_are_dropped_at_once() -> None:
-    """A shim without a listening daemon works all the same."""
+    """A shim without an address for events works nevertheless."""
 
     async def main() -> None:
         async with publishing("") as publisher:
@@ -201,7 +203,7 @@ def test_without_an_address_events_are_dropped_at_once() -> None:
 def test_full_outbox_refuses_new_processes_and_drops_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """At the bound Create and Exec get code 8; events that must be published are still taken."""
+    """At the bound Create and Exec get code 8; other events are still queued."""
     monkeypatch.setattr(module, "MAX_PENDING", 2)
 
     async def main() -> None:
@@ -220,7 +222,8 @@ def test_full_outbox_refuses_new_processes_and_drops_nothing(
 def test_events_not_acknowledged_at_the_end_are_logged(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The end of the shim waits a bounded time for its last events, and says what is lost."""
+    """The shim waits a limited time for its last events before it exits, and logs those that are
+    lost."""
 
     async def main() -> None:
         async with publishing(str(tmp_path / "nobody.sock")) as publisher:
@@ -234,7 +237,7 @@ def test_events_not_acknowledged_at_the_end_are_logged(
 def test_ooms_of_one_container_are_published_once_while_none_is_acknowledged(
     tmp_path: Path,
 ) -> None:
-    """A daemon that was away gets each container's OOM once, in its place."""
+    """A daemon that was down gets one OOM event for each container, in order."""
 
     async def main() -> None:
         sink = Sink(tmp_path)
@@ -245,7 +248,7 @@ def test_ooms_of_one_container_are_published_once_while_none_is_acknowledged(
             publisher.emit(Oom("c1"))
             await eventually(lambda: sink.requests, "the first to be under way")
             for _ in range(3):
-                publisher.emit(Oom("c1"))  # after the one under way: a new one
+                publisher.emit(Oom("c1"))  # while one is being sent, a new one is queued
                 publisher.emit(Oom("c2"))
             publisher.emit(Started("c3", 1))
             assert publisher.pending == 4
@@ -264,7 +267,7 @@ def test_ooms_of_one_container_are_published_once_while_none_is_acknowledged(
 
 
 def test_pause_and_resume_have_their_topics(tmp_path: Path) -> None:
-    """Topics and bare type URLs are those the daemon knows."""
+    """Topics and bare type URLs are those of containerd."""
 
     async def main() -> None:
         sink = Sink(tmp_path)

@@ -1,4 +1,4 @@
-"""`start` as each generation of containerd calls it, and the server it leaves behind."""
+"""`start` as each generation of containerd runs it, and the server that it starts."""
 
 import errno
 import os
@@ -46,7 +46,7 @@ def boot() -> Iterator[Boot]:
     ],
 )
 def test_old_daemons_get_the_plain_address(boot: Boot, stdin: bytes) -> None:
-    """No newline, nothing on stderr, whatever they sent."""
+    """No newline, and nothing on stderr, for any input."""
     boot.bundle("c1")
 
     done = boot.start("c1", stdin=stdin)
@@ -90,7 +90,7 @@ def test_new_daemons_get_a_message(boot: Boot) -> None:
 @pytest.mark.root
 @pytest.mark.rule("cli.reply.11")
 def test_input_beyond_ten_mebibytes_is_not_read(boot: Boot) -> None:
-    """What is cut off is no message of the new kind any more."""
+    """Truncated input is no message of the new kind."""
     boot.bundle("c1")
     name, length = b"\xa2\x7d", b"\x80\x80\x80\x05"  # an unknown field, of 10 MiB
     stdin = boot.params("c1") + name + length + bytes(10 << 20)
@@ -178,7 +178,7 @@ def test_nothing_is_on_stderr_whatever_the_environment(boot: Boot, env: dict[str
 @pytest.mark.rule("cli.reply.5")
 @pytest.mark.parametrize("warnings", ["always", "default"])
 def test_script_without_isolation_warns_of_nothing(boot: Boot, warnings: str) -> None:
-    """The same where a packager's script lets PYTHONWARNINGS through."""
+    """The same if a packager's script passes PYTHONWARNINGS on."""
     boot.bundle("c1")
     install(boot.shim, "-s")
 
@@ -193,13 +193,13 @@ def test_script_without_isolation_warns_of_nothing(boot: Boot, warnings: str) ->
     [
         ">&-",
         "2>&-",
-        # Without stdin the socket is in root's folder.
+        # Without stdin the socket is in the default folder.
         pytest.param("<&-", marks=pytest.mark.root),
         pytest.param("<&- >&- 2>&-", marks=pytest.mark.root),
     ],
 )
 def test_closed_standard_fds_become_null(boot: Boot, closed: str) -> None:
-    """Neither the socket nor a pipe may land on 0, 1 or 2."""
+    """Neither the socket nor a pipe may get the numbers 0, 1 or 2."""
     boot.bundle("c1")
     (boot.folder / "stdin").write_bytes(b"" if "<" in closed else boot.params("c1"))
     words = " ".join(boot.args("c1", "start"))
@@ -265,7 +265,7 @@ def test_stale_socket_is_replaced(boot: Boot) -> None:
 
 
 def test_ended_server_leaves_no_socket(boot: Boot) -> None:
-    """A server removes its socket on its way out."""
+    """A server removes its socket before it exits."""
     boot.bundle("c1")
     path = path_of(boot.new_start("c1"))
     boot.served(path)
@@ -278,7 +278,7 @@ def test_ended_server_leaves_no_socket(boot: Boot) -> None:
 
 @pytest.mark.rule("cli.serve.5")
 def test_server_that_is_executed_serves_the_socket_it_is_given(boot: Boot) -> None:
-    """No action word; `-socket`, or fd 3."""
+    """Without an action; the socket is that of `-socket`, or fd 3."""
     bundle = boot.bundle("c1")
     path = str(boot.folder / "x.sock")
     server = subprocess.Popen(
@@ -309,7 +309,7 @@ def test_log_fifo_may_be_missing_when_start_runs(boot: Boot) -> None:
 
 
 def test_options_of_either_generation_move_the_server_nowhere_by_default(boot: Boot) -> None:
-    """Options without a shim cgroup leave the server in the caller's."""
+    """With options without a shim cgroup the server stays in the cgroup of its caller."""
     boot.bundle("c1")
     packed = Packed(
         type_url="containerd.runc.v1.Options",

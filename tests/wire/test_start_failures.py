@@ -1,4 +1,4 @@
-"""`start` that fails or is killed: the text the daemon shows, and nothing left behind."""
+"""`start` that fails or is killed: the error text, and no leftovers."""
 
 import os
 import resource
@@ -27,7 +27,7 @@ def boot() -> Iterator[Boot]:
 
 
 def nothing_left(boot: Boot, bundle: Path) -> bool:
-    """No server, no socket, no file but those the daemon made."""
+    """Whether there is no server, no socket, and no file except those of the daemon."""
     sockets = os.listdir(boot.socket_dir) if os.path.isdir(boot.socket_dir) else []
     known = {"config.json", "log"}
     return not boot.servers() and not sockets and set(os.listdir(bundle)) == known
@@ -112,9 +112,7 @@ def test_too_long_socket_folder_is_reported_with_its_length(boot: Boot) -> None:
 @pytest.mark.rule("cli.spawn.6")
 @pytest.mark.vm
 def test_missing_cgroup_of_the_shim_is_rolled_back(boot: Boot) -> None:
-    """It is moved into the cgroup that the options name; one that is missing fails `start` and
-    leaves nothing.
-    """
+    """A missing cgroup in the options fails `start`, which leaves nothing behind."""
     bundle = boot.bundle("c1")
 
     done = boot.new_start("c1", params=with_cgroup("/b-none"))
@@ -128,7 +126,7 @@ def test_missing_cgroup_of_the_shim_is_rolled_back(boot: Boot) -> None:
 def test_options_in_a_file_are_those_of_the_start(
     boot: Boot, tmp_path: Path, generation: str
 ) -> None:
-    """The cgroup of the shim, as CRI and ctr give it to runtimes they do not know."""
+    """The cgroup of the shim in options that CRI and ctr pass to runtimes that they do not know."""
     bundle = boot.bundle("c1")
     config = tmp_path / "options.toml"
     config.write_text('ShimCgroup = "/b-none"\nUnknown = 1\n')
@@ -145,7 +143,7 @@ def test_options_in_a_file_are_those_of_the_start(
 
 
 def test_unknown_options_in_a_file_are_no_part_of_the_reply(boot: Boot, tmp_path: Path) -> None:
-    """The daemon takes whatever is printed for the address."""
+    """The daemon uses all output as the address."""
     boot.bundle("c1")
     config = tmp_path / "options.toml"
     config.write_text("Unknown = 1\n")
@@ -165,7 +163,7 @@ def generic(config_path: str) -> Packed:
 @pytest.mark.vm
 @pytest.mark.root
 def test_server_joins_the_cgroup_of_the_shim(boot: Boot) -> None:
-    """In every hierarchy; also with options from an old daemon."""
+    """In every hierarchy, with options from old daemons too."""
     boot.bundle("c1")
     path = f"/{boot.namespace}"
     folders = tree.folders(path)
@@ -190,7 +188,7 @@ def test_server_joins_the_cgroup_of_the_shim(boot: Boot) -> None:
 @pytest.mark.root
 @pytest.mark.unified
 def test_cgroup_of_the_shim_that_takes_no_process_is_rolled_back(boot: Boot) -> None:
-    """One that passes controllers on may hold no process itself, says the kernel."""
+    """A cgroup that enables controllers for its children cannot have processes of its own."""
     bundle = boot.bundle("c1")
     (folder,) = map(Path, tree.folders(f"/{boot.namespace}"))
     folder.mkdir()
@@ -245,7 +243,7 @@ def test_full_disk_fails_cleanly(boot: Boot) -> None:
 
 @pytest.mark.rule("cli.spawn.8")
 def test_reply_without_a_reader_is_rolled_back(boot: Boot) -> None:
-    """The daemon died meanwhile: a server that no daemon knows must not stay."""
+    """If the daemon has died, no server may remain that no daemon knows."""
     bundle = boot.bundle("c1")
     reader, writer = os.pipe()
     os.close(reader)
@@ -267,14 +265,15 @@ def test_reply_without_a_reader_is_rolled_back(boot: Boot) -> None:
 
 @pytest.mark.rule("cli.spawn.8")
 def test_start_killed_before_its_answer_leaves_no_server(boot: Boot) -> None:
-    """The daemon kills a `start` whose caller left: the server ends and removes its socket."""
+    """The daemon kills a `start` whose caller disconnected: the server exits and removes its
+    socket."""
     bundle = boot.bundle("c1")
     reader, writer = os.pipe2(os.O_NONBLOCK)
     try:
         while True:
             os.write(writer, bytes(4096))
     except BlockingIOError:
-        os.set_blocking(writer, True)  # full: the answer has to wait
+        os.set_blocking(writer, True)  # the pipe is full, so the answer blocks
     start = subprocess.Popen(
         boot.args("c1", "start"), cwd=bundle, stdin=subprocess.PIPE, stdout=writer
     )
@@ -295,7 +294,7 @@ def test_start_killed_before_its_answer_leaves_no_server(boot: Boot) -> None:
 
 
 def test_socket_that_answers_nothing_is_joined_nevertheless(boot: Boot) -> None:
-    """A shim that hangs keeps its name: a second one would lose its containers."""
+    """A shim that hangs keeps its socket: a second shim would lose its containers."""
     boot.bundle("c1")
     path = path_of(boot.new_start("c1"))
     boot.stop()

@@ -1,4 +1,4 @@
-"""Containers that share a shim, and `start`s that meet."""
+"""Containers that share a shim, and simultaneous `start`s."""
 
 import contextlib
 import json
@@ -51,7 +51,7 @@ def config(**annotations: str | None) -> str:
 def test_annotations_decide_who_shares_a_shim(
     boot: Boot, annotations: dict[str, str | None], group: str
 ) -> None:
-    """The first that is present wins, an empty one too."""
+    """The first annotation that is present counts, even if it is empty."""
     boot.bundle("c1", config(**annotations))
 
     path = path_of(boot.new_start("c1"))
@@ -61,7 +61,7 @@ def test_annotations_decide_who_shares_a_shim(
 
 @pytest.mark.rule("cli.group.3", "cli.group.4")
 def test_second_container_of_a_group_joins(boot: Boot) -> None:
-    """The same answer, no new server, its own address file."""
+    """The same reply, no new server, and an address file of its own."""
     boot.bundle("pause", config(**{SANDBOX: "pause"}))
     member = boot.bundle("member", config(**{SANDBOX: "pause"}))
     first = boot.new_start("pause")
@@ -76,7 +76,7 @@ def test_second_container_of_a_group_joins(boot: Boot) -> None:
 
 @pytest.mark.rule("cli.end.3")
 def test_socket_of_a_group_goes_with_its_shim(boot: Boot) -> None:
-    """The group is not the id; what was bound is what is unlinked."""
+    """The group is not the id; the shim unlinks the socket that it bound."""
     boot.bundle("c1", config(**{GROUP: "another"}))
     path = path_of(boot.new_start("c1"))
     until(lambda: answers(path), "the server to answer")
@@ -108,7 +108,8 @@ def test_start_right_after_the_end_of_the_last_shim_is_served(boot: Boot) -> Non
     path = path_of(boot.new_start("c1"))
 
     def served() -> bool:
-        # `start` may have joined the dying one, as the reference's would: the daemon tries again.
+        # `start` may have joined the shim that is exiting, as in the reference: the daemon tries
+        # again.
         return answers(path) or path_of(boot.new_start("c1")) != path
 
     for _ in range(10):
@@ -123,7 +124,7 @@ def test_start_right_after_the_end_of_the_last_shim_is_served(boot: Boot) -> Non
 
 
 def test_twenty_starts_during_the_last_shutdown_are_served(boot: Boot) -> None:
-    """A member that comes while the pod's shim ends gets a shim."""
+    """A `start` while the pod's shim exits gets a shim."""
     _starts_during_shutdown(boot, 20)
 
 
@@ -134,10 +135,10 @@ def test_two_hundred_starts_during_the_last_shutdown_are_served(boot: Boot) -> N
 
 
 def _starts_during_shutdown(boot: Boot, count: int) -> None:
-    """Whether start or shutdown is first, `start` succeeds.
+    """Check that `start` succeeds, whether it or the shutdown is first.
 
-    It may have joined the shim that is ending, which nothing can prevent: then the daemon finds
-    no server there and starts again.  There is never a second server, nor a name without one.
+    It may join the shim that is exiting, which cannot be prevented: then the daemon finds no server
+    and runs `start` again.  There is never a second server, nor a socket without one.
     """
     for id_ in ("a", "b"):
         boot.bundle(id_, config(**{GROUP: "g"}))
@@ -146,7 +147,7 @@ def _starts_during_shutdown(boot: Boot, count: int) -> None:
     for _ in range(count):
         old = boot.served(path)
         start = boot.popen_start("b")
-        time.sleep(random.uniform(0, 0.25))  # the moment is what is tried
+        time.sleep(random.uniform(0, 0.25))  # a random moment
         shut_down(path)
         output, errors = start.communicate(timeout=30)
         assert (start.returncode, errors) == (0, b"")
@@ -169,7 +170,7 @@ def wait_for_end(boot: Boot, pid: int) -> None:
 
 def shut_down(path: str) -> None:
     service, request = "containerd.task.v2.Task", ShutdownRequest(id="a")
-    gone = contextlib.suppress(ConnectionClosed)  # it may be, before it has answered
+    gone = contextlib.suppress(ConnectionClosed)  # it may exit before it has answered
     with gone, BlockingClient.connect(path, timeout_s=10) as client:
         client.call(service, "Shutdown", request, Empty, timeout_s=10)
 
@@ -203,7 +204,7 @@ def test_killed_starts_and_delete_leave_nothing(boot: Boot) -> None:
 
 
 def _unsettled(boot: Boot) -> bool:
-    """Whether there is a server that does not serve, and may still wait for its `start`."""
+    """Whether there is a server that does not serve yet, and may wait for its `start`."""
     path = socket_path(boot.address, boot.namespace, "c1", folder=boot.socket_dir)
     return bool(boot.servers()) and not answers(path)
 
@@ -211,7 +212,7 @@ def _unsettled(boot: Boot) -> bool:
 @pytest.mark.rule("cli.group.4")
 @pytest.mark.root
 def test_running_shim_of_the_reference_is_joined_with_its_version(boot: Boot) -> None:
-    """containerd 1.x's shim serves v2 only, and a new daemon is informed of it."""
+    """The shim of containerd 1.x serves v2 only, and the reply to a new daemon has that version."""
     go_shim = shutil.which(GO_SHIM)
     if go_shim is None:
         pytest.skip("the reference's shim is not installed")

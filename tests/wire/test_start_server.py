@@ -1,4 +1,4 @@
-"""The server that `start` leaves behind: where it lives, what it holds, what it inherits."""
+"""The server process: its environment, its open files, its inherited attributes."""
 
 import os
 import signal
@@ -34,7 +34,7 @@ def status(pid: int, field: str) -> str:
 
 @pytest.mark.rule("cli.spawn.1", "cli.spawn.2", "cli.spawn.3")
 def test_server_is_a_daemon_of_its_own(boot: Boot) -> None:
-    """Title, folder, parent, group, and a session of its own."""
+    """Its title, working folder, parent, process group and session."""
     bundle = boot.bundle("c1")
     path = path_of(boot.new_start("c1"))
 
@@ -63,7 +63,7 @@ def test_debug_level_is_shown_in_the_command_line(boot: Boot) -> None:
 
 @pytest.mark.rule("cli.spawn.4")
 def test_server_holds_only_its_own_fds(boot: Boot) -> None:
-    """Nothing of the caller's leaks into it, and so into runc."""
+    """No fd of the caller leaks into it, and so into runc."""
     bundle = boot.bundle("c1")
     leak, other = os.pipe()
     os.set_inheritable(leak, True)
@@ -92,14 +92,14 @@ def test_server_holds_only_its_own_fds(boot: Boot) -> None:
 @pytest.mark.rule("cli.spawn.9", "cli.signals.3")
 @pytest.mark.parametrize("umask", [0o000, 0o027])
 def test_limits_umask_and_signals_are_inherited_as_they_are(boot: Boot, umask: int) -> None:
-    """Containers get them from the server; python-daemon's defaults would spoil them."""
+    """Containers inherit them from the server; python-daemon's defaults would change them."""
     boot.bundle("c1")
     path = path_of(boot.new_start("c1", setup=lambda: os.umask(umask)))
 
     pid = boot.served(path)
 
     assert int(status(pid, "Umask"), 8) == umask
-    # The C library's hidden ones may be ignored in the test process; CPython ignores the last two.
+    # The C library's own signals may be ignored in the test process; CPython ignores the last two.
     inherited = int(status(os.getpid(), "SigIgn"), 16)
     pythons = 1 << signal.SIGPIPE - 1 | 1 << signal.SIGXFSZ - 1
     assert int(status(pid, "SigIgn"), 16) & ~(inherited & ~pythons) == 0
@@ -122,7 +122,7 @@ def test_modes_of_files_do_not_depend_on_the_umask(boot: Boot, umask: int) -> No
 @pytest.mark.rule("cli.spawn.5")
 @pytest.mark.parametrize("score", [0, 500, 1000])
 def test_server_goes_before_the_daemon_when_memory_is_short(boot: Boot, score: int) -> None:
-    """One above the caller's, at most 1000."""
+    """Its score is the caller's plus one, at most 1000."""
     bundle = boot.bundle("c1")
     (boot.folder / "stdin").write_bytes(boot.params("c1"))
     words = " ".join(boot.args("c1", "start"))
@@ -136,7 +136,7 @@ def test_server_goes_before_the_daemon_when_memory_is_short(boot: Boot, score: i
 
 @pytest.mark.rule("cli.signals.2")
 def test_server_imports_nothing_once_it_is_on_its_own(boot: Boot) -> None:
-    """An upgrade may replace the files under a running shim."""
+    """An upgrade may replace the files of a running shim."""
     bundle = boot.bundle("c1")
     install(boot.shim, "-IXimporttime")  # one line on stderr for each module
     done = boot.new_start("c1")
@@ -155,7 +155,7 @@ def test_server_imports_nothing_once_it_is_on_its_own(boot: Boot) -> None:
 @pytest.mark.rule("cli.signals.1")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_stop_signal_right_after_start_leaves_no_socket(boot: Boot, number: int) -> None:
-    """Also before the server has come to handle signals itself."""
+    """Also before the server has its own signal handlers."""
     boot.bundle("c1")
     for _ in range(3):
         boot.new_start("c1")
@@ -167,7 +167,7 @@ def test_stop_signal_right_after_start_leaves_no_socket(boot: Boot, number: int)
 
 @pytest.mark.rule("cli.serve.5")
 def test_server_that_is_executed_serves_fd_3_and_removes_its_name(boot: Boot) -> None:
-    """The listener as an older `start` would hand it over."""
+    """The listener is passed as by an older `start`."""
     bundle = boot.bundle("c1")
     path = str(boot.folder / "x.sock")
     with listening(path) as sock:

@@ -29,7 +29,7 @@ MUTE_S = 0.05
 
 @contextlib.contextmanager
 def server() -> Iterator[str]:
-    """The path of a server that runs on a thread of its own."""
+    """Yield the path of a server that runs in a thread of its own."""
     paths: list[str] = []
     ready = threading.Event()
     stops: list[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = []
@@ -55,7 +55,7 @@ def server() -> Iterator[str]:
 
 @contextlib.contextmanager
 def pair() -> Iterator[tuple[BlockingClient, socket.socket]]:
-    """A client, and the other end of its connection."""
+    """Yield a client and the other end of its connection."""
     ours, theirs = socket.socketpair()
     with BlockingClient(ours) as client, theirs:
         yield client, theirs
@@ -73,7 +73,7 @@ def answer(stream_id: int, value: str) -> bytes:
 
 
 def test_calls_one_after_another_over_a_real_server() -> None:
-    """Small and large ones, with and without a limit, errors in between."""
+    """Small and large calls, with and without a timeout, and errors in between."""
     with server() as path, BlockingClient.connect(f"unix://{path}", timeout_s=LIMIT_S) as client:
         assert client.peer == PeerCredentials(os.getpid(), os.geteuid(), os.getegid())
         for value in ("a", "b" * 3_000_000, "c"):
@@ -90,7 +90,7 @@ def test_calls_one_after_another_over_a_real_server() -> None:
 
 
 def test_mute_server_costs_the_time_that_was_given_and_its_late_answer_is_dropped() -> None:
-    """Cut anywhere, also inside a frame."""
+    """The answer may be cut anywhere, also inside a frame."""
     with pair() as (client, peer):
         late = answer(1, "late")
         peer.sendall(late[:7])
@@ -102,7 +102,7 @@ def test_mute_server_costs_the_time_that_was_given_and_its_late_answer_is_droppe
 
 
 def test_call_without_time_is_not_sent() -> None:
-    """A deadline that has passed needs no request."""
+    """If the deadline has passed, no request is sent."""
     with pair() as (client, peer):
         with pytest.raises(StatusError, match="context deadline exceeded"):
             echo(client, timeout_s=0)
@@ -111,7 +111,7 @@ def test_call_without_time_is_not_sent() -> None:
 
 
 def test_server_that_does_not_read_costs_the_time_and_the_connection() -> None:
-    """Half a frame is out; nothing can follow it."""
+    """Part of a frame is sent, so no other frame can follow."""
     with pair() as (client, _peer):
         with pytest.raises(StatusError, match="context deadline exceeded"):
             echo(client, "x" * 3_000_000, timeout_s=MUTE_S)
@@ -120,7 +120,7 @@ def test_server_that_does_not_read_costs_the_time_and_the_connection() -> None:
 
 
 def test_request_that_was_not_begun_in_time_keeps_the_connection() -> None:
-    """Nothing of it is on the wire."""
+    """No byte of it was sent."""
     with pair() as (client, peer):
         client._sock.setblocking(False)
         filled = 0
@@ -137,7 +137,7 @@ def test_request_that_was_not_begun_in_time_keeps_the_connection() -> None:
 
 @pytest.mark.parametrize("rest", [b"", b"\0\0"])
 def test_lost_server_is_reported(rest: bytes) -> None:
-    """EOF, also inside a frame; then EPIPE or a closed socket."""
+    """End of file, also inside a frame; then EPIPE or a closed socket."""
     with pair() as (client, peer):
         peer.sendall(rest)
         peer.shutdown(socket.SHUT_WR)
@@ -161,7 +161,7 @@ def test_server_that_is_gone_before_the_call_is_reported() -> None:
 
 
 def test_answer_that_is_none_is_a_protocol_error() -> None:
-    """The bytes of the answer are no response."""
+    """The bytes of the answer cannot be decoded."""
     with pair() as (client, peer):
         peer.sendall(wire.encode_frame(1, wire.RESPONSE, 0, b"\x0a\x05a"))
         with pytest.raises(RemoteProtocolError):

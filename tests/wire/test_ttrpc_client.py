@@ -1,4 +1,4 @@
-"""The asyncio client, against our server and against one that answers by hand."""
+"""The asyncio client, with our server and with one that writes frames by hand."""
 
 import asyncio
 import contextlib
@@ -29,7 +29,7 @@ MUTE_S = 0.05
 
 @contextlib.asynccontextmanager
 async def pair() -> AsyncIterator[tuple[Client, Peer]]:
-    """A client, and a server by hand."""
+    """Yield a client and a server that writes frames by hand."""
     ours, theirs = socket.socketpair()
     client = Client(ours)
     with Peer(theirs) as peer:
@@ -59,7 +59,7 @@ async def request_of(peer: Peer) -> tuple[int, codec.Request]:
 
 
 def test_call_returns_the_answer_and_raises_errors(loop: LoopName) -> None:
-    """The usual."""
+    """A successful call and errors."""
 
     async def scenario() -> None:
         async with serving(Things().registry) as (_server, path), connected(path) as client:
@@ -74,7 +74,7 @@ def test_call_returns_the_answer_and_raises_errors(loop: LoopName) -> None:
 
 @pytest.mark.rule("ttrpc.client.5")
 def test_request_on_the_wire_has_names_payload_time_and_metadata(loop: LoopName) -> None:
-    """timeout_nano is what is left."""
+    """timeout_nano is the remaining time."""
 
     async def scenario() -> None:
         async with pair() as (client, peer):
@@ -98,7 +98,7 @@ def test_request_on_the_wire_has_names_payload_time_and_metadata(loop: LoopName)
 
 @pytest.mark.rule("ttrpc.client.1")
 def test_ids_on_the_wire_strictly_increase_for_all_callers(loop: LoopName) -> None:
-    """And answers may come in any order."""
+    """The answers may come in any order."""
 
     async def scenario() -> None:
         async with pair() as (client, peer):
@@ -130,7 +130,7 @@ def test_oversized_request_is_refused_here_and_uses_up_its_id(loop: LoopName) ->
 
 @pytest.mark.rule("ttrpc.client.4", "ttrpc.client.6")
 def test_answers_that_are_none_cost_their_own_call_only(loop: LoopName) -> None:
-    """The payload is looked at before the status; status code 0 is OK; strays are ignored."""
+    """The payload is decoded before the status; status code 0 is OK; stray frames are ignored."""
 
     async def scenario() -> None:
         async with pair() as (client, peer):
@@ -152,7 +152,7 @@ def test_answers_that_are_none_cost_their_own_call_only(loop: LoopName) -> None:
 
 
 def test_oversized_answer_costs_its_own_call_only(loop: LoopName) -> None:
-    """The call fails with code 8; the connection is used on."""
+    """The call fails with code 8; the connection stays open."""
 
     async def scenario() -> None:
         async with pair() as (client, peer):
@@ -175,7 +175,7 @@ def test_oversized_answer_costs_its_own_call_only(loop: LoopName) -> None:
 
 @pytest.mark.rule("ttrpc.client.4")
 def test_mute_server_costs_the_time_that_was_given(loop: LoopName) -> None:
-    """Code 4 from our own clock; a late answer is dropped."""
+    """Code 4 at the own timeout of the client; a late answer is dropped."""
 
     async def scenario() -> None:
         async with pair() as (client, peer):
@@ -206,7 +206,7 @@ def test_call_without_time_is_not_sent(loop: LoopName) -> None:
 
 
 def test_server_that_does_not_read_is_waited_for_within_the_time(loop: LoopName) -> None:
-    """A bounded amount waits to be sent; every call has its limit; order is kept."""
+    """A limited amount is queued; every call has its timeout; the order is kept."""
 
     async def scenario() -> None:
         async with pair() as (client, peer):
@@ -249,7 +249,7 @@ def test_cancelled_call_is_forgotten(loop: LoopName) -> None:
 
 
 def test_answer_that_crosses_a_cancel_is_dropped(loop: LoopName) -> None:
-    """It may come between the cancel and the task's last step."""
+    """The answer may come between the cancel and the task's last step."""
 
     async def scenario() -> None:
         async with pair() as (client, _peer):
@@ -266,7 +266,7 @@ def test_answer_that_crosses_a_cancel_is_dropped(loop: LoopName) -> None:
 
 @pytest.mark.rule("ttrpc.stream.7")
 def test_stream_by_hand_ends_with_a_response_too(loop: LoopName) -> None:
-    """Kinds of the future are ignored; its timer goes with it."""
+    """Unknown kinds are ignored; the timer is removed with the stream."""
 
     async def scenario() -> None:
         async with pair() as (client, peer):
@@ -291,7 +291,7 @@ def test_stream_by_hand_ends_with_a_response_too(loop: LoopName) -> None:
 @pytest.mark.rule("ttrpc.client.3", "ttrpc.client.7")
 @pytest.mark.parametrize("rest", [b"", b"\0\0\0\1", response(1, b"12345")[:-1]])
 def test_lost_server_fails_all_calls_and_is_noticed(loop: LoopName, rest: bytes) -> None:
-    """Whichever errno; this is how a daemon learns of the death of its shim."""
+    """For each errno; a daemon notices in this way that its shim has died."""
 
     async def scenario() -> None:
         async with pair() as (client, peer):
@@ -334,7 +334,7 @@ def test_server_that_left_unread_requests_counts_as_gone(loop: LoopName) -> None
 
 @pytest.mark.rule("ttrpc.client.7")
 def test_closed_client_fails_its_calls_also_those_that_wait_to_be_sent(loop: LoopName) -> None:
-    """Use of a closed connection."""
+    """A closed connection cannot be used."""
 
     async def scenario() -> None:
         async with pair() as (client, _peer):

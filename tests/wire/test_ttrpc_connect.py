@@ -1,4 +1,4 @@
-"""How the asyncio client connects (2.7)."""
+"""How the asyncio client connects."""
 
 import asyncio
 import contextlib
@@ -17,7 +17,7 @@ MUTE_S = 0.05
 
 
 def test_address_may_be_a_url(loop: LoopName) -> None:
-    """As containerd writes it in TTRPC_ADDRESS and in the bundle's `address`."""
+    """In the form of TTRPC_ADDRESS and of the bundle's `address`."""
 
     async def scenario() -> None:
         async with (

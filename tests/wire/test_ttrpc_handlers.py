@@ -1,4 +1,4 @@
-"""Handlers: errors, deadlines, and what becomes of them when their client goes."""
+"""Handlers: errors, deadlines, and lost clients."""
 
 import asyncio
 import logging
@@ -29,7 +29,7 @@ def one_method(handler: Any) -> Registry:
 
 @pytest.mark.rule("ttrpc.deadline.2")
 def test_handler_is_cancelled_at_its_deadline_and_the_client_gets_an_error(loop: LoopName) -> None:
-    """Code 4 in time; the connection is used on."""
+    """Code 4 in time; the connection stays open."""
 
     async def scenario() -> None:
         things = Things()
@@ -70,7 +70,7 @@ def test_deadline_is_given_to_the_handler_in_loop_time(loop: LoopName, method: s
 
 @pytest.mark.rule("ttrpc.deadline.1")
 def test_deadline_in_the_past_reaches_the_handler_nevertheless(loop: LoopName) -> None:
-    """What needs no waiting is answered well; what waits is cancelled."""
+    """A handler that does not wait answers; a handler that waits is cancelled."""
 
     async def scenario() -> None:
         things = Things()
@@ -87,7 +87,7 @@ def test_deadline_in_the_past_reaches_the_handler_nevertheless(loop: LoopName) -
 
 
 def test_deadline_that_passes_before_the_first_step_waits_for_it(loop: LoopName) -> None:
-    """Whatever order a loop runs timers and tasks in."""
+    """In whichever order a loop runs timers and tasks."""
 
     async def scenario() -> None:
         things = Things()
@@ -114,7 +114,7 @@ def test_deadline_that_passes_before_the_first_step_waits_for_it(loop: LoopName)
 def test_handler_may_raise_another_error_at_its_deadline(
     loop: LoopName, value: str, answer: Any
 ) -> None:
-    """A killed runtime is reported in its own words."""
+    """A killed runtime is reported with its own text."""
 
     async def scenario() -> None:
         things = Things()
@@ -131,7 +131,7 @@ def test_handler_may_raise_another_error_at_its_deadline(
 
 
 def test_deadline_of_a_call_that_ended_leaves_no_timer(loop: LoopName) -> None:
-    """An idle server has nothing to wake up for."""
+    """An idle server does not wake up."""
 
     async def scenario() -> None:
         things = Things()
@@ -152,7 +152,7 @@ def test_deadline_of_a_call_that_ended_leaves_no_timer(loop: LoopName) -> None:
 
 @pytest.mark.rule("ttrpc.deadline.3")
 def test_late_answer_is_no_error_for_either_side(loop: LoopName) -> None:
-    """The client gives up by itself and drops what comes late."""
+    """The client times out by itself and drops the late answer."""
 
     async def scenario() -> None:
         things = Things()
@@ -225,7 +225,7 @@ def raise_odd_code(_request: StringValue, _call: Call) -> StringValue:
 def test_handler_that_goes_wrong_costs_its_own_call_only(
     loop: LoopName, handler: Any, code: int, text: str
 ) -> None:
-    """Whatever it does, there is an answer and the connection is used on."""
+    """For each kind of failure there is an answer, and the connection stays open."""
 
     async def scenario() -> None:
         registry = one_method(handler)
@@ -245,7 +245,7 @@ def test_handler_that_goes_wrong_costs_its_own_call_only(
 def test_unexpected_error_is_logged_with_its_traceback(
     loop: LoopName, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It is a bug, and the log must show where."""
+    """It is a bug, so the log has to show its place."""
 
     async def scenario() -> None:
         async with serving(one_method(raise_bug)) as (_server, path), connected(path) as client:
@@ -259,7 +259,7 @@ def test_unexpected_error_is_logged_with_its_traceback(
 
 
 def test_error_converter_that_fails_costs_its_own_call_only(loop: LoopName) -> None:
-    """Even then there is an answer."""
+    """There is an answer nevertheless."""
 
     def to_status(exc: Exception) -> StatusError:
         raise ZeroDivisionError from exc
@@ -278,7 +278,7 @@ def test_error_converter_that_fails_costs_its_own_call_only(loop: LoopName) -> N
 
 
 def test_error_text_with_any_bytes_and_of_any_length_arrives(loop: LoopName) -> None:
-    """Texts come from paths and runtimes: an answer must not fail for them."""
+    """Texts contain paths and output of runtimes: no text may fail the answer."""
 
     async def scenario() -> None:
         def fail(request: StringValue, _call: Call) -> StringValue:

@@ -1,4 +1,4 @@
-"""What becomes of handlers when their client goes, or their server ends."""
+"""Handlers whose client disconnects, or whose server ends."""
 
 import asyncio
 from typing import Any
@@ -44,7 +44,7 @@ def test_lost_client_cancels_its_handlers_and_no_others(loop: LoopName) -> None:
 @pytest.mark.rule("ttrpc.deadline.5")
 @pytest.mark.parametrize("method", ["Echo", "Stubborn"])
 def test_call_of_a_client_that_closes_at_once_still_begins(loop: LoopName, method: str) -> None:
-    """A Kill or Delete sent by a client that goes away must happen."""
+    """A Kill or Delete of a client that disconnects must take effect."""
 
     async def scenario() -> None:
         things = Things()
@@ -58,7 +58,7 @@ def test_call_of_a_client_that_closes_at_once_still_begins(loop: LoopName, metho
 
 
 def test_calls_of_a_client_that_reads_nothing_any_more_still_happen(loop: LoopName) -> None:
-    """The reply cannot be sent, but what was asked before the end counts."""
+    """The reply cannot be sent, but the request takes effect."""
 
     async def scenario() -> None:
         things = Things()
@@ -75,7 +75,7 @@ def test_calls_of_a_client_that_reads_nothing_any_more_still_happen(loop: LoopNa
 def test_handler_that_fails_after_its_client_went_is_logged_only(
     loop: LoopName, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """No client reads its answer."""
+    """No client gets its answer."""
     reached = []
 
     async def fail_when_cancelled(_request: StringValue, _call: Call) -> StringValue:
@@ -98,7 +98,7 @@ def test_handler_that_fails_after_its_client_went_is_logged_only(
 
 @pytest.mark.rule("ttrpc.stop.2")
 def test_closing_server_cancels_and_awaits_handlers(loop: LoopName) -> None:
-    """Drop all at once; afterwards no handler runs."""
+    """All are cancelled at once; afterwards no handler runs."""
 
     async def scenario() -> None:
         things = Things()

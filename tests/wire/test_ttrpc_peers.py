@@ -1,4 +1,4 @@
-"""Who may connect: the credentials the kernel recorded."""
+"""Credentials of peers, as the kernel recorded them."""
 
 import os
 import subprocess
@@ -34,10 +34,10 @@ except OSError as exc:
 
 
 async def ask_as(path: str, when: str) -> str:
-    """What a process that changes its user or groups gets: a length, or an error's name."""
+    """Return what a process with another user or groups gets: a length, or the name of an error."""
     command = [sys.executable, "-I", "-S", "-c", STRANGER, path, when]
     frame = request_frame(1, "Echo", "x").hex()
-    child = subprocess.Popen(  # noqa: ASYNC220 - takes a millisecond, and it is not waited for here
+    child = subprocess.Popen(  # noqa: ASYNC220 - takes a millisecond; not awaited here
         [*command, frame], stdout=subprocess.PIPE, text=True
     )
     await eventually(lambda: child.poll() is not None, "the child")
@@ -48,7 +48,7 @@ async def ask_as(path: str, when: str) -> str:
 @pytest.mark.skipif(os.geteuid() != 0, reason="changes its groups")
 @pytest.mark.parametrize(("when", "served"), [("before", False), ("groups", True), ("after", True)])
 def test_other_primary_group_is_refused(loop: LoopName, when: str, served: bool) -> None:
-    """As it was at connect(); no other group counts."""
+    """The primary group at the time of connect() counts, and no other."""
 
     async def scenario() -> None:
         async with serving(Things().registry) as (server, path):
@@ -65,7 +65,7 @@ def test_other_primary_group_is_refused(loop: LoopName, when: str, served: bool)
 @pytest.mark.rule("ttrpc.peer.1")
 @pytest.mark.skipif(os.geteuid() != 0, reason="changes its user")
 def test_other_user_is_refused(loop: LoopName, caplog: pytest.LogCaptureFixture) -> None:
-    """Though the permissions of the socket let it in."""
+    """Although the permissions of the socket allow it."""
 
     async def scenario() -> None:
         async with serving(Things().registry) as (_server, path):
@@ -80,7 +80,7 @@ def test_other_user_is_refused(loop: LoopName, caplog: pytest.LogCaptureFixture)
 
 
 def test_own_rule_decides_who_may_connect(loop: LoopName) -> None:
-    """An events sink accepts any peer; a handler sees which process calls."""
+    """An events sink accepts any peer; a handler can read which process calls."""
 
     async def scenario() -> None:
         things = Things()

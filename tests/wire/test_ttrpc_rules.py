@@ -17,14 +17,14 @@ INACTIVE = "StreamID is no longer active"
 
 
 async def still_usable(peer: Peer, stream_id: int) -> bool:
-    """Does a normal call on the same connection work?"""
+    """Check that a normal call on the same connection works."""
     await peer.request(stream_id, "Echo", "after")
     return await peer.response() == (stream_id, "after")
 
 
 @pytest.mark.rule("ttrpc.frame.3")
 def test_vector_of_a_call_is_answered(loop: LoopName) -> None:
-    """Bytes as the daemon sends them; success has no status, Empty has frame length 0."""
+    """The bytes are those of a daemon; success has no status, and Empty has frame length 0."""
 
     async def scenario() -> None:
         async with serving(Things().registry) as (_server, path):
@@ -79,7 +79,7 @@ def test_oversized_request_is_refused_and_the_connection_usable(loop: LoopName) 
 
 @pytest.mark.rule("ttrpc.receive.2")
 def test_claim_of_ten_mib_by_a_slow_sender_keeps_others_served(loop: LoopName) -> None:
-    """Nothing of it is kept, the answer comes after its last byte."""
+    """No byte is kept; the answer comes after the last byte."""
 
     async def scenario() -> None:
         async with serving(Things().registry) as (_server, path):
@@ -96,7 +96,7 @@ def test_claim_of_ten_mib_by_a_slow_sender_keeps_others_served(loop: LoopName) -
 
 
 def test_request_of_nearly_the_limit_is_served(loop: LoopName) -> None:
-    """4 MiB is the most that a frame may hold."""
+    """4 MiB is the largest data of a frame."""
 
     async def scenario() -> None:
         async with serving(Things().registry) as (_server, path):
@@ -144,7 +144,7 @@ def test_data_without_a_stream_is_refused(loop: LoopName, flags: int) -> None:
 @pytest.mark.rule("ttrpc.receive.4")
 @pytest.mark.parametrize("request_flags", [0, wire.REMOTE_OPEN])
 def test_data_for_a_unary_call_in_flight_is_refused(loop: LoopName, request_flags: int) -> None:
-    """Where the Go shims crash; the call itself runs on."""
+    """The Go shims crash here; the call continues."""
 
     async def scenario() -> None:
         things = Things()
@@ -237,7 +237,7 @@ def test_unknown_name_is_unimplemented(
 
 @pytest.mark.rule("ttrpc.receive.11")
 def test_kinds_of_the_future_are_ignored(loop: LoopName) -> None:
-    """The next answer is that of the next call."""
+    """The next answer belongs to the next call."""
 
     async def scenario() -> None:
         async with serving(Things().registry) as (_server, path):
@@ -287,7 +287,7 @@ def test_unknown_fields_are_ignored(loop: LoopName) -> None:
 
 @pytest.mark.rule("ttrpc.frame.1")
 def test_frames_may_come_in_single_bytes_and_many_at_once(loop: LoopName) -> None:
-    """Framing does not depend on how the bytes come."""
+    """Framing does not depend on how the bytes are cut."""
 
     async def scenario() -> None:
         async with serving(Things().registry) as (_server, path):
@@ -305,7 +305,7 @@ def test_frames_may_come_in_single_bytes_and_many_at_once(loop: LoopName) -> Non
 
 @pytest.mark.rule("ttrpc.deadline.6")
 def test_metadata_reaches_the_handler(loop: LoopName) -> None:
-    """Keys without regard to case, repeated keys accumulate."""
+    """The case of keys is ignored, and repeated keys are joined."""
 
     async def scenario() -> None:
         things = Things()
@@ -326,7 +326,7 @@ def test_metadata_reaches_the_handler(loop: LoopName) -> None:
 def test_response_of_exactly_the_limit_arrives_and_one_byte_more_is_an_error(
     loop: LoopName,
 ) -> None:
-    """The connection and its other calls live on."""
+    """The connection and its other calls continue."""
 
     async def scenario() -> None:
         async with serving(Things().registry) as (_server, path):

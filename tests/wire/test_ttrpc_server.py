@@ -1,4 +1,4 @@
-"""The server as a whole: many, slow and hostile clients, and its end."""
+"""The whole server: many clients, slow and hostile ones, and its shutdown."""
 
 import asyncio
 import contextlib
@@ -30,7 +30,7 @@ MANY = 100  # such answers: ten times the limit
 
 
 def waiting_bytes(server: Server) -> int:
-    """What the server keeps for clients that do not read."""
+    """Return how many bytes the server keeps for clients that do not read."""
     return sum(one._transport.waiting_bytes for one in server._sessions)
 
 
@@ -82,7 +82,7 @@ def test_many_clients_at_once_are_all_answered(loop: LoopName) -> None:
 
 @pytest.mark.rule("ttrpc.serve.1")
 def test_flood_of_requests_leaves_others_their_turn(loop: LoopName) -> None:
-    """After a bounded number of requests the other connections are looked at."""
+    """After a limited number of requests the other connections are served."""
 
     async def scenario() -> None:
         things = Things()
@@ -104,7 +104,7 @@ def test_flood_of_requests_leaves_others_their_turn(loop: LoopName) -> None:
 
 @pytest.mark.rule("ttrpc.serve.2")
 def test_client_that_does_not_read_stalls_itself_only(loop: LoopName) -> None:
-    """It costs a bounded amount, others see nothing of it, and nothing is lost."""
+    """It uses a limited amount of memory, others are not affected, and nothing is lost."""
 
     async def scenario() -> None:
         things = Things()
@@ -139,7 +139,7 @@ def test_client_that_disconnects_without_reading_is_released(loop: LoopName) -> 
 
 
 def test_client_that_shuts_its_reading_side_is_released(loop: LoopName) -> None:
-    """Its calls cannot be answered; what it asked before is done."""
+    """Its calls cannot be answered, but its earlier requests take effect."""
 
     async def scenario() -> None:
         things = Things()
@@ -148,7 +148,7 @@ def test_client_that_shuts_its_reading_side_is_released(loop: LoopName) -> None:
                 await peer.request(1, "Wait")
                 await eventually(lambda: things.waiting, "the handler")
                 peer.sock.shutdown(socket.SHUT_RD)
-                ids = range(3, 3 + 2 * 300, 2)  # more than are looked at in one step
+                ids = range(3, 3 + 2 * 300, 2)  # more than are handled in one step
                 await peer.send(b"".join(request_frame(one, "Echo") for one in ids))
                 await eventually(lambda: not server.connections, "the end")
                 await eventually(lambda: things.cancelled == 1, "the end of the handler")
@@ -183,7 +183,7 @@ def test_client_that_shuts_its_reading_side_is_released(loop: LoopName) -> None:
     )
 )
 def test_any_bytes_leave_the_server_working(chunks: list[bytes]) -> None:
-    """Garbage, half frames and broken streams harm their own connection at most."""
+    """Garbage, partial frames and broken streams affect their own connection at most."""
 
     async def scenario() -> None:
         things = Things()
@@ -203,7 +203,7 @@ def test_any_bytes_leave_the_server_working(chunks: list[bytes]) -> None:
 def test_accept_that_fails_is_tried_again_after_a_pause(
     loop: LoopName, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Out of fds; connections that wait are served later, the CPU is not burnt meanwhile."""
+    """Out of fds: waiting connections are served later, and no CPU time is used meanwhile."""
 
     def failures() -> int:
         return caplog.text.count("accept failed")
@@ -229,7 +229,7 @@ def test_accept_that_fails_is_tried_again_after_a_pause(
 def test_server_ends_also_while_it_pauses_accepting(
     loop: LoopName, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """No timer is left to look at a closed listener."""
+    """No timer for a closed listener remains."""
 
     async def scenario() -> None:
         async with serving(Things().registry) as (server, path):
@@ -264,7 +264,7 @@ def no_fd_left() -> Iterator[None]:
 
 
 def test_server_that_stopped_listening_serves_who_is_there(loop: LoopName) -> None:
-    """The listener goes, connections stay."""
+    """The listener is closed, connections stay open."""
 
     async def scenario() -> None:
         async with serving(Things().registry) as (server, path), connected(path) as client:
@@ -279,7 +279,7 @@ def test_server_that_stopped_listening_serves_who_is_there(loop: LoopName) -> No
 
 @pytest.mark.rule("ttrpc.stop.1")
 def test_graceful_end_waits_for_calls_and_closes_idle_connections(loop: LoopName) -> None:
-    """Active is who has an outstanding call."""
+    """A connection with a pending call is active."""
 
     async def scenario() -> None:
         things = Things()
@@ -306,7 +306,7 @@ def test_graceful_end_waits_for_calls_and_closes_idle_connections(loop: LoopName
 
 @pytest.mark.rule("ttrpc.stop.1")
 def test_graceful_end_has_a_limit(loop: LoopName) -> None:
-    """Then the rest is dropped, its handlers are cancelled."""
+    """Then the other connections are closed, and their handlers cancelled."""
 
     async def scenario() -> None:
         things = Things()
@@ -322,7 +322,7 @@ def test_graceful_end_has_a_limit(loop: LoopName) -> None:
 
 
 def test_handler_may_end_the_server(loop: LoopName) -> None:
-    """Shutdown is itself a call: closing must not wait for the handler that closes."""
+    """Shutdown is a call itself: the shutdown must not wait for its own handler."""
 
     async def scenario() -> None:
         things = Things()
@@ -342,7 +342,7 @@ def test_handler_may_end_the_server(loop: LoopName) -> None:
 def test_handler_that_does_not_end_is_left_behind_and_logged(
     loop: LoopName, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The end of the server has a limit of its own."""
+    """The shutdown of the server has a time limit of its own."""
     monkeypatch.setattr("ttrpc.server.HANDLERS_END_S", 0.05)
 
     async def scenario() -> None:
@@ -373,7 +373,8 @@ def test_handler_that_does_not_end_is_left_behind_and_logged(
 
 @pytest.mark.rule("ttrpc.stop.3")
 def test_flush_waits_until_the_kernel_has_all_replies(loop: LoopName) -> None:
-    """The last reply of a shim that exits is not lost; a client that is stuck costs a limit."""
+    """The last reply of a shim that exits is not lost; a client that does not read delays it for a
+    limited time."""
 
     async def scenario() -> None:
         things = Things()
@@ -391,6 +392,6 @@ def test_flush_waits_until_the_kernel_has_all_replies(loop: LoopName) -> None:
                 await slow.request(3, "Repeat", str(10 * BIG))
                 await eventually(lambda: waiting_bytes(server), "what does not fit in the kernel")
                 flushing = asyncio.create_task(server.flush(timeout_s=10))
-            await flushing  # the client is gone: there is nothing to wait for
+            await flushing  # the client has disconnected: nothing to wait for
 
     run(scenario(), loop=loop)

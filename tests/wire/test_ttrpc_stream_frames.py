@@ -63,7 +63,7 @@ def test_frames_of_a_client_stream(loop: LoopName) -> None:
 
 @pytest.mark.rule("ttrpc.stream.6")
 def test_stream_has_ended_when_its_handler_has(loop: LoopName) -> None:
-    """Though the client has not closed its side."""
+    """Although the client has not closed its side."""
 
     async def scenario() -> None:
         async with serving(Things().registry) as (_server, path):

@@ -1,4 +1,4 @@
-"""Streams whose other end takes nothing."""
+"""Streams whose other end does not receive."""
 
 import asyncio
 
@@ -17,7 +17,7 @@ from ttrpc import (
     wire,
 )
 
-DEEP = inbox.DEPTH + 1  # one message more than a stream takes without a consumer
+DEEP = inbox.DEPTH + 1  # one message more than a stream queues
 
 
 PATIENCE_S = 0.2
@@ -38,7 +38,7 @@ async def deaf(client: Client) -> ClientStream[StringValue]:
 
 @pytest.mark.rule("ttrpc.stream.5")
 def test_full_stream_waits_for_its_handler(loop: LoopName) -> None:
-    """More than 64 messages at once are no error if the handler comes in time."""
+    """More than 64 messages at once are no error if the handler receives them in time."""
 
     async def scenario() -> None:
         things = Things()
@@ -85,7 +85,7 @@ def test_stream_that_is_not_read_is_aborted_and_the_connection_stays_open(
 
 
 def test_handler_that_ends_with_a_full_stream_frees_the_connection(loop: LoopName) -> None:
-    """No handler will ever take these messages."""
+    """No handler will receive these messages."""
 
     async def scenario() -> None:
         async with serving(Things().registry) as (_server, path):
@@ -103,7 +103,7 @@ def test_handler_that_ends_with_a_full_stream_frees_the_connection(loop: LoopNam
 
 
 def test_rest_of_a_frame_outlives_its_stream_harmlessly(loop: LoopName) -> None:
-    """Its message waited for room when the handler ended."""
+    """Its message was waiting for room when the handler ended."""
 
     async def scenario() -> None:
         async with serving(Things().registry) as (_server, path):
@@ -159,7 +159,7 @@ def test_client_that_does_not_read_loses_the_stream_only(
 
 
 def test_server_stream_waits_for_a_client_that_does_not_read(loop: LoopName) -> None:
-    """It stalls itself; what it costs is bounded."""
+    """The stream stalls only itself, and uses a limited amount of memory."""
 
     async def scenario() -> None:
         things = Things()

@@ -64,7 +64,7 @@ def test_client_stream_is_answered_once_at_its_end(loop: LoopName) -> None:
 @pytest.mark.rule("ttrpc.stream.2")
 @pytest.mark.parametrize("asked", ["a,b", "a,!b", "!", ""])
 def test_server_stream_sends_many_answers(loop: LoopName, asked: str) -> None:
-    """One request; what the handler returns comes with the last frame."""
+    """One request; the result of the handler is in the last frame."""
 
     async def scenario() -> None:
         async with serving(Things().registry) as (_server, path), connected(path) as client:
@@ -79,7 +79,7 @@ def test_server_stream_sends_many_answers(loop: LoopName, asked: str) -> None:
 
 @pytest.mark.rule("ttrpc.stream.3")
 def test_bidirectional_stream_goes_both_ways_in_any_order(loop: LoopName) -> None:
-    """And other calls go on beside it."""
+    """Other calls continue meanwhile."""
 
     async def scenario() -> None:
         things = Things()
@@ -165,7 +165,7 @@ def test_streams_end_with_their_connection(loop: LoopName) -> None:
 
 
 def test_stream_that_is_left_is_forgotten_and_the_connection_used_on(loop: LoopName) -> None:
-    """There is no cancel frame; what still comes is dropped."""
+    """There is no cancel frame; later frames are dropped."""
 
     async def scenario() -> None:
         things = Things()
@@ -183,7 +183,7 @@ def test_stream_that_is_left_is_forgotten_and_the_connection_used_on(loop: LoopN
 
 
 def test_stream_has_one_receiver_at_a_time(loop: LoopName) -> None:
-    """Two would steal each other's messages."""
+    """Two receivers would take each other's messages."""
 
     async def scenario() -> None:
         async with serving(Things().registry) as (_server, path), connected(path) as client:
@@ -199,7 +199,7 @@ def test_stream_has_one_receiver_at_a_time(loop: LoopName) -> None:
 
 
 def test_cancelled_receiver_loses_no_message(loop: LoopName) -> None:
-    """A receive with a time limit is the usual way to look."""
+    """A receive with a time limit is the usual way to poll."""
 
     async def scenario() -> None:
         async with serving(Things().registry) as (_server, path), connected(path) as client:
@@ -214,7 +214,7 @@ def test_cancelled_receiver_loses_no_message(loop: LoopName) -> None:
 
 
 def test_message_beyond_the_limit_is_refused_and_the_stream_goes_on(loop: LoopName) -> None:
-    """Refused where it is sent; nothing of it is sent."""
+    """The sender refuses it, and sends no byte of it."""
 
     async def scenario() -> None:
         async with serving(Things().registry) as (_server, path), connected(path) as client:
@@ -240,7 +240,7 @@ def test_client_that_does_not_stream_needs_its_request(loop: LoopName) -> None:
 
 
 def test_message_that_cannot_be_read_is_a_protocol_error(loop: LoopName) -> None:
-    """This message only; what follows it can be taken."""
+    """Only this message fails; later ones can be received."""
 
     async def scenario() -> None:
         async with serving(Things().registry) as (_server, path), connected(path) as client:
@@ -257,7 +257,7 @@ def test_message_that_cannot_be_read_is_a_protocol_error(loop: LoopName) -> None
 
 @pytest.mark.rule("ttrpc.stream.8")
 def test_answers_that_are_no_messages_are_protocol_errors(loop: LoopName) -> None:
-    """Of this call only."""
+    """Only this call fails."""
 
     async def scenario() -> None:
         async with serving(Things().registry) as (_server, path), connected(path) as client:

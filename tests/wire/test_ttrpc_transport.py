@@ -1,4 +1,4 @@
-"""The socket pump by itself: what a loop and a kernel may do to it."""
+"""The transport alone, with unusual behaviour of the loop and the kernel."""
 
 import asyncio
 import contextlib
@@ -16,7 +16,7 @@ LIMIT_BYTES = 100_000
 
 
 class Bytes:
-    """A connection whose events are the single bytes that came."""
+    """A connection whose events are the single bytes that it received."""
 
     mid_frame = False
 
@@ -34,7 +34,7 @@ class Bytes:
 
 
 class Pump:
-    """A transport, the other end of its socket, and what it reported."""
+    """A transport, the other end of its socket, and its reports."""
 
     def __init__(self, *, stop_when_congested: bool = True) -> None:
         ours, self.peer = socket.socketpair()
@@ -77,7 +77,7 @@ async def pump(**options: bool) -> AsyncIterator[Pump]:
 
 
 def test_nothing_is_read_before_the_start(loop: LoopName) -> None:
-    """The owner of the transport gets ready first."""
+    """The owner of the transport prepares first."""
 
     async def scenario() -> None:
         async with pump() as one:
@@ -91,7 +91,7 @@ def test_nothing_is_read_before_the_start(loop: LoopName) -> None:
 
 
 def test_readiness_that_is_none_is_no_end(loop: LoopName) -> None:
-    """A loop may call for nothing: EAGAIN both ways."""
+    """A loop may call it without need: EAGAIN on read and write."""
 
     async def scenario() -> None:
         async with pump() as one:
@@ -107,7 +107,7 @@ def test_readiness_that_is_none_is_no_end(loop: LoopName) -> None:
 
 
 def test_congestion_stops_reading_at_a_server_only(loop: LoopName) -> None:
-    """A client reads on: what comes in makes room at the other end."""
+    """A client continues to read, because this makes room at the other end."""
 
     async def scenario() -> None:
         for stops in (True, False):
@@ -131,7 +131,7 @@ def test_congestion_stops_reading_at_a_server_only(loop: LoopName) -> None:
 
 
 def test_drain_of_a_lost_connection_reports_the_loss(loop: LoopName) -> None:
-    """Before and meanwhile; who only waits for the kernel has nothing to wait for."""
+    """A loss before the drain and during it; `wait_below` returns."""
 
     async def scenario() -> None:
         async with pump() as one:
@@ -154,7 +154,7 @@ def test_drain_of_a_lost_connection_reports_the_loss(loop: LoopName) -> None:
 
 
 def test_end_is_reported_once_and_nothing_after_it(loop: LoopName) -> None:
-    """Whichever side ended it; what is written then is dropped."""
+    """Whichever side ended it; later writes are dropped."""
 
     async def scenario() -> None:
         async with pump() as one:
@@ -171,7 +171,7 @@ def test_end_is_reported_once_and_nothing_after_it(loop: LoopName) -> None:
 
 
 def test_step_is_bounded(loop: LoopName) -> None:
-    """Then others have their turn, and it goes on by itself."""
+    """Then other callbacks run, and the transport continues by itself."""
 
     async def scenario() -> None:
         async with pump() as one:

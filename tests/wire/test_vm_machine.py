@@ -1,4 +1,4 @@
-"""How a run of emulated machines ends, with a script in the emulator's place."""
+"""The end of a run of emulated machines, with a script as the emulator."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +19,8 @@ done"""
 
 @pytest.fixture
 def made(tmp_path: Path) -> Made:
-    """What makes an image whose emulator is a shell script; in it $HERE is the machine's folder."""
+    """A function that makes an image whose emulator is a shell script with $HERE, the machine's
+    folder."""
 
     def image(script: str) -> Image:
         loader = tmp_path / "usr/lib/x86_64-linux-gnu/ld-linux-x86-64.so.2"
@@ -67,7 +68,7 @@ def test_machine_that_dies_is_reported_with_its_last_output(made: Made) -> None:
 def test_machine_that_hangs_is_reported_and_ended(
     made: Made, limits: dict[str, float], why: str
 ) -> None:
-    """That it is ended is seen by the count of children that follows every test."""
+    """The count of children after every test shows that it was killed."""
     image = made("exec sleep 1000")
 
     with pytest.raises(Hung) as raised:

@@ -1,4 +1,4 @@
-"""Shims forked from a warm parent: as good as cold ones, and never in the way of one."""
+"""Shims forked from a zygote: they equal cold ones, and a zygote never blocks a cold start."""
 
 import os
 import signal
@@ -18,7 +18,7 @@ from tests.support import launched
 from tests.support.boot import NAME, RUNTIME, Boot, answers, arguments, fds, path_of
 from tests.support.warm import booted, started, warmed
 
-# What a cold start costs here, many times over: a zygote in the way may cost no more.
+# Many times the duration of a cold start: a faulty zygote may take no longer.
 _PATIENCE_S = 10.0
 
 
@@ -28,11 +28,11 @@ def boot() -> Iterator[Boot]:
         yield made
 
 
-# --- what it is for -----------------------------------------------------------------------------
+# --- warm starts -----------------------------------------------------------------------------
 
 
 def test_start_after_the_first_is_forked_ahead_of_need(boot: Boot) -> None:
-    """The process that waited is the shim; another one waits in its place."""
+    """The waiting child becomes the shim, and another one waits."""
     warmed(boot)
     waiting = zygotes.spare(boot.shim)
 
@@ -43,7 +43,7 @@ def test_start_after_the_first_is_forked_ahead_of_need(boot: Boot) -> None:
 
 
 def test_zygote_and_waiting_child_hold_nothing(boot: Boot) -> None:
-    """No fd but 0 to 2 and their sockets; what a shim inherits is its own caller's."""
+    """No fds except 0 to 2 and their sockets; a shim inherits only from its own caller."""
     pid = warmed(boot)
 
     for process in (pid, zygotes.spare(boot.shim)):
@@ -63,7 +63,7 @@ def test_zygote_has_loaded_no_library_for_tls(boot: Boot) -> None:
 
 
 def test_many_starts_at_once_all_get_their_shim(boot: Boot) -> None:
-    """A zygote has one process ready: who comes meanwhile waits, or goes the cold way."""
+    """A zygote has one process ready: other launchers wait, or make a cold start."""
     warmed(boot)
     ids = [f"c{n}" for n in range(12)]
     for id_ in ids:
@@ -82,7 +82,7 @@ def test_many_starts_at_once_all_get_their_shim(boot: Boot) -> None:
 
 
 def test_delete_is_done_by_a_warm_process_too(boot: Boot) -> None:
-    """The bytes and the warnings are those of the cold way."""
+    """Reply and warnings are those of a cold `delete`."""
     warmed(boot)
     bundle = boot.bundle("c1")
     (bundle / "init.pid").write_text("4194999")
@@ -97,7 +97,7 @@ def test_delete_is_done_by_a_warm_process_too(boot: Boot) -> None:
 
 @pytest.mark.parametrize("action", ["start", "delete"])
 def test_failures_are_reported_as_in_a_cold_start(boot: Boot, action: str) -> None:
-    """Status, text on stderr, nothing on stdout, nothing left."""
+    """Status, text on stderr, nothing on stdout, no leftovers."""
     warmed(boot)
     bundle = boot.bundle("c1", "{bad")
     (bundle / "options.json").write_text("{bad")
@@ -109,10 +109,11 @@ def test_failures_are_reported_as_in_a_cold_start(boot: Boot, action: str) -> No
     assert done.stderr.decode().startswith(f"{RUNTIME}: invalid JSON: Expecting property name ")
     assert set(os.listdir(SOCKET_DIR)) <= set(sockets)
     assert not (bundle / "address").exists()
-    assert len(boot.servers()) == 1  # the first one's
+    assert len(boot.servers()) == 1  # that of the first start
 
 
-# --- who is not served --------------------------------------------------------------------------
+# --- launchers that are not served
+# --------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("mode", [0o755, 0o707])
@@ -128,7 +129,7 @@ def test_folder_that_others_can_enter_is_not_trusted(boot: Boot, mode: int) -> N
         folder.chmod(0o700)
 
 
-# --- a zygote that is in the way ----------------------------------------------------------------
+# --- a zygote that does not answer ----------------------------------------------------------------
 
 
 def _signal_both(boot: Boot, number: int) -> None:
@@ -137,7 +138,8 @@ def _signal_both(boot: Boot, number: int) -> None:
 
 
 def test_killed_zygote_costs_nothing(boot: Boot) -> None:
-    """Its socket refuses connections: the cold way is taken, and leaves another zygote."""
+    """Its socket refuses connections: the launcher makes a cold start, which makes another
+    zygote."""
     first = warmed(boot)
     _signal_both(boot, signal.SIGKILL)
     until(lambda: not zygotes.zygotes(boot.shim), "both to be gone")
@@ -148,7 +150,7 @@ def test_killed_zygote_costs_nothing(boot: Boot) -> None:
 
 
 def test_stopped_zygote_costs_a_moment_and_does_nothing_later(boot: Boot) -> None:
-    """What it finds when it goes on is a launcher that has gone another way."""
+    """When it continues, the launcher has made a cold start already."""
     warmed(boot)
     _signal_both(boot, signal.SIGSTOP)
     began = time.monotonic()
@@ -175,7 +177,7 @@ def test_zygote_that_dies_harms_no_shim(boot: Boot) -> None:
 
 
 def test_waiting_child_ends_with_its_zygote(boot: Boot) -> None:
-    """No launcher that looks for a zygote would find it."""
+    """No launcher could find it."""
     zygote = warmed(boot)
 
     os.kill(zygote, signal.SIGKILL)
@@ -183,11 +185,12 @@ def test_waiting_child_ends_with_its_zygote(boot: Boot) -> None:
     until(lambda: not zygotes.zygotes(boot.shim), "the spare to be gone")
 
 
-# --- a caller that leaves -----------------------------------------------------------------------
+# --- a caller that disconnects
+# -----------------------------------------------------------------------
 
 
 def test_delete_whose_launcher_is_killed_ends_with_its_runtime(boot: Boot) -> None:
-    """containerd kills a `delete` after 5 s by killing what it started."""
+    """containerd kills a `delete` after 5 s: the launcher, which it has started."""
     warmed(boot)
     root, gate = boot.folder / "root", boot.folder / "gate"
     (root / boot.namespace / "c1").mkdir(parents=True)
@@ -202,7 +205,7 @@ def test_delete_whose_launcher_is_killed_ends_with_its_runtime(boot: Boot) -> No
     launcher = subprocess.Popen(boot.args("c1", "delete"), cwd=bundle)
     child = int(gate.read_text())
 
-    launcher.send_signal(signal.SIGTERM)  # swallowed, as the cold way does
+    launcher.send_signal(signal.SIGTERM)  # ignored, as by a cold `delete`
     assert alive(child)
     launcher.kill()
     launcher.wait()
@@ -212,11 +215,11 @@ def test_delete_whose_launcher_is_killed_ends_with_its_runtime(boot: Boot) -> No
 
 
 def test_start_whose_launcher_is_killed_leaves_no_shim(boot: Boot) -> None:
-    """The answer is not read, so no client would ever know of it."""
+    """The answer is not read, so no client would know the shim."""
     warmed(boot)
     bundle = boot.bundle("c1")
     waiting = zygotes.spare(boot.shim)
-    reader, stdin = os.pipe()  # `start` reads its input to the end, which does not come
+    reader, stdin = os.pipe()  # `start` reads its input to the end, which never comes
     launcher = subprocess.Popen(boot.args("c1", "start"), cwd=bundle, stdin=reader)
     os.close(reader)
     until(lambda: len(zygotes.zygotes(boot.shim)) == 3, "the work to begin, and another spare")
@@ -240,10 +243,10 @@ def _settings(boot: Boot, text: str) -> dict[str, str]:
 
 
 def test_zygote_lingers_and_ends_after_the_last_shim(boot: Boot) -> None:
-    """Nothing of an idle node is left but for the time that was set."""
+    """On an idle node the zygote ends after the configured time."""
     env = _settings(boot, "zygote_linger_s = 1.0")
     zygote = warmed(boot, env=env)
-    started(boot, "c1", env=env)  # forked by it: it stays as long as this one
+    started(boot, "c1", env=env)  # a fork of it, so the zygote stays as long as this shim
     mine = launched.socket_of(zygote)
 
     assert alive(zygote)
@@ -254,7 +257,7 @@ def test_zygote_lingers_and_ends_after_the_last_shim(boot: Boot) -> None:
 
 
 def test_what_a_killed_zygote_left_is_removed_by_the_next(boot: Boot) -> None:
-    """Killed while it warmed up, or with a key that no launcher has any more."""
+    """It was killed while it warmed up, or has a key that no launcher has any more."""
     folder = zygotes.sockets_folder()
     warmed(boot)
     left = folder / "warm-4194999"  # no such process: pids end below
@@ -278,7 +281,7 @@ def test_zygote_can_be_switched_off(boot: Boot) -> None:
 
 
 def test_launcher_without_its_conf_file_reports_it(boot: Boot) -> None:
-    """An installation that is broken is seen at once, by its name."""
+    """A broken installation is reported at once, with the missing file."""
     conf = boot.shim.with_name(f"{NAME}.conf")
     conf.unlink()
     boot.bundle("c1")

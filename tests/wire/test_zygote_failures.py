@@ -1,4 +1,5 @@
-"""A zygote that cannot be made, or must not serve: a cold start, a reason in the log, no rest."""
+"""A zygote that cannot be made, or must not serve: a cold start, a reason in the log, no
+leftovers."""
 
 import contextlib
 import ctypes
@@ -20,7 +21,7 @@ from tests.support.boot import Boot, answers, path_of
 from tests.support.inherited import prctl
 from tests.support.warm import booted, started, warmed
 
-# What a cold start takes here, several times over.
+# Several times the duration of a cold start.
 _PATIENCE_S: Final = 5.0
 _LIMIT_S: Final = 20.0
 
@@ -38,7 +39,7 @@ def settings(boot: Boot, text: str) -> dict[str, str]:
 
 
 def logged(boot: Boot, id_: str, pattern: str) -> str:
-    """Wait for a line in the log of a container; it."""
+    """Wait for a line in the log of a container; return it."""
     lines: list[str] = []
 
     def has_line() -> bool:
@@ -71,14 +72,14 @@ def allow_all() -> None:
 
 
 def broken(boot: Boot, code: str) -> None:
-    """Have the entry point run `code` before anything else: the fault of a machine."""
+    """Let the entry point run `code` first, to simulate a fault."""
     entry = boot.shim.with_name(f"{boot.shim.name}.py")
     first, last, rest = entry.read_text().partition("import shimv2.cold_start")
     entry.write_text(f"{first}{code}\n{last}{rest}")
 
 
 def marker_with(reason: str) -> Path:
-    """Return the file that holds why a warm-up failed, the newest with this reason."""
+    """Return the newest file with this reason of a failed warm-up."""
     found = [path for path in zygotes.sockets_folder().glob("*.warmup") if reason in text_of(path)]
     return max(found, key=lambda path: path.stat().st_mtime)
 
@@ -86,7 +87,7 @@ def marker_with(reason: str) -> Path:
 def text_of(path: Path) -> str:
     try:
         return path.read_text()
-    except FileNotFoundError:  # another test's
+    except FileNotFoundError:  # a file of another test
         return ""
 
 
@@ -97,7 +98,7 @@ def dead_folders() -> list[Path]:
 
 
 def no_zygote(boot: Boot, id_: str) -> float:
-    """Start a shim; the time it took, in seconds.  No zygote serves, or may be about to."""
+    """Start a shim; return how long it took in seconds.  No zygote serves or is warming up."""
     boot.bundle(id_)
     began = time.monotonic()
     path = path_of(boot.start(id_))
@@ -106,7 +107,7 @@ def no_zygote(boot: Boot, id_: str) -> float:
     return took_s
 
 
-# A warm-up that fails, as it would with no room for a memory image.
+# A warm-up that fails, as without memory for the image.
 _REFUSES: Final = """
 import errno, os
 import shimv2.zygote.warmup as warmup
@@ -138,7 +139,7 @@ canary._checksum = lambda _functions, seen=[]: seen.append(1) or len(seen)
 
 @pytest.mark.parametrize("failure", FAILURES)
 def test_failed_warmup_logs_its_reason_and_leaves_nothing(boot: Boot, failure: str) -> None:
-    """The start itself is not concerned: it has been answered."""
+    """The start itself is not affected: it has been answered."""
     act, reason = FAILURES[failure]
     mark = str(time.monotonic_ns())
     broken(boot, (_REFUSES.format(act=act, mark=mark)))
@@ -155,7 +156,7 @@ def test_failed_warmup_logs_its_reason_and_leaves_nothing(boot: Boot, failure: s
 
 
 def test_failed_warmup_is_not_tried_again_for_a_minute(boot: Boot) -> None:
-    """Then it is: what was wrong may have been mended."""
+    """Then it is tried again, because the fault may be repaired."""
     tries = boot.folder / "tries"
     reason = f"OSError: no room {time.monotonic_ns()}"
     act = f'open("{tries}", "a").write("x"); raise OSError("{reason[9:]}")'
@@ -176,7 +177,7 @@ def test_failed_warmup_is_not_tried_again_for_a_minute(boot: Boot) -> None:
 
 
 def test_two_cold_starts_at_once_leave_one_zygote(boot: Boot) -> None:
-    """Both find none; the second one finds that the first one's warms up."""
+    """Both find no zygote; the second one finds that one is warming up."""
     ids = [f"c{n}" for n in range(4)]
     for id_ in ids:
         boot.bundle(id_)
@@ -203,7 +204,7 @@ def test_start_does_not_wait_for_a_zygote_that_warms_up(boot: Boot) -> None:
 
 
 def test_seccomp_filter_is_a_cold_start_with_its_reason_in_the_log(boot: Boot) -> None:
-    """A filter is for one process alone."""
+    """A filter belongs to one process."""
     warmed(boot)
     waiting = zygotes.spare(boot.shim)
 
@@ -214,7 +215,7 @@ def test_seccomp_filter_is_a_cold_start_with_its_reason_in_the_log(boot: Boot) -
 
 
 def test_missing_file_of_the_installation_is_a_cold_start(boot: Boot) -> None:
-    """Its replacement could not be noticed."""
+    """A replacement of the file could not be noticed."""
     conf = boot.shim.with_name(f"{boot.shim.name}.conf")
     conf.write_text(f"{conf.read_text()}/no/such/library.so\n")
 
@@ -223,12 +224,13 @@ def test_missing_file_of_the_installation_is_a_cold_start(boot: Boot) -> None:
     logged(boot, "c1", "cold start: a file that is named beside the launcher is missing")
 
 
-# --- one that must not serve --------------------------------------------------------------------
+# --- a zygote that must not serve
+# --------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("text", ["zygote = false", "drain_grace_s = 1.0"], ids=["off", "changed"])
 def test_changed_settings_end_a_zygote(boot: Boot, text: str) -> None:
-    """It does not serve the start, and the next zygote has the new ones."""
+    """It does not serve the start, and the next zygote has the new settings."""
     env = settings(boot, "")
     zygote = warmed(boot, env=env)
     waiting = zygotes.spare(boot.shim)
@@ -247,7 +249,7 @@ def test_changed_settings_end_a_zygote(boot: Boot, text: str) -> None:
 
 
 def test_settings_beside_the_callers_folder_are_found(boot: Boot) -> None:
-    """A relative name counts from the folder of the caller, not of the zygote."""
+    """A relative path is resolved in the folder of the caller, not of the zygote."""
     boot.bundle("c1").joinpath("set.toml").write_text("")
     path_of(boot.start("c1", env={"PYRUNC_CONFIG": "set.toml"}))
     zygotes.zygote(boot.shim)

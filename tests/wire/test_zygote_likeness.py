@@ -1,4 +1,4 @@
-"""A shim forked from a zygote is what a cold one is: each attribute of its caller, one by one."""
+"""A shim forked from a zygote equals a cold one: each attribute of its caller, one by one."""
 
 import ctypes
 import os
@@ -36,7 +36,7 @@ def boot() -> Iterator[Boot]:
 
 @pytest.fixture
 def own_cgroup() -> Iterator[str]:
-    """A cgroup of the test's own, where processes are counted; empty at the end."""
+    """A cgroup of the test, which has to be empty at the end."""
     root = "/sys/fs/cgroup" if cgroups.unified() else "/sys/fs/cgroup/pids"
     path = f"{root}/z{secrets.token_hex(4)}"
     os.mkdir(path)
@@ -46,7 +46,7 @@ def own_cgroup() -> Iterator[str]:
 
 
 def described(boot: Boot, id_: str, **given: Any) -> tuple[int, dict[str, Any]]:
-    """Start a shim; its pid, and all of its attributes."""
+    """Start a shim; return its pid and all its attributes."""
     pid, path = started_at(boot, id_, **given)
     return pid, portrait(pid, id_) | inherited.inherited(path, boot.state / id_)
 
@@ -79,7 +79,8 @@ STATE: Final[dict[str, Callable[[], object]]] = {
 
 @pytest.mark.parametrize("attribute", STATE)
 def test_waiting_child_takes_over_the_state_of_its_caller(boot: Boot, attribute: str) -> None:
-    """What a process can change of itself is changed, and the shim is as a cold one would be."""
+    """The child changes the attributes that a process can change, and the shim equals a cold
+    one."""
     given: dict[str, Any] = {"setup": STATE[attribute], "env": {"CALLER": attribute, "TZ": "UTC"}}
     _, cold = described(boot, "cold-one", **given)  # the first: there is no zygote yet
     zygotes.zygote(boot.shim)
@@ -96,7 +97,7 @@ def test_waiting_child_takes_over_the_state_of_its_caller(boot: Boot, attribute:
 
 @pytest.mark.root
 def test_warm_server_is_in_the_cgroups_of_its_caller(boot: Boot, own_cgroup: str) -> None:
-    """As every child of a daemon: systemd counts it there, and limits it there."""
+    """As every child of a daemon: systemd accounts for it and limits it there."""
     warmed(boot)
     waiting = zygotes.spare(boot.shim)
 
@@ -111,7 +112,7 @@ def test_warm_server_is_in_the_cgroups_of_its_caller(boot: Boot, own_cgroup: str
 
 
 def test_server_goes_before_its_daemon_not_before_the_zygotes(boot: Boot) -> None:
-    """One above the launcher's parent, whatever the zygote is."""
+    """Its score is that of the launcher's parent plus one, whatever that of the zygote."""
     warmed(boot)
     mine = int(Path("/proc/self/oom_score_adj").read_text())
 
@@ -124,7 +125,7 @@ def test_server_goes_before_its_daemon_not_before_the_zygotes(boot: Boot) -> Non
 
 
 def _join_keyring() -> None:
-    """Join the same one each time: the next caller may look for it by its name."""
+    """Join the same keyring each time: the next caller may find it by its name."""
     keyring = syscall(inherited.SYS_KEYCTL, 1, b"shim-test")  # KEYCTL_JOIN_SESSION_KEYRING
     syscall(inherited.SYS_KEYCTL, 5, keyring, 0x3F3F0000)  # KEYCTL_SETPERM
 
@@ -172,7 +173,8 @@ def _is_offered(setup: Callable[[], object]) -> bool:
 @pytest.mark.root
 @pytest.mark.parametrize("attribute", KEY)
 def test_caller_with_another_key_gets_a_zygote_of_its_own(boot: Boot, attribute: str) -> None:
-    """What a fork cannot change to costs a cold start; the warm ones after it are alike."""
+    """An attribute that a fork cannot change to needs a cold start; the warm starts after it equal
+    it."""
     if not _is_offered(KEY[attribute]):
         pytest.skip("this kernel or processor does not have the attribute")
     _compare(boot, KEY[attribute])
@@ -180,7 +182,7 @@ def test_caller_with_another_key_gets_a_zygote_of_its_own(boot: Boot, attribute:
 
 @pytest.mark.root
 def test_caller_whose_children_have_another_time_gets_a_zygote_of_its_own(boot: Boot) -> None:
-    """A time namespace is entered by children, or by the next program."""
+    """A time namespace takes effect for children, or for the next program."""
     namespace = inherited.new_time_namespace()
     try:
         _compare(boot, lambda: _join_time(namespace))
@@ -221,7 +223,7 @@ def test_what_an_interpreter_reads_at_its_start_is_part_of_the_key(
 
 @pytest.mark.root
 def test_restricted_caller_with_many_groups_keeps_its_restrictions(boot: Boot) -> None:
-    """Its groups fill the first 12 KB of /proc/PID/status: what comes after them counts as well."""
+    """Its groups fill the first 12 KB of /proc/PID/status; the lines after them count too."""
 
     def groups() -> None:
         os.setgroups(_MANY_GROUPS)
@@ -246,7 +248,7 @@ def test_restricted_caller_with_many_groups_keeps_its_restrictions(boot: Boot) -
 def test_signals_of_the_c_library_do_not_distinguish_callers(
     boot: Boot, action: signal.Handlers
 ) -> None:
-    """A program that starts with them ignored has them at their default once it has a thread."""
+    """A program that starts with these signals ignored has their defaults once it has a thread."""
 
     def treat() -> None:
         for number in (32, 33):  # sigaction(3) refuses them
@@ -261,7 +263,7 @@ def test_signals_of_the_c_library_do_not_distinguish_callers(
 
 
 def test_new_code_gets_a_new_zygote(boot: Boot) -> None:
-    """An upgrade under a zygote: its forks would be the old shim."""
+    """After an upgrade the forks of the old zygote would run the old code."""
     warmed(boot)
     waiting = zygotes.spare(boot.shim)
     os.unlink(boot.shim)

@@ -39,7 +39,7 @@ def test_library_compiles_without_warnings(tmp_path: Path, compiler: str) -> Non
 
 @pytest.mark.parametrize("compiler", _COMPILERS)
 def test_launcher_compiles_without_warnings_and_finds_its_zygote(boot: Boot, compiler: str) -> None:
-    """The interpreter's library, of this machine's C library, writes the same key and state."""
+    """The interpreter's part, with this machine's C library, writes the same key and state."""
     program = boot.folder / "launcher"
     compiled(compiler, program, _LAUNCHER, "-static")
     program.replace(boot.shim)

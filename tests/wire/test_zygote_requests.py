@@ -1,4 +1,4 @@
-"""What reaches a waiting child: requests of every kind, from launchers that are what they say."""
+"""Requests that reach a waiting child: valid and invalid ones."""
 
 import contextlib
 import os
@@ -24,7 +24,7 @@ from tests.support.warm import booted, started, warmed
 
 _LIMIT_S: Final = 5.0
 _START_LIMIT_S: Final = 20.0
-# What a cold start takes here, several times over.
+# Several times the duration of a cold start.
 _PATIENCE_S: Final = 5.0
 
 
@@ -35,7 +35,7 @@ def boot() -> Iterator[Boot]:
 
 
 def captured(boot: Boot) -> tuple[Path, bytes]:
-    """Return the socket of a launcher's zygote and a request for it; a zygote serves there."""
+    """Return the socket of a launcher's zygote, which serves, and a request for it."""
     path = launched.socket_of(warmed(boot))
     zygotes.end_zygotes(boot.shim)
     boot.bundle("captured")
@@ -50,14 +50,14 @@ def captured(boot: Boot) -> tuple[Path, bytes]:
             body = os.pread(fds[0], os.fstat(fds[0]).st_size, 0)
             os.close(fds[0])
         listener.close()
-        path.unlink()  # the launcher makes a cold start now, which leaves a zygote here
+        path.unlink()  # the launcher makes a cold start now, which makes a zygote here
     running.communicate(timeout=_START_LIMIT_S)
     zygotes.zygote(boot.shim)
     return path, body
 
 
 def answer(path: Path, word: bytes, bodies: Sequence[bytes]) -> bytes:
-    """Send a word with files in memory; what comes back, empty when the connection is closed."""
+    """Send a word with files in memory; return the answer, empty if the connection is closed."""
     fds = [os.memfd_create("request") for _ in bodies]
     try:
         for fd, body in zip(fds, bodies, strict=True):
@@ -83,7 +83,7 @@ def test_socket_is_for_its_user_alone_whatever_the_umask(boot: Boot) -> None:
 
 
 def test_request_that_is_cut_at_any_byte_is_refused(boot: Boot) -> None:
-    """And harms nothing: the same child serves the next launcher."""
+    """And it has no effect: the same child serves the next launcher."""
     path, body = captured(boot)
     waiting = zygotes.spare(boot.shim)
 
@@ -130,7 +130,8 @@ def test_client_that_sends_nothing_delays_the_next_launcher_for_a_moment(boot: B
 @pytest.mark.root
 @pytest.mark.parametrize("restricted", [False, True], ids=["as it says", "with less"])
 def test_peer_must_match_its_key(boot: Boot, restricted: bool) -> None:
-    """One without capabilities or with NoNewPrivs gets nothing for the key of one that has all."""
+    """A process without capabilities or with NoNewPrivs is not served with the key of a process
+    with all."""
     path, body = captured(boot)
 
     def asks() -> bool:
@@ -143,7 +144,7 @@ def test_peer_must_match_its_key(boot: Boot, restricted: bool) -> None:
 
 
 def test_request_whose_state_cannot_be_taken_over_costs_one_child(boot: Boot) -> None:
-    """A part of it may be changed by then: the next launcher gets another child."""
+    """A part of the state may be changed already, so the next launcher gets another child."""
     path, body = captured(boot)
     zygote, waiting = zygotes.zygote(boot.shim), zygotes.spare(boot.shim)
     garbled = body.replace(b"\nnice ", b"\nmice ")
@@ -160,13 +161,13 @@ def test_request_whose_state_cannot_be_taken_over_costs_one_child(boot: Boot) ->
 
 @pytest.mark.parametrize("which", ["zygote", "child", "both"])
 def test_stopped_process_is_a_cold_start_within_its_usual_time(boot: Boot, which: str) -> None:
-    """And once it goes on it serves again."""
+    """Once it continues, it serves again."""
     zygote, waiting = warmed(boot), zygotes.spare(boot.shim)
     stopped = {"zygote": [zygote], "child": [waiting], "both": [zygote, waiting]}[which]
     for pid in stopped:
         os.kill(pid, signal.SIGSTOP)
     if which == "zygote":
-        assert started(boot, "c0") == waiting  # it can; there is no other one after it
+        assert started(boot, "c0") == waiting  # it serves again; it is the same child
     boot.bundle("c1")
     began = time.monotonic()
 
@@ -180,7 +181,7 @@ def test_stopped_process_is_a_cold_start_within_its_usual_time(boot: Boot, which
 
 
 def test_parts_of_a_request_are_read_or_refused() -> None:
-    """In the process itself: no exception but those that the child expects."""
+    """Only exceptions that the child expects are raised."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with ours, theirs:
         body = b"".join(len(p).to_bytes(4, "little") + p for p in (b"k", b"s", b"1", b"a\0", b""))
