@@ -7,5 +7,6 @@ from shimv2.pagesharing import publish
 
 @pytest.fixture
 def _large_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the test run's own process be shared: with every test's modules it outgrows any shim."""
+    """Raise the memory bound: with the modules of all tests this process is larger than any
+    shim."""
     monkeypatch.setattr(publish, "_MAX_IMAGE_BYTES", 1 << 30)

@@ -1,4 +1,4 @@
-"""Any as containerd writes it."""
+"""google.protobuf.Any in the form of containerd."""
 
 import pytest
 

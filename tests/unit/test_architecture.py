@@ -1,7 +1,7 @@
 """Which package may import which.  The table below is the layout of the code.
 
-A package imports only from itself and from the rows above its own.  Inside a package, no chain of
-imports leads back to where it began.  The tool is apart: the shim never imports it.
+A package imports only from itself and from the rows above its own.  Imports inside a package have
+no circle.  The shim never imports the tool.
 """
 
 import ast
@@ -63,7 +63,7 @@ LONGEST_FUNCTION: Final = 50
 STILL_LONG: Final = {"tests/unit/test_memory.py"}
 PURE_BUT: Final = {
     "shimv2.values.paths": {"os.path"},  # joins names
-    "shimv2.gocompat.gotext": {"os", "time"},  # the kernel's words for an errno, gmtime
+    "shimv2.gocompat.gotext": {"os", "time"},  # strerror, gmtime
 }
 WORLD: Final = frozenset(
     [
@@ -94,7 +94,8 @@ def modules(package: str) -> dict[str, Path]:
 
 
 def imported(path: Path) -> Iterator[str]:
-    """Yield the full dotted names a file imports, wherever in it, for both forms of import."""
+    """Yield the full dotted names that a file imports, at any place and with both forms of
+    import."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -121,13 +122,13 @@ def package_imports() -> Iterator[tuple[str, str]]:
 
 
 def test_every_package_has_its_row() -> None:
-    """A new package is drawn into the table; one that goes takes its row along."""
+    """A new package needs a row in the table, and a removed one must have none."""
     found = {owner(name) for name in modules("shimv2") if name and name.split(".")[0] != "shimctl"}
     assert found == set(SHIM)
 
 
 def test_packages_import_only_from_rows_above() -> None:
-    """Calls go down: nothing is imported that the layout does not show."""
+    """Calls go down: all imports follow the table."""
     rows = list(SHIM)
     wrong = []
     for name, other in package_imports():
@@ -141,7 +142,7 @@ def test_packages_import_only_from_rows_above() -> None:
 
 
 def test_libraries_stay_where_they_belong() -> None:
-    """A dependency has few owners: behind `api` no module sees a raw message."""
+    """A library has few users: below `api` no module handles a protobuf message."""
     libraries = {word for row in SHIM.values() for word in row.split()}
     wrong = []
     for name, other in package_imports():
@@ -184,7 +185,7 @@ def test_no_chain_of_imports_is_a_circle(package: str) -> None:
 
 
 def test_ttrpc_and_protos_know_nothing_of_containers() -> None:
-    """The protocol library is of use without the shim, the messages without either."""
+    """The protocol library is usable without the shim, and the messages without both."""
     for package, strangers in (("ttrpc", {"shimv2", "protos"}), ("protos", {"shimv2", "ttrpc"})):
         for path in modules(package).values():
             assert not {name.split(".")[0] for name in imported(path)} & strangers, path
@@ -197,7 +198,7 @@ def test_shim_never_imports_the_tool() -> None:
 
 
 def test_tool_knows_the_protocol_and_the_values_only() -> None:
-    """The harness stands in for a daemon: it cannot check code that it shares with the shim."""
+    """The harness acts as a daemon: it could not check code that it shares with the shim."""
     for name, path in modules("shimv2").items():
         if name.split(".")[0] == "shimctl":
             of_shim = {
@@ -210,7 +211,7 @@ def test_tool_knows_the_protocol_and_the_values_only() -> None:
 
 
 def test_pure_modules_touch_nothing_of_the_world() -> None:
-    """Values and texts need no clock, no file and no loop: they are tested with values alone."""
+    """Values and texts need no clock, no file and no loop, so tests need only values."""
     found = {f"shimv2.{name}": path for name, path in modules("shimv2").items()}
     found |= {f"ttrpc.{name}": path for name, path in modules("ttrpc").items()}
     for name, path in found.items():
@@ -240,5 +241,5 @@ def test_files_and_functions_are_short(package: str) -> None:
 
 
 def test_there_is_no_util_module() -> None:
-    """A module is named for what it holds."""
+    """The name of a module says what it holds."""
     assert list(ROOT.glob("shimv2/**/util*.py")) + list(ROOT.glob("ttrpc/**/util*.py")) == []

@@ -10,14 +10,14 @@ from tests.support.aio import run
 
 
 async def _leave(call: "asyncio.Task[object]") -> None:
-    """Give a call up the way a lost connection does, once it is under way."""
+    """Cancel a call as a lost connection does, once it has begun."""
     await asyncio.sleep(0)
     call.cancel()
     await asyncio.wait([call])
 
 
 def test_failed_task_is_logged_and_ends_alone(caplog: pytest.LogCaptureFixture) -> None:
-    """A shim that died of one failed watcher would take every container along."""
+    """If one failed watcher ended the shim, all its containers would be killed."""
 
     async def main() -> None:
         background = Background()
@@ -38,7 +38,7 @@ def test_failed_task_is_logged_and_ends_alone(caplog: pytest.LogCaptureFixture) 
 
 
 def test_rollback_runs_to_its_end_though_the_caller_is_cancelled_twice() -> None:
-    """All or nothing: a request given up during its own roll-back still leaves nothing."""
+    """All or nothing: a request that is cancelled during its roll-back leaves nothing behind."""
 
     async def main() -> None:
         background = Background()
@@ -71,7 +71,7 @@ def test_rollback_runs_to_its_end_though_the_caller_is_cancelled_twice() -> None
 
 
 def test_verb_goes_on_when_its_caller_leaves_and_a_repeated_call_joins() -> None:
-    """What was begun is neither broken off nor done twice."""
+    """A verb that has begun is neither interrupted nor done twice."""
 
     async def main() -> None:
         background = Background()
@@ -173,7 +173,7 @@ def test_failure_is_raised_for_one_caller_and_not_kept(keep: bool) -> None:
 
 
 def test_outcomes_kept_without_a_caller_are_bounded() -> None:
-    """Callers who never come back must not make the shim grow."""
+    """Callers that never repeat their call must not make the shim grow."""
 
     async def main() -> None:
         background = Background()

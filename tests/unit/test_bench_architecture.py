@@ -1,4 +1,4 @@
-"""Which module of the bench, and of what it shares with the tests, may import which."""
+"""Which modules of the bench and of the testbed may import which."""
 
 import ast
 from collections.abc import Iterator
@@ -47,14 +47,14 @@ def strangers(package: str, allowed: tuple[str, ...]) -> list[str]:
 
 
 def test_bench_takes_the_shim_from_outside() -> None:
-    """It measures what is installed; of the shim itself only the loop is imported and measured."""
+    """It measures the installed shim; of the shim itself only the loop is imported and measured."""
     allowed = ("bench", "ttrpc", "protos", "shimv2.values", "shimv2.shimctl", "shimv2.aio.loop")
 
     assert strangers("bench", allowed) == []
 
 
 def test_testbed_knows_neither_tests_nor_bench() -> None:
-    """Both use it; it is of use to a third."""
+    """Both use it, and others could."""
     assert modules(TESTBED)
     assert strangers(TESTBED, (TESTBED,)) == []
 
@@ -71,7 +71,7 @@ def test_only_tests_and_bench_use_the_testbed() -> None:
 
 
 def test_no_import_in_the_bench_leads_back() -> None:
-    """Each module can be read with those below it alone, under `if TYPE_CHECKING`, too."""
+    """Each module can be read with only those below it, also under `if TYPE_CHECKING`."""
     known = modules("bench")
     needs = {
         name: {other for other in imported(path) if other in known} - {name, "bench"}

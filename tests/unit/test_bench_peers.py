@@ -1,4 +1,4 @@
-"""Which shims a run of the bench compares, and that their logs are read meanwhile."""
+"""The shims that a run of the bench compares, and the reading of their logs."""
 
 import os
 import select
@@ -27,7 +27,7 @@ def peer(name: str) -> Peer:
 
 
 def test_usual_peer_that_is_not_to_be_had_is_left_out_with_the_reason() -> None:
-    """A machine without cargo has a bench; its results say what they lack."""
+    """The bench works without cargo; its results name the missing peers."""
     left_out: list[str] = []
 
     found = _found([GO_1_6, RUST, GO_2_4], None, peer, left_out)
@@ -37,25 +37,25 @@ def test_usual_peer_that_is_not_to_be_had_is_left_out_with_the_reason() -> None:
 
 
 def test_peer_that_was_asked_for_has_to_be_there() -> None:
-    """Its figures are what the run is for."""
+    """The run was made for its figures."""
     with pytest.raises(NoPeer, match="there is no cargo here"):
         _found([GO_1_6], f"{GO_1_6},{RUST}", peer, [])
 
 
 def test_unknown_peer_is_reported_with_those_there_are() -> None:
-    """A typing error is seen at once."""
+    """A typing error is reported at once."""
     with pytest.raises(NoPeer, match=r"there is no peer go-3, only go-2\.1, .*rust"):
         find_peer("go-3")
 
 
 def test_interpreter_that_is_not_to_be_had_is_no_peer() -> None:
-    """The script that looks for it says why."""
+    """The reason is that of the script that searches for it."""
     with pytest.raises(NoPeer, match="there is no /nowhere/python"):
         find_python("/nowhere/python")
 
 
 def test_shim_without_sharing_has_a_launcher_of_its_own(tmp_path: Path) -> None:
-    """One zygote cannot serve both: its file is a part of the key."""
+    """One zygote cannot serve both, because the launcher's file is a part of the key."""
     program = tmp_path / "shim"
     program.write_text("launcher")
     program.with_name("shim.conf").write_text("/usr/bin/python3\nentry.py\n")
@@ -71,7 +71,7 @@ def test_shim_without_sharing_has_a_launcher_of_its_own(tmp_path: Path) -> None:
 
 
 def test_shim_that_shares_nothing_has_no_such_variant(tmp_path: Path) -> None:
-    """Where there was no compiler, the shim itself is that variant."""
+    """Without a compiler the shim itself is that variant."""
     ours = Peer(OURS, "pyrunc 1", str(tmp_path / "script"), Generation.V2_0)
 
     with pytest.raises(NoPeer, match="no launcher"):
@@ -85,7 +85,7 @@ def test_shim_that_shares_nothing_has_no_such_variant(tmp_path: Path) -> None:
 def test_variants_of_ours_take_part_only_where_they_matter(
     of_variants: bool, wanted: set[str]
 ) -> None:
-    """Each is as much work as a peer."""
+    """Each variant takes as much time as a peer."""
     peers = [peer(name) for name in (OURS, PYTHON_3_13, GO_1_6)]
     results = Results({}, {each.name: each.label for each in peers}, [])
     experiment = Experiment(
@@ -112,17 +112,17 @@ def test_variants_of_ours_take_part_only_where_they_matter(
 
 
 def test_log_is_read_however_much_is_written(tmp_path: Path) -> None:
-    """A shim that waits for room in its log answers no calls any more."""
+    """Some shims answer no calls while they wait for room in their log."""
     path = tmp_path / "log"
     os.mkfifo(path)
-    fd = os.open(path, os.O_RDWR | os.O_NONBLOCK)  # as the daemon holds it
+    fd = os.open(path, os.O_RDWR | os.O_NONBLOCK)  # as in the daemon
     logs = Logs()
     try:
         logs.follow(str(tmp_path / "gone"))
         logs.follow(str(path))
         room = select.poll()
         room.register(fd, select.POLLOUT)
-        for _ in range(64):  # of 8 KiB: eight times what the FIFO holds
+        for _ in range(64):  # of 8 KiB: eight times the capacity of the FIFO
             assert room.poll(_LIMIT_MS), "nobody reads the log"
             os.write(fd, b"x" * 4096)
             assert room.poll(_LIMIT_MS), "nobody reads the log"

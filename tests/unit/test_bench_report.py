@@ -1,4 +1,4 @@
-"""What the benches print, save and write into the documentation."""
+"""The output of the benches: the table, the JSON and the page."""
 
 import xml.etree.ElementTree as ET
 from pathlib import Path
@@ -49,7 +49,7 @@ def results() -> Results:
 
 
 def test_rows_compare_ours_with_each_peer_that_has_the_figure(results: Results) -> None:
-    """A peer without a figure (another daemon's) is left out, not invented."""
+    """A peer without a figure (of another daemon) is left out."""
     rows = [(row.measure.name, row.peer, row.ratio.value, row.is_met) for row in results.rows()]
 
     assert rows == [
@@ -63,7 +63,7 @@ def test_rows_compare_ours_with_each_peer_that_has_the_figure(results: Results) 
 
 
 def test_variant_of_ours_has_rows_and_bars_of_its_own(results: Results) -> None:
-    """It is compared with the peers, and is none itself."""
+    """A variant is compared with the peers, and is no peer itself."""
     results.peers = {**results.peers, UNSHARED: "shares no memory"}
     results.bars = [*results.bars, Bar("pss_used_20", GO_2_1, 1.0, ours=UNSHARED)]
     results.samples["pss_used_20"][UNSHARED] = [6000.0] * 3
@@ -81,7 +81,7 @@ def test_variant_of_ours_has_rows_and_bars_of_its_own(results: Results) -> None:
 
 
 def test_goal_is_shown_beside_the_bar() -> None:
-    """What is wanted is not what is judged."""
+    """The bar decides, not the goal."""
     bar = Bar("exec", GO_2_1, 1.0, goal=0.95)
 
     assert str(bar) == "≤ 1 (0.95)"
@@ -89,7 +89,7 @@ def test_goal_is_shown_beside_the_bar() -> None:
 
 
 def test_table_shows_which_bars_are_met_and_which_missed(results: Results) -> None:
-    """One line a comparison; a number never stands without its unit."""
+    """There is one line for each comparison, and each number has its unit."""
     lines = report.table(results.rows()).splitlines()
 
     assert len(lines) == 1 + 6
@@ -104,7 +104,7 @@ def test_table_shows_which_bars_are_met_and_which_missed(results: Results) -> No
 
 
 def test_json_has_all_that_is_needed_to_print_the_report_again(results: Results) -> None:
-    """The page can be written on another day, on another machine."""
+    """The page can be written later, and on another machine."""
     again = Results.from_json(results.to_json())
 
     assert list(again.rows()) == list(results.rows())
@@ -117,12 +117,12 @@ def test_json_has_all_that_is_needed_to_print_the_report_again(results: Results)
     [(0.0, "0"), (0.01234, "0.0123"), (3.14159, "3.14"), (42.0, "42"), (1234.5, "1,234")],
 )
 def test_numbers_are_written_with_three_digits_that_count(value: float, wanted: str) -> None:
-    """More digits would claim a precision that no figure has."""
+    """More digits would suggest a precision that no figure has."""
     assert report.figure(value) == wanted
 
 
 def test_page_keeps_what_was_written_by_hand(results: Results, tmp_path: Path) -> None:
-    """A second run replaces the figures between the marks and nothing else."""
+    """A second run replaces only the figures between the marks."""
     target = tmp_path / "performance.md"
     page.write(results, target)
     target.write_text(f"by hand, above\n{target.read_text()}by hand, below\n")
@@ -151,7 +151,7 @@ def test_page_without_the_marks_is_not_touched(results: Results, tmp_path: Path)
 
 
 def test_plots_are_well_formed_and_show_each_judged_ratio(results: Results) -> None:
-    """Titles hold any character; a bar on our own figure is no ratio."""
+    """Titles may have any character; a bar on our own figure is no ratio."""
     drawn = plots.plots(results, [20])
     texts = [
         element.text
@@ -168,7 +168,7 @@ def test_plots_are_well_formed_and_show_each_judged_ratio(results: Results) -> N
 
 @pytest.mark.parametrize("bars", [BARS, GUARD])
 def test_no_figure_has_two_bars_against_the_same_shim(bars: tuple[Bar, ...]) -> None:
-    """Two bounds on one thing would contradict each other sooner or later."""
+    """Two bounds on one figure could contradict each other."""
     keys = [(bar.measure, bar.ours, bar.peer) for bar in bars]
 
     assert len(keys) == len(set(keys))

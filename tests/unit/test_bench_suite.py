@@ -1,4 +1,4 @@
-"""Which experiments a name stands for, and that every bar is about something that is measured."""
+"""The experiments that a name selects, and the figures of the bars."""
 
 import pytest
 
@@ -12,12 +12,12 @@ OF_GUARD = suite.experiments([], _GUARD_OPTIONS)
 
 
 def test_no_name_stands_for_all() -> None:
-    """`make bench` without arguments leaves nothing out."""
+    """`make bench` without arguments runs all experiments."""
     assert [experiment for experiment, _ in suite.chosen(KNOWN, ())] == KNOWN
 
 
 def test_experiment_brings_all_its_figures_and_a_figure_only_itself() -> None:
-    """`--only delete` makes the container it takes and tells of the `delete` alone."""
+    """`--only delete` makes the container that it needs, and reports only the `delete`."""
     [(state, both), (steps, one)] = sorted(
         suite.chosen(KNOWN, {"state", "delete"}), key=lambda pair: pair[0].name
     )
@@ -27,13 +27,13 @@ def test_experiment_brings_all_its_figures_and_a_figure_only_itself() -> None:
 
 
 def test_unknown_name_is_reported_with_those_there_are() -> None:
-    """A typing error must not be a run that measures nothing."""
+    """A typing error must not lead to a run that measures nothing."""
     with pytest.raises(suite.NoSuchFigure, match=r"strat: there are .*start"):
         suite.chosen(KNOWN, {"strat", "delete"})
 
 
 def test_every_bar_is_about_a_figure_of_its_run() -> None:
-    """A bar on a figure that was renamed would never be missed again."""
+    """A bar on a renamed figure would never be judged again."""
     names = {measure.name for experiment in KNOWN for measure in experiment.measures}
     of_guard = {
         measure.name
@@ -46,7 +46,7 @@ def test_every_bar_is_about_a_figure_of_its_run() -> None:
 
 
 def test_names_of_figures_are_unique() -> None:
-    """Samples are kept by name."""
+    """The names are the keys of the samples."""
     names = [measure.name for experiment in KNOWN for measure in experiment.measures]
 
     assert len(names) == len(set(names))
@@ -54,7 +54,7 @@ def test_names_of_figures_are_unique() -> None:
 
 @pytest.mark.parametrize(("pairs", "rounds"), [(None, 2), (1, 1), (20, 1), (21, 2)])
 def test_pairs_are_turned_into_rounds(pairs: int | None, rounds: int) -> None:
-    """Twenty shims at a time are twenty samples."""
+    """A round with twenty shims gives twenty samples."""
     [(memory, _)] = suite.chosen(KNOWN, {"pss_20"})
 
     assert memory.rounds(pairs) == rounds

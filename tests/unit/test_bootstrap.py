@@ -1,4 +1,4 @@
-"""The three generations of `start`: what stdin says, and which version a joined shim serves."""
+"""The three generations of `start`: stdin, and the version that a joined shim serves."""
 
 import socket
 import struct
@@ -74,7 +74,7 @@ def test_anything_else_is_an_old_generation(stdin: bytes) -> None:
 
 @pytest.mark.rule("cli.reply.1")
 def test_any_that_equals_id_and_namespace_is_taken_for_the_new_generation() -> None:
-    """The rule is exact: nothing else tells these bytes apart."""
+    """The rule is exact: nothing else distinguishes these bytes."""
     assert read_request(ME, Packed(type_url="c1", value=b"ns").SerializeToString()).new
 
 
@@ -92,7 +92,7 @@ def test_log_level_decides_about_debug_and_the_flag_does_not(level: int, debug: 
 
 @pytest.mark.rule("cli.reply.10")
 def test_events_go_to_the_address_of_the_environment_or_else_of_the_parameters() -> None:
-    """TTRPC_ADDRESS; the address of the parameters is better than none."""
+    """TTRPC_ADDRESS; without it the address of the parameters."""
     stdin = params(containerd_ttrpc_address="/params.ttrpc")
     silent = Identity(ME.name, ME.namespace, ME.id, "", "", debug=False)
 
@@ -131,7 +131,8 @@ def test_options_are_found_in_either_generation() -> None:
     ],
 )
 def test_bad_options_are_left_for_create_to_refuse(packed: Packed) -> None:
-    """Legacy Go: 1.7.24 and 2.1.9 ignore what they cannot read; Create gets the same options."""
+    """The Go shims 1.7.24 and 2.1.9 ignore options that they cannot decode; Create gets the same
+    ones."""
     assert read_request(ME, packed.SerializeToString()).options == RuncOptions()
     assert read_request(ME, params(extensions=[extension(packed)])).options == RuncOptions()
 
@@ -141,7 +142,7 @@ def test_bad_options_are_left_for_create_to_refuse(packed: Packed) -> None:
 
 @contextmanager
 def shim(reply: bytes | None) -> Iterator[tuple[str, list[bytes]]]:
-    """Serve one connection: keep what it asks, answer `reply`, or say nothing and wait."""
+    """Serve one connection: record the request, answer `reply`, or wait without an answer."""
     asked: list[bytes] = []
     with (
         tempfile.TemporaryDirectory(prefix="b", dir="/tmp") as folder,
@@ -155,7 +156,7 @@ def shim(reply: bytes | None) -> Iterator[tuple[str, list[bytes]]]:
             with connection:
                 asked.append(connection.recv(4096))
                 if reply is None:
-                    connection.recv(1)  # until the other side gives up
+                    connection.recv(1)  # until the other side disconnects
                 else:
                     connection.sendall(reply)
 
@@ -192,7 +193,8 @@ def status(code: int, text: str) -> bytes:
     ],
 )
 def test_only_a_clear_no_counts_as_one(reply: bytes, served: bool) -> None:
-    """A new binary that joins an old shim answers for that shim; in doubt for its own."""
+    """A new binary that joins an old shim replies with that shim's version; if unsure, with its
+    own."""
     with shim(reply) as (path, asked):
         assert has_task_service(path, 3) is served
 
@@ -200,7 +202,7 @@ def test_only_a_clear_no_counts_as_one(reply: bytes, served: bool) -> None:
 
 
 def test_silent_shim_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    """house rule 8: a shim that hangs must not hang the `start` that joins it."""
+    """A shim that hangs must not block the `start` that joins it."""
     monkeypatch.setattr(running_shim, "_LIMIT_S", 0.05)
     with shim(None) as (path, _):
         assert has_task_service(path, 2)
@@ -222,7 +224,7 @@ def test_server_is_shown_with_the_command_line_of_the_reference() -> None:
 @pytest.mark.vm
 @pytest.mark.parametrize("path", ["x", "/a/../b", ".."])
 def test_cgroup_that_is_no_absolute_path_is_refused(path: str) -> None:
-    """In the words of each generation's library."""
+    """With the text of the library of each generation."""
     why = "invalid group path" if unified() else "cgroup deleted"
     with pytest.raises(Refused, match=f"^failed to load cgroup {path}: cgroups: {why}$"):
         daemonize.join_cgroup(path)
@@ -230,7 +232,7 @@ def test_cgroup_that_is_no_absolute_path_is_refused(path: str) -> None:
 
 @pytest.mark.vm
 def test_missing_cgroup_is_refused() -> None:
-    """The shim makes no cgroup of its own."""
+    """The shim makes no cgroup."""
     with pytest.raises(Refused, match=f"^{no_cgroup('/b-none')}$"):
         daemonize.join_cgroup("/b-none")
 

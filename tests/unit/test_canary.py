@@ -1,4 +1,4 @@
-"""The canary: what is wrong with shared memory is found before a shim depends on it."""
+"""The canary: faults of shared memory are found before a shim depends on it."""
 
 import contextlib
 import ctypes
@@ -27,7 +27,7 @@ ANSWERS: Final = "Create: pid=0"
 
 
 def live() -> str:
-    """Write to many pages, with reclaims between, and tell what is left of it."""
+    """Write to many pages, with reclaims in between, and return a description of the result."""
     blocks = [bytearray(1 << 20) for _ in range(8)]
     for number, block in enumerate(blocks):
         block[::512] = bytes([number + 1]) * 2048
@@ -37,7 +37,8 @@ def live() -> str:
 
 
 def shared(life: Callable[[], str], *, limit_s: float = 20.0) -> str:
-    """Share in a fork; what the process that went on says, and whether its memory is shared."""
+    """Share in a fork; return the report of the process that continues, and whether it shares
+    memory."""
     heard, writer = os.pipe()
 
     def zygote() -> bool:
@@ -59,7 +60,7 @@ def shared(life: Callable[[], str], *, limit_s: float = 20.0) -> str:
 
 @needs_library
 def test_memory_is_shared_if_the_canary_answers_as_expected() -> None:
-    """The process that goes on is the fork, which has published; the one before it has ended."""
+    """The fork, which has published, continues; the first process has ended."""
     assert shared(live) == ""
 
 
@@ -76,13 +77,13 @@ def test_memory_is_shared_if_the_canary_answers_as_expected() -> None:
 def test_canary_that_fails_means_that_nothing_is_shared(
     life: Callable[[], str], reason: str
 ) -> None:
-    """The process that goes on is the one before: nothing of it has been changed."""
+    """The first process continues, unchanged."""
     assert shared(life) == reason
 
 
 @needs_library
 def test_canary_without_an_end_is_not_waited_for() -> None:
-    """And it is gone afterwards, with the candidate."""
+    """Afterwards the canary and the candidate have ended."""
     marker = f"canary-{os.getpid()}"
 
     def life() -> str:
@@ -107,7 +108,7 @@ def _running(name: str) -> list[str]:
 
 @needs_library
 def test_code_that_has_changed_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The answers may still be right: the checksum is over all code there is."""
+    """The answers may still be right, but the checksum covers all code."""
 
     def life() -> str:
         live.__code__ = live.__code__.replace(co_name="dead")
@@ -118,7 +119,7 @@ def test_code_that_has_changed_is_found(monkeypatch: pytest.MonkeyPatch) -> None
     assert live.__code__ is before
 
 
-# Wrong system calls, put in the place of the right ones when the C part is compiled.
+# Wrong system calls, which replace the right ones when the C part is compiled.
 FAULTS: Final = {
     "a byte is written wrong": (
         "#define syscall(number, fd, at, size, to) wrong_pwrite(fd, at, size, to)",
@@ -159,7 +160,7 @@ FAULTS: Final = {
 def test_corrupted_image_is_found(
     fault: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Wrong bytes, wrong places, and pages that are given up though they differ."""
+    """Wrong bytes, wrong addresses, and pages that are given up although they differ."""
     define, function, reason = FAULTS[fault]
     broken = "_reclaim.c" if "given up" in fault else "_publish.c"
     path = compiled(tmp_path, broken, f"{function}\n{define}")
@@ -172,7 +173,7 @@ def test_corrupted_image_is_found(
 
 
 def test_ranges_of_bytecode_hold_whole_instructions_of_one_page() -> None:
-    """An instruction and its caches go back together, or not at all."""
+    """An instruction and its caches are reset together, or not at all."""
     source = "\n".join(f"    x = a.b{number} + c[{number}]" for number in range(2000))
     names: dict[str, Callable[..., object]] = {}
     exec(f"def long(a, c):\n{source}", names)
@@ -209,7 +210,7 @@ def test_code_goes_back_to_what_it_was_and_still_answers() -> None:
                     for add in functions:
                         assert add(one, other) == one + other  # type: ignore[operator]
                 given = reclaim.reclaim()
-                assert given > 100 or one == 1, given  # the special form for int is there already
+                assert given > 100 or one == 1, given  # the specialized form for int exists already
             return True
 
         return in_fork(child) == 0
@@ -241,7 +242,7 @@ def test_calls_that_were_counted_are_forgotten_before_code_is_specialized() -> N
             assert all(now != then for now, then in zip(changed, before, strict=True))
             assert reclaim.reclaim() > 50
             forgotten = sum(now == then for now, then in zip(counts(), before, strict=True))
-            return forgotten > 2500  # the others lie on pages with other changes
+            return forgotten > 2500  # the others are on pages with other changes
 
         return len(before) == 3000 and in_fork(child) == 0
 

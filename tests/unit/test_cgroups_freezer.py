@@ -11,7 +11,7 @@ from shimv2.cgroups.tree import Cgroup
     ("state", "frozen"), [("THAWED\n", False), ("FREEZING\n", True), ("FROZEN\n", True)]
 )
 def test_v1_freezer_is_read(tmp_path: Path, state: str, frozen: bool) -> None:
-    """Also one that has only begun: a thaw is due all the same."""
+    """A cgroup that is still freezing counts as frozen, because it needs a thaw too."""
     (tmp_path / "freezer.state").write_text(state)
 
     assert Cgroup("/no/such", {"freezer": str(tmp_path)}).is_frozen() is frozen

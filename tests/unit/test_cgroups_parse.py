@@ -33,7 +33,7 @@ def test_memberships_of_a_unified_machine_have_one_path() -> None:
 
 
 def test_mountpoints_pass_over_partial_mounts() -> None:
-    """Paths are relative to a hierarchy's root: a bind mount of a part would mislead."""
+    """Paths are relative to a hierarchy's root, so a bind mount of a part would be wrong."""
     found = parse.mountpoints(MOUNTINFO)
 
     assert found["memory"] == "/sys/fs/cgroup/memory"
@@ -41,7 +41,7 @@ def test_mountpoints_pass_over_partial_mounts() -> None:
 
 
 def test_directory_is_the_first_controller_with_a_group_of_its_own() -> None:
-    """A controller that left the process in its root says nothing about the container."""
+    """A controller whose root has the process has no figures of the container."""
     member = {"pids": "/", "memory": "/default/c1"}
     mounts = {"pids": "/sys/fs/cgroup/pids", "memory": "/sys/fs/cgroup/memory"}
 
@@ -63,14 +63,14 @@ def test_directories_leave_out_controllers_that_hold_the_process_in_their_root()
 
 
 def test_number_reads_max_as_the_given_value() -> None:
-    """`max` is no number: v2 says 2^64 - 1, v1 says 0."""
+    """`max` is no number: for v2 it is 2^64 - 1, for v1 it is 0."""
     assert parse.number("4096\n") == 4096
     assert parse.number("max\n") == 2**64 - 1
     assert parse.number("max\n", unlimited=0) == 0
 
 
 def test_flat_passes_over_what_is_no_counter() -> None:
-    """A key of a later kernel in another form must not cost the others."""
+    """A key of a later kernel in another form must not affect the others."""
     assert parse.flat("anon 1\nodd x\nempty\npair 1 2\nfile 3\n") == {"anon": 1, "file": 3}
 
 
@@ -82,7 +82,7 @@ def test_pressure_of_an_old_kernel_has_no_full_for_the_cpu() -> None:
 
 
 def test_io_of_a_device_without_numbers_is_left_out() -> None:
-    """Unknown keys, numbers or not, are passed over (options-and-stats 6.5)."""
+    """Unknown keys are ignored, with or without numbers."""
     text = "254:0 rbytes=4096 wbytes=8192 rios=1 wios=2 dbytes=5 cost.vrate=100.00\n7:0 \n1:1\n"
 
     assert parse.io_stat(text) == [parse.DeviceIo(254, 0, 4096, 8192, 1, 2)]
@@ -96,7 +96,7 @@ def test_rdma_max_is_the_largest_number_of_32_bits() -> None:
 
 
 def test_blkio_keeps_each_devices_total_and_leaves_out_that_of_all() -> None:
-    """A line without an operation is one of a file that does not tell them apart."""
+    """A line without an operation comes from a file that does not distinguish operations."""
     assert parse.blkio("8:0 Read 4096\n8:0 Total 4096\n253:7 66\nTotal 4096\n") == [
         parse.BlockIo(8, 0, "Read", 4096),
         parse.BlockIo(8, 0, "Total", 4096),

@@ -26,7 +26,7 @@ def request(
 @pytest.mark.rule("task.checkpoint.2")
 @pytest.mark.parametrize("api", [task_v2_pb2, task_v3_pb2], ids=["v2", "v3"])
 def test_checkpoint_is_read_with_all_fields(api: Any) -> None:
-    """All that has a meaning; the image's path is that of the request."""
+    """All fields with a meaning; the image's path is that of the request."""
     message = runc_pb2.CheckpointOptions(
         exit=True,
         open_tcp=True,
@@ -83,7 +83,8 @@ def test_checkpoint_without_options_has_the_defaults() -> None:
 def test_other_options_are_refused_with_the_text_of_the_reference(
     url: str, value: bytes, error: str
 ) -> None:
-    """Unlike with Create, a prefix is another type, and an empty value is looked at."""
+    """Unlike with Create, a type URL with a prefix is another type, and an empty value is
+    decoded."""
     with pytest.raises(Refused) as refusal:
         requests.checkpoint_spec(request(url, value))
 

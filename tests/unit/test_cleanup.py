@@ -1,4 +1,4 @@
-"""`delete`: what it removes, what it reports, and what it leaves alone."""
+"""`delete`: what it removes, what it reports, and what it does not touch."""
 
 import json
 import os
@@ -19,7 +19,7 @@ from shimv2.values.paths import SOCKET_DIR, socket_path
 from tests.support.boot import RUNTIME, Boot, Done, dead_socket, listening
 
 AT_NS = 1_700_000_000_123_456_789
-# Plays the runtime: notes its arguments, one a line, and succeeds.
+# Acts as the runtime: writes its arguments, one in a line, and succeeds.
 FAKE = """#!/bin/sh
 printf '%s\\n' "$@" >>{folder}/called
 """
@@ -55,7 +55,7 @@ def response(done: Done) -> DeleteResponse:
 
 
 def created(boot: Boot, id_: str = "c1", *, pid: str = "4194999", options: str = "{}") -> Path:
-    """Make a bundle as a Create leaves it."""
+    """Make a bundle with the files of a Create."""
     bundle = boot.bundle(id_)
     (bundle / "init.pid").write_text(pid)
     (bundle / "options.json").write_text(options)
@@ -65,7 +65,7 @@ def created(boot: Boot, id_: str = "c1", *, pid: str = "4194999", options: str =
 
 
 def left(boot: Boot, root: str = "") -> str:
-    """Leave the state of container c1 in the runtime's folder; the `root` of its options."""
+    """Make the state of container c1 in the runtime's folder; return the `root` of its options."""
     root = root or str(boot.folder / "root")
     os.makedirs(f"{root}/{boot.namespace}/c1")
     return json.dumps({"root": root})
@@ -110,7 +110,7 @@ def test_answer_without_a_record_is_137_and_now(boot: Boot) -> None:
 def test_recorded_exit_is_reported_if_it_is_of_the_same_process(
     boot: Boot, recorded_pid: int, status: int, expected: int
 ) -> None:
-    """What is known is reported, after a crash of the shim, too."""
+    """A known exit is reported, also after a crash of the shim."""
     bundle = created(boot)
     records = ExitRecords(str(bundle), "c1")
     records.write_init(Exit(recorded_pid, status, AT_NS), start_time=1)
@@ -157,7 +157,7 @@ def test_runtime_is_called_as_the_reference_does(boot: Boot) -> None:
 
 
 def test_runtime_is_not_called_when_it_has_nothing_of_the_container(boot: Boot) -> None:
-    """After an ordinary removal: a runtime that starts costs more than all the rest."""
+    """After an ordinary removal the start of a runtime would take longer than all the rest."""
     root = json.loads(left(boot))["root"]
     os.rename(f"{root}/{boot.namespace}/c1", f"{root}/{boot.namespace}/other")
     created(boot, options=json.dumps({"root": root}))
@@ -167,7 +167,8 @@ def test_runtime_is_not_called_when_it_has_nothing_of_the_container(boot: Boot) 
 
 
 def test_empty_folders_of_an_interrupted_restore_are_removed(boot: Boot) -> None:
-    """A runtime that has written no state yet knows of no container, and may leave them."""
+    """A runtime that has written no state does not know the container, and may leave its
+    folders."""
     options = left(boot)
     state = Path(json.loads(options)["root"], boot.namespace, "c1")
     (state / "criu-root").mkdir()
@@ -207,7 +208,7 @@ def test_bundle_is_beside_the_working_directory(boot: Boot) -> None:
 
 @pytest.mark.rule("cli.delete.4")
 def test_failing_runtime_is_a_warning(boot: Boot) -> None:
-    """Each later step runs even if the runtime fails; the form is the reference's."""
+    """Each later step runs even if the runtime fails; the warning has the form of the reference."""
     created(boot, options=left(boot))
     program(boot, "runc", "#!/bin/sh\necho broken >&2\nexit 4\n")
 
@@ -234,7 +235,7 @@ def test_missing_runtime_is_a_warning(boot: Boot) -> None:
 
 @pytest.mark.rule("cli.delete.10")
 def test_stop_signals_do_not_end_it_half_way(boot: Boot) -> None:
-    """SIGTERM and SIGINT are swallowed; the runtime is not touched by that."""
+    """SIGTERM and SIGINT are ignored; the runtime has the default actions."""
     created(boot, options=left(boot))
     ready, go = boot.folder / "ready", boot.folder / "go"
     os.mkfifo(go)
@@ -305,7 +306,7 @@ def test_unusable_pid_is_a_warning(boot: Boot, pid: str) -> None:
     ],
 )
 def test_malformed_options_are_an_error(boot: Boot, options: str, text: str) -> None:
-    """With a guessed root nothing would be found, and the container left to run."""
+    """With a guessed root the container would not be found, and would continue to run."""
     created(boot, options=options)
 
     done = delete(boot, "c1")
@@ -317,7 +318,7 @@ def test_malformed_options_are_an_error(boot: Boot, options: str, text: str) -> 
 
 @pytest.mark.parametrize("id_", ["..", ".", "../../etc", "a/b"])
 def test_id_that_is_a_path_is_refused(boot: Boot, id_: str) -> None:
-    """What is below it would be unmounted."""
+    """All mounts below that path would be unmounted."""
     bundle = boot.bundle("c1")
 
     done = delete(boot, id_, cwd=bundle)
@@ -331,7 +332,7 @@ def test_id_that_is_a_path_is_refused(boot: Boot, id_: str) -> None:
 
 @pytest.mark.rule("cli.delete.9")
 def test_dead_shims_socket_is_unlinked_and_a_live_ones_is_not(boot: Boot) -> None:
-    """The dead socket at `delete`; never that of a live group."""
+    """`delete` removes a stale socket, never that of a running group."""
     dead, live = created(boot, "dead"), created(boot, "live")
     paths = {name: str(boot.folder / f"{name}.sock") for name in ("dead", "live")}
     for bundle, path in zip((dead, live), paths.values(), strict=True):
@@ -361,7 +362,8 @@ def test_address_that_is_no_socket_is_left(boot: Boot) -> None:
 def test_socket_that_was_not_written_down_is_computed(
     boot: Boot, annotations: dict[str, str], group: str
 ) -> None:
-    """Shims of the reference's 2.x leave no address; folder from `s`, group from the config."""
+    """Go shims of 2.x write no address file: the folder comes from `s`, the group from the
+    config."""
     bundle = created(boot)
     (bundle / "config.json").write_text(json.dumps({"annotations": annotations}))
     os.mkdir(boot.socket_dir)

@@ -35,7 +35,7 @@ def response(done: Done) -> DeleteResponse:
 
 @pytest.fixture
 def running(boot: Boot) -> Iterator[tuple[Path, int]]:
-    """A container whose rootfs is a mount; its bundle and a pidfd of its init."""
+    """Run a container whose rootfs is a mount; yield its bundle and a pidfd of its init."""
     bundle = boot.bundle("c1")
     rootfs = bundle / "rootfs"
     rootfs.mkdir()
@@ -94,7 +94,7 @@ def test_running_container_is_killed_and_its_rootfs_unmounted(
 def test_running_container_is_not_believed_to_have_ended(
     boot: Boot, running: tuple[Path, int]
 ) -> None:
-    """A record of the pid and start time of a process that runs is not true."""
+    """A record with the pid and start time of a running process is false."""
     bundle, _ = running
     pid = int((bundle / "init.pid").read_text())
     records = ExitRecords(str(bundle), "c1")
@@ -107,7 +107,7 @@ def test_running_container_is_not_believed_to_have_ended(
 def test_wrong_root_is_reported_and_the_container_stays(
     boot: Boot, running: tuple[Path, int]
 ) -> None:
-    """Where Create's root is not known, nothing else is guessed or killed."""
+    """If Create's root is not known, nothing is guessed or killed."""
     bundle, pidfd = running
     (bundle / "options.json").write_text(json.dumps({"root": str(boot.folder / "elsewhere")}))
     subprocess.run(["umount", "-l", bundle / "rootfs"], check=True)
@@ -119,7 +119,7 @@ def test_wrong_root_is_reported_and_the_container_stays(
 
 
 def test_files_mounted_where_a_restore_was_interrupted_are_left_alone(boot: Boot) -> None:
-    """The runtime removes its folder with all that is in it: nothing may be mounted there."""
+    """The runtime removes its folder recursively: nothing may be mounted there."""
     boot.bundle("c1")
     kept = boot.folder / "kept"
     kept.mkdir()
@@ -141,7 +141,7 @@ def test_files_mounted_where_a_restore_was_interrupted_are_left_alone(boot: Boot
 
 
 def test_restore_that_a_dead_shim_has_left_is_ended_before_it_goes_on(boot: Boot) -> None:
-    """The runtime's death signal may come after `delete`; CRIU has none, and goes on by itself."""
+    """The runtime's death signal may come after `delete`; CRIU has none, and continues."""
     bundle = boot.bundle("c1")
     (bundle / "work").mkdir()
     state = Path(f"/run/containerd/runc/{boot.namespace}/c1")

@@ -20,7 +20,7 @@ def boot() -> Iterator[Boot]:
 
 
 def given(flags: Flags) -> dict[str, object]:
-    """Return only what a command line set."""
+    """Return only the flags that a command line sets."""
     texts = {name: value for name, value in flags.texts.items() if value}
     switches = {name: value for name, value in flags.switches.items() if value}
     action = {"action": flags.action} if flags.action else {}
@@ -55,7 +55,7 @@ def given(flags: Flags) -> dict[str, object]:
     ],
 )
 def test_flags_are_read_as_go_reads_them(line: str, expected: dict[str, object]) -> None:
-    """One or two dashes, `=`, switches without a value, the first word is the action."""
+    """One or two dashes, `=`, and switches without a value; the first other word is the action."""
     assert given(parse(line.split())) == expected
 
 
@@ -103,13 +103,13 @@ def test_help_is_asked_for_with_either_word(line: str) -> None:
     ],
 )
 def test_runtime_is_named_after_the_binary(program: str, name: str) -> None:
-    """Installed under another name, the shim speaks by that name."""
+    """Under another file name, the shim uses that name in its texts."""
     assert runtime_name(program) == name
 
 
 @pytest.mark.rule("cli.flags.2")
 def test_unknown_flag_prints_the_usage_and_exits_2(boot: Boot) -> None:
-    """The usage names the program as it was called, on stderr."""
+    """The usage on stderr has the name by which the program was called."""
     done = boot.run([str(boot.shim), "-foo"])
 
     assert (done.returncode, done.stdout) == (2, b"")
@@ -130,7 +130,7 @@ def test_help_prints_the_usage_and_exits_0(boot: Boot) -> None:
 @pytest.mark.rule("cli.flags.3")
 @pytest.mark.parametrize("flag", ["-v", "--version"])
 def test_version_is_printed_before_anything_is_required(boot: Boot, flag: str) -> None:
-    """Version comes first; no namespace is asked for."""
+    """The version is printed first; no namespace is needed."""
     done = boot.run([str(boot.shim), flag, "start"])
 
     assert (done.returncode, done.stderr) == (0, b"")
@@ -139,7 +139,7 @@ def test_version_is_printed_before_anything_is_required(boot: Boot, flag: str) -
 
 @pytest.mark.ours("shares memory among shims")
 def test_version_shows_whether_memory_is_shared(boot: Boot) -> None:
-    """What was switched off is named; a setting that cannot be read is no error here."""
+    """The setting that switches it off is named; settings that cannot be read are no error here."""
     off = boot.run([str(boot.shim), "-v"], env={"PYRUNC_SHARE_MEMORY": "off"})
     lost = boot.run([str(boot.shim), "-v"], env={"PYRUNC_CONFIG": "/nonexistent"})
 
@@ -162,7 +162,7 @@ def test_missing_namespace_is_refused_for_every_action(boot: Boot, action: list[
 @pytest.mark.parametrize("action", ["start", "delete", "serve"])
 @pytest.mark.parametrize("namespace", ["no good!", "a/b", "../up", "-x", "x\n", "ä"])
 def test_namespace_of_bad_characters_is_refused(boot: Boot, namespace: str, action: str) -> None:
-    """It becomes a part of paths, those that are unmounted among them."""
+    """It becomes a part of paths, also of paths that are unmounted."""
     done = boot.run([str(boot.shim), f"-namespace={namespace}", action])
 
     pattern = "^[A-Za-z0-9]+(?:[._-](?:[A-Za-z0-9]+))*$"
@@ -180,7 +180,7 @@ def test_namespace_that_is_too_long_is_refused(boot: Boot) -> None:
 
 @pytest.mark.rule("cli.flags.8")
 def test_errors_carry_the_name_of_the_binary(boot: Boot) -> None:
-    """A drop-in says io.containerd.runc.v2."""
+    """With the name of containerd's own shim it is io.containerd.runc.v2."""
     other = install(boot.folder / "containerd-shim-runc-v2")
 
     done = boot.run([str(other)])
@@ -215,7 +215,7 @@ def test_server_without_fd_3_refuses_to_run(boot: Boot) -> None:
     """A server listens on the socket it inherits as fd 3."""
     done = boot.run([str(boot.shim), "-namespace", "x"], cwd=boot.bundle("c1"))
 
-    # libffi 3.8 keeps its library open from the import of ctypes on: as fd 3, where that is free.
+    # libffi 3.8 keeps its library open after the import of ctypes, as fd 3 if that is free.
     problems = ("bad file descriptor", "socket operation on non-socket")
     expected = [f"{RUNTIME}: listen on fd 3: {problem}" for problem in problems]
     assert done.returncode == 1
@@ -225,7 +225,7 @@ def test_server_without_fd_3_refuses_to_run(boot: Boot) -> None:
 def test_bug_is_reported_with_its_place_and_without_a_traceback(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """What is on stderr becomes the daemon's error text: one line."""
+    """stderr becomes the daemon's error text, so it is one line."""
 
     def fails(*_: object) -> int:
         raise LookupError("no way")
@@ -239,7 +239,7 @@ def test_bug_is_reported_with_its_place_and_without_a_traceback(
 
 
 def test_closed_standard_fds_are_no_obstacle(boot: Boot) -> None:
-    """Nothing that is opened may land on 0, 1 or 2."""
+    """No file that is opened may get the numbers 0, 1 or 2."""
     script = f"exec {boot.shim} -namespace x <&- >&- 2>&-"
     done = subprocess.run(["sh", "-c", script], check=False, timeout=30, cwd=boot.state)
 
@@ -247,7 +247,7 @@ def test_closed_standard_fds_are_no_obstacle(boot: Boot) -> None:
 
 
 def test_flags_cost_no_imports(boot: Boot) -> None:
-    """What is read first must not load the shim: `-v` and errors of flags answer at once."""
+    """The parser must not import the shim, so that `-v` and errors of flags are fast."""
     probe = "import sys; from shimv2 import cli; cli.parse(['-v']); print(*sys.modules)"
     done = boot.run([sys.executable, "-I", "-c", probe])
 

@@ -1,4 +1,4 @@
-"""The page of critest: what is read, what is shown, and what makes the run fail."""
+"""The page of critest: its input, its content, and the failures of a run."""
 
 import pytest
 
@@ -15,7 +15,7 @@ _KNOWN = f"Networking {next(iter(REASONS))}"
 
 
 def test_specs_are_read_without_the_reporters_own() -> None:
-    """A suite's set-up is no spec, and what was not selected is none of this run."""
+    """A suite's set-up is no spec, and unselected specs do not count."""
     assert read(_JUNIT) == {
         "Pods should run": "passed",
         "Pods should stop | wait": "failed",
@@ -42,12 +42,13 @@ def test_specs_are_read_without_the_reporters_own() -> None:
 def test_shim_has_to_pass_what_the_other_passes(
     go: dict[str, str], ours: dict[str, str], wrong: bool
 ) -> None:
-    """Nothing that containerd's shim passes may fail, and no failure is without a reason."""
+    """A spec that passes with containerd's shim must pass, and every other failure needs a
+    reason."""
     assert bool(verdict({"1.7.24": {GO: go, OURS: ours}})) is wrong
 
 
 def test_page_has_each_spec_with_each_shim_and_the_totals() -> None:
-    """A name with a bar in it stays in its cell."""
+    """A name that contains a bar stays in its cell."""
     go = read(_JUNIT)
     ours = {**go, "Pods should stop | wait": "passed", _KNOWN: "failed"}
 

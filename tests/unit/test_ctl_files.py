@@ -21,7 +21,7 @@ needs_busybox = pytest.mark.skipif(not os.path.exists(BUSYBOX), reason="busybox-
 
 @needs_busybox
 def test_root_holds_a_copy_of_busybox_and_a_link_per_applet(tmp_path: Path) -> None:
-    """A container that writes to its busybox must not reach the host's."""
+    """A container that writes to its busybox must not change that of the host."""
     make_rootfs(str(tmp_path / "root"))
     busybox = tmp_path / "root" / "bin" / "busybox"
 
@@ -35,14 +35,14 @@ def test_root_holds_a_copy_of_busybox_and_a_link_per_applet(tmp_path: Path) -> N
 
 
 def test_root_of_a_program_that_needs_a_loader_is_refused(tmp_path: Path) -> None:
-    """In an empty root nothing could load it."""
+    """An empty root has no loader for it."""
     with pytest.raises(ValueError, match="not statically linked"):
         make_rootfs(str(tmp_path), busybox=os.path.realpath("/usr/bin/env"))
 
 
 @needs_busybox
 def test_image_is_the_same_twice_and_whole(tmp_path: Path) -> None:
-    """An OCI layout whose manifest, config and layer are there under their digests."""
+    """An OCI layout in which manifest, config and layer are stored under their digests."""
     for name in ("a", "b"):
         make_image(str(tmp_path / f"{name}.tar"), rootfs=str(tmp_path / name))
 
@@ -57,7 +57,7 @@ def test_image_is_the_same_twice_and_whole(tmp_path: Path) -> None:
 
 
 def test_bundle_has_containerds_files_and_modes(tmp_path: Path) -> None:
-    """Daemon contract 8.1: bundle 0700, rootfs 0711, config.json, the log FIFO, `work`."""
+    """Bundle 0700, rootfs 0711, config.json, the log FIFO, `work`."""
     bundle = Bundle(str(tmp_path), "ns", "c1")
     config = spec.config(spec.Wanted(["true"]), namespace="ns", container_id="c1")
     bundle.make(config)
@@ -73,7 +73,7 @@ def test_bundle_has_containerds_files_and_modes(tmp_path: Path) -> None:
 
 
 def test_bundle_removed_twice_leaves_nothing(tmp_path: Path) -> None:
-    """Both folders go, FIFOs of execs included; a second removal finds nothing to do."""
+    """Both folders are removed, with FIFOs of execs; a second removal does nothing."""
     bundle = Bundle(str(tmp_path), "ns", "c1")
     bundle.make({})
     bundle.make_fifos()
@@ -87,7 +87,7 @@ def test_bundle_removed_twice_leaves_nothing(tmp_path: Path) -> None:
 
 
 def test_second_client_finds_what_the_first_one_remembered(tmp_path: Path) -> None:
-    """The shim's path and reply are all a restarted daemon has (daemon contract 8.4)."""
+    """A restarted daemon has only the shim's path and reply."""
     bundle = Bundle(str(tmp_path), "ns", "c1")
     bundle.make({})
     with pytest.raises(NoSuchContainer, match="no container c1"):
@@ -99,7 +99,7 @@ def test_second_client_finds_what_the_first_one_remembered(tmp_path: Path) -> No
 
 @pytest.mark.root
 def test_mounts_left_in_a_bundle_are_unmounted_before_it_is_removed(tmp_path: Path) -> None:
-    """Blanks in a path are escaped by the kernel; the innermost mount goes first."""
+    """The kernel escapes blanks in a path; the innermost mount is unmounted first."""
     bundle = Bundle(str(tmp_path), "ns", "c1")
     bundle.make({})
     outer = os.path.join(bundle.path, "rootfs")

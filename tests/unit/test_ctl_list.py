@@ -18,7 +18,7 @@ def test_memory_of_a_process_is_shown_in_mib() -> None:
 def test_memory_that_cannot_be_read_is_a_dash(
     monkeypatch: pytest.MonkeyPatch, psutil_is_there: bool
 ) -> None:
-    """psutil is an extra; and the process may have ended before it is asked about."""
+    """psutil is an extra, and the process may have ended."""
     if not psutil_is_there:
         monkeypatch.setitem(sys.modules, "psutil", None)  # an import of it fails
 

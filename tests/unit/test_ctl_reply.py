@@ -1,4 +1,4 @@
-"""What `start` prints and is given, in each generation of containerd."""
+"""The reply and the stdin of `start`, in each generation of containerd."""
 
 import json
 
@@ -27,7 +27,7 @@ ACCEPTED = {
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("generation", Generation, ids=lambda g: g.value)
 def test_reply_is_read_or_refused_as_that_daemon_does(form: str, generation: Generation) -> None:
-    """Which forms and versions each generation understands."""
+    """The forms and versions that each generation accepts."""
     if form not in ACCEPTED[generation]:
         with pytest.raises(BadReply):
             Reply.parse(FORMS[form], generation=generation)
@@ -40,7 +40,7 @@ def test_reply_is_read_or_refused_as_that_daemon_does(form: str, generation: Gen
 
 
 def test_plain_reply_may_end_with_white_space() -> None:
-    """Daemons trim it."""
+    """Daemons remove it."""
     assert Reply.parse(PLAIN + b"\n", generation=Generation.V1_6).address == ADDRESS
 
 
@@ -52,7 +52,7 @@ def test_output_that_is_no_reply_is_refused(output: bytes) -> None:
 
 
 def test_remembered_reply_reads_back() -> None:
-    """`bootstrap.json` is what the next daemon starts from (daemon contract 8.4)."""
+    """The next daemon reads `bootstrap.json`."""
     reply = Reply(ADDRESS, 3, "ttrpc", "protobuf")
 
     assert Reply.parse(reply.to_json().encode()) == Reply(ADDRESS, 3, "ttrpc", "json")
@@ -83,7 +83,7 @@ def test_stdin_and_environment_of_start_are_that_daemons(generation: Generation)
 
 
 def test_command_line_has_the_daemons_flags_first() -> None:
-    """The order containerd writes them in."""
+    """They are in the order of containerd."""
     binary = Binary("/shim", "ns", "/g.sock", "/t.sock", containerd="/bin/c")
 
     assert binary.arguments("-id", "c1", "start") == [
@@ -93,7 +93,7 @@ def test_command_line_has_the_daemons_flags_first() -> None:
 
 
 def test_default_options_are_none_at_all() -> None:
-    """containerd passes nothing when nothing is asked for; a type name is bare."""
+    """containerd passes no options if all are defaults; a type name is bare."""
     options = runc_options(binary_name="crun", root="/r")
 
     assert runc_options() is None

@@ -53,7 +53,7 @@ def test_events_are_kept_in_order_with_all_they_carry(tmp_path: Path) -> None:
 
 
 def test_wait_for_an_event_that_does_not_come_reports_the_others(tmp_path: Path) -> None:
-    """The failure of a test names what was seen instead."""
+    """The failure of a test lists the other events."""
 
     async def scenario() -> None:
         async with opened(tmp_path / "e.sock") as (sink, client):
@@ -96,7 +96,7 @@ def test_stalled_sink_takes_calls_and_answers_later(tmp_path: Path) -> None:
 
 
 def test_closed_sink_cuts_its_connections_and_can_be_opened_again(tmp_path: Path) -> None:
-    """A daemon that was killed and comes back at the same address, as after kill -9."""
+    """A daemon that was killed and listens again at the same address."""
 
     async def scenario() -> None:
         async with opened(tmp_path / "e.sock") as (sink, client):

@@ -1,4 +1,4 @@
-"""The client's ends of stdio: nothing lost, nothing doubled, with each kind of reader."""
+"""The client's ends of stdio: no byte is lost or repeated, with each kind of reader."""
 
 import asyncio
 import os
@@ -55,7 +55,7 @@ def test_capture_waits_for_a_writer_and_ends_with_the_last(fifo: str) -> None:
 
 
 def test_capture_reports_what_came_instead(fifo: str) -> None:
-    """A time-out without the data would explain nothing."""
+    """A timeout without the data would not explain the failure."""
 
     async def scenario() -> None:
         capture = Capture(fifo)
@@ -72,7 +72,7 @@ def test_capture_reports_what_came_instead(fifo: str) -> None:
 def test_relay_passes_everything_on_whatever_the_output_is(
     fifo: str, tmp_path: Path, kind: str
 ) -> None:
-    """By splice where the kernel can, by read and write where it cannot."""
+    """With splice if the kernel supports it, otherwise with read and write."""
     sent = os.urandom(1024 * 1024)
     received = bytearray()
     target = tmp_path / "out"
@@ -106,9 +106,10 @@ def test_relay_passes_everything_on_whatever_the_output_is(
 
 
 def test_relay_killed_at_any_moment_loses_no_byte(fifo: str) -> None:
-    """What it took out of the FIFO is in its output: the next reader goes on exactly there."""
+    """All bytes that it took from the FIFO are in its output: the next reader continues exactly
+    there."""
     holder = os.open(fifo, os.O_RDWR)  # as the shim, which keeps both ends open
-    # Far more than the relays can take: each is stuck once its pipe is full.
+    # Much more than the relays can move: each blocks once its pipe is full.
     lines = [f"line {i}\n".encode() for i in range(100_000)]
     writer = threading.Thread(target=write, args=(fifo, b"".join(lines)))
     writer.start()
@@ -137,7 +138,7 @@ def test_relay_killed_at_any_moment_loses_no_byte(fifo: str) -> None:
 
 
 def test_write_fifo_waits_for_room(fifo: str) -> None:
-    """More than a pipe holds goes through while the reader takes it."""
+    """More than a pipe holds is written while the reader reads."""
     sent = b"x" * 1_000_000
 
     async def scenario() -> None:
@@ -151,7 +152,7 @@ def test_write_fifo_waits_for_room(fifo: str) -> None:
 
 
 def test_feed_copies_standard_input_and_reports_its_end(fifo: str) -> None:
-    """The end of our input is reported once, on the loop; the FIFO is closed by then."""
+    """The end of our input is reported once, on the loop, after the FIFO was closed."""
     source, sink = os.pipe()
     os.write(sink, b"typed\n")
     os.close(sink)

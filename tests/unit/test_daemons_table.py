@@ -1,4 +1,4 @@
-"""The table of daemons and runtimes: what it makes of the outcomes of tests."""
+"""The table of daemons and runtimes, from the outcomes of tests."""
 
 import pytest
 
@@ -16,7 +16,7 @@ def report(when: str, outcome: str, longrepr: object = None) -> pytest.TestRepor
 
 
 def test_table_has_a_row_for_each_scenario_and_a_column_for_each_runtime() -> None:
-    """What was not run is no pass; of several parameters the worst counts."""
+    """A test that did not run is no pass; of several parameters the worst counts."""
     found = [
         cell("exec", "runc", "pass"),
         cell("exec", "runc", "FAIL", "it broke"),
@@ -46,7 +46,7 @@ def test_table_has_a_row_for_each_scenario_and_a_column_for_each_runtime() -> No
     ],
 )
 def test_cell_passes_only_if_all_phases_do(phases: list[tuple[str, str]], outcome: str) -> None:
-    """What a fixture finds at the end counts, and what never ran is no pass."""
+    """A failure of a fixture at the end counts, and a test that never ran is no pass."""
     made = cell("exec", "runc", "-")
     for when, ended in phases:
         made.add(report(when, ended, ("file", 1, "why") if ended == "skipped" else "why"))

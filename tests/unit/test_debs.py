@@ -1,4 +1,4 @@
-"""Where Debian packages come from: the mirrors of the machine's own apt, and no host named here."""
+"""The mirrors of Debian packages are those of the machine's own apt; the tree names no host."""
 
 import os
 import re
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.skipif(not shutil.which("apt-get"), reason="there is no
 
 
 def asked(folder: Path, *sources: str, **env: str) -> str:
-    """Ask for a package on a machine with these lines in its sources.list; the error's text."""
+    """Request a package with these lines in sources.list; return the text of the error."""
     (folder / "sources.list").write_text("".join(f"{line}\n" for line in sources))
     (folder / "apt.conf").write_text(
         f'Dir::Etc::SourceList "{folder}/sources.list"; Dir::Etc::SourceParts "/dev/null";\n'
@@ -37,7 +37,7 @@ def asked(folder: Path, *sources: str, **env: str) -> str:
 
 
 def test_packages_come_from_the_mirrors_of_the_machines_apt(tmp_path: Path) -> None:
-    """Those with a suite of Debian's, for the packages and for the security updates."""
+    """Those that have a Debian suite, for packages and for security updates."""
     text = asked(
         tmp_path,
         "deb file:/elsewhere/apt nodistro main",
@@ -51,7 +51,7 @@ def test_packages_come_from_the_mirrors_of_the_machines_apt(tmp_path: Path) -> N
 
 
 def test_environment_names_other_mirrors(tmp_path: Path) -> None:
-    """For a machine whose apt has none of Debian's."""
+    """For a machine whose apt has no Debian mirror."""
     text = asked(tmp_path, DEBS_MIRROR="file:/given/debian", DEBS_SECURITY="file:/given/safe")
 
     assert "file:/given/debian trixie" in text
@@ -61,12 +61,12 @@ def test_environment_names_other_mirrors(tmp_path: Path) -> None:
 def test_machine_without_a_debian_source_is_an_error_that_says_what_to_set(
     tmp_path: Path,
 ) -> None:
-    """Others' suites have other names, and other packages."""
+    """Other distributions have other suites and other packages."""
     assert "DEBS_MIRROR" in asked(tmp_path, "deb file:/elsewhere/apt nodistro main")
 
 
 def test_no_mirror_is_named_in_the_tree() -> None:
-    """A machine behind a proxy or without the net has its own."""
+    """A machine behind a proxy or without internet has its own mirrors."""
     paths = (path for pattern in _NAMELESS for path in Path(ROOT).glob(pattern) if path.is_file())
     found = [
         f"{path.relative_to(ROOT)}:{number}"

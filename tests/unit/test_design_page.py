@@ -1,4 +1,4 @@
-"""docs/design.md: what it draws is what the code has."""
+"""docs/design.md: its drawings match the code."""
 
 import itertools
 import re
@@ -31,12 +31,12 @@ def diagram(table: Table) -> str:
 
 
 def test_state_diagrams_are_those_of_the_tables() -> None:
-    """A step that is added to a table is drawn: the failure shows the diagram to paste."""
+    """A step that is added to a table has to be drawn: the failure shows the new diagram."""
     assert boxes("mermaid") == [diagram(INIT), diagram(EXEC)]
 
 
 def test_drawing_of_the_packages_has_the_order_of_the_table() -> None:
-    """From the top row to the bottom one no package imports one of a row above it."""
+    """No package imports a package of a row above it in the drawing."""
     (drawing,) = boxes("packages")
     rows = [re.split(r" {3,}", line.strip())[0].split() for line in drawing.splitlines()]
     assert {name for row in rows for name in row} == set(SHIM)

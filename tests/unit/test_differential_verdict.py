@@ -1,4 +1,4 @@
-"""How the differential suite judges: what is equal, what a rule allows, which rules are no good."""
+"""The verdict of the differential suite: equal values, allowed differences, invalid rules."""
 
 from pathlib import Path
 
@@ -114,7 +114,7 @@ def test_several_steps_are_rules_of_their_own(tmp_path: Path) -> None:
 
 
 def test_every_rule_has_its_row() -> None:
-    """What is allowed to differ is written down for users."""
+    """Every allowed difference is documented for users."""
     assert without_row(load_rules(_RULES), _DIFFERENCES.read_text(encoding="utf-8")) == []
 
 

@@ -1,4 +1,4 @@
-"""What the differential suite makes of pids, times and paths."""
+"""How the differential suite replaces pids, times and paths."""
 
 from google.protobuf.any_pb2 import Any
 from google.protobuf.timestamp_pb2 import Timestamp

@@ -79,7 +79,7 @@ def test_record_of_another_container_is_not_believed(tmp_path: Path) -> None:
 
 
 def test_record_of_a_process_that_runs_is_not_believed(tmp_path: Path) -> None:
-    """pid and start time name one process: a living one has no exit."""
+    """pid and start time identify one process, and a running process has no exit."""
     me = os.getpid()
     with records(tmp_path) as open_records:
         open_records.write_init(Exit(me, 0, AT_NS), start_time=start_time_of(me))
@@ -91,7 +91,7 @@ def test_record_of_a_process_that_runs_is_not_believed(tmp_path: Path) -> None:
 def test_record_is_believed_though_a_stranger_has_the_pid(
     tmp_path: Path, start_time: int | None
 ) -> None:
-    """A recycled pid, known by its start time, says nothing about the process before."""
+    """A recycled pid, which has another start time, is another process."""
     me = os.getpid()
     with records(tmp_path) as open_records:
         open_records.write_init(Exit(me, 5, AT_NS), start_time=start_time)
@@ -110,7 +110,7 @@ def test_record_of_an_earlier_container_is_removed_with_the_next_create(tmp_path
 
 
 def test_record_is_replaced_whole(tmp_path: Path) -> None:
-    """No reader sees half a file, and no temporary file is left."""
+    """No reader gets a partial file, and no temporary file is left."""
     with records(tmp_path) as open_records:
         open_records.write_init(Exit(8, 1, AT_NS))
         (tmp_path / "exits" / ".init.json.new").write_text("of a shim that died while writing")
@@ -141,7 +141,7 @@ def test_links_are_not_followed(tmp_path: Path, name: str) -> None:
 def test_folder_that_is_a_link_is_no_obstacle_for_create(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Records are a help after a crash, never a reason to refuse a container."""
+    """A record is useful after a crash only, and never a reason to refuse a container."""
     (tmp_path / "exits").symlink_to("/tmp")
     with records(tmp_path) as open_records:
         open_records.write_init(ENDED)
@@ -151,7 +151,8 @@ def test_folder_that_is_a_link_is_no_obstacle_for_create(
 
 
 def test_bundle_moved_away_still_gets_its_records(tmp_path: Path) -> None:
-    """Records go to the folder the container was made from, not to a name."""
+    """Records are written to the folder from which the container was made, even if it is
+    renamed."""
     bundle = tmp_path / "bundle"
     bundle.mkdir()
     with records(bundle) as open_records:
@@ -167,7 +168,7 @@ def test_bundle_moved_away_still_gets_its_records(tmp_path: Path) -> None:
 def test_full_disk_is_logged_and_costs_nothing_else(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Never fatal; no half-written file is left."""
+    """This is never fatal; no partial file is left."""
     disk = tmp_path / "disk"
     disk.mkdir()
     mounted = os.system(f"mount -t tmpfs -o size=16k,nr_inodes=8 tmpfs {disk}")
@@ -190,7 +191,7 @@ def test_full_disk_is_logged_and_costs_nothing_else(
 def test_bundle_removed_meanwhile_is_logged(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A daemon may remove the bundle before the last exit comes."""
+    """A daemon may remove the bundle before the last exit."""
     bundle = tmp_path / "bundle"
     bundle.mkdir()
     with records(bundle) as open_records:
@@ -201,7 +202,7 @@ def test_bundle_removed_meanwhile_is_logged(
 
 
 def test_closed_records_ignore_what_comes_late(tmp_path: Path) -> None:
-    """A container deleted while created: its process dies after, and its fd may be another's."""
+    """A container deleted while created: its process exits afterwards, and its fd may be reused."""
     with records(tmp_path) as open_records:
         open_records.close()
         open_records.write_init(ENDED)
@@ -231,7 +232,7 @@ def test_missing_bundle_is_an_error_of_create() -> None:
 def test_broken_record_is_not_believed(
     tmp_path: Path, content: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """`delete` never fails for a record: it then answers as without a record."""
+    """`delete` never fails because of a record: it replies as without one."""
     (tmp_path / "exits").mkdir()
     (tmp_path / "exits" / "init.json").write_bytes(content)
 

@@ -45,7 +45,7 @@ def test_every_place_that_a_page_names_exists(page: str) -> None:
 
 
 def test_each_term_has_one_line_with_its_place() -> None:
-    """The terms are in alphabetical order, so that a reader and a second author find them."""
+    """The terms are in alphabetical order, so that readers find them."""
     page = ROOT.joinpath("docs/glossary.md").read_text(encoding="utf-8")
     rows = [line.split(" | ") for line in page.splitlines() if line.startswith("| ")][1:]
     terms = [row[0].removeprefix("| ") for row in rows]

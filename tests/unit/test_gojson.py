@@ -1,4 +1,4 @@
-"""JSON as it is refused: where its syntax is wrong, and in Go's words where a type is."""
+"""Refused JSON: the place of a syntax error, and Go's text for a wrong type."""
 
 import contextlib
 import json
@@ -42,14 +42,14 @@ BROKEN = (
 
 @pytest.mark.parametrize("text", BROKEN)
 def test_broken_text_is_refused_with_the_place(text: str) -> None:
-    """As Python's parser says it, NaN and Infinity included, which it would take by itself."""
+    """With the text of Python's parser; NaN and Infinity, which that accepts, are refused too."""
     with pytest.raises(JsonError, match=r"^invalid JSON: (.*\(char \d+\)|.* is no JSON value)$"):
         gojson.loads(text.encode())
 
 
 @given(json_values)
 def test_valid_text_is_read_as_by_json(value: object) -> None:
-    """The Go dialect is about errors only."""
+    """Only errors differ from Python's json."""
     text = json.dumps(value).encode()
 
     assert gojson.loads(text) == value
@@ -58,7 +58,7 @@ def test_valid_text_is_read_as_by_json(value: object) -> None:
 
 @given(st.binary(max_size=40))
 def test_any_bytes_are_read_or_refused(data: bytes) -> None:
-    """A payload chosen by a client never gets past as another kind of error."""
+    """No payload of a client causes another kind of error."""
     for read in (gojson.loads, lambda data: list(gojson.values(data))):
         try:
             read(data)
@@ -80,7 +80,7 @@ def test_deep_nesting_is_refused(text: bytes) -> None:
 
 @pytest.mark.parametrize("text", [b"1e999", b"[-1e999]", b"1" * 5000])
 def test_number_beyond_all_types_is_refused(text: bytes) -> None:
-    """It could not be handed on to the runtime as JSON."""
+    """It cannot be passed to the runtime as JSON."""
     with pytest.raises(JsonError):
         gojson.loads(text)
 
@@ -102,7 +102,8 @@ LARGE_AND_BROKEN = {
 
 @pytest.mark.parametrize("kind", LARGE_AND_BROKEN)
 def test_large_broken_text_takes_time_in_proportion_to_its_length(kind: str) -> None:
-    """A client chooses the payload, up to 4 MiB: twice the length may take three times the time."""
+    """A client chooses the payload, up to 4 MiB: twice the length may take at most three times as
+    long."""
 
     def refusal_s(times: int) -> float:
         head, body = LARGE_AND_BROKEN[kind][:1], LARGE_AND_BROKEN[kind][1:]
@@ -117,7 +118,7 @@ def test_large_broken_text_takes_time_in_proportion_to_its_length(kind: str) -> 
 
     one_s, two_s, four_s = refusal_s(1), refusal_s(2), refusal_s(4)
 
-    tick_s = 0.001  # below that the clock and the caches decide
+    tick_s = 0.001  # shorter times depend on the clock and the caches
     assert two_s <= 3 * max(one_s, tick_s)
     assert four_s <= 3 * max(two_s, tick_s)
 
@@ -129,7 +130,7 @@ def test_stream_is_read_value_by_value() -> None:
 
 
 def test_stream_gives_the_values_before_the_broken_one() -> None:
-    """What comes first is not lost by what comes later."""
+    """Earlier values are not lost because of a later one."""
     stream = gojson.values(b'{} 1 {"a":')
 
     assert [next(stream), next(stream)] == [{}, 1]
@@ -166,7 +167,7 @@ def test_bytes_that_are_no_utf8_become_replacement_characters() -> None:
     ],
 )
 def test_value_of_a_wrong_type_is_reported_as_go_does(value: object, error: str) -> None:
-    """The path is the whole one, the struct the innermost."""
+    """The text has the whole path and the innermost struct."""
     with pytest.raises(JsonError) as caught:
         gojson.check(value, oci.PROCESS)
 
@@ -194,7 +195,7 @@ def test_nested_value_of_a_wrong_type_names_the_inner_struct() -> None:
     ],
 )
 def test_value_that_go_could_decode_passes(value: object) -> None:
-    """Null is fine everywhere, and so are unknown fields."""
+    """Null is allowed everywhere, and so are unknown fields."""
     gojson.check(value, oci.PROCESS)
 
 

@@ -1,4 +1,4 @@
-"""Go's words for errors of the operating system."""
+"""Go's texts for errors of the operating system."""
 
 import errno
 
@@ -32,7 +32,7 @@ def test_error_with_a_path_names_the_call_and_the_path() -> None:
 
 
 def test_error_with_a_system_call_names_it() -> None:
-    """Code that raises an OSError may name the call; that wins over the caller's guess."""
+    """Code that raises an OSError may name the call; that takes precedence over the argument."""
     error = OSError(errno.EEXIST, "File exists", b"/x")
     error.op = "mkdir"  # type: ignore[attr-defined]  # ours, on a builtin
 
@@ -41,7 +41,7 @@ def test_error_with_a_system_call_names_it() -> None:
 
 @pytest.mark.parametrize("path", [None, 7])
 def test_error_without_a_path_is_the_reason_alone(path: int | None) -> None:
-    """An fd number says nothing to a client."""
+    """An fd number means nothing to a client."""
     assert os_error(OSError(errno.EPIPE, "Broken pipe", path)) == "broken pipe"
 
 
@@ -61,5 +61,5 @@ def test_error_without_errno_is_its_text() -> None:
     ],
 )
 def test_names_are_quoted_as_by_percent_q(text: str, quoted: str) -> None:
-    """strconv.Quote: printable characters stay, others are escaped in the shortest form."""
+    """strconv.Quote: printable characters are unchanged, others escaped in the shortest form."""
     assert quote(text) == quoted

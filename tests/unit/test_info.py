@@ -1,4 +1,4 @@
-"""`-info`: what the shim and its runtime can do."""
+"""`-info`: the features of the shim and its runtime."""
 
 import json
 from collections.abc import Iterator
@@ -48,7 +48,7 @@ def packed(*, url: str = RUNC_OPTIONS, **options: Any) -> bytes:
 
 @pytest.mark.rule("cli.info.1")
 def test_info_names_the_shim_and_what_its_runtime_can_do(boot: Boot) -> None:
-    """Without options, as containerd asks once in its life."""
+    """Without options, as containerd runs it once."""
     info = info_of(ask(boot))
 
     assert (info.name, info.version.version) == (RUNTIME, VERSION)
@@ -72,7 +72,7 @@ def test_options_are_echoed_with_a_bare_type(boot: Boot, url: str) -> None:
 
 @pytest.mark.rule("options.generic.3")
 def test_runtime_may_be_named_in_a_configuration_file(boot: Boot) -> None:
-    """What the daemon has for a runtime it knows nothing about is echoed as it is."""
+    """Options for a runtime that the daemon does not know are returned unchanged."""
     other = program(boot, "other", "echo '{\"other\": 1}'")
     config = boot.folder / "options.toml"
     config.write_text(f'BinaryName = "{other}"\nUnknown = 1\n')
@@ -88,7 +88,7 @@ def test_runtime_may_be_named_in_a_configuration_file(boot: Boot) -> None:
 @pytest.mark.rule("options.generic.3")
 @pytest.mark.parametrize("text", ["BinaryName = 1", "BinaryName = ", ""])
 def test_configuration_file_of_no_use_is_an_error(boot: Boot, text: str) -> None:
-    """Which file it is, and what is wrong with it, the line included."""
+    """The error names the file, the line and the fault."""
     config = boot.folder / "options.toml"
     if text:
         config.write_text(f"# first\n{text}\n")
@@ -110,7 +110,7 @@ def test_configuration_file_of_no_use_is_an_error(boot: Boot, text: str) -> None
     "body", ["exit 1", "echo no json", "echo '[]'", "echo", "echo '{}' >&2; exit 3"]
 )
 def test_runtime_that_reports_no_features_is_not_an_error(boot: Boot, body: str) -> None:
-    """crun 1.8.1 has no such command; then there are no features."""
+    """crun 1.8.1 has no such command; the reply has no features then."""
     other = program(boot, "other", body)
 
     info = info_of(ask(boot, packed(binary_name=other)))

@@ -1,4 +1,4 @@
-"""The strings that name stdio: schemes, paths, arguments, and Go's words for what is wrong."""
+"""The names of stdio: schemes, paths, arguments, and Go's error texts."""
 
 import pytest
 from hypothesis import given
@@ -29,7 +29,7 @@ from shimv2.values.errors import Refused
     ],
 )
 def test_uri_well_formed_gives_scheme_and_path(text: str, scheme: str, path: str) -> None:
-    """The scheme selects; host, query and fragment are no part of the path."""
+    """The scheme selects the kind; host, query and fragment are no part of the path."""
     found = parse(text)
 
     assert (found.scheme, found.path) == (scheme, path)
@@ -51,7 +51,7 @@ def test_uri_well_formed_gives_scheme_and_path(text: str, scheme: str, path: str
     ],
 )
 def test_malformed_uri_is_refused_with_the_text_of_go(text: str, why: str) -> None:
-    """Clients see what Go's url.Parse says."""
+    """Clients get the texts of Go's url.Parse."""
     with pytest.raises(Refused) as caught:
         parse(text)
 
@@ -66,7 +66,7 @@ def test_uri_arguments_are_keys_with_their_first_values_in_order() -> None:
 
 
 def test_uri_arguments_leave_out_what_cannot_be_decoded() -> None:
-    """Go's Query() drops such pairs without a word."""
+    """Go's Query() ignores such pairs."""
     assert StdioUri("binary", "/x", "a=%zz&b;c=1&&d=1").arguments() == ["d", "1"]
 
 
@@ -87,7 +87,7 @@ def test_scheme_of_a_fifo_path_is_removed(text: str, path: str) -> None:
 
 @given(st.text())
 def test_uri_any_text_is_parsed_or_refused(text: str) -> None:
-    """Whatever a client sends, the answer is a URI or a Refused."""
+    """Any text gives a URI or a Refused."""
     try:
         found = parse(text)
     except Refused:
@@ -99,5 +99,5 @@ def test_uri_any_text_is_parsed_or_refused(text: str) -> None:
 
 @given(st.from_regex(r"/[a-z0-9/._-]*", fullmatch=True).filter(lambda p: not p.startswith("//")))
 def test_uri_plain_path_is_itself(path: str) -> None:
-    """An absolute path has no scheme and is not touched."""
+    """An absolute path has no scheme and is unchanged."""
     assert parse(path) == StdioUri("", path)

@@ -100,7 +100,7 @@ CASES = [
 def test_step_in_state_leads_to_the_state_of_the_table(
     table: Table, state: State, step: Step, rule: State | str
 ) -> None:
-    """The state tables of the Task API, refusals word for word."""
+    """The state tables of the Task API, with exact error texts."""
     life = Lifecycle(table)
     life.state = state
 
@@ -116,14 +116,14 @@ def test_step_in_state_leads_to_the_state_of_the_table(
 
 @pytest.mark.parametrize("table", [INIT, EXEC], ids=["init", "exec"])
 def test_every_pair_has_an_answer(table: Table) -> None:
-    """No pair of state and step is left to a KeyError: it leads somewhere or is refused."""
+    """Every pair of state and step has a next state or a refusal, and none a KeyError."""
     for state, step in itertools.product(table, Step):
         life = Lifecycle(table)
         life.state = state
         try:
             assert isinstance(life.check(step), State)
         except (WrongState, NotFound) as refusal:
-            assert str(refusal)  # noqa: PT017 - either outcome is right, an empty text is not
+            assert str(refusal)  # noqa: PT017 - both outcomes are valid, an empty text is not
 
 
 def test_check_in_another_state_judges_by_that_state() -> None:

@@ -1,4 +1,4 @@
-"""A waiting child takes over its launcher's state; in the ordinary case it has it already."""
+"""A waiting child takes over its launcher's state; usually the two are equal already."""
 
 import os
 import resource
@@ -15,7 +15,7 @@ needs_library = pytest.mark.skipif(not LIBRARY.exists(), reason="no C compiler m
 
 
 def state() -> bytes:
-    """What zygote/description.c writes of this process, in Python."""
+    """Return the text that zygote/description.c writes for this process, made in Python."""
     soft = [resource.getrlimit(number)[0] for number in range(16)]
     policy, priority = os.sched_getscheduler(0), os.sched_getparam(0).sched_priority
     umask = os.umask(0o022)
@@ -46,7 +46,7 @@ def test_child_with_the_launchers_state_changes_nothing(
 
 @pytest.mark.parametrize("library", [pytest.param(True, marks=needs_library), False])
 def test_what_differs_is_made_the_same(monkeypatch: pytest.MonkeyPatch, library: bool) -> None:
-    """With the library and without: the umask and the priority stand for all."""
+    """With and without the library, for the umask and the priority."""
     if not library:
         monkeypatch.setattr(attributes, "_is_like", None)
 
@@ -61,6 +61,6 @@ def test_what_differs_is_made_the_same(monkeypatch: pytest.MonkeyPatch, library:
 
 
 def test_a_line_that_is_not_understood_is_refused() -> None:
-    """A launcher of another build: nothing may be done in its name."""
+    """A launcher of another build is not served."""
     with pytest.raises(ValueError, match="is not understood: colour blue"):
         attributes.apply_state(state() + b"colour blue\n")

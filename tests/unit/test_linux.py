@@ -1,4 +1,4 @@
-"""Each system call does what its name says, and a failure is an OSError with its file."""
+"""Each system call has its effect, and a failure is an OSError with its path."""
 
 import os
 import signal
@@ -18,7 +18,7 @@ from tests.support.kernel import (
 
 
 def test_subreaper_is_set_and_read_back() -> None:
-    """The shim inherits orphans only while it is one."""
+    """The shim gets orphans only while it is a subreaper."""
     before = is_child_subreaper()
     linux.set_child_subreaper()
     assert is_child_subreaper()
@@ -28,7 +28,7 @@ def test_subreaper_is_set_and_read_back() -> None:
 
 
 def test_parent_death_signal_is_set_and_read_back() -> None:
-    """0 takes it away again."""
+    """0 removes it again."""
     before = parent_death_signal()
     linux.set_parent_death_signal(signal.SIGUSR1)
     assert parent_death_signal() == signal.SIGUSR1
@@ -46,7 +46,7 @@ def test_dumpable_is_set_and_read_back() -> None:
 
 
 def test_refused_call_is_an_error_with_errno_and_path(tmp_path: Path) -> None:
-    """The code that translates it needs both."""
+    """The code that converts the error needs both."""
     with pytest.raises(OSError, match="Invalid argument") as caught:
         linux.prctl(-1)
     assert caught.value.filename is None
@@ -65,7 +65,7 @@ def test_refused_call_is_an_error_with_errno_and_path(tmp_path: Path) -> None:
 
 
 def test_strings_with_a_nul_are_refused() -> None:
-    """The kernel would see another path than the one that was checked."""
+    """The kernel would use another path than the one that was checked."""
     for call in (
         lambda: linux.mount("a\0b", "/x", "tmpfs", 0, ""),
         lambda: linux.mount("a", "/x", "tmpfs", 0, "size=1\0"),
@@ -114,7 +114,7 @@ def test_filesystem_type_distinguishes_proc_from_others() -> None:
     ],
 )
 def test_path_opened_in_a_root_stays_in_it(tmp_path: Path, path: str, found: str | None) -> None:
-    """A rootfs is what strangers packed: its symlinks must not lead to the host's files."""
+    """A rootfs comes from an untrusted image: its symlinks must not lead to the host's files."""
     root = tmp_path / "root"
     (root / "etc").mkdir(parents=True)
     (root / "dir").mkdir()
@@ -139,7 +139,7 @@ def test_path_opened_in_a_root_stays_in_it(tmp_path: Path, path: str, found: str
 
 
 def test_duplicate_lands_at_or_above_the_lowest_number() -> None:
-    """Out of the way of the numbers a child wants, and closed on exec."""
+    """Above the numbers that a child uses, and closed on exec."""
     fd = linux.duplicate(0, 200)
     try:
         assert fd >= 200
@@ -149,7 +149,7 @@ def test_duplicate_lands_at_or_above_the_lowest_number() -> None:
 
 
 def test_splice_moves_bytes_and_distinguishes_no_data_from_the_end() -> None:
-    """IO: BlockingIOError when there is nothing or no room, 0 when all writers are gone."""
+    """BlockingIOError without data or room, 0 when all writers have closed."""
     source, feed = os.pipe2(os.O_CLOEXEC)
     drain, sink = os.pipe2(os.O_CLOEXEC)
     try:

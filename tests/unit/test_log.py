@@ -1,4 +1,4 @@
-"""The log: lines of the reference's form, never waited for, never lost without a word."""
+"""The log: lines in the reference's format, without waiting, and with a count of lost lines."""
 
 import asyncio
 import fcntl
@@ -111,7 +111,7 @@ def test_exception_is_a_field_and_stays_on_the_line() -> None:
 
 
 def test_full_fifo_drops_lines_and_reports_how_many(pipe: Pipe) -> None:
-    """Nothing waits for a reader that does not read; its lines are dropped and counted."""
+    """The shim does not wait for a reader that does not read; lines are dropped and counted."""
     while not pipe.handler.dropped:
         pipe.handler.emit(record("x" * 200))
     for _ in range(9):
@@ -155,7 +155,7 @@ def test_unformattable_record_is_reported_and_harms_no_logging(pipe: Pipe) -> No
 
 
 def test_argument_that_logs_does_not_recurse(pipe: Pipe) -> None:
-    """Logging cannot recurse."""
+    """Logging inside of logging is dropped."""
 
     class Talkative:
         def __str__(self) -> str:
@@ -265,7 +265,7 @@ def test_other_things_than_a_fifo_are_refused(tmp_path: Path, kind: str, text: s
 
 @pytest.mark.rule("cli.signals.2")
 def test_stacks_of_all_tasks_and_threads_are_logged(caplog: pytest.LogCaptureFixture) -> None:
-    """Where every task waits, through all it awaits, at level info."""
+    """The frames in which each task waits, at level info."""
 
     async def innermost() -> None:
         await asyncio.Event().wait()

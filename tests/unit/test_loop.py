@@ -1,4 +1,4 @@
-"""What the shim's loop adds to asyncio's: the hook before it sleeps, and its way out of a spin."""
+"""The additions of the shim's loop to asyncio's: the hook before it sleeps, and a new epoll."""
 
 import asyncio
 import logging
@@ -60,7 +60,7 @@ def test_hook_is_called_before_each_sleep_with_the_iterations_since_the_last() -
 
 @pytest.mark.parametrize("delay_s", [None, 0.0, 0.01])
 def test_hook_may_schedule_a_callback(delay_s: float | None) -> None:
-    """Nothing else ends the sleep that follows: a timer or a callback of the hook does."""
+    """A timer or a callback that the hook schedules ends the following sleep."""
 
     async def main() -> None:
         here, done = the_loop(), asyncio.Event()
@@ -95,7 +95,7 @@ def test_idle_loop_does_not_wake_up(monkeypatch: pytest.MonkeyPatch) -> None:
 
     async def main() -> None:
         here, done = the_loop(), asyncio.Event()
-        for _ in range(500):  # cancelled timers are no reason to wake up either
+        for _ in range(500):  # cancelled timers do not wake the loop up either
             here.call_later(0.01, lambda: None).cancel()
         await asyncio.sleep(0)
         late = threading.Timer(0.2, here.call_soon_threadsafe, (done.set,))
@@ -115,10 +115,10 @@ def test_idle_loop_does_not_wake_up(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_copy_of_a_closed_descriptor_does_not_make_the_loop_spin(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """epoll goes on to report a file whose registered descriptor was closed, if a copy is open.
+    """epoll continues to report a file whose registered descriptor was closed if a copy is open.
 
-    The file cannot be removed from epoll any more: the loop makes a new epoll, once, and goes on to
-    serve the other descriptors.
+    The file cannot be removed from epoll any more: the loop makes a new epoll, once, and continues
+    with the other descriptors.
     """
     waits, calls = list[float | None](), list[str]()
 

@@ -20,7 +20,7 @@ def send(number: int) -> None:
 
 @both_loops
 def test_signal_calls_its_handler_on_the_loop(loop: LoopName) -> None:
-    """With the arguments it was added with; removal restores the default."""
+    """It gets its arguments; its removal restores the default."""
 
     async def main() -> list[str]:
         here, seen, done = asyncio.get_running_loop(), list[str](), asyncio.Event()
@@ -70,7 +70,7 @@ def test_signal_that_arrives_at_any_moment_wakes_the_loop(loop: LoopName) -> Non
 
 
 def test_full_wake_up_socket_loses_no_signal() -> None:
-    """A wake-up socket full of unread bytes (a storm of SIGCHLD) must not swallow a SIGTERM."""
+    """A wake-up socket full of unread bytes (many SIGCHLD) must not lose a SIGTERM."""
 
     async def main() -> set[str]:
         here, seen = asyncio.get_running_loop(), set[str]()
@@ -92,7 +92,7 @@ def test_full_wake_up_socket_loses_no_signal() -> None:
 
 
 def test_many_signals_before_the_loop_runs_give_one_call() -> None:
-    """A burst costs one call, which is why a handler must look at everything."""
+    """A burst causes one call, so a handler must check everything."""
 
     async def main() -> int:
         here, calls = asyncio.get_running_loop(), list[int]()
@@ -109,7 +109,7 @@ def test_many_signals_before_the_loop_runs_give_one_call() -> None:
 
 @both_loops
 def test_signal_that_cannot_be_caught_is_refused(loop: LoopName) -> None:
-    """SIGKILL, and any signal outside of the main thread; the others go on to work."""
+    """SIGKILL, and any signal outside of the main thread; other signals still work."""
 
     async def main() -> None:
         here, seen, errors = asyncio.get_running_loop(), asyncio.Event(), list[Exception]()
@@ -156,7 +156,8 @@ def test_handler_set_again_replaces_the_first() -> None:
 
 
 def test_loop_that_is_closed_leaves_no_handler_behind() -> None:
-    """SIGINT goes back to KeyboardInterrupt, the rest to the default; the wake-up fd is unset."""
+    """SIGINT raises KeyboardInterrupt again, the others have their defaults; the wake-up fd is
+    unset."""
     loop = ShimLoop()
     before = signal.getsignal(signal.SIGINT)
     loop.add_signal_handler(signal.SIGINT, print)

@@ -1,4 +1,4 @@
-"""Memory that forks share: what is published, what is given up, and that nothing is lost by it."""
+"""Memory that forks share: what is published, what is given up, and that no write is lost."""
 
 import ctypes
 import mmap
@@ -35,7 +35,7 @@ def anonymous_kib() -> int:
 
 @needs_library
 def test_fork_gives_up_the_copies_it_has_made() -> None:
-    """What is written is undone again: the pages are what they were, and shared again."""
+    """Changes that are undone: the pages are equal to the image, and are shared again."""
 
     def work() -> bool:
         things = [bytearray(TEXT) for _ in range(100_000)]
@@ -49,7 +49,7 @@ def test_fork_gives_up_the_copies_it_has_made() -> None:
             copied = anonymous_kib()
             given = reclaim.reclaim()
             left = anonymous_kib()
-            # What it did, and what it is: unharmed.
+            # Its results and its memory are unharmed.
             things.append(bytearray())
             return given > 1000 and left < copied / 3 and set(map(bytes, things[:-1])) == {TEXT}
 
@@ -60,7 +60,7 @@ def test_fork_gives_up_the_copies_it_has_made() -> None:
 
 @needs_library
 def test_interpreters_own_data_is_published_too() -> None:
-    """Its classes and small numbers lie there: in the program, or in the library it is built as."""
+    """Its classes and small integers are in the data of the program, or of libpython."""
 
     def work() -> bool:
         publish.publish(publish.settle())
@@ -73,13 +73,13 @@ def test_interpreters_own_data_is_published_too() -> None:
 
 @needs_library
 def test_what_was_changed_is_kept() -> None:
-    """Only equal pages are given up: a fork's own values, and its parent's, stay."""
+    """Only equal pages are given up: the values of a fork and of its parent are kept."""
 
     def work() -> bool:
         values = list(range(1000, 100_000))
         block = bytearray(1 << 20)
         publish.publish()
-        block[0] = 1  # after it was published: in no file
+        block[0] = 1  # after the publishing: not in the image
 
         def child() -> bool:
             for index in range(0, len(values), 7):
@@ -96,7 +96,7 @@ def test_what_was_changed_is_kept() -> None:
 
 @needs_library
 def test_large_blocks_can_still_grow() -> None:
-    """malloc moves and lengthens its mappings: behind the published part there is room."""
+    """malloc moves and extends its mappings, also behind the published part."""
 
     def work() -> bool:
         block = bytearray(b"x" * (3 << 20))
@@ -194,7 +194,7 @@ def test_signal_while_memory_is_published_is_handled_after_it(
 
 @needs_library
 def test_other_threads_put_a_reclaim_off() -> None:
-    """The thread of the mounts may write while the loop is at rest."""
+    """The thread of the mounts may write while the loop is idle."""
 
     def work() -> bool:
         things = [str(number) for number in range(50_000)]
@@ -213,7 +213,7 @@ def test_other_threads_put_a_reclaim_off() -> None:
 
 
 def test_without_the_library_nothing_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A machine without a compiler: shims take more memory, that is all."""
+    """Without a compiler shims only use more memory."""
     monkeypatch.setattr(library, "_PATH", "/nonexistent/libmemory.so")
 
     for step in (publish.settle, publish.publish):
@@ -226,7 +226,7 @@ def test_without_the_library_nothing_is_done(monkeypatch: pytest.MonkeyPatch) ->
 @needs_library
 @pytest.mark.skipif(linux_version() < (5, 14), reason="the kernel makes no copies ahead of need")
 def test_what_one_fork_has_touched_another_touches_in_advance() -> None:
-    """With the runs of pages of one fork, the next is interrupted at none of them."""
+    """With the runs of pages of one fork, the next fork has no page fault there."""
 
     def parent() -> bool:
         block = bytearray(8 << 20)
@@ -253,7 +253,7 @@ def test_what_one_fork_has_touched_another_touches_in_advance() -> None:
 
 @needs_library
 def test_classes_can_change_between_reclaims() -> None:
-    """The interpreter caches what it has looked up: it must not find there what is no more."""
+    """The interpreter caches attribute look-ups: it must not find removed attributes there."""
 
     class Thing:
         value = 0
@@ -293,8 +293,8 @@ print(sum(id(each) >> 12 in pages for each in fresh))
 @needs_library
 @pytest.mark.parametrize("size", [700, 3000])
 def test_new_objects_do_not_lie_between_old_ones(size: int) -> None:
-    """Of malloc's memory: what is free on a page is taken."""
-    # The allocator of -X dev, which tests run with, is another one.
+    """In malloc's memory: the free parts of shared pages are allocated before."""
+    # Tests run with -X dev, which has another allocator.
     command = [sys.executable, "-c", _HOLES, str(size)]
     done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
 

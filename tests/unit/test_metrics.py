@@ -15,7 +15,7 @@ from shimv2.gocompat.anyurl import pack
 
 DATA: Final = Path(__file__).parents[1] / "data" / "cgroups"
 V1_CONTROLLERS: Final = ("cpu", "cpuacct", "memory", "blkio", "pids")
-# Fields of v1's MemoryStat -> key of memory.stat, where it is not the same (options-and-stats 6.6).
+# Fields of v1's MemoryStat -> key of memory.stat, if the names differ.
 V1_KEYS: Final = {
     "pg_pg_in": "pgpgin",
     "pg_pg_out": "pgpgout",
@@ -27,7 +27,7 @@ V1_KEYS: Final = {
     "total_pg_fault": "total_pgfault",
     "total_pg_maj_fault": "total_pgmajfault",
 }
-# Of v2's, those that are files of their own or of another kind.
+# Fields of v2 that are files of their own, or of another kind.
 V2_OWN_FILES: Final = {
     "usage",
     "usage_limit",
@@ -40,7 +40,8 @@ V2_OWN_FILES: Final = {
 
 
 def v1_message(*controllers: str, folder: Path | None = None) -> cgroups_v1_pb2.Metrics:
-    """Say what one folder a controller holds; by default the captured container."""
+    """Return the message for the files in one folder per controller; by default the captured
+    container."""
     at = {name: str(DATA / "v1" / name if folder is None else folder) for name in controllers}
     partitions = (folder or DATA / "v1") / "partitions"
     found = metrics.message(v1.read_stats(at, partitions=str(partitions)))
@@ -55,7 +56,7 @@ def v2_message(folder: Path) -> cgroups_v2_pb2.Metrics:
 
 
 def test_v1_container_is_reported_as_it_was_captured() -> None:
-    """Each controller's numbers of a real container arrive in their fields."""
+    """The numbers of each controller of a real container are in their fields."""
     found = v1_message(*V1_CONTROLLERS)
 
     assert (found.pids.current, found.pids.limit) == (1, 77)
@@ -98,7 +99,7 @@ def test_v1_memory_has_every_key_of_the_kernel(tmp_path: Path) -> None:
 
 @pytest.mark.rule("stats.answer.3")
 def test_v1_limit_of_max_pids_is_zero(tmp_path: Path) -> None:
-    """The reference says no limit with 0 here, other than on v2."""
+    """For the reference 0 means no limit here, unlike on v2."""
     (tmp_path / "pids.current").write_text("4\n")
     (tmp_path / "pids.max").write_text("max\n")
 
@@ -108,7 +109,7 @@ def test_v1_limit_of_max_pids_is_zero(tmp_path: Path) -> None:
 
 
 def test_v1_oom_control_is_reported_with_all_fields(tmp_path: Path) -> None:
-    """Its kills are how CRI finds out why a container ended."""
+    """CRI reads from its kills why a container exited."""
     text = "oom_kill_disable 1\nunder_oom 1\noom_kill 12\n"
     (tmp_path / "memory.oom_control").write_text(text)
 
@@ -118,7 +119,7 @@ def test_v1_oom_control_is_reported_with_all_fields(tmp_path: Path) -> None:
 
 
 def test_v1_scheduler_that_counts_is_preferred() -> None:
-    """CFQ's lists, with the devices' names; the throttle's are not looked at (6.6)."""
+    """CFQ's lists, with the devices' names; those of throttling are ignored."""
     found = v1_message("blkio", folder=DATA / "v1-cfq").blkio
 
     first = found.io_service_bytes_recursive[0]
@@ -143,7 +144,7 @@ def test_v1_scheduler_that_counts_is_preferred() -> None:
 
 @pytest.mark.parametrize("kind", ["", "_recursive"])
 def test_v1_throttle_counts_when_no_scheduler_does(tmp_path: Path, kind: str) -> None:
-    """A scheduler's files that are all empty mean another one; sub-cgroups count where they can."""
+    """If all files of a scheduler are empty, another one is used; sub-cgroups count if possible."""
     (tmp_path / "blkio.bfq.io_serviced_recursive").write_text("Total 0\n")
     (tmp_path / "blkio.throttle.io_serviced").write_text("8:0 Read 1\nTotal 1\n")
     (tmp_path / "blkio.throttle.io_service_bytes").write_text("8:0 Read 512\nTotal 512\n")
@@ -158,7 +159,7 @@ def test_v1_throttle_counts_when_no_scheduler_does(tmp_path: Path, kind: str) ->
 
 @pytest.mark.rule("stats.answer.5")
 def test_v1_rdma_has_use_and_limit() -> None:
-    """`max` is the largest number the field can hold."""
+    """`max` becomes the largest number of the field."""
     found = v1_message("rdma", folder=DATA / "v1-cfq").rdma
 
     assert [(e.device, e.hca_handles, e.hca_objects) for e in found.current] == [
@@ -173,7 +174,7 @@ def test_v1_rdma_has_use_and_limit() -> None:
 
 @pytest.mark.rule("stats.answer.5")
 def test_v1_huge_pages_have_one_entry_a_size(tmp_path: Path) -> None:
-    """Those sizes that the controller counts."""
+    """For the sizes that the controller counts."""
     for size in huge_page_sizes():
         for number, name in enumerate(("usage_in_bytes", "max_usage_in_bytes", "failcnt"), 1):
             (tmp_path / f"hugetlb.{size}.{name}").write_text(f"{number}\n")
@@ -187,7 +188,7 @@ def test_v1_huge_pages_have_one_entry_a_size(tmp_path: Path) -> None:
 
 @pytest.mark.rule("stats.answer.4")
 def test_v1_cgroup_that_is_gone_is_an_almost_empty_message(tmp_path: Path) -> None:
-    """Files that are not there are no error (6.6); the CPU is always reported."""
+    """Missing files are no error; the CPU is always reported."""
     found = v1_message(*V1_CONTROLLERS, "rdma", "hugetlb", folder=tmp_path / "gone")
 
     assert [field.name for field, _ in found.ListFields()] == ["cpu", "blkio"]
@@ -197,7 +198,7 @@ def test_v1_cgroup_that_is_gone_is_an_almost_empty_message(tmp_path: Path) -> No
 
 @pytest.mark.rule("stats.answer.3", "stats.answer.5")
 def test_v2_message_has_all_values() -> None:
-    """Numbers, limits, pressure, devices and events arrive in their fields (6.5)."""
+    """Numbers, limits, pressure, devices and events are in their fields."""
     found = v2_message(DATA / "v2-every")
     pb = cgroups_v2_pb2
 
@@ -236,7 +237,7 @@ def test_v2_message_has_all_values() -> None:
 
 
 def test_v2_container_is_reported_as_it_was_captured() -> None:
-    """The same with files of a real kernel, one without RDMA devices and without swap."""
+    """The same with files of a real kernel without RDMA devices and swap."""
     found = v2_message(DATA / "v2")
     pb = cgroups_v2_pb2
 
@@ -273,7 +274,7 @@ def test_v2_memory_has_every_key_of_the_kernel() -> None:
 
 @pytest.mark.rule("stats.answer.5")
 def test_v2_huge_pages_have_one_entry_a_size_of_the_machine(tmp_path: Path) -> None:
-    """Counted or not: zeros where the controller is not enabled."""
+    """Zeros if the controller is not enabled."""
     sizes = huge_page_sizes()
     for size in sizes[:1]:
         (tmp_path / f"hugetlb.{size}.current").write_text("1\n")
@@ -288,7 +289,8 @@ def test_v2_huge_pages_have_one_entry_a_size_of_the_machine(tmp_path: Path) -> N
 
 @pytest.mark.rule("stats.answer.4")
 def test_v2_cgroup_that_is_gone_is_a_message_of_zeros(tmp_path: Path) -> None:
-    """OK and mostly empty, as the reference; no events and no pressure are reported."""
+    """An almost empty message without an error, as in the reference, without events and
+    pressure."""
     found = v2_message(tmp_path / "gone")
 
     assert not found.HasField("memory_events")
@@ -309,7 +311,7 @@ def test_metrics_are_packed_under_their_bare_name(kind: object, url: str) -> Non
 
 @pytest.mark.rule("stats.answer.4")
 def test_file_that_cannot_be_read_fails(tmp_path: Path) -> None:
-    """Only what is missing counts as nothing; other errors are reported (6.6)."""
+    """Only missing files count as 0; other errors are reported."""
     (tmp_path / "memory.stat").symlink_to("memory.stat")
 
     with pytest.raises(OSError, match="symbolic links"):
@@ -319,7 +321,7 @@ def test_file_that_cannot_be_read_fails(tmp_path: Path) -> None:
 def test_controllers_are_passed_on_by_every_parent_and_not_by_the_cgroup_itself(
     tmp_path: Path,
 ) -> None:
-    """From the root down, one at a time: what one refuses must not cost the others (6.4)."""
+    """From the root down, one at a time: a refusal of one must not affect the others."""
     (tmp_path / "cgroup.controllers").write_text("cpu memory pids\n")
     for folder in (tmp_path, tmp_path / "a", tmp_path / "a" / "c1"):
         folder.mkdir(exist_ok=True)
@@ -334,7 +336,7 @@ def test_controllers_are_passed_on_by_every_parent_and_not_by_the_cgroup_itself(
 
 
 def test_controllers_that_cannot_be_enabled_are_no_error(tmp_path: Path) -> None:
-    """A delegated part of the tree refuses: the container runs without those numbers."""
+    """A delegated part of the tree refuses them: the container runs without those numbers."""
     (tmp_path / "cgroup.controllers").write_text("cpu\n")
     os.mkdir(tmp_path / "cgroup.subtree_control")
 
@@ -343,7 +345,7 @@ def test_controllers_that_cannot_be_enabled_are_no_error(tmp_path: Path) -> None
 
 @pytest.fixture
 def threaded() -> Iterator[Path]:
-    """A cgroup that can have the controllers of threads only: the others it refuses."""
+    """Yield a threaded cgroup, which refuses most controllers."""
     path = Path("/sys/fs/cgroup", f"t{os.getpid()}", "a", "c1")
     path.mkdir(parents=True)
     (path.parent / "cgroup.type").write_text("threaded")

@@ -1,4 +1,4 @@
-"""Rootfs mounts: what is mounted where, and that it comes off again."""
+"""Rootfs mounts: their targets, and their unmounts."""
 
 import asyncio
 import contextlib
@@ -57,7 +57,7 @@ def test_overlay_is_mounted_and_unmounted(tmp_path: Path, rootfs: str, loop: Loo
 
 
 def test_nothing_to_mount_is_fine(tmp_path: Path) -> None:
-    """An undo accepts what was never there; none of the calls needs the directory."""
+    """The undo accepts that there is nothing to undo; no call needs the directory."""
 
     async def main() -> None:
         gone = str(tmp_path / "gone")
@@ -73,7 +73,7 @@ def test_nothing_to_mount_is_fine(tmp_path: Path) -> None:
 @pytest.mark.rule("mounts.mount.3")
 @pytest.mark.parametrize("kind", ["bind", "rbind"])
 def test_read_only_bind_refuses_writes(tmp_path: Path, rootfs: str, kind: str) -> None:
-    """A bind takes `ro` only with a second mount; the source stays writable."""
+    """A bind gets `ro` only with a second mount; the source stays writable."""
     source = tmp_path / "source"
     source.mkdir()
 
@@ -90,7 +90,7 @@ def test_read_only_bind_refuses_writes(tmp_path: Path, rootfs: str, kind: str) -
 
 @pytest.mark.rule("mounts.mount.1")
 def test_later_mounts_go_inside_of_earlier_ones(tmp_path: Path, rootfs: str) -> None:
-    """Mount.target is looked up in what is mounted by then; undone the last first."""
+    """Mount.target is resolved in the earlier mounts; the undo is in reverse order."""
     lower = layers(tmp_path, 2)
     (Path(lower[0]) / "inner").mkdir()
     (Path(lower[0]) / "link").symlink_to("/inner")
@@ -113,7 +113,7 @@ def test_later_mounts_go_inside_of_earlier_ones(tmp_path: Path, rootfs: str) -> 
 
 @pytest.mark.rule("mounts.mount.2")
 def test_symlink_in_a_rootfs_does_not_lead_a_mount_out_of_it(tmp_path: Path, rootfs: str) -> None:
-    """The join is done inside of the destination: /victim is the rootfs's own."""
+    """The target is resolved inside of the root: /victim is that of the rootfs."""
     victim = tmp_path / "bundle" / "victim"
     victim.mkdir()
     (Path(rootfs) / "out").symlink_to(victim)
@@ -134,7 +134,7 @@ def test_symlink_in_a_rootfs_does_not_lead_a_mount_out_of_it(tmp_path: Path, roo
 
 @pytest.mark.rule("mounts.mount.4")
 def test_remount_changes_what_is_there(rootfs: str) -> None:
-    """With data it is a mount(2) of its own; without data and bind it is none at all."""
+    """With data it is a separate mount(2); without data and bind there is none."""
 
     async def main() -> None:
         await mount_all([Mount("tmpfs", "tmpfs", "", ("size=64k",))], rootfs)
@@ -152,9 +152,9 @@ def test_remount_changes_what_is_there(rootfs: str) -> None:
 
 @pytest.mark.rule("mounts.mount.5")
 def test_overlay_with_more_layers_than_a_page_holds_is_mounted(tmp_path: Path, rootfs: str) -> None:
-    """Named absolutely they do not fit into mount(2); relative to their parent they do.
+    """Absolute names do not fit into mount(2), names relative to their parent do.
 
-    The other mounts of the batch see the shim's own working directory.
+    The other mounts of the batch use the shim's own working directory.
     """
     lower = layers(tmp_path / "a-folder-with-a-long-name-to-fill-the-page-sooner", 60)
     mount = overlay(tmp_path, lower)
@@ -212,10 +212,10 @@ def image(tmp_path: Path) -> str:
 
 
 def loop_devices(path: str) -> list[str]:
-    """The loop devices a file is attached to, while others come and go."""
+    """Return the loop devices of a file, while others are attached and detached."""
     found = []
     for name in os.listdir("/sys/block"):
-        with contextlib.suppress(OSError):  # none, or detached while we look
+        with contextlib.suppress(OSError):  # none, or detached meanwhile
             if Path("/sys/block", name, "loop", "backing_file").read_text().strip() == path:
                 found.append(name)
     return found
@@ -226,7 +226,7 @@ def loop_devices(path: str) -> list[str]:
 def test_image_is_mounted_through_a_loop_device_that_goes_with_it(
     image: str, rootfs: str, options: tuple[str, ...]
 ) -> None:
-    """Attached for the mount, detached by the kernel at the unmount; read-only when it is `ro`."""
+    """Attached for the mount, detached by the kernel at the unmount; read-only with `ro`."""
 
     async def main() -> None:
         await mount_all([Mount("ext4", image, "", options)], rootfs)
@@ -240,14 +240,14 @@ def test_image_is_mounted_through_a_loop_device_that_goes_with_it(
         await unmount_recursive(rootfs)
 
     run(main())
-    # A process that looks for a free device may have it open for a moment.
+    # Another process that searches for a free device may have it open for a moment.
     until(lambda: not loop_devices(image), "the image to be detached")
 
 
 def test_loop_mounts_at_the_same_time_get_a_device_each(tmp_path: Path, image: str) -> None:
-    """The free device that two ask for goes to one of them: the other asks again.
+    """If two find the same free device, one gets it and the other tries again.
 
-    The other had it open for a moment, so that it may be detached a moment late.
+    The other one had it open for a moment, so it may be detached a moment later.
     """
     copies = [shutil.copy(image, tmp_path / f"image-{number}") for number in range(5)]
 
@@ -272,7 +272,7 @@ def test_loop_mounts_at_the_same_time_get_a_device_each(tmp_path: Path, image: s
 
 @pytest.mark.rule("mounts.mount.6")
 def test_loop_device_of_a_failed_mount_is_given_back(tmp_path: Path, rootfs: str) -> None:
-    """A file that is no filesystem: the error is the mount's, and the device is free again."""
+    """A file without a filesystem: the error is that of the mount, and the device is free again."""
     path = tmp_path / "garbage"
     path.write_bytes(bytes(1 << 20))
 

@@ -1,4 +1,4 @@
-"""Mounts that fail or are called off: what the caller hears, and that nothing is left mounted."""
+"""Mounts that fail or are cancelled: the error, and that nothing stays mounted."""
 
 import asyncio
 import os
@@ -32,7 +32,7 @@ def rootfs(tmp_path: Path) -> Iterator[str]:
 
 @pytest.mark.rule("mounts.mount.7")
 def test_refused_mount_has_the_error_text_of_the_reference(rootfs: str) -> None:
-    """The text of 2.1.9: Go's quoting, and Go's words for the errno."""
+    """The text of 2.1.9: Go's quoting, and Go's text for the errno."""
 
     async def main() -> None:
         with pytest.raises(Refused) as caught:
@@ -101,7 +101,7 @@ def test_mount_that_cannot_be_made_takes_the_others_with_it(
 
 
 def test_undo_leaves_what_was_mounted_there_before(rootfs: str) -> None:
-    """Only our own mounts come off: one for one, not all that is stacked."""
+    """Only our own mounts are unmounted, one by one, and not all stacked ones."""
 
     async def main() -> None:
         await mount_all([TMPFS], rootfs)
@@ -117,7 +117,7 @@ def test_undo_leaves_what_was_mounted_there_before(rootfs: str) -> None:
 def test_unmount_that_fails_is_logged(
     rootfs: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The error of the Create is the one to tell; an undo can only say what it could not do."""
+    """The error of the Create is reported; a failure of the undo is only logged."""
     monkeypatch.setattr(umount, "BUSY_TRIES", 1)
     real: Callable[..., None] = linux.mount
     held = list[int]()
@@ -153,7 +153,7 @@ def test_options_that_fit_in_no_way_are_refused(tmp_path: Path, rootfs: str) -> 
 
 
 def test_directory_of_the_layers_that_is_gone_is_reported(rootfs: str) -> None:
-    """It is entered before the mount, so the error is not the mount's."""
+    """It is entered before the mount, so the error is not that of the mount."""
     lower = ":".join(f"/gone/{number:060}" for number in range(60))
 
     async def main() -> None:
@@ -188,7 +188,7 @@ def test_bind_whose_read_only_step_fails_is_undone(
 
 @pytest.fixture
 def slow_mount(monkeypatch: pytest.MonkeyPatch) -> tuple[threading.Event, threading.Event]:
-    """Every mount(2) says that it has begun and waits to be let through."""
+    """Make every mount(2) report that it has begun, and wait."""
     begun, let = threading.Event(), threading.Event()
     real: Callable[..., None] = linux.mount
 
@@ -211,7 +211,7 @@ async def begin(begun: threading.Event) -> None:
 def test_cancelled_mount_waits_and_is_undone(
     rootfs: str, slow_mount: tuple[threading.Event, threading.Event], loop: LoopName
 ) -> None:
-    """mount(2) cannot be called back: the caller is cancelled once nothing is mounted any more."""
+    """mount(2) cannot be interrupted: the caller is cancelled once nothing is mounted any more."""
     begun, let = slow_mount
 
     async def main() -> None:
@@ -233,7 +233,7 @@ def test_cancelled_mount_waits_and_is_undone(
 def test_cancelled_mount_that_fails_is_a_cancelled_one(
     rootfs: str, slow_mount: tuple[threading.Event, threading.Event]
 ) -> None:
-    """A time limit stays a time limit, whatever the mount reports in the end."""
+    """A timeout stays a timeout, whatever the result of the mount."""
     begun, let = slow_mount
 
     async def main() -> None:
@@ -243,7 +243,7 @@ def test_cancelled_mount_that_fails_is_a_cancelled_one(
 
         task = asyncio.get_running_loop().create_task(limited())
         await begin(begun)
-        await asyncio.sleep(0.02)  # twice its time
+        await asyncio.sleep(0.02)  # twice the timeout
         let.set()
         with pytest.raises(TimeoutError):
             await task
@@ -256,7 +256,7 @@ def test_cancelled_mount_that_fails_is_a_cancelled_one(
 def test_loop_runs_on_while_a_mount_hangs(
     rootfs: str, slow_mount: tuple[threading.Event, threading.Event]
 ) -> None:
-    """State must be answered while a network filesystem does not; no signal goes to the thread."""
+    """State must be answered while a network filesystem hangs; the thread gets no signal."""
     begun, let = slow_mount
 
     async def main() -> None:
@@ -281,7 +281,7 @@ def test_loop_runs_on_while_a_mount_hangs(
 def test_thread_that_cannot_be_started_is_an_answer(
     rootfs: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """At the task limit the caller hears EAGAIN and may try again."""
+    """At the task limit the caller gets EAGAIN and may try again."""
 
     def refuse(_thread: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")

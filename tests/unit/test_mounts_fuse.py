@@ -1,4 +1,4 @@
-"""FUSE mounts: by the programs of Debian, and by scripts that go wrong."""
+"""FUSE mounts: with the programs of Debian, and with faulty scripts."""
 
 import asyncio
 import os
@@ -42,7 +42,7 @@ def source(tmp_path: Path) -> str:
 
 @pytest.fixture
 def helper(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
-    """A `mount.fuse3` of the test's own; what it calls is found all the same."""
+    """Put a `mount.fuse3` of the test on PATH; the programs that it runs are found too."""
     folder = tmp_path / "bin"
     folder.mkdir()
     monkeypatch.setenv("PATH", str(folder))
@@ -57,7 +57,7 @@ def helper(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], N
 @pytest.mark.rule("mounts.mount.11")
 @pytest.mark.parametrize("kind", ["fuse", "fuse3"])
 def test_filesystem_is_served_until_it_is_unmounted(source: str, rootfs: str, kind: str) -> None:
-    """The type says which helper and which program; each option is handed on."""
+    """The type names the helper and the program; each option is passed on."""
 
     async def scenario(reaper: Reaper) -> None:
         mount = Mount(f"{kind}.bindfs", source, "", ("ro", "allow_other"))
@@ -71,7 +71,7 @@ def test_filesystem_is_served_until_it_is_unmounted(source: str, rootfs: str, ki
 
 
 def test_batch_of_both_kinds_is_mounted_in_order(tmp_path: Path, rootfs: str) -> None:
-    """A FUSE mount inside of an overlay, a tmpfs inside of that; and all of it comes off."""
+    """A FUSE mount inside of an overlay, and a tmpfs inside of that; all are unmounted."""
     lower = layers(tmp_path, 2)
     (Path(lower[0]) / "in").mkdir()
     (Path(lower[1]) / "deep").mkdir()
@@ -91,7 +91,7 @@ def test_batch_of_both_kinds_is_mounted_in_order(tmp_path: Path, rootfs: str) ->
 
 
 def test_later_mount_that_fails_takes_the_filesystem_with_it(source: str, rootfs: str) -> None:
-    """All or nothing, whichever program mounted; the program that served it ends."""
+    """All or nothing; the server of the filesystem ends."""
 
     async def scenario(reaper: Reaper) -> None:
         batch = [Mount("fuse3.bindfs", source, ""), Mount("nofs", "x", "")]
@@ -121,7 +121,7 @@ def test_missing_helper_is_reported(
 
 
 def test_missing_program_is_reported_with_the_helpers_text(source: str, rootfs: str) -> None:
-    """What the helper prints is the only clue."""
+    """The output of the helper is the only information."""
 
     async def scenario(reaper: Reaper) -> None:
         mount = Mount("fuse3.nosuchfs", source, "", ("a", "b=c"))
@@ -140,7 +140,7 @@ def test_missing_program_is_reported_with_the_helpers_text(source: str, rootfs: 
 def test_helper_that_mounts_and_then_fails_leaves_no_mount(
     rootfs: str, helper: Callable[[str], None]
 ) -> None:
-    """Whatever is new at the mount point comes off; what was there stays."""
+    """A new mount at the mount point is unmounted; earlier ones stay."""
     helper('mount -t tmpfs tmpfs "$2"; echo "went wrong: $*" >&2; exit 3')
 
     async def scenario(reaper: Reaper) -> None:
@@ -175,7 +175,7 @@ def test_helper_that_mounts_nothing_is_no_success(
 def test_helper_that_hangs_is_killed_with_its_children(
     rootfs: str, helper: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A time limit; what it had mounted comes off."""
+    """It has a time limit; its mounts are unmounted."""
     monkeypatch.setattr(fuse, "HELPER_LIMIT_S", 0.5)
     helper('mount -t tmpfs tmpfs "$2"; echo waiting; sleep 1000; true')
 
@@ -190,7 +190,7 @@ def test_helper_that_hangs_is_killed_with_its_children(
 def test_cancelled_mount_kills_the_helper(
     tmp_path: Path, rootfs: str, helper: Callable[[str], None]
 ) -> None:
-    """The caller's time is up, or it left."""
+    """At the caller's deadline, or when it disconnects."""
     helper(f'mount -t tmpfs tmpfs "$2"; touch {tmp_path}/begun; sleep 1000; true')
 
     async def scenario(reaper: Reaper) -> None:
@@ -207,7 +207,7 @@ def test_cancelled_mount_kills_the_helper(
 
 @pytest.mark.rule("mounts.unmount.5")
 def test_filesystem_whose_program_was_killed_is_unmounted(source: str, rootfs: str) -> None:
-    """ENOTCONN from everything but umount(2)."""
+    """All calls except umount(2) fail with ENOTCONN."""
 
     async def scenario(reaper: Reaper) -> None:
         await rootfs_mounts.mount_all([Mount("fuse3.bindfs", source, "")], rootfs, reaper)
@@ -224,7 +224,8 @@ def test_filesystem_whose_program_was_killed_is_unmounted(source: str, rootfs: s
 
 @pytest.fixture
 def users_mount() -> Iterator[str]:
-    """A FUSE mount of an ordinary user's, which no program serves, where that user can see it."""
+    """Make a FUSE mount of an unprivileged user without a server, in that user's mount
+    namespace."""
     folder = tempfile.mkdtemp(dir="/tmp")
     os.chmod(folder, 0o755)
     device = os.open("/dev/fuse", os.O_RDWR)

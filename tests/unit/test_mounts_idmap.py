@@ -1,4 +1,4 @@
-"""Idmapped mounts: whose files are seen as whose, and that nothing but the mount is left."""
+"""Idmapped mounts: the owners of files, and that nothing else is left behind."""
 
 import asyncio
 import errno
@@ -68,7 +68,7 @@ MAPPED = {"root": (100000, 200000), "five": (100005, 200007)}
 @pytest.mark.rule("mounts.mount.9")
 @pytest.mark.parametrize("kind", ["bind", "rbind"])
 def test_bind_shows_the_files_as_the_other_ids(source: Path, rootfs: str, kind: str) -> None:
-    """On disk nothing changes; one mount is there, and comes off."""
+    """Nothing changes on disk; there is one mount, which is unmounted."""
 
     async def main() -> None:
         mount = Mount("bind", str(source), "", (kind, "ro", *MAPS))
@@ -84,7 +84,7 @@ def test_bind_shows_the_files_as_the_other_ids(source: Path, rootfs: str, kind: 
 
 
 def test_rbind_maps_what_is_mounted_below(source: Path, rootfs: str) -> None:
-    """A recursive bind brings its mounts along; theirs are the same ids."""
+    """A recursive bind includes the mounts below; they get the same mapping."""
     (source / "below").mkdir()
 
     async def main() -> None:
@@ -100,7 +100,7 @@ def test_rbind_maps_what_is_mounted_below(source: Path, rootfs: str) -> None:
 
 
 def test_filesystem_is_mounted_with_the_mapping(tmp_path: Path, rootfs: str) -> None:
-    """Not only binds: what mount(2) made is replaced by its mapped clone, also further inside."""
+    """Other filesystems too: the mount is replaced by its mapped clone, also inside of others."""
     os.mkdir(f"{rootfs}/in")
 
     async def main() -> None:
@@ -115,7 +115,7 @@ def test_filesystem_is_mounted_with_the_mapping(tmp_path: Path, rootfs: str) -> 
 
 
 def test_several_ranges_are_mapped(source: Path, rootfs: str) -> None:
-    """As rootless users have them: oneself, then the subordinate ids."""
+    """As for rootless users: the own id, then the subordinate ids."""
     maps = ("uidmap=0:1000:1,1:300000:65535", "gidmap=0:1000:1,1:300000:65535")
 
     async def main() -> None:
@@ -129,7 +129,7 @@ def test_several_ranges_are_mapped(source: Path, rootfs: str) -> None:
 @pytest.mark.rule("mounts.mount.9")
 @pytest.mark.parametrize("count", [1, 3, 400])
 def test_overlay_shows_its_layers_as_the_other_ids(tmp_path: Path, rootfs: str, count: int) -> None:
-    """The lower layers are mapped in a folder of their own, which is gone afterwards."""
+    """The lower layers are mapped in a folder of their own, which is removed afterwards."""
     lower = layers(tmp_path / ("long-name-" * 20), count)
     os.chown(f"{lower[0]}/file-0", 5, 7)
     mount = overlay(tmp_path, lower)
@@ -166,7 +166,7 @@ def test_overlay_whose_layer_is_missing_leaves_no_mapped_layer(tmp_path: Path, r
 
 
 def test_filesystem_that_cannot_be_idmapped_is_reported(rootfs: str) -> None:
-    """proc, for one; what mount(2) had made is undone."""
+    """For example proc; the mount is undone."""
 
     async def main() -> None:
         for mount in (
@@ -220,7 +220,7 @@ def test_mapping_that_the_kernel_refuses_is_reported(source: Path, rootfs: str) 
 def test_limit_of_user_namespaces_is_reported(
     source: Path, rootfs: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """ENOSPC of unshare(2), in a child: the child reports it and is gone."""
+    """ENOSPC of unshare(2) in a child: the child reports it and exits."""
 
     def refuse(_flags: int) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -235,7 +235,7 @@ def test_limit_of_user_namespaces_is_reported(
 
 
 def test_holder_of_a_namespace_waits_to_be_killed() -> None:
-    """In a namespace of its own, and no signal of ours but that one reaches it."""
+    """It is in a namespace of its own, and ignores all signals but SIGKILL."""
     pid, report = spawn.hold_user_namespace()
 
     assert os.read(report, 10) == b"\0"
@@ -250,7 +250,7 @@ def test_holder_of_a_namespace_waits_to_be_killed() -> None:
 
 @pytest.mark.parametrize("turns", range(4))
 def test_cancelled_mount_leaves_no_holder(source: Path, rootfs: str, turns: int) -> None:
-    """Whatever the call waits for: the child's word, its end, or the thread."""
+    """The call may wait for the child's report, its exit, or the thread."""
 
     async def scenario(reaper: Reaper) -> None:
         mount = Mount("bind", str(source), "", ("bind", *MAPS))

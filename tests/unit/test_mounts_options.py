@@ -1,4 +1,4 @@
-"""Mount options as containerd says them, in flags and data.  Pure."""
+"""containerd's mount options, as flags and data.  Pure."""
 
 import functools
 import operator
@@ -29,14 +29,14 @@ CLEARERS = {
 @pytest.mark.rule("mounts.options.1")
 @pytest.mark.parametrize(("word", "flag"), SETTERS.items())
 def test_flag_word_sets_its_flag(word: str, flag: int) -> None:
-    """mounts.md table, left and right; the numbers are the kernel's."""
+    """The table of options; the numbers are the kernel's."""
     assert parse_options([word]) == Options(flags=flag)
 
 
 @pytest.mark.rule("mounts.options.1")
 @pytest.mark.parametrize(("word", "of"), CLEARERS.items())
 def test_opposite_option_clears_the_flag_again(word: str, of: str) -> None:
-    """The later word wins, in both orders."""
+    """The later option counts, in both orders."""
     assert parse_options([of, word]) == Options()
     assert parse_options([word, of]) == Options(flags=SETTERS[of])
 
@@ -47,7 +47,7 @@ def test_opposite_option_clears_the_flag_again(word: str, of: str) -> None:
     ["defaults", "rprivate", "private", "rshared", "slave", "unbindable", "size=64m", "direct-io"],
 )
 def test_word_that_is_no_flag_is_data(word: str) -> None:
-    """Propagation words and `defaults` go to the filesystem, as upstream."""
+    """Propagation options and `defaults` are passed to the filesystem, as in containerd."""
     assert parse_options(["ro", word, "x=y"]) == Options(flags=1, data=(word, "x=y"))
 
 
@@ -62,7 +62,7 @@ def test_loop_and_its_direct_io_are_consumed() -> None:
 
 @pytest.mark.rule("mounts.options.4")
 def test_option_for_the_daemon_is_an_error() -> None:
-    """X-containerd.*: the mount manager should have taken it."""
+    """X-containerd.*: the mount manager should have consumed it."""
     with pytest.raises(Refused) as caught:
         parse_options(["ro", 'X-containerd.mkdir.path=/a:"0755"'])
 
@@ -92,7 +92,7 @@ def test_half_of_an_id_map_is_refused(words: list[str]) -> None:
 
 @given(st.lists(st.sampled_from([*SETTERS, *CLEARERS, "loop", "a=b", ""])))
 def test_every_word_ends_up_in_one_place(words: list[str]) -> None:
-    """No word is lost or doubled, whatever the order."""
+    """No option is lost or doubled, in any order."""
     options = parse_options(words)
 
     assert list(options.data) == [word for word in words if word in ("a=b", "")]
@@ -104,7 +104,7 @@ ROOT = "/var/lib/containerd/snapshots"
 
 
 def test_lowerdirs_are_named_relative_to_what_they_share() -> None:
-    """Other options keep their place and their absolute names."""
+    """Other options keep their places and their absolute paths."""
     words = ["index=off", f"lowerdir={ROOT}/3/fs:{ROOT}/2/fs:{ROOT}/1/fs", f"upperdir={ROOT}/4/fs"]
 
     parent, short = compact_lowerdirs(words)
@@ -142,7 +142,7 @@ def test_id_map_is_what_the_kernel_takes(text: str, lines: str) -> None:
      "4294967295:0:1", "0:4294967290:6", "0:0:4294967296", "²:1:1"],
 )  # fmt: skip
 def test_what_is_no_id_map_is_refused_with_its_name(text: str) -> None:
-    """The text says which option, what it was and what it should be."""
+    """The text has the option, its value and the expected form."""
     with pytest.raises(Refused) as caught:
         parse_map("gidmap", text)
 
@@ -164,7 +164,7 @@ def test_layers_are_renamed_with_their_escapes_undone() -> None:
 
 @given(st.lists(st.text("ab:\\,/", min_size=1), min_size=1))
 def test_every_name_of_a_layer_survives_escaping(names: list[str]) -> None:
-    """What `escaped` writes is read back as it was."""
+    """The text of `escaped` is read back unchanged."""
     seen = []
 
     def rename(layer: str) -> str:
@@ -197,7 +197,7 @@ def test_options_that_cannot_be_shortened_safely_stay_as_they_are(word: str) -> 
 
 @given(st.lists(st.lists(st.sampled_from("abc"), min_size=2, max_size=4), min_size=1, max_size=6))
 def test_shortened_names_mean_the_same_directories(parts: list[list[str]]) -> None:
-    """Joined with the directory they are relative to, they are what they were."""
+    """Joined with their directory, they are the original names."""
     layers = ["/" + "/".join(part) for part in parts]
     parent, (word,) = compact_lowerdirs(["lowerdir=" + ":".join(layers)])
     names = word.removeprefix("lowerdir=").split(":")
@@ -206,6 +206,6 @@ def test_shortened_names_mean_the_same_directories(parts: list[list[str]]) -> No
 
 
 def test_numbers_are_the_kernels() -> None:
-    """Those that Python's os module knows under another name."""
+    """Numbers that Python's os module has under another name."""
     assert linux.MS_RDONLY == os.ST_RDONLY
     assert linux.MS_NOATIME == os.ST_NOATIME

@@ -27,7 +27,7 @@ UNIFIED: Final = next(
 
 
 class V1Memory:
-    """A folder with the files of a v1 memory cgroup; `signal` is what the kernel would do."""
+    """A folder with the files of a v1 memory cgroup; `signal` acts as the kernel."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder / "memory"
@@ -38,7 +38,7 @@ class V1Memory:
         self.published = 0
 
     def count(self, kills: int | None) -> None:
-        """Write the counter; None as a kernel before 4.13 does."""
+        """Write the counter; None: no counter, as before Linux 4.13."""
         text = "oom_kill_disable 0\nunder_oom 0\n"
         text += "" if kills is None else f"oom_kill {kills}\n"
         (self.folder / "memory.oom_control.new").write_text(text)
@@ -49,7 +49,7 @@ class V1Memory:
         os.eventfd_write(fd, 1)
 
     def taken(self) -> bool:
-        """Tell whether the watch has read the last signal."""
+        """Whether the watch has read the last signal."""
         fd = int((self.folder / "cgroup.event_control").read_text().split()[0])
         return not select.select([fd], [], [], 0)[0]
 
@@ -75,7 +75,7 @@ def memory(tmp_path: Path) -> V1Memory:
 
 
 def test_kill_that_is_counted_after_its_signal_is_published_once(memory: V1Memory) -> None:
-    """v1 signals before it kills: the counter is looked at again, a little later (6.7)."""
+    """v1 signals before it kills, so the counter is read again a little later."""
 
     async def scenario() -> None:
         watch = memory.watch()
@@ -99,7 +99,7 @@ def test_signal_without_a_kill_is_not_published(memory: V1Memory) -> None:
         before = len(asyncio.all_tasks())
         memory.signal()
         await eventually(memory.taken, "the signal to be taken")
-        await stays(lambda: memory.published == 0, "no event", for_s=1.0)  # each later look, too
+        await stays(lambda: memory.published == 0, "no event", for_s=1.0)  # the later checks too
         memory.count(1)
         memory.signal()
         await eventually(lambda: memory.published, "the event of a kill: the watch is at work")
@@ -135,7 +135,7 @@ def test_poll_before_an_exit_publishes_what_was_counted_until_then(memory: V1Mem
 
 
 def test_removed_cgroup_ends_the_watch_without_an_event(memory: V1Memory) -> None:
-    """The kernel signals the removal, too; nothing is left open."""
+    """The kernel signals the removal too; no file stays open."""
 
     async def scenario() -> None:
         before = open_fds()
