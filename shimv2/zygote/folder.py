@@ -84,6 +84,12 @@ def record_failure(claim_fd: int, reason: str) -> None:
     os.pwrite(claim_fd, reason.encode("utf-8", "replace")[:_REASON_BYTES], 0)
 
 
+def withdraw(path: str) -> None:
+    """Remove the file of a claim whose warm-up was stopped: the next start tries again."""
+    with _locked(os.path.dirname(path)), contextlib.suppress(FileNotFoundError):
+        os.unlink(_marker(path))
+
+
 def working_folder(path: str, pid: int) -> str:
     """Return the path of the working folder for the warm-up in process `pid`."""
     return os.path.join(os.path.dirname(path), f"{_WORKING}{pid}")

@@ -15,7 +15,8 @@ import select
 import shutil
 import signal
 import socket
-from typing import TYPE_CHECKING, Final
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Final, NoReturn
 
 from shimv2.values.settings import Settings
 from shimv2.zygote import folder
@@ -30,7 +31,16 @@ _READY: Final = b"\0ready"  # followed by the reason why memory is not shared, o
 _MOVED: Final = b"\0moved"  # followed by the pid of the fork that goes on as the zygote
 # Any other report is the reason of a failure.
 _REPORT_BYTES: Final = 4096
+# The zygote blocks them while it warms up, because its fake shim would handle them.
+_STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _LAST_FD: Final = 2**31 - 1  # close_range(2) accepts a limit above the highest fd
+
+
+class _Stopped(Exception):
+    """A signal ended the zygote or its supervisor during the warm-up: that is no failure."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"{signal.Signals(number).name} ended the warm-up")
 
 
 def start_supervisor(new: NewZygote, work: "Work", settings: Settings, name: str) -> None:
@@ -48,39 +58,65 @@ def start_supervisor(new: NewZygote, work: "Work", settings: Settings, name: str
 
 
 def _supervise(new: NewZygote, work: "Work", settings: Settings, name: str) -> None:
-    reason, pid = "", 0
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, _STOP_SIGNALS)
     try:
         claim_fd = folder.claim(new.path)
-        if claim_fd is None:
-            return
     except folder.RecentFailure as error:
-        reason = f"not tried again, {folder.RETRY_S:.0f} s after a failure: {error}"
+        after = f"not tried again, {folder.RETRY_S:.0f} s after a failure"
+        _log_warning(name, f"no zygote: {after}: {error}")
+        return
     except OSError as error:
-        reason = str(error)
-    else:
-        from shimv2.kernel import linux  # noqa: PLC0415 - here and below: the caller does not wait
+        _log_warning(name, f"no zygote: {error}")
+        return
+    if claim_fd is None:
+        return
+    from shimv2.kernel import linux  # noqa: PLC0415 - here and below: the caller does not wait
 
-        os.setsid()
-        linux.set_child_subreaper()  # the warm-up's orphans become its children
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        pid = os.fork()  # noqa: TID251 - as above
-        if pid == 0:
-            ours.close()
-            _be_zygote(new, work, settings, theirs, claim_fd)
-        theirs.close()
-        bundle_fd = _detach_from_start(new.program)
-        reason, unshared = _outcome(ours, pid)
-        os.fchdir(bundle_fd)  # the log is there
-        if not reason:
-            if unshared:
-                _log_warning(name, f"memory is not shared: {unshared}")
-            linux.set_child_subreaper(False)  # the zygote's children go to process 1
-            return
+    os.setsid()
+    linux.set_child_subreaper()  # the warm-up's orphans become its children
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    pid = os.fork()  # noqa: TID251 - as above
+    if pid == 0:
+        ours.close()
+        _be_zygote(new, work, settings, theirs, claim_fd, mask)
+    theirs.close()
+    bundle_fd = _detach_from_start(new.program)
+    is_stopped = False
+    try:
+        with _stoppable(mask):
+            reason, unshared = _outcome(ours, pid)
+    except _Stopped as error:
+        is_stopped, reason, unshared = True, str(error), ""
+    os.fchdir(bundle_fd)  # the log is there
+    if not reason:
+        if unshared:
+            _log_warning(name, f"memory is not shared: {unshared}")
+        linux.set_child_subreaper(False)  # the zygote's children go to process 1
+        return
+    if not is_stopped:
         folder.record_failure(claim_fd, reason)
     _log_warning(name, f"no zygote: {reason}")
-    if pid:
-        _end_children()
-        shutil.rmtree(folder.working_folder(new.path, pid), ignore_errors=True)
+    _end_children()
+    shutil.rmtree(folder.working_folder(new.path, pid), ignore_errors=True)
+    if is_stopped:
+        folder.withdraw(new.path)
+
+
+@contextlib.contextmanager
+def _stoppable(mask: "set[int]") -> Iterator[None]:
+    """Raise _Stopped in the block when one of `_STOP_SIGNALS` comes."""
+    for number in _STOP_SIGNALS:
+        if signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, _stop)
+    try:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_BLOCK, _STOP_SIGNALS)
+
+
+def _stop(number: int, _frame: object) -> NoReturn:
+    raise _Stopped(number)
 
 
 def _detach_from_start(program: str) -> int:
@@ -109,6 +145,9 @@ def _outcome(report: socket.socket, pid: int) -> tuple[str, str]:
     """Wait for the zygote.  Return why it does not serve, and why it does not share memory.
 
     Each text is empty if the zygote does.
+
+    Raises:
+        _Stopped.
     """
     text = _report(report, pid)
     if text.startswith(_MOVED):
@@ -120,6 +159,8 @@ def _outcome(report: socket.socket, pid: int) -> tuple[str, str]:
     if not text:
         _, status = os.waitpid(pid, 0)  # noqa: TID251 - there is no reaper here
         code = os.waitstatus_to_exitcode(status)
+        if -code in _STOP_SIGNALS:
+            raise _Stopped(-code)
         how = f"killed by signal {-code}" if code < 0 else f"ended with status {code}"
         return f"the process {how} while it warmed up", ""
     return text.decode("utf-8", "replace"), ""
@@ -165,11 +206,19 @@ def _end_children() -> None:
 
 
 def _be_zygote(
-    new: NewZygote, work: "Work", settings: Settings, report: socket.socket, claim_fd: int
+    new: NewZygote,
+    work: "Work",
+    settings: Settings,
+    report: socket.socket,
+    claim_fd: int,
+    mask: "set[int]",
 ) -> None:
-    """Warm up, listen, and serve as the zygote; then end the process."""
+    """Warm up, listen, and serve as the zygote; then end the process.
+
+    `mask` is the mask of blocked signals for afterwards.
+    """
     try:
-        _become_zygote(new, work, settings, report, claim_fd)
+        _become_zygote(new, work, settings, report, claim_fd, mask)
     except Exception as error:  # noqa: BLE001 - the supervisor logs any error
         with contextlib.suppress(OSError):  # the supervisor was killed
             report.send(
@@ -180,7 +229,12 @@ def _be_zygote(
 
 
 def _become_zygote(
-    new: NewZygote, work: "Work", settings: Settings, report: socket.socket, claim_fd: int
+    new: NewZygote,
+    work: "Work",
+    settings: Settings,
+    report: socket.socket,
+    claim_fd: int,
+    mask: "set[int]",
 ) -> None:
     from shimv2.kernel.title import set_title  # noqa: PLC0415
     from shimv2.settings import shares_memory  # noqa: PLC0415
@@ -198,11 +252,14 @@ def _become_zygote(
     from shimv2.zygote.child import Service  # noqa: PLC0415
     from shimv2.zygote.parent import Zygote  # noqa: PLC0415
 
-    unshared = warmup.up(
-        folder.working_folder(new.path, os.getpid()),
-        share_memory=share_memory,
-        report_successor=lambda pid: report.send(_MOVED + str(pid).encode()),
-    )
+    try:
+        unshared = warmup.up(
+            folder.working_folder(new.path, os.getpid()),
+            share_memory=share_memory,
+            report_successor=lambda pid: _report_successor(pid, report, mask),
+        )
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)  # a signal that has come ends this process
     if unshared:
         publish.note_unshared(unshared)
     set_title([_TITLE, new.program])  # /proc showed memory that has moved to the image
@@ -216,3 +273,11 @@ def _become_zygote(
         Zygote(Service(new.key, settings, work), bound.listener, settings.zygote_linger_s).run()
     finally:
         bound.unlink()
+
+
+def _report_successor(pid: int, report: socket.socket, mask: "set[int]") -> None:
+    """Report the fork that goes on as the zygote, unless a signal has come that ends both."""
+    if signal.sigpending() & set(_STOP_SIGNALS):
+        os.kill(pid, signal.SIGKILL)  # else it goes on when this process ends
+    signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+    report.send(_MOVED + str(pid).encode())

@@ -5,6 +5,7 @@ import contextlib
 import ctypes
 import os
 import re
+import signal
 import struct
 import time
 from collections.abc import Iterator
@@ -174,6 +175,75 @@ def test_failed_warmup_is_not_tried_again_for_a_minute(boot: Boot) -> None:
     logged(boot, "c3", f"no zygote: {reason}")
 
     assert tries.read_text() == "xx"
+
+
+# A warm-up that gets SIGTERM, once.
+_STOPPED: Final = """
+import os, signal
+import shimv2.zygote.warmup as warmup
+def stop(pid):
+    if not os.path.exists("{flag}"):
+        open("{flag}", "x").close()
+        os.kill(pid, signal.SIGTERM)
+"""
+STOPS: Final = {
+    "before it serves": """
+real = warmup.up
+def up(*args, **options):
+    stop(os.getpid())
+    return real(*args, **options)
+warmup.up = up
+""",
+    "while it serves": """
+real = warmup._call
+def call(*args):
+    stop(os.getppid())
+    return real(*args)
+warmup._call = call
+""",
+    "while its canary serves": """
+real = warmup._call
+def call(place, path, rounds):
+    if rounds == warmup._CANARY_ROUNDS:
+        stop(int(place.rpartition("-")[2]))
+    return real(place, path, rounds)
+warmup._call = call
+""",
+}
+
+
+@pytest.mark.parametrize("moment", STOPS)
+def test_warmup_that_sigterm_ended_is_no_failure(boot: Boot, moment: str) -> None:
+    """It was the end of the machine, or an administrator: the next start makes a zygote."""
+    broken(boot, _STOPPED.format(flag=boot.folder / "flag") + STOPS[moment])
+    no_zygote(boot, "c1")
+    assert "SIGTERM ended the warm-up" in logged(boot, "c1", "no zygote")
+    until(lambda: not zygotes.supervisors(boot.shim), "the supervisor to end")
+    assert zygotes.zygotes(boot.shim) == []
+
+    no_zygote(boot, "c2")
+
+    assert zygotes.zygote(boot.shim)
+
+
+def test_supervisor_that_gets_sigterm_ends_the_warmup_which_is_no_failure(boot: Boot) -> None:
+    """The supervisor does not wait for the warm-up: a shutdown gives it little time."""
+    gate = boot.folder / "gate"
+    os.mkfifo(gate)
+    broken(boot, _WAITS.format(gate=gate))
+    no_zygote(boot, "c1")
+    with gate.open("w"):  # the warm-up has begun
+        (supervisor,) = zygotes.supervisors(boot.shim)
+        os.kill(supervisor, signal.SIGTERM)
+        assert "SIGTERM ended the warm-up" in logged(boot, "c1", "no zygote")
+        until(lambda: not alive(supervisor), "the supervisor to end")
+    assert zygotes.zygotes(boot.shim) == []
+
+    no_zygote(boot, "c2")
+    with gate.open("w"):  # the next warm-up has begun
+        pass
+
+    assert zygotes.zygote(boot.shim)
 
 
 def test_two_cold_starts_at_once_leave_one_zygote(boot: Boot) -> None:

@@ -11,6 +11,7 @@ import psutil
 from shimv2.shimctl.testbed.until import until
 
 _TITLE: Final = "containerd-shim-pyrunc-zygote"
+_SUPERVISOR_TITLE: Final = "containerd-shim-pyrunc-warmup"
 _SUFFIX: Final = ".sock"
 _LISTENS: Final = "00010000"  # flags of a socket that listens (SO_ACCEPTCON)
 
@@ -29,9 +30,14 @@ def zygotes(program: Path) -> list[int]:
     return [pid for pid, parent in parents.items() if parent and parent not in pids]
 
 
-def _titled(program: Path) -> set[int]:
+def supervisors(program: Path) -> set[int]:
+    """List the processes that wait for a zygote of a launcher to warm up."""
+    return _titled(program, _SUPERVISOR_TITLE)
+
+
+def _titled(program: Path, title: str = _TITLE) -> set[int]:
     pids = (int(name) for name in os.listdir("/proc") if name.isdecimal())
-    return {pid for pid in pids if _arguments(pid) == [_TITLE, str(program)]}
+    return {pid for pid in pids if _arguments(pid) == [title, str(program)]}
 
 
 def _arguments(pid: int) -> list[str]:
