@@ -18,6 +18,7 @@
 #include "_image.h"
 #include "_maps.h"
 
+#include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
@@ -29,6 +30,7 @@
 #include <unistd.h>
 
 #define FILE_BYTES ((off_t)1 << 47) /* the address space of a process on x86-64 */
+#define SEAL_TRIES 30
 #define RSEQ_BYTES 32               /* the least size of a thread's rseq(2) area */
 
 struct image image;
@@ -302,15 +304,26 @@ static void replace_regions(int fd, const uint64_t **originals)
 	}
 }
 
+/* Seal the image.  The kernel refuses while another part of it uses a page, such as compaction, which
+ * moves pages.  It waits some 0.1 s for such a use to end, and that is not enough on a busy machine. */
+static int add_seals(int fd)
+{
+	int before = errno, tries = SEAL_TRIES, result;
+
+	do
+		result = fcntl(fd, F_ADD_SEALS, F_SEAL_WRITE | F_SEAL_GROW | F_SEAL_SHRINK | F_SEAL_SEAL);
+	while (result && errno == EBUSY && --tries);
+	errno = before; /* it lies in memory that is in the image */
+	return result;
+}
+
 /* Seal the image and open it read-only; -1 if that fails. */
 static int seal(int fd)
 {
 	char path[64];
 
 	snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
-	if (fcntl(fd, F_ADD_SEALS, F_SEAL_WRITE | F_SEAL_GROW | F_SEAL_SHRINK | F_SEAL_SEAL))
-		return -1;
-	return open(path, O_RDONLY | O_CLOEXEC);
+	return add_seals(fd) ? -1 : open(path, O_RDONLY | O_CLOEXEC);
 }
 
 /* Write the image and map it.  This function may write to the stack only: the image would not have other

@@ -192,6 +192,37 @@ def test_signal_while_memory_is_published_is_handled_after_it(
     assert in_fork(work) == 0
 
 
+# The first call fails.  That it was made is noted in the file's flags, which are not in the image.
+_BUSY: Final = """
+#include <errno.h>
+#include <fcntl.h>
+static int busy_fcntl(int fd, int command, int seals)
+{
+    if (command == F_ADD_SEALS && fcntl(fd, F_GETFD)) {
+        fcntl(fd, F_SETFD, 0);
+        errno = EBUSY;
+        return -1;
+    }
+    return fcntl(fd, command, seals);
+}
+#define fcntl(fd, command, seals) busy_fcntl(fd, command, seals)
+"""
+
+
+@needs_compiler
+def test_image_is_sealed_once_the_kernel_uses_none_of_its_pages(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Compaction and migration use a page for a while: sealing fails meanwhile."""
+    monkeypatch.setattr(library, "_PATH", compiled(tmp_path, "_publish.c", _BUSY))
+
+    def work() -> bool:
+        publish.publish()
+        return publish.is_published()
+
+    assert in_fork(work) == 0
+
+
 @needs_library
 def test_other_threads_put_a_reclaim_off() -> None:
     """The thread of the mounts may write while the loop is idle."""
