@@ -140,7 +140,7 @@ def test_removed_cgroup_ends_the_watch_without_an_event(memory: V1Memory) -> Non
     async def scenario() -> None:
         before = open_fds()
         watch = memory.watch()
-        fd = os.eventfd(0)  # a copy of our own: the signal comes after the removal
+        fd = os.eventfd(0)  # a copy, because the signal comes after the removal
         os.dup2(int((memory.folder / "cgroup.event_control").read_text().split()[0]), fd)
         memory.remove()
         os.eventfd_write(fd, 1)
@@ -155,7 +155,7 @@ def test_removed_cgroup_ends_the_watch_without_an_event(memory: V1Memory) -> Non
 
 
 def test_kernel_that_does_not_count_is_believed_by_its_signal(memory: V1Memory) -> None:
-    """Before Linux 4.13 there is nothing else; a look alone tells nothing then."""
+    """Before Linux 4.13 there is only the signal; a check without a signal reports nothing."""
 
     async def scenario() -> None:
         memory.count(None)
@@ -164,7 +164,7 @@ def test_kernel_that_does_not_count_is_believed_by_its_signal(memory: V1Memory) 
         assert memory.published == 0
         memory.signal()
         await eventually(lambda: memory.published, "the event of the signal")
-        await stays(lambda: memory.published == 1, "one event")  # looked at again meanwhile
+        await stays(lambda: memory.published == 1, "one event")  # checked again meanwhile
         watch.close()
 
     run(scenario(), timeout_s=10)
@@ -173,7 +173,7 @@ def test_kernel_that_does_not_count_is_believed_by_its_signal(memory: V1Memory) 
 def test_watch_that_cannot_begin_is_logged_and_leaves_nothing_open(
     memory: V1Memory, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A container runs without OOM events rather than not at all."""
+    """The container runs without OOM events."""
 
     async def scenario() -> None:
         before = open_fds()
@@ -192,7 +192,7 @@ def test_watch_that_cannot_begin_is_logged_and_leaves_nothing_open(
 def test_cgroup_without_the_memory_controller_is_not_watched(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """There is nothing to watch, and nothing to complain about."""
+    """There is nothing to watch, and nothing is logged."""
 
     async def scenario() -> None:
         watch = OomWatch(Cgroup("/nowhere", {"pids": "/nowhere"}), lambda: None, container_id="c1")
@@ -218,7 +218,8 @@ def unified_group() -> Iterator[Path]:
 @pytest.mark.root
 @pytest.mark.parametrize("loop", ["shim", "stock"])
 def test_file_of_cgroup_v2_wakes_once_for_each_change(unified_group: Path, loop: str) -> None:
-    """By a real file of the kernel's: it signals, rests after it was read, and ends with ENODEV."""
+    """With a real file of the kernel: it signals, is silent once it was read, and ends with
+    ENODEV."""
 
     async def scenario() -> None:
         before = open_fds()
@@ -245,7 +246,7 @@ def test_file_of_cgroup_v2_wakes_once_for_each_change(unified_group: Path, loop:
 
 
 def test_file_that_cannot_signal_is_refused_and_closed(tmp_path: Path) -> None:
-    """An ordinary file stands for a kernel that does not signal this one."""
+    """An ordinary file acts as a file for which the kernel does not signal."""
     path = tmp_path / "memory.events"
     path.write_text("oom_kill 0\n")
     before = open_fds()

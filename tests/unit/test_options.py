@@ -1,4 +1,4 @@
-"""Requests are read once, here; everything wrong with them is found here."""
+"""Requests are read once, and all their errors are found there."""
 
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ def generic(body: bytes = b"", path: str = "") -> any_pb2.Any:
 
 @pytest.mark.parametrize("api", APIS, ids=["v2", "v3"])
 def test_create_is_read_with_all_fields(api: Any) -> None:
-    """Every field of the request arrives, in both services."""
+    """Every field of the request is read, in both services."""
     request = api.CreateTaskRequest(
         id="c1",
         bundle="/b",
@@ -121,14 +121,14 @@ def test_criu_path_of_an_old_daemon_is_read() -> None:
 @pytest.mark.rule("task.create.2")
 @pytest.mark.parametrize("url", ["foo.Bar", "", "containerd.runc.v1.CheckpointOptions"])
 def test_options_without_a_value_are_the_defaults(url: str) -> None:
-    """The URL of an empty value is not looked at."""
+    """The type URL of an empty value is ignored."""
     assert requests.runtime_options(any_pb2.Any(type_url=url)) == RuncOptions()
 
 
 @pytest.mark.rule("task.create.2")
 @pytest.mark.parametrize("url", ["foo.Bar", "", "x/y/foo.Bar", "bad type!"])
 def test_options_of_an_unknown_type_are_refused(url: str) -> None:
-    """Code 2, without a second class word."""
+    """Code 2, without a second suffix."""
     with pytest.raises(Refused) as caught:
         requests.runtime_options(any_pb2.Any(type_url=url, value=b"x"))
 
@@ -137,7 +137,7 @@ def test_options_of_an_unknown_type_are_refused(url: str) -> None:
 
 @pytest.mark.rule("task.create.3")
 def test_options_of_a_known_but_other_type_are_an_invalid_argument() -> None:
-    """The reference dies of it; ours answers code 3."""
+    """The reference crashes; our shim answers code 3."""
     with pytest.raises(InvalidArgument, match=r"CheckpointOptions.*: invalid argument$"):
         requests.runtime_options(packed(runc_pb2.CheckpointOptions(exit=True)))
 
@@ -163,7 +163,7 @@ def test_garbage_is_refused_with_the_text_of_the_reference(url: str, value: byte
 
 @given(st.binary(max_size=40), st.sampled_from([requests.RUNC_OPTIONS, requests.RUNTIME_OPTIONS]))
 def test_any_value_is_read_or_refused(value: bytes, url: str) -> None:
-    """Options come from a client: nothing else than a refusal may happen."""
+    """Options come from a client: any value is read or refused."""
     try:
         requests.runtime_options(any_pb2.Any(type_url=url, value=value))
     except ShimError as error:
@@ -220,7 +220,7 @@ def test_generic_options_in_a_file_are_read(tmp_path: Path) -> None:
 def test_unknown_generic_option_is_logged_and_ignored(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A misspelt name must be findable; a section that others read as well must not be refused."""
+    """A misspelt name is logged; the file may be a section that other programs read too."""
     config = tmp_path / "config.toml"
     config.write_text('BinaryNmae = "crun"\nRoot = "/r"\n[Other]\nkey = 1\n')
 
@@ -250,7 +250,7 @@ def test_generic_options_body_wins_over_the_file() -> None:
     ],
 )
 def test_wrong_generic_options_are_an_invalid_argument(body: bytes, reason: str) -> None:
-    """A configuration that is not what was meant must not start a container."""
+    """An invalid configuration must not start a container."""
     with pytest.raises(InvalidArgument, match=reason):
         requests.runtime_options(generic(body))
 

@@ -39,7 +39,7 @@ def test_exec_is_read_with_all_fields() -> None:
 @pytest.mark.rule("task.exec.2")
 @pytest.mark.parametrize("api", APIS, ids=["v2", "v3"])
 def test_exec_with_any_type_url_is_read(api: Any) -> None:
-    """The URL is not looked at."""
+    """The type URL is ignored."""
     spec = any_pb2.Any(type_url="odd", value=b'{"args":["a"]}')
     request = api.ExecProcessRequest(exec_id="e1", spec=spec)
 
@@ -50,7 +50,7 @@ def test_exec_with_any_type_url_is_read(api: Any) -> None:
 @pytest.mark.parametrize("terminal", [True, False])
 @pytest.mark.parametrize("value", [b'{"terminal":true}', b'{"TERMINAL":true,"Terminal":false}'])
 def test_terminal_of_the_request_overrides_that_of_the_spec(terminal: bool, value: bytes) -> None:
-    """Go would read any spelling, so none but ours may be left."""
+    """Go reads any spelling, so only ours may remain."""
     assert requests.exec_spec(exec_request(value, terminal=terminal)).process == {
         "terminal": terminal
     }
@@ -77,12 +77,12 @@ def test_exec_without_a_process_is_refused_with_the_text_of_go(value: bytes, err
 
 
 def test_exec_of_null_is_an_empty_process() -> None:
-    """As in Go; the runtime then says what is missing."""
+    """As in Go; the runtime then reports what is missing."""
     assert requests.exec_spec(exec_request(b"null")).process == {"terminal": False}
 
 
 def test_exec_without_a_spec_is_an_invalid_argument() -> None:
-    """The reference dies of it."""
+    """The reference crashes."""
     with pytest.raises(InvalidArgument):
         requests.exec_spec(task_v2_pb2.ExecProcessRequest(id="c1", exec_id="e1"))
 
@@ -121,6 +121,6 @@ def test_update_without_resources_is_refused_with_the_text_of_go(value: bytes, e
 
 
 def test_update_without_resources_is_an_invalid_argument() -> None:
-    """The reference dies of it."""
+    """The reference crashes."""
     with pytest.raises(InvalidArgument):
         requests.resources(task_v2_pb2.UpdateTaskRequest(id="c1"))

@@ -1,4 +1,4 @@
-"""Which pages are published and which are given up: those of the image, at their own addresses."""
+"""The pages that are published and given up: those of the image, at their own addresses."""
 
 import ctypes
 import errno
@@ -37,7 +37,7 @@ FAILED: Final = ctypes.c_void_p(-1).value
 
 
 def map_at(address: int, size: int) -> int:
-    """Map new memory; at `address`, in the place of what is there, unless that is 0."""
+    """Map new memory; if `address` is not 0, at `address`, replacing what is mapped there."""
     flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | (MAP_FIXED if address else 0)
     place = ctypes.c_void_p(address)
     found = LIBC.mmap(place, ctypes.c_size_t(size), READ_WRITE, flags, -1, ctypes.c_long(0))
@@ -46,7 +46,7 @@ def map_at(address: int, size: int) -> int:
 
 
 def move_to(address: int, source: int, size: int) -> None:
-    """Move a mapping, in the place of what is at `address`."""
+    """Move a mapping to `address`, replacing what is mapped there."""
     length = ctypes.c_size_t(size)
     flags = MREMAP_MAYMOVE_FIXED
     to = ctypes.c_void_p(address)
@@ -55,27 +55,27 @@ def move_to(address: int, source: int, size: int) -> None:
 
 
 def pages_of(block: bytearray) -> int:
-    """Find the first whole page of a block's memory."""
+    """Return the address of the first whole page of a block."""
     address = ctypes.addressof(ctypes.c_char.from_buffer(block))
     return -(-address // PAGE) * PAGE
 
 
 def new_memory(place: int, size: int, text: bytes, _other: int) -> None:
-    """What malloc does when a block is freed and another one made."""
+    """Do what malloc does when a block is freed and another one allocated."""
     LIBC.munmap(ctypes.c_void_p(place), ctypes.c_size_t(size))
     map_at(place, size)
     ctypes.memmove(place, text, size)
 
 
 def moved_memory(place: int, size: int, text: bytes, _other: int) -> None:
-    """What realloc does with a block that has to grow."""
+    """Do what realloc does with a block that has to grow."""
     source = map_at(0, size)
     ctypes.memmove(source, text, size)
     move_to(place, source, size)
 
 
 def moved_image(place: int, size: int, text: bytes, other: int) -> None:
-    """The image's own pages, but those of another region."""
+    """Map pages of the image, but those of another region."""
     ctypes.memmove(other, text, size)
     move_to(place, other, size)
 
@@ -84,7 +84,7 @@ def moved_image(place: int, size: int, text: bytes, other: int) -> None:
 def test_memory_that_took_a_published_regions_place_is_kept(
     replace: Callable[[int, int, bytes, int], None],
 ) -> None:
-    """It holds the same bytes, by chance; they exist nowhere else, so nothing may be given up."""
+    """It happens to have the same bytes, but is not the image, so no page may be given up."""
 
     def parent() -> bool:
         text = b"12345678" * (SIZE // 8)
@@ -105,7 +105,7 @@ def test_memory_that_took_a_published_regions_place_is_kept(
 
 
 def test_rest_of_a_region_that_was_unmapped_in_part_is_still_given_up() -> None:
-    """The kernel makes two mappings of it: each shows the image at its own addresses."""
+    """The kernel makes two mappings of it; each has the image at its own addresses."""
 
     def parent() -> bool:
         block = bytearray(b"12345678" * (SIZE // 8))
@@ -127,21 +127,21 @@ def test_rest_of_a_region_that_was_unmapped_in_part_is_still_given_up() -> None:
 
 
 def image_mappings() -> list[tuple[int, int]]:
-    """List where the image is mapped shared: the views that pages are compared with."""
+    """List the shared mappings of the image, with which pages are compared."""
     lines = Path("/proc/self/maps").read_text().splitlines()
     found = [line.split()[0] for line in lines if "r--s" in line and "pyrunc-image" in line]
     return [(int(start, 16), int(end, 16)) for start, end in (each.split("-") for each in found)]
 
 
 def open_image(mode: str) -> FileIO:
-    """Open the file again, which takes root (CAP_CHECKPOINT_RESTORE)."""
+    """Open the file again, which needs root (CAP_CHECKPOINT_RESTORE)."""
     start, end = image_mappings()[0]
     return FileIO(f"/proc/self/map_files/{start:x}-{end:x}", mode)
 
 
 @pytest.mark.root
 def test_memory_that_was_never_touched_costs_nothing() -> None:
-    """A mapping of 256 MiB with one page in use takes that page in the image."""
+    """A mapping of 256 MiB with one used page needs one page in the image."""
 
     def parent() -> bool:
         sparse = mmap.mmap(-1, 256 << 20, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
@@ -162,7 +162,7 @@ def test_memory_that_was_never_touched_costs_nothing() -> None:
 
 
 def test_more_memory_than_the_bound_is_not_published(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It would be taken from the node for as long as one shim lives."""
+    """The node would lack it for as long as one shim runs."""
     monkeypatch.setattr(publish, "_MAX_IMAGE_BYTES", 1 << 20)
 
     def parent() -> bool:
@@ -176,7 +176,7 @@ def test_more_memory_than_the_bound_is_not_published(monkeypatch: pytest.MonkeyP
 
 
 def test_process_with_two_threads_publishes_nothing() -> None:
-    """The other one would write to memory that is being replaced."""
+    """The other thread could write to memory that is being replaced."""
 
     def parent() -> bool:
         go = threading.Event()
@@ -192,12 +192,13 @@ def test_process_with_two_threads_publishes_nothing() -> None:
 
 
 def test_process_that_had_a_second_thread_can_publish() -> None:
-    """From then on glibc writes to the thread's memory during each call that can be cancelled."""
+    """After a second thread, glibc writes to the thread's memory during each call that can be
+    cancelled."""
 
     def parent() -> bool:
         thread = threading.Thread(target=int)
         thread.start()
-        thread.join()  # returns a little before the thread has ended
+        thread.join()  # returns shortly before the thread has ended
         until(publish.has_one_thread, "the thread to end")
         publish.publish()
         return publish.is_published()
@@ -206,7 +207,7 @@ def test_process_that_had_a_second_thread_can_publish() -> None:
 
 
 def test_memory_that_forks_get_wiped_is_not_shared() -> None:
-    """A random number generator has its state there: else two forks make the same numbers."""
+    """A random number generator has its state there: two forks would generate the same numbers."""
 
     def parent() -> bool:
         secret = mmap.mmap(-1, PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
@@ -219,7 +220,7 @@ def test_memory_that_forks_get_wiped_is_not_shared() -> None:
 
 
 def test_memory_that_forks_do_not_get_is_not_shared() -> None:
-    """They do not get it from the image either."""
+    """Forks must not get it from the image either."""
 
     def parent() -> bool:
         private = mmap.mmap(-1, PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
@@ -255,7 +256,7 @@ def test_memory_with_a_guard_page_is_not_shared() -> None:
 
 
 def test_forks_get_different_random_numbers() -> None:
-    """Names of files in shared folders are made of them."""
+    """They are used for names of files in shared folders."""
 
     def parent() -> bool:
         os.urandom(8)  # glibc 2.41 and later: makes the generator's state
@@ -270,7 +271,8 @@ def test_forks_get_different_random_numbers() -> None:
 
 @pytest.mark.root
 def test_no_fork_can_write_into_the_image() -> None:
-    """Neither by its mappings nor by opening the file again: all other forks would see it."""
+    """Neither through its mappings nor by opening the file again, because it would affect all
+    forks."""
 
     def parent() -> bool:
         publish.publish()

@@ -1,4 +1,4 @@
-"""Interpreters and machines that memory is not shared on: each is found by a check."""
+"""Interpreters and machines without sharing of memory: a check finds each of them."""
 
 from dataclasses import replace
 
@@ -43,7 +43,7 @@ def test_known_versions_share(version: tuple[int, int]) -> None:
     ],
 )
 def test_other_builds_decline(build: Build, reason: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With the reason, and before anything is changed."""
+    """They report the reason before anything is changed."""
     monkeypatch.setattr(Build, "current", lambda: build)
 
     assert why_not(support.Build.current()) == reason
@@ -52,7 +52,7 @@ def test_other_builds_decline(build: Build, reason: str, monkeypatch: pytest.Mon
 
 
 def test_memory_map_shows_why_a_process_does_not_share() -> None:
-    """A fork inherits it; what is cut off is the end of a long reason."""
+    """A fork inherits it; the end of a long reason is cut."""
 
     def work() -> bool:
         with open("/proc/self/maps", encoding="utf-8") as maps:

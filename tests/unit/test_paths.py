@@ -1,4 +1,4 @@
-"""Names that several parties must compute alike."""
+"""Names that several programs have to compute in the same way."""
 
 import os
 
@@ -54,12 +54,12 @@ def test_socket_is_named_by_the_hash_of_address_namespace_and_group() -> None:
 def test_group_is_the_first_annotation_that_is_present(
     annotations: dict[str, str], group: str
 ) -> None:
-    """An annotation that is there but empty wins."""
+    """An annotation that is present but empty counts."""
     assert paths.group_id(annotations, "own") == group
 
 
 def test_exec_pid_file_is_named_after_the_exec() -> None:
-    """`<exec id>.pid`, whatever the id is; the runtime refuses the impossible."""
+    """`<exec id>.pid`; the runtime refuses ids that are not possible."""
     assert paths.exec_pid_file("/b", "e1") == "/b/e1.pid"
     assert paths.exec_pid_file("/b", "") == "/b/.pid"
     assert paths.exec_pid_file("/b", "a/b") == "/b/a/b.pid"
@@ -77,7 +77,7 @@ def test_exec_pid_files_differ_and_stay_in_the_bundle(one: str, other: str) -> N
 
 
 def test_pid_file_of_an_id_that_would_leave_the_bundle_is_a_short_name() -> None:
-    """However long the id is, the name stays below the kernel's limit of 255 bytes."""
+    """For any length of the id the name is below the kernel's limit of 255 bytes."""
     folder, name = os.path.split(paths.exec_pid_file("/b", "../" * 500))
 
     assert folder == "/b"
@@ -117,5 +117,5 @@ def test_files_of_a_bundle_have_the_names_daemons_and_runtimes_know() -> None:
 
 
 def test_address_is_the_url_of_the_socket() -> None:
-    """Daemons dial this address."""
+    """Daemons connect to this address."""
     assert paths.address_of("/run/containerd/s/67") == "unix:///run/containerd/s/67"

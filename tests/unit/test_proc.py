@@ -1,4 +1,4 @@
-"""What /proc tells about a process."""
+"""The properties of a process in /proc."""
 
 import os
 import shutil
@@ -14,7 +14,7 @@ GONE = 2**22 + 1  # above any pid_max
 
 
 def test_name_with_parentheses_and_spaces_shifts_no_field(tmp_path: Path) -> None:
-    """A program chooses its name: `a) R 1 (b` must not pass for state and parent."""
+    """A program chooses its name: `a) R 1 (b` must not be read as state and parent."""
     program = tmp_path / "a) R 1 (b"
     shutil.copy("/bin/sleep", program)
     before = proc.start_time_of(os.getpid())
@@ -34,14 +34,14 @@ def test_name_with_parentheses_and_spaces_shifts_no_field(tmp_path: Path) -> Non
 
 
 def test_process_that_was_reaped_has_neither_parent_nor_start_time() -> None:
-    """No exception for the start time: it then differs from every recorded one."""
+    """The start time is None, without an exception, and so differs from every recorded one."""
     assert proc.start_time_of(GONE) is None
     with pytest.raises(FileNotFoundError):
         proc.parent_of(GONE)
 
 
 def test_init_of_a_namespace_is_its_number_1() -> None:
-    """Neither this process nor one that is gone; on this machine, process 1 is one."""
+    """Neither this process nor one that has ended is one; process 1 is."""
     assert proc.is_namespace_init(1)
     assert not proc.is_namespace_init(os.getpid())
     assert not proc.is_namespace_init(GONE)

@@ -1,4 +1,4 @@
-"""Golden bytes: what a few messages look like on the wire, as Go writes and reads them."""
+"""Golden bytes: the encoding of some messages, as Go writes and reads it."""
 
 import pytest
 from google.protobuf.any_pb2 import Any
@@ -121,7 +121,7 @@ GOLDEN = {
 
 @pytest.mark.parametrize("case", GOLDEN)
 def test_message_has_the_bytes_of_the_reference(case: str) -> None:
-    """The rule in the case's name, written and read."""
+    """The case of that name is encoded and decoded."""
     message, digits = GOLDEN[case]
     wire = bytes.fromhex(digits)
 
@@ -147,7 +147,7 @@ def test_full_name_is_the_type_url_that_go_compares(message: type[Message], url:
 
 
 def test_unknown_level_is_kept() -> None:
-    """The scale is open; a level between the known ones comes through."""
+    """A level between the known ones is kept."""
     params = bootstrap_pb2.BootstrapParams.FromString(bytes.fromhex("18faffffffffffffffff01"))
 
     assert params.log_level == -6
@@ -160,7 +160,7 @@ def test_absent_socket_folder_differs_from_an_empty_one() -> None:
 
 
 def test_absent_status_differs_from_an_empty_one() -> None:
-    """ttrpc 2.1: success has no status at all; a status with code 0 is 0a00."""
+    """Success has no status; a status with code 0 is encoded as 0a00."""
     assert not _wire_pb2.Response.FromString(b"").HasField("status")
     assert _wire_pb2.Response.FromString(b"\x0a\x00").HasField("status")
 
@@ -188,7 +188,7 @@ def test_string_that_is_not_utf8_is_refused() -> None:
 
 
 def test_time_before_1970_has_positive_nanoseconds() -> None:
-    """Seconds count down, nanoseconds up."""
+    """Seconds are negative, nanoseconds positive."""
     stamp = Timestamp()
     stamp.FromNanoseconds(-1)
 

@@ -1,4 +1,5 @@
-"""The generated modules fit their texts, import anywhere, and say what the project relies on."""
+"""The generated modules match their .proto files, can be imported anywhere, and have the expected
+names."""
 
 import re
 import shutil
@@ -19,7 +20,8 @@ MODULE = "protos/runc_pb2.py"
 
 @pytest.fixture
 def copy(tmp_path: Path) -> Path:
-    """A tree of texts and modules to spoil; it shares the compiler, which is big."""
+    """A copy of the .proto files and modules that a test may change; it shares the compiler, which
+    is big."""
     for folder in generate.FOLDERS:
         (tmp_path / folder).mkdir()
     names = [*generate.sources(), *generate.outputs(), generate.LOCK, "pyproject.toml"]
@@ -43,17 +45,17 @@ def compiled_differently(root: Path) -> list[str]:
 
 
 def test_modules_fit_the_lock() -> None:
-    """`make protos` was run after the last change of a text, and no module was edited."""
+    """`make protos` was run after the last change of a .proto file, and no module was edited."""
     assert generate.changed_since_lock() == []
 
 
 def test_modules_are_what_the_compiler_writes() -> None:
-    """The pinned compiler gives the modules as they are, byte for byte."""
+    """The pinned compiler generates exactly these modules."""
     assert compiled_differently(generate.ROOT) == []
 
 
 def test_changed_text_makes_its_module_stale(copy: Path) -> None:
-    """A text that was edited alone is found by the lock, and by the compiler."""
+    """The lock and the compiler find a .proto file that was edited alone."""
     append(copy / EDITED, "message Another {}\n")
 
     assert generate.changed_since_lock(copy) == [EDITED]
@@ -61,7 +63,7 @@ def test_changed_text_makes_its_module_stale(copy: Path) -> None:
 
 
 def test_edited_module_is_stale_even_with_a_new_lock(copy: Path) -> None:
-    """A lock renewed by hand does not hide an edited module from the compiler."""
+    """The compiler finds an edited module even if the lock was renewed by hand."""
     append(copy / MODULE, "# edited\n")
     by_lock = generate.changed_since_lock(copy)
     (copy / generate.LOCK).write_text(generate.lock_text(copy))
@@ -72,7 +74,7 @@ def test_edited_module_is_stale_even_with_a_new_lock(copy: Path) -> None:
 
 
 def test_new_text_and_left_over_module_are_stale(copy: Path) -> None:
-    """Neither a text without a module nor a module without a text goes unseen."""
+    """A .proto file without a module and a module without a .proto file are both found."""
     (copy / EDITED).rename(copy / "protos/other.proto")
 
     assert generate.changed_since_lock(copy) == ["protos/other.proto", EDITED]
@@ -85,7 +87,7 @@ def test_new_text_and_left_over_module_are_stale(copy: Path) -> None:
 
 
 def test_another_compiler_makes_everything_stale(copy: Path) -> None:
-    """Changing the pin is a change of every module."""
+    """Another pinned compiler changes every module."""
     project = copy / "pyproject.toml"
     project.write_text(re.sub("grpcio-tools==[0-9.]+", "grpcio-tools==1.70.0", project.read_text()))
 
@@ -95,7 +97,7 @@ def test_another_compiler_makes_everything_stale(copy: Path) -> None:
 
 
 def test_writing_drops_left_overs_and_renews_the_lock(copy: Path) -> None:
-    """After a generation the tree is clean, whatever was there before."""
+    """After a generation the tree is clean in any case."""
     (copy / "protos/gone_pb2.py").write_text("")
     made = {name: (copy / name).read_bytes() for name in generate.outputs()}
     made[MODULE] += b"# new\n"
@@ -107,14 +109,15 @@ def test_writing_drops_left_overs_and_renews_the_lock(copy: Path) -> None:
 
 
 def test_missing_lock_is_stale(copy: Path) -> None:
-    """Without its lock nothing is known about the modules."""
+    """Without the lock the modules cannot be checked."""
     (copy / generate.LOCK).unlink()
 
     assert generate.changed_since_lock(copy) == [generate.LOCK]
 
 
 def test_lower_bound_of_protobuf_is_the_modules_version() -> None:
-    """A module never runs with a protobuf older than its own: the package must ask for it."""
+    """A module needs a protobuf that is not older than its own, so the package has to require
+    that."""
     text = (generate.ROOT / MODULE).read_text()
     version = re.search(r"# Protobuf Python Version: (\d+\.\d+)\.", text)
     project = tomllib.loads((generate.ROOT / "pyproject.toml").read_text())["project"]
@@ -127,7 +130,7 @@ def test_lower_bound_of_protobuf_is_the_modules_version() -> None:
 def test_modules_import_without_a_warning_beside_googleapis() -> None:
     """googleapis-common-protos, which owns google.rpc, can live in the same process.
 
-    A fresh interpreter, so that the name is registered in no other pool.
+    In a new interpreter, in which the name is not registered yet.
     """
     modules = [
         name.removesuffix(".proto").replace("/", ".") + "_pb2" for name in generate.sources()
@@ -156,7 +159,7 @@ def test_modules_import_without_a_warning_beside_googleapis() -> None:
 
 
 def test_envelopes_stay_in_a_package_of_our_own() -> None:
-    """Nothing of the envelopes is registered under a name of others."""
+    """No message of the envelopes is registered under a foreign name."""
     assert _wire_pb2.DESCRIPTOR.package == "pyrunc.ttrpc.wire"
     assert {
         message.full_name for message in _wire_pb2.DESCRIPTOR.message_types_by_name.values()

@@ -1,7 +1,7 @@
 """Our protocol texts against the descriptors inside Debian 12's containerd 1.6.20.
 
-Whatever of ours has no counterpart there, or differs, stands in one of the tables below with its
-reason; a row that is no longer needed fails too.
+The tables below list our messages and fields that differ or do not exist there, with reasons.  A
+row that is not needed any more fails too.
 """
 
 import gzip
@@ -32,7 +32,7 @@ ALIASES: Final = {
     "pyrunc.ttrpc.wire.Status": "google.rpc.Status",  # private: two of one name cannot be loaded
 }
 
-# Messages, by prefix of the full name, and enums and services that 1.6 has not.
+# Messages (by prefix of the full name), enums and services that 1.6 does not have.
 NEWER: Final = {
     "containerd.runtime.bootstrap.v1.": "since 2.3",
     "containerd.runtime.sandbox.v1.": "after 1.6",
@@ -96,7 +96,7 @@ def ours() -> list[FileDescriptorProto]:
 
 
 def counterpart(name: str) -> str:
-    """Their full name of what we call `name`."""
+    """Return the full name in containerd of our `name`."""
     for prefix, other in ALIASES.items():
         if name.startswith(prefix):
             return other + name.removeprefix(prefix)
@@ -104,12 +104,12 @@ def counterpart(name: str) -> str:
 
 
 def newer(name: str) -> str | None:
-    """The row of NEWER that excuses `name`."""
+    """Return the row of NEWER that covers `name`."""
     return next((prefix for prefix in NEWER if name.startswith(prefix)), None)
 
 
 def fields(message: DescriptorProto, *, rename: bool) -> dict[int, str]:
-    """Each field as one line, by number."""
+    """Return each field as one line, by number."""
     lines = {}
     for field in message.field:
         of = field.type_name.removeprefix(".")
@@ -121,7 +121,7 @@ def fields(message: DescriptorProto, *, rename: bool) -> dict[int, str]:
 
 
 def methods(service: ServiceDescriptorProto, *, rename: bool) -> dict[str, tuple[str, str]]:
-    """Request and response of each method; nothing of the protocol streams."""
+    """Return request and response of each method; no method streams."""
     assert not any(method.client_streaming or method.server_streaming for method in service.method)
     lines = {}
     for method in service.method:
@@ -147,7 +147,7 @@ def all_services(files: list[FileDescriptorProto]) -> Mapping[str, ServiceDescri
 def test_every_field_is_the_references(
     ours: list[FileDescriptorProto], theirs: list[FileDescriptorProto]
 ) -> None:
-    """Numbers, names, types and labels are those of the reference, but for known rows."""
+    """Numbers, names, types and labels are those of the reference, except in known rows."""
     reference = all_messages(theirs)
     different = {}
     for name, message in all_messages(ours).items():
@@ -165,7 +165,7 @@ def test_every_field_is_the_references(
 def test_every_message_is_compared_or_newer_than_the_reference(
     ours: list[FileDescriptorProto], theirs: list[FileDescriptorProto]
 ) -> None:
-    """Nothing of ours escapes the comparison without a reason."""
+    """All our messages are compared, or have a reason."""
     reference = {**all_messages(theirs), **all_enums(theirs), **all_services(theirs)}
     names = [*all_messages(ours), *all_enums(ours), *all_services(ours)]
 
@@ -178,7 +178,7 @@ def test_every_message_is_compared_or_newer_than_the_reference(
 def test_every_exempt_field_really_differs(
     ours: list[FileDescriptorProto], theirs: list[FileDescriptorProto]
 ) -> None:
-    """A row of the table that excuses nothing would hide the next mistake."""
+    """A row that is not needed would hide a later error."""
     mine, reference = all_messages(ours), all_messages(theirs)
 
     idle = [
@@ -210,7 +210,7 @@ def test_every_enum_value_is_the_references(
 def test_every_method_is_the_references(
     ours: list[FileDescriptorProto], theirs: list[FileDescriptorProto]
 ) -> None:
-    """Methods take and give the reference's messages."""
+    """Methods have the messages of the reference."""
     reference = all_services(theirs)
 
     compared = {
@@ -227,7 +227,7 @@ def test_every_method_is_the_references(
 
 
 def test_descriptors_are_found_between_other_data(tmp_path: Path) -> None:
-    """The oracle's reader takes whole descriptors only, wherever they lie in a program."""
+    """The reader finds only whole descriptors, anywhere in a program."""
     file = FileDescriptorProto()
     types_pb2.DESCRIPTOR.CopyToProto(file)
     packed = gzip.compress(file.SerializeToString())

@@ -1,4 +1,4 @@
-"""What make test-pythons makes of its rows, and of the project's lowest versions."""
+"""The exit status of make test-pythons, and the lowest versions that it uses."""
 
 import os
 import subprocess
@@ -19,7 +19,7 @@ MISSING = Row("3.14t", "", missing="there is none")
     [
         ([PASSED], True, False),
         ([PASSED, Row("3.14.0", "unit", passed=1, failed=1)], False, True),
-        ([PASSED, MISSING], False, False),  # not asked for by name
+        ([PASSED, MISSING], False, False),  # not named in PYTHONS
         ([PASSED, MISSING], True, True),
         ([MISSING], False, True),  # no test was run at all
         ([], False, True),
@@ -39,7 +39,7 @@ def test_table_shows_what_is_missing() -> None:
 
 
 def test_lowest_protobuf_depends_on_the_release() -> None:
-    """As pyproject.toml has it."""
+    """As in pyproject.toml."""
     assert oldest("protobuf", "3.11.2") == "4.25"
     assert oldest("protobuf", "3.14.0rc1") == "5.27"
     with pytest.raises(ValueError, match="no nothing"):
@@ -59,7 +59,7 @@ def test_interpreter_is_found_by_its_path() -> None:
 
 
 def test_interpreter_is_looked_for_on_path_and_in_a_pyenv(tmp_path: Path) -> None:
-    """One that says it is another version is passed over; without any the reason is reported."""
+    """An interpreter of another version is skipped; without any the reason is reported."""
     wrong = tmp_path / "bin" / "python3.99"
     wrong.parent.mkdir()
     wrong.write_text("#!/bin/sh\necho 3.98\n")

@@ -1,4 +1,4 @@
-"""Waiting for a file, and giving up."""
+"""Waiting for a file, and its cancellation."""
 
 import asyncio
 import os
@@ -21,7 +21,7 @@ def pipe() -> Iterator[tuple[int, int]]:
 
 @pytest.mark.parametrize("loop", LOOPS)
 def test_wait_ends_with_something_to_read(pipe: tuple[int, int], loop: LoopName) -> None:
-    """Bytes that are there already, and those that come."""
+    """For bytes that are there already, and for later ones."""
     source, sink = pipe
 
     async def main() -> None:
@@ -39,7 +39,8 @@ def test_wait_ends_with_something_to_read(pipe: tuple[int, int], loop: LoopName)
 def test_wait_given_up_as_it_ends_is_no_error(
     pipe: tuple[int, int], loop: LoopName, turns: int
 ) -> None:
-    """The cancellation and the bytes come in the same turn of the loop, or just not."""
+    """The cancellation and the bytes come in the same iteration of the loop, or in successive
+    ones."""
     source, sink = pipe
 
     async def main() -> None:

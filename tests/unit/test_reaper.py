@@ -32,7 +32,7 @@ def started() -> Reaper:
 
 
 def dead(pid: int) -> None:
-    """Return when `pid` has exited; a loop of ours does not run meanwhile, so it is not reaped."""
+    """Wait until `pid` has exited; it is not reaped, because no loop runs meanwhile."""
 
     def is_dead() -> bool:
         return not os.path.exists(f"/proc/{pid}") or status_of(pid)["State"][0] == "Z"
@@ -42,7 +42,7 @@ def dead(pid: int) -> None:
 
 @both_loops
 def test_exit_is_reported_with_its_status_and_time(loop: LoopName) -> None:
-    """The code, or 128 + the signal, the core dump bit ignored; the time of the wall clock."""
+    """The code, or 128 + the signal, without the core dump bit; the time of the wall clock."""
 
     async def main() -> None:
         mine = started()
@@ -65,7 +65,7 @@ def test_exit_is_reported_with_its_status_and_time(loop: LoopName) -> None:
 @pytest.mark.rule("cli.signals.4", "task.exits.1")
 @both_loops
 def test_burst_of_exits_is_reported_once_each_while_waiters_are_stalled(loop: LoopName) -> None:
-    """One SIGCHLD stands for many exits, and no waiter holds up the reaping."""
+    """One SIGCHLD stands for many exits, and no waiter delays the reaping."""
 
     async def main() -> None:
         mine, statuses = started(), dict[int, list[int]]()
@@ -115,7 +115,7 @@ loop.run(main())
 
 
 def test_exits_during_a_stop_of_the_shim_are_reported_after_it() -> None:
-    """SIGSTOP the shim, let its children die, SIGCONT: none is missing."""
+    """SIGSTOP of the shim, exits of its children, SIGCONT: no exit is lost."""
     source, sink = os.pipe2(os.O_CLOEXEC)
     with open(source, encoding="ascii") as output:
         shim = spawn([sys.executable, "-c", STOPPED_SHIM], cwd=os.getcwd(), fds={1: sink, 2: 2})
@@ -147,7 +147,7 @@ def test_exit_before_the_claim_is_kept_while_a_launch_window_is_open(loop: LoopN
             future = mine.claim(pid)
             assert future.done()
             assert (await future).status == 7
-            assert (await mine.claim(pid)).status == 7  # asked twice, answered twice
+            assert (await mine.claim(pid)).status == 7  # a second claim gets it too
         with pytest.raises(ChildProcessError):
             mine.claim(pid)
         mine.stop()
@@ -175,7 +175,7 @@ def test_exit_outside_of_every_window_is_forgotten() -> None:
 
 
 def test_windows_overlap_and_the_last_one_forgets() -> None:
-    """Two launches at a time: the end of one does not take the other's exits away."""
+    """Two launches at a time: the end of one does not drop the exits of the other."""
 
     async def main() -> None:
         mine = started()
@@ -198,7 +198,7 @@ def test_windows_overlap_and_the_last_one_forgets() -> None:
 
 @both_loops
 def test_everyone_who_claims_gets_the_same_exit(loop: LoopName) -> None:
-    """One exit, one time; a cancelled claim harms no other."""
+    """All get the same time; a cancelled claim does not affect others."""
 
     async def main() -> None:
         mine = started()
@@ -218,7 +218,7 @@ def test_everyone_who_claims_gets_the_same_exit(loop: LoopName) -> None:
 
 
 def test_claims_that_are_given_up_leave_nothing_behind() -> None:
-    """1,000 waits with a time limit on one long-lived process: memory stays flat."""
+    """1,000 waits with a timeout on one process do not use memory."""
 
     async def main() -> None:
         mine = started()
@@ -240,7 +240,7 @@ def test_claims_that_are_given_up_leave_nothing_behind() -> None:
 
 
 def test_exits_are_kept_and_delivered_in_the_order_of_reaping() -> None:
-    """The time of an exit and the order of its telling agree."""
+    """The order of the results is that of the times of the exits."""
 
     async def main() -> None:
         mine, order = started(), list[Exit]()
@@ -259,7 +259,7 @@ def test_exits_are_kept_and_delivered_in_the_order_of_reaping() -> None:
 
 @both_loops
 def test_orphan_can_be_claimed_after_its_parent_was_reaped(loop: LoopName) -> None:
-    """That is how a container's init becomes ours: runc leaves it behind and exits.
+    """This is how a container's init becomes a child: runc exits before it.
 
     The orphan exits with its parent or later: dash reaps a job that has exited before itself.
     """
@@ -305,7 +305,7 @@ def test_children_that_died_before_the_start_are_collected_by_it(loop: LoopName)
 
 
 def test_storm_of_orphans_gives_the_loop_its_turns(monkeypatch: pytest.MonkeyPatch) -> None:
-    """20,000 short children must not keep State from being answered."""
+    """20,000 short-lived children must not delay the reply to State."""
     monkeypatch.setattr(reaper, "_REAPED_PER_ITERATION", 4)
 
     async def main() -> None:
@@ -327,7 +327,7 @@ def test_storm_of_orphans_gives_the_loop_its_turns(monkeypatch: pytest.MonkeyPat
 
 
 def test_stop_in_the_middle_of_a_storm_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing is scheduled any more; what is dead stays a zombie for the next reaper."""
+    """Nothing is scheduled any more; exited children stay zombies for the next reaper."""
     monkeypatch.setattr(reaper, "_REAPED_PER_ITERATION", 1)
 
     async def main() -> None:
@@ -348,7 +348,7 @@ def test_stop_in_the_middle_of_a_storm_ends_it(monkeypatch: pytest.MonkeyPatch) 
 def test_kept_exits_are_bounded(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A fork storm during a launch costs no more than the limit; the loss is logged."""
+    """Many exits during a launch use memory up to the limit; the loss is logged."""
     monkeypatch.setattr(reaper, "KEPT_EXITS_LIMIT", 3)
 
     async def main() -> None:
@@ -374,7 +374,7 @@ def test_kept_exits_are_bounded(
 
 @pytest.mark.root
 def test_recycled_pid_does_not_get_its_predecessors_exit() -> None:
-    """A live child's claim waits, though an exit of the same number is kept."""
+    """The claim of a running child waits, although an exit with the same pid is kept."""
 
     async def main() -> bool:
         mine = started()

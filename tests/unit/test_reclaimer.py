@@ -10,7 +10,7 @@ from tests.support.aio import run
 
 
 def test_reclaimer_acts_once_after_work_that_was_worth_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    """After the start, and after a verb, when there is rest; then an idle shim sleeps."""
+    """After the start and after a verb, once the shim is idle; then it sleeps."""
     done: list[int] = []
     monkeypatch.setattr(reclaim, "reclaim", lambda: done.append(1))
     monkeypatch.setitem(reclaim._pace, "idle_s", 0.01)
@@ -21,7 +21,7 @@ def test_reclaimer_acts_once_after_work_that_was_worth_it(monkeypatch: pytest.Mo
         for turns, expected in ((1, 1), (0, 1), (3, 1), (3, 1), (3, 2), (40, 3)):
             reclaimer.before_sleep(turns)
             reclaimer.before_sleep(0)
-            await asyncio.sleep(0.05)  # five times its rest
+            await asyncio.sleep(0.05)  # five times the idle time
             assert len(done) == expected, (turns, expected)
 
     run(main())
@@ -30,7 +30,7 @@ def test_reclaimer_acts_once_after_work_that_was_worth_it(monkeypatch: pytest.Mo
 def test_reclaimer_waits_for_the_end_of_work_but_not_for_ever(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """What is copied after a reclaim is kept; a shim that always has a little to do has it, too."""
+    """The reclaim does not come during work; but a shim that is never idle reclaims too."""
     looks: list[int] = []
     monkeypatch.setattr(reclaim, "reclaim", lambda: looks.append(0))
     loop = FakeTimers()
@@ -56,7 +56,7 @@ def test_reclaimer_waits_for_the_end_of_work_but_not_for_ever(
 
 
 class FakeTimers:
-    """As much of a loop as sets one timer; time passes at a call only."""
+    """The part of a loop that sets one timer; its time passes only by a call."""
 
     due: Callable[[], None] | None = None
     delay_s = 0.0
@@ -77,7 +77,7 @@ class FakeTimers:
 
 
 def rest_after(reclaimer: reclaim.Reclaimer, loop: FakeTimers, away_s: float) -> float:
-    """Leave a shim alone, let it work, and return how long it rests until it reclaims."""
+    """Let a shim be idle for `away_s` and then work; return its idle time before the reclaim."""
     loop.now_s += away_s
     reclaimer.before_sleep(40)
     loop.fire()
@@ -88,7 +88,7 @@ def rest_after(reclaimer: reclaim.Reclaimer, loop: FakeTimers, away_s: float) ->
 def test_shim_that_is_woken_soon_waits_longer_before_it_reclaims(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A probe each ten seconds would have it copy everything each time."""
+    """With a probe every ten seconds it would copy all pages each time."""
     monkeypatch.setattr(reclaim, "reclaim", lambda: 0)
     loop = FakeTimers()
     reclaimer = reclaim.Reclaimer(loop)  # type: ignore[arg-type]
@@ -103,7 +103,7 @@ def test_shim_that_is_woken_soon_waits_longer_before_it_reclaims(
 def test_question_after_a_reclaim_counts_as_work_though_not_worth_another(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """What it has to copy is little; it is taken for the sign that it is."""
+    """It copies few pages, but shows that the shim is woken soon."""
     monkeypatch.setattr(reclaim, "reclaim", lambda: 0)
     loop = FakeTimers()
     reclaimer = reclaim.Reclaimer(loop)  # type: ignore[arg-type]
@@ -117,7 +117,7 @@ def test_question_after_a_reclaim_counts_as_work_though_not_worth_another(
 
 
 def test_first_reclaim_reports_the_used_pages_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Before it gives anything up; later ones are of no interest."""
+    """Before it gives up pages; later reclaims do not report."""
     calls: list[str] = []
     monkeypatch.setattr(publish, "_published", [None])
     monkeypatch.setattr(prefault, "used_pages", lambda: b"runs")
@@ -129,7 +129,7 @@ def test_first_reclaim_reports_the_used_pages_once(monkeypatch: pytest.MonkeyPat
         reclaimer = reclaim.Reclaimer(asyncio.get_running_loop())
         for _ in range(2):
             reclaimer.before_sleep(40)
-            await asyncio.sleep(0.05)  # it rests
+            await asyncio.sleep(0.05)  # it is idle
 
     run(main())
     assert calls == ["runs", "reclaimed", "reclaimed"]
@@ -138,7 +138,7 @@ def test_first_reclaim_reports_the_used_pages_once(monkeypatch: pytest.MonkeyPat
 def test_shim_that_is_never_idle_reports_its_used_pages_when_it_exits(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Once: a shim that has rested has reported.  Memory that was not published is left out."""
+    """Only once: a shim that was idle has reported.  Memory that was not published is left out."""
     calls: list[bytes] = []
     monkeypatch.setattr(prefault, "used_pages", lambda: b"runs")
     monkeypatch.setattr(publish, "_published", [])

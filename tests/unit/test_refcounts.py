@@ -1,4 +1,4 @@
-"""Objects whose counts have no meaning: a fork forgets what it has counted, and nothing else."""
+"""Objects whose counts have no meaning: a fork loses changes of counts, and nothing else."""
 
 import ctypes
 import gc
@@ -25,11 +25,11 @@ needs_layout = pytest.mark.skipif(
     bool(support.why_not(support.Build.current())), reason="this interpreter is declined"
 )
 
-MANY = 200_000  # objects of this kind lie on more than a thousand pages
+MANY = 200_000  # these objects are on more than a thousand pages
 
 
 def in_fork_of_published(work: Callable[[list[str]], object]) -> int:
-    """Run `work` in a fork of a process that has published many strings, which it is given."""
+    """Run `work` with many strings, in a fork of a process that has published them."""
 
     def parent() -> bool:
         things = [str(number) for number in range(MANY)]
@@ -40,17 +40,15 @@ def in_fork_of_published(work: Callable[[list[str]], object]) -> int:
 
 
 def has_no_meaning(count: int) -> bool:
-    """Whether a count is one of those that `make` leaves."""
+    """Whether a count is one that `make_immortal` sets."""
     if not refcounts.HAS_IMMORTALS:
         return refcounts.BIAS <= count < 2 * refcounts.BIAS
-    return (
-        count >= 2**31
-    )  # of the lower half: objects of the interpreter's own may have another value
+    return count >= 2**31  # the lower half: the interpreter's own objects may have another value
 
 
 @needs_layout
 def test_counts_of_everything_lose_their_meaning_once() -> None:
-    """Whatever can be reached: of the heap and of the program, known to the collector or not."""
+    """All reachable objects: on the heap and in the program, tracked by the collector or not."""
 
     def work() -> bool:
         text = f"a text of {os.getpid()}"
@@ -61,7 +59,7 @@ def test_counts_of_everything_lose_their_meaning_once() -> None:
         seen = [text, inner, kept, *kept, code, code.co_consts, code.co_names, code.co_linetable]
         seen += [None, type, int.__add__, dict.__dict__["get"], os.path.join, sys.modules, array]
         assert [each for each in seen if not has_no_meaning(sys.getrefcount(each))] == []
-        if not refcounts.HAS_IMMORTALS:  # later ones write nothing that could be taken back
+        if not refcounts.HAS_IMMORTALS:  # later versions do not write to counts
             assert {id(each) for each in seen} <= set(addresses)
         assert len(addresses) == len(set(addresses))
         later = f"a text of {len(seen)}"
@@ -73,7 +71,7 @@ def test_counts_of_everything_lose_their_meaning_once() -> None:
 @needs_layout
 @pytest.mark.skipif(not refcounts.HAS_IMMORTALS, reason="3.11 writes to all objects")
 def test_counts_of_immortal_objects_are_not_written() -> None:
-    """By no kind of reference: of a list, of a call, of the interpreter's stack."""
+    """No kind of reference writes: of a list, of a call, of the interpreter's stack."""
 
     def returned(thing: object) -> object:
         return thing
@@ -97,7 +95,7 @@ def test_counts_of_immortal_objects_are_not_written() -> None:
 @needs_layout
 @needs_library
 def test_looking_at_things_keeps_no_page() -> None:
-    """3.11 writes to each, and takes it back at the reclaim; later ones write nothing."""
+    """3.11 writes to each object, and the reclaim resets that; later versions do not write."""
 
     def work(things: list[str]) -> bool:
         def copied() -> int:
@@ -117,7 +115,7 @@ def test_looking_at_things_keeps_no_page() -> None:
 @needs_layout
 @needs_library
 def test_references_a_fork_holds_keep_no_page() -> None:
-    """Only counts have changed: the pages are given up, and what is on them is unharmed."""
+    """Only counts have changed: the pages are given up, and the objects on them are unharmed."""
 
     def work(things: list[str]) -> bool:
         for _ in range(3):
@@ -125,7 +123,7 @@ def test_references_a_fork_holds_keep_no_page() -> None:
             given = reclaim.reclaim()
             assert given > 1000 or refcounts.HAS_IMMORTALS, given
             assert reclaim.reclaim() < 100
-            del held  # lowers five more times what was forgotten to be raised
+            del held  # decrements five more times than the counts were incremented since
             gc.collect()
         reclaim.reclaim()
         return things == [str(number) for number in range(MANY)]
@@ -136,7 +134,7 @@ def test_references_a_fork_holds_keep_no_page() -> None:
 @needs_layout
 @needs_library
 def test_immortal_is_never_freed_nor_changed_in_place() -> None:
-    """Dropped by all who held it, again and again, it is there; no code takes it for its own."""
+    """It exists after all references were dropped, repeatedly; no code changes it in place."""
 
     def work(things: list[str]) -> bool:
         addresses = [id(each) for each in things]
@@ -149,7 +147,7 @@ def test_immortal_is_never_freed_nor_changed_in_place() -> None:
         gc.collect()
         reclaim.reclaim()
         fresh = [str(number) + "!" for number in range(MANY)]
-        pair[0] += " and more"  # in place, if there were no other reference
+        pair[0] += " and more"  # in place if this were the only reference
         assert not {id(each) for each in fresh} & set(addresses)
         return pair == ["0 and more", "1"] and fresh[-1] == f"{MANY - 1}!"
 
@@ -159,7 +157,7 @@ def test_immortal_is_never_freed_nor_changed_in_place() -> None:
 @needs_layout
 @needs_library
 def test_other_changes_beside_the_counts_are_kept() -> None:
-    """Whatever else a page says differently, it stays, and so do the counts on it."""
+    """A page with any other change is kept, with the counts on it."""
 
     def parent() -> bool:
         lists = [[number] for number in range(MANY)]
@@ -182,7 +180,7 @@ def test_other_changes_beside_the_counts_are_kept() -> None:
 @needs_layout
 @needs_library
 def test_counts_of_mortal_objects_are_kept() -> None:
-    """What was made after the counts were raised is freed when the last reference goes."""
+    """Later objects are freed with their last reference."""
 
     def parent() -> bool:
         meaningless = publish.settle()
@@ -206,7 +204,7 @@ def test_counts_of_mortal_objects_are_kept() -> None:
 
 @needs_library
 def test_count_that_was_not_raised_is_kept_at_each_published_address() -> None:
-    """The library looks at the counts as well: a small one has a meaning."""
+    """The library checks the counts too: a small count has a meaning."""
 
     def parent() -> bool:
         things = [[number] for number in range(1000)]
@@ -226,7 +224,7 @@ def test_count_that_was_not_raised_is_kept_at_each_published_address() -> None:
 def test_count_that_does_not_follow_the_references_is_left_alone(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The probe decides, whatever the version says."""
+    """The probe decides, not the version."""
 
     class Count:
         value = 1

@@ -1,4 +1,4 @@
-"""What the runtime is asked: command lines, environment, streams, the file of an exec."""
+"""Calls of the runtime: command lines, environment, streams, the file of an exec."""
 
 import json
 import os
@@ -36,7 +36,7 @@ def fake(tmp_path: Path) -> FakeRuntime:
 def test_verb_has_the_command_line_of_the_reference(
     fake: FakeRuntime, verb: str, line: str, loop: LoopName
 ) -> None:
-    """Exact order."""
+    """The order is exact."""
     fake.script('for ARG; do echo "$ARG"; done >$HERE/argv')
     fake.run(VERBS[verb], loop=loop)
 
@@ -65,7 +65,7 @@ def test_options_of_create_stand_in_the_order_of_the_reference(fake: FakeRuntime
 def test_pid_file_of_a_relative_bundle_is_absolute(
     fake: FakeRuntime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The bundle is passed on as it came."""
+    """The path of the bundle is passed on unchanged."""
     monkeypatch.chdir(fake.folder)
     fake.script('for ARG; do echo "$ARG"; done >$HERE/argv')
     fake.run(lambda runc: create(runc, bundle="bundle", pid_file="bundle/init.pid"))
@@ -93,7 +93,7 @@ def test_runtime_gets_our_environment_but_for_the_notify_socket(
 
 @pytest.mark.rule("task.lines.5")
 def test_create_hands_the_streams_of_the_container_to_the_runtime(fake: FakeRuntime) -> None:
-    """runc's stdio are the container's; what is missing is /dev/null."""
+    """runc's stdio is that of the container; missing streams are /dev/null."""
     fake.script("ls -l /proc/$$/fd | grep -v fakerunc >$HERE/fds; echo hello; echo oops >&2")
     out_r, out_w = os.pipe()
     spawned: list[bool] = []
@@ -114,7 +114,7 @@ def test_create_hands_the_streams_of_the_container_to_the_runtime(fake: FakeRunt
 
 @pytest.mark.rule("task.lines.6")
 def test_other_verbs_have_their_output_caught_in_memory(fake: FakeRuntime) -> None:
-    """Observed, "File descriptors handed to runc": 1 and 2 are one; never a pipe that blocks."""
+    """fds 1 and 2 are one file, and never a pipe that blocks."""
     fake.script('FD=/proc/$$/fd; FDS=$(readlink $FD/0 $FD/1 $FD/2); echo "$FDS" >$HERE/fds')
     fake.run(VERBS["kill"])
 
@@ -143,7 +143,7 @@ def test_update_hands_the_resources_over_as_one_line(fake: FakeRuntime) -> None:
 def test_process_file_is_private_and_gone_afterwards(
     fake: FakeRuntime, monkeypatch: pytest.MonkeyPatch, outcome: str
 ) -> None:
-    """`runc-process*`, 0600 (it holds the environment), removed whatever happens."""
+    """`runc-process*`, 0600 (it has the environment), always removed."""
     folder = fake.folder / "tmp"
     folder.mkdir()
     monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
@@ -167,7 +167,7 @@ def test_process_file_is_private_and_gone_afterwards(
 def test_process_file_lies_in_the_runtime_folder_of_the_user(
     fake: FakeRuntime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """cli 1.3: XDG_RUNTIME_DIR before TMPDIR."""
+    """XDG_RUNTIME_DIR takes precedence over TMPDIR."""
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(fake.bundle))
     monkeypatch.setenv("TMPDIR", "/no/such")
     fake.script('while [ "$1" != --process ]; do shift; done; echo "$2" >$HERE/path')
@@ -194,7 +194,7 @@ def test_missing_folder_for_the_process_file_is_reported(
 def test_full_disk_under_the_process_file_is_reported(
     fake: FakeRuntime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An error a user understands, and nothing left on the disk that is full already."""
+    """A clear error, and no leftovers on the full disk."""
     disk = fake.folder / "disk"
     disk.mkdir()
     assert os.system(f"mount -t tmpfs -o size=8k tmpfs {disk}") == 0

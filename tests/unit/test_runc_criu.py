@@ -1,4 +1,4 @@
-"""What a runtime is asked for a checkpoint and for a restore, and which criu it gets."""
+"""Command lines of checkpoint and restore, and the option for criu."""
 
 import asyncio
 from pathlib import Path
@@ -33,14 +33,14 @@ def fake(tmp_path: Path) -> FakeRuntime:
 
 
 def calls(fake: FakeRuntime) -> list[str]:
-    """Return each call's arguments, without the global ones every call has."""
+    """Return the arguments of each call, without the global ones."""
     head = f"--root {fake.root} --log {fake.log} --log-format json "
     return [line.removeprefix(head) for line in fake.saw("calls").splitlines()]
 
 
 @pytest.mark.rule("task.checkpoint.2")
 def test_options_of_a_checkpoint_stand_in_the_order_of_the_reference(fake: FakeRuntime) -> None:
-    """--leave-running is given unless the container is to end."""
+    """--leave-running is given unless the container has to end."""
     fake.script(RECORD)
     fake.run(lambda runc: checkpoint(runc, spec=ALL))
 
@@ -89,7 +89,7 @@ def test_runc_before_1_2_takes_the_option(version: str, takes: bool) -> None:
 def test_criu_path_is_passed_where_it_matters_and_the_version_asked_once(
     fake: FakeRuntime, version: str, option: str
 ) -> None:
-    """The version costs a process, so it is asked when needed."""
+    """To read the version starts a process, so it is read when it is needed."""
     fake.script(f'{RECORD}[ "$*" != --version ] || echo "{version}"')
 
     async def verbs() -> None:
@@ -119,7 +119,7 @@ def test_criu_path_is_passed_where_it_matters_and_the_version_asked_once(
 
 
 def test_runtime_that_reports_no_version_is_asked_again(fake: FakeRuntime) -> None:
-    """A failure is no answer to keep: the next checkpoint may find it in better health."""
+    """A failure is not remembered: the next checkpoint may succeed."""
     fake.script(RECORD + '[ "$*" != --version ] || exit 1')
 
     async def twice(runc: Runc) -> None:

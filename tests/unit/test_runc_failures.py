@@ -1,4 +1,4 @@
-"""What is made of a runtime's failure."""
+"""The errors of a failing runtime."""
 
 import os
 from pathlib import Path
@@ -17,7 +17,7 @@ def fake(tmp_path: Path) -> FakeRuntime:
 
 
 def test_missing_runtime_by_name_is_reported_as_go_does(fake: FakeRuntime) -> None:
-    """Go names the program and says that PATH does not have it."""
+    """Go names the program, which is not on PATH."""
     assert failure(fake, create, binary="nosuchrunc") == (
         "OCI runtime create failed: unable to retrieve OCI runtime error "
         f"(open {fake.log}: no such file or directory): "
@@ -65,7 +65,7 @@ def test_argument_that_no_program_can_get_is_reported(fake: FakeRuntime, verb: s
 
 
 def test_runtime_that_fails_in_silence_is_reported_by_its_status(fake: FakeRuntime) -> None:
-    """Without a log the exit status is all there is."""
+    """Without a log there is only the exit status."""
     fake.script("exit 3")
 
     assert failure(fake, create) == (
@@ -117,7 +117,7 @@ def test_killed_runtime_is_reported_by_128_and_its_signal(fake: FakeRuntime) -> 
 def test_error_of_an_earlier_call_is_not_reported_again(
     fake: FakeRuntime, verb: str, prefix: str
 ) -> None:
-    """A silent failure must not get the text of another one."""
+    """A failure without a log entry must not get the text of another one."""
     fake.log.write_text('{"level":"error","msg":"stale"}\n')
     fake.script("exit 1")
 
@@ -128,7 +128,7 @@ def test_error_of_an_earlier_call_is_not_reported_again(
 
 
 def test_error_after_half_a_line_of_a_killed_call_is_found(fake: FakeRuntime) -> None:
-    """A killed runtime leaves half an entry; that must not spoil the log for ever."""
+    """A killed runtime leaves a partial entry, which must not make the log unusable."""
     fake.log.write_text('{"level":"error","msg":"sta')
     fake.script("""echo '{"level":"error","msg":"fresh"}' >>$LOG; exit 1""")
 
@@ -160,7 +160,7 @@ echo '{{"level":"error","msg":"last"}}' >>$LOG; exit 1"""
     [
         (verb, prefix)
         for verb, prefix in PREFIXES.items()
-        if verb not in ("create", "exec", "restore")  # there the streams are the container's
+        if verb not in ("create", "exec", "restore")  # their streams are those of the container
     ],
 )
 def test_output_is_reported_if_the_log_has_no_error(
@@ -179,7 +179,7 @@ def test_output_is_reported_if_the_log_has_no_error(
 def test_error_of_a_verb_without_a_prefix_is_passed_on_unchanged(
     fake: FakeRuntime, verb: str
 ) -> None:
-    """No prefix, no log."""
+    """There is no prefix and no log."""
     fake.script("""echo '{"level":"error","msg":"logged"}' >$LOG; echo printed >&2; exit 1""")
 
     assert failure(fake, VERBS[verb]) == (
@@ -188,7 +188,7 @@ def test_error_of_a_verb_without_a_prefix_is_passed_on_unchanged(
 
 
 def test_failing_create_with_a_console_reports_its_output(fake: FakeRuntime) -> None:
-    """With a terminal the streams are free to be caught."""
+    """With a terminal the streams of the runtime can be captured."""
     fake.script('touch "$LOG"; echo printed >&2; exit 1')
 
     assert failure(fake, lambda runc: create(runc, console_socket="/s")) == (
@@ -206,7 +206,7 @@ def test_output_that_is_not_utf8_is_reported_nevertheless(fake: FakeRuntime) -> 
 
 @pytest.mark.parametrize("verb", ["start", "kill", "delete"])
 def test_ten_megabytes_of_output_block_no_writer(fake: FakeRuntime, verb: str) -> None:
-    """More than a pipe holds; the end, with the reason, is reported."""
+    """More than a pipe holds; the end, which has the reason, is reported."""
     fake.script(
         'touch "$LOG"; head -c 10485760 /dev/zero | tr "\\0" x >&2; echo the reason >&2; exit 1'
     )
@@ -218,7 +218,7 @@ def test_ten_megabytes_of_output_block_no_writer(fake: FakeRuntime, verb: str) -
 
 
 def test_hook_that_keeps_the_output_open_delays_no_call(fake: FakeRuntime) -> None:
-    """What a container inherits of the runtime's streams must not delay the verb's end."""
+    """A container that inherits the runtime's streams must not delay the verb."""
     fake.script("sleep 1000 & echo $! >$HERE/pid; exit 0")
     fake.run(VERBS["start"], timeout_s=5.0)
 
@@ -226,7 +226,7 @@ def test_hook_that_keeps_the_output_open_delays_no_call(fake: FakeRuntime) -> No
 
 
 def test_failure_keeps_its_parts_apart(fake: FakeRuntime) -> None:
-    """RuntimeFailed tells verb, status and go-runc's text apart from what a client sees."""
+    """RuntimeFailed has verb, status and go-runc's text separate from the client's text."""
     fake.script("""echo '{"level":"error","msg":"logged"}' >$LOG; exit 7""")
     with pytest.raises(RuntimeFailed) as caught:
         fake.run(VERBS["pause"])
@@ -262,7 +262,7 @@ def test_kill_of_what_the_runtime_does_not_know_is_not_found(fake: FakeRuntime) 
 
 @pytest.mark.rule("task.words.7", "task.kill.10")
 def test_other_error_of_kill_is_passed_on_unchanged(fake: FakeRuntime) -> None:
-    """No log is looked at."""
+    """No log is read."""
     fake.script("""echo '{"level":"error","msg":"logged"}' >$LOG; echo boom >&2; exit 1""")
 
     assert failure(fake, VERBS["kill"]) == (
@@ -291,7 +291,7 @@ CRUN_LOST = "cannot open directory '{root}/c1': No such file or directory"
 
 @pytest.mark.parametrize("verb", ["delete", "delete-force"])
 def test_delete_of_what_crun_lost_is_a_success(fake: FakeRuntime, verb: str) -> None:
-    """crun has other words for a container that is gone; a repeated Delete must get through."""
+    """crun has another text for a missing container; a repeated Delete must succeed."""
     fake.script(f'echo "{CRUN_LOST.format(root=fake.root)}" >&2; exit 1')
 
     fake.run(VERBS[verb])
@@ -304,7 +304,7 @@ def test_kill_of_what_crun_lost_is_not_found(fake: FakeRuntime) -> None:
 
 
 def test_delete_that_misses_a_file_of_a_container_it_has_is_a_failure(fake: FakeRuntime) -> None:
-    """The words alone are not believed while the runtime's state is there."""
+    """The text alone does not count while the runtime's state exists."""
     os.makedirs(f"{fake.root}/c1")
     fake.script(f'touch "$LOG"; echo "{CRUN_LOST.format(root=fake.root)}" >&2; exit 1')
 

@@ -1,4 +1,5 @@
-"""A runtime that hangs, and callers that leave: nothing runs on, nothing waits for ever."""
+"""A runtime that hangs, and callers that disconnect: no process is left, and nothing waits for
+ever."""
 
 import asyncio
 import os
@@ -36,11 +37,11 @@ def fake(tmp_path: Path) -> FakeRuntime:
 
 @pytest.fixture
 def _subreaper() -> Iterator[None]:
-    """As in the shim: what a dead runtime leaves becomes ours."""
+    """As in the shim: orphans of a dead runtime become children of this process."""
     linux.set_child_subreaper(True)
     before = children_of(os.getpid())
     yield
-    end_children(before)  # one that became ours after the reaper's last look is dead, not reaped
+    end_children(before)  # an orphan after the reaper's last check is dead, but not reaped
     linux.set_child_subreaper(False)
 
 
@@ -72,7 +73,7 @@ def verb(runc: Runc, name: str, timeout_s: float) -> "asyncio.Future[None]":
 def test_hanging_runtime_is_killed_at_its_limit(
     fake: FakeRuntime, name: str, loop: LoopName
 ) -> None:
-    """A killed runtime reads as exit status 137, for every verb."""
+    """A killed runtime is reported as exit status 137, for every verb."""
     fake.script(HANG + "exec sleep 1000")
     fake.log.touch()
 
@@ -93,7 +94,7 @@ def test_hanging_runtime_is_killed_at_its_limit(
 def test_runtime_of_a_cancelled_caller_is_dead_before_the_caller_knows(
     fake: FakeRuntime, name: str
 ) -> None:
-    """Roll-back must not race the runtime it rolls back."""
+    """The roll-back must not run at the same time as the runtime."""
     fake.script(HANG + "exec sleep 1000")
 
     async def cancel(runc: Runc) -> None:
@@ -108,7 +109,7 @@ def test_runtime_of_a_cancelled_caller_is_dead_before_the_caller_knows(
 
 
 def test_runtime_is_awaited_though_its_caller_is_cancelled_again(fake: FakeRuntime) -> None:
-    """A second cancellation while the first one's kill is under way orphans no process."""
+    """A second cancellation during the kill of the first one leaves no process behind."""
     fake.script(HANG + "exec sleep 1000")
 
     async def cancel(runc: Runc) -> None:
@@ -126,7 +127,7 @@ def test_runtime_is_awaited_though_its_caller_is_cancelled_again(fake: FakeRunti
 
 
 def test_stopped_runtime_is_killed_at_its_limit(fake: FakeRuntime) -> None:
-    """SIGSTOP of the runtime."""
+    """The runtime is stopped with SIGSTOP."""
     fake.script("kill -STOP $$")
     fake.log.touch()
 
@@ -140,7 +141,7 @@ def test_stopped_runtime_is_killed_at_its_limit(fake: FakeRuntime) -> None:
 @pytest.mark.usefixtures("_subreaper")
 @pytest.mark.parametrize("name", ["create", "exec"])
 def test_what_a_killed_runtime_had_started_is_killed_too(fake: FakeRuntime, name: str) -> None:
-    """`runc init` of a cancelled create must not stay, nor a hook of a hook."""
+    """`runc init` of a cancelled create must not remain, nor a child of a hook."""
     fake.script(
         HANG + "(sh -c 'setsid sleep 1000 & echo $! >$0/hook; wait' $HERE & "
         "echo $! >$HERE/init; wait) & wait"
@@ -178,7 +179,7 @@ def test_caller_that_fails_once_the_runtime_runs_does_not_orphan_it(fake: FakeRu
 
 @pytest.mark.parametrize("limit_s", [0.0, -1.0])
 def test_runtime_is_not_run_when_the_time_is_up(fake: FakeRuntime, limit_s: float) -> None:
-    """Code 2, in these words, and nothing has happened."""
+    """Code 2 with this text, and nothing is run."""
     fake.script("touch $HERE/ran")
     fake.log.touch()
 
@@ -189,7 +190,7 @@ def test_runtime_is_not_run_when_the_time_is_up(fake: FakeRuntime, limit_s: floa
 
 
 def test_other_calls_go_on_while_one_hangs(fake: FakeRuntime) -> None:
-    """Nothing is locked across a runtime that hangs."""
+    """No lock is held while a runtime hangs."""
     fake.script(f'[ "$VERB" = pause ] || exit 0; {HANG} exec sleep 1000')
 
     async def both(runc: Runc) -> None:
@@ -204,7 +205,7 @@ def test_other_calls_go_on_while_one_hangs(fake: FakeRuntime) -> None:
 
 
 def test_fast_runtimes_are_reported_by_their_own_status(fake: FakeRuntime) -> None:
-    """Exits that come before the wait, in a crowd, go to their own calls."""
+    """Many exits before the wait are each reported to their own call."""
     fake.script('[ "$VERB" = start ] || exit 3')
     fake.log.touch()
 
@@ -221,7 +222,7 @@ def test_fast_runtimes_are_reported_by_their_own_status(fake: FakeRuntime) -> No
 def test_process_file_of_a_cancelled_exec_is_gone(
     fake: FakeRuntime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It holds the environment of a process that will never run."""
+    """It has the environment of a process that will never run."""
     folder = fake.folder / "tmp"
     folder.mkdir()
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(folder))
@@ -241,7 +242,7 @@ def test_process_file_of_a_cancelled_exec_is_gone(
 
 @pytest.mark.rule("cli.end.4", "task.lines.9")
 def test_runtime_dies_with_the_shim(fake: FakeRuntime) -> None:
-    """cli 1.14: SIGKILL of the shim leaves no runtime behind that goes on changing things."""
+    """SIGKILL of the shim also kills the runtime, which could change the machine otherwise."""
     fake.script(HANG + "exec sleep 1000")
     shim = os.fork()
     if shim == 0:
@@ -262,7 +263,7 @@ async def verb_of_start(runc: Runc) -> None:
 
 
 def _is_gone(pid: int) -> bool:
-    """Whether a process has ended; as an orphan of ours it may stay a zombie of another process."""
+    """Whether a process has ended; it may be a zombie of another process."""
     try:
         with open(f"/proc/{pid}/stat") as file:
             return file.read().rpartition(")")[2].split()[0] in "ZX"

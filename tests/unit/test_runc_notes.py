@@ -1,4 +1,4 @@
-"""What the shim reads in a runtime's notes of a container."""
+"""What the shim reads in a runtime's state files of a container."""
 
 import asyncio
 import sys
@@ -28,9 +28,9 @@ from shimv2.runtime.runc import Runc
 def test_init_is_the_process_that_the_runtime_notes_as_such(
     tmp_path: Path, name: str, text: str, expected: bool
 ) -> None:
-    """By runc or crun; whatever else is there says nothing."""
+    """In the files of runc or crun; other files are ignored."""
     loop = asyncio.new_event_loop()
-    loop.close()  # nothing is run
+    loop.close()  # no process is started
     runc = Runc(reaper=Reaper(loop), binary=sys.executable, root=str(tmp_path), log_path="")
     assert not runc.has_init("c1", 42)
     Path(tmp_path, "c1").mkdir()
@@ -52,7 +52,7 @@ def test_init_is_the_process_that_the_runtime_notes_as_such(
 def test_program_differs_from_a_script(
     tmp_path: Path, content: bytes | None, mode: int, expected: bool
 ) -> None:
-    """By its first bytes; also when it is found on PATH."""
+    """The first bytes decide; also if it is found on PATH."""
     path = tmp_path / "program"
     if content is not None:
         path.write_bytes(content)

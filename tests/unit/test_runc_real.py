@@ -71,7 +71,7 @@ class Machine:
         run(main(), 60.0)
 
     async def create(self, runc: Runc, reaper: Reaper) -> "asyncio.Future[Any]":
-        """Create the container; the future of its init's exit."""
+        """Create the container; return the future of its init's exit."""
         pid_file = paths.init_pid_file(self.bundle)
         with reaper.launching():
             await runc.create(
@@ -157,7 +157,7 @@ def test_missing_binary_is_reported_with_its_name(machine: Machine) -> None:
 
 
 def test_exec_of_a_missing_binary_is_reported(machine: Machine) -> None:
-    """The error is not reported again for a call that fails in silence."""
+    """The error is not reported again for a later call that fails without a log entry."""
 
     async def story(runc: Runc, reaper: Reaper) -> None:
         exited = await machine.create(runc, reaper)
@@ -189,7 +189,7 @@ def test_second_create_leaves_the_first_container_alone(machine: Machine) -> Non
 
 
 def test_invalid_signal_is_reported_raw(machine: Machine) -> None:
-    """The runtime's text as it is."""
+    """The runtime's text, unchanged."""
 
     async def story(runc: Runc, reaper: Reaper) -> None:
         await machine.create(runc, reaper)
@@ -209,7 +209,7 @@ def test_kill_and_delete_after_the_end_are_no_errors_a_daemon_minds(machine: Mac
         exited = await machine.create(runc, reaper)
         await runc.kill(machine.id, 9, timeout_s=LIMIT_S)
         await exited
-        if not is_crun(machine):  # crun says nothing about a container that has ended
+        if not is_crun(machine):  # crun has no error for a container that has ended
             with pytest.raises(NotFound, match="process already finished"):
                 await runc.kill(machine.id, 9, timeout_s=LIMIT_S)
         await runc.delete(machine.id, timeout_s=LIMIT_S)
@@ -222,7 +222,7 @@ def test_kill_and_delete_after_the_end_are_no_errors_a_daemon_minds(machine: Mac
 
 @pytest.mark.vm
 def test_refused_update_is_reported_raw(machine: Machine) -> None:
-    """The runtime's text as it is."""
+    """The runtime's text, unchanged."""
 
     async def story(runc: Runc, reaper: Reaper) -> None:
         await machine.create(runc, reaper)
@@ -253,7 +253,7 @@ def test_create_cancelled_at_any_moment_can_be_undone(machine: Machine, delay_ms
 
 @pytest.mark.vm
 def test_forced_delete_ends_a_running_container(machine: Machine) -> None:
-    """What the `delete` action does after a crash of the shim."""
+    """The `delete` action does this after a crash of the shim."""
 
     async def story(runc: Runc, reaper: Reaper) -> None:
         exited = await machine.create(runc, reaper)

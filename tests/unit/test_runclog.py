@@ -1,4 +1,4 @@
-"""What a runtime's log and output mean for a client."""
+"""Error texts for clients, from a runtime's log and output."""
 
 from pathlib import Path
 
@@ -20,20 +20,20 @@ def captured(name: str) -> bytes:
 
 @pytest.mark.parametrize("name", LOGS)
 def test_log_of_a_real_runtime_has_its_reason(name: str) -> None:
-    """With logs as runc and crun wrote them."""
+    """With real logs of runc and crun."""
     assert last_error(captured(f"{name}.log"))
 
 
 @pytest.mark.parametrize("name", OUTPUTS)
 def test_log_of_a_real_runtime_ends_in_what_it_printed(name: str) -> None:
-    """The log's last error is the one a user would have seen on the terminal."""
+    """The log's last error is the one that the runtime printed."""
     printed = captured(f"{name}.out").decode().strip().splitlines()
 
     assert last_error(captured(f"{name}.log")) == printed[-1]
 
 
 def test_missing_binary_is_reported_with_the_text_of_runc() -> None:
-    """Docker's clients look for `no such file or directory` beside the command."""
+    """Docker's clients search for `no such file or directory` beside the command."""
     log = captured("runc-create-missing-binary.log")
 
     assert runclog.explain("OCI runtime create failed", "not used", log) == (
@@ -61,7 +61,7 @@ def test_missing_binary_is_reported_with_the_text_of_runc() -> None:
     ],
 )
 def test_last_error_of_a_readable_log_is_found(log: bytes, message: str) -> None:
-    """The last entry of level error, trimmed; the expected values are a Go decoder's."""
+    """The last entry of level error, trimmed; the expected values come from a Go decoder."""
     assert last_error(log) == message
 
 
@@ -90,7 +90,7 @@ def test_last_error_of_a_readable_log_is_found(log: bytes, message: str) -> None
     ],
 )
 def test_file_that_is_no_log_is_reported_with_the_reason(log: bytes, why: str) -> None:
-    """Strict: one entry that is none spoils the log."""
+    """Strict: one invalid entry makes the log invalid."""
     with pytest.raises(CorruptLog) as caught:
         last_error(log)
 
@@ -119,7 +119,7 @@ def test_file_that_is_no_log_is_reported_with_the_reason(log: bytes, why: str) -
     ],
 )
 def test_time_that_is_no_rfc3339_spoils_the_log(time: str) -> None:
-    """A `time` that Go cannot read makes the whole log corrupt."""
+    """A `time` that Go cannot parse makes the whole log invalid."""
     with pytest.raises(CorruptLog, match="parsing time"):
         last_error(f'{{"level":"error","msg":"a","time":"{time}"}}'.encode())
 
@@ -135,7 +135,7 @@ def test_time_that_is_no_rfc3339_spoils_the_log(time: str) -> None:
     ],
 )
 def test_time_is_reported_with_the_place_where_it_stops_to_fit(time: str, why: str) -> None:
-    """As Go's time.Parse does."""
+    """As with Go's time.Parse."""
     layout = "2006-01-02T15:04:05Z07:00"
     with pytest.raises(CorruptLog) as caught:
         last_error(f'{{"level":"error","msg":"a","time":"{time}"}}'.encode())
@@ -145,12 +145,12 @@ def test_time_is_reported_with_the_place_where_it_stops_to_fit(time: str, why: s
 
 @given(st.binary(max_size=60))
 def test_any_log_gives_a_text(log: bytes) -> None:
-    """A client always gets prefix and reason, whatever a runtime wrote."""
+    """For any log a client gets prefix and reason."""
     assert runclog.explain("P", "failure", log).startswith("P: ")
 
 
 def test_log_without_errors_leaves_the_failure() -> None:
-    """Empty → the go-runc error."""
+    """With an empty log the text is the go-runc error."""
     assert runclog.explain("P", "runc did not terminate", b'{"level":"info","msg":"x"}') == (
         "P: runc did not terminate"
     )

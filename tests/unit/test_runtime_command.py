@@ -1,4 +1,4 @@
-"""How a runtime is found, what it writes is kept, and its pid file read."""
+"""Looking up a runtime, its output, and its pid file."""
 
 import os
 import stat
@@ -21,7 +21,7 @@ def test_pid_is_read_from_its_file(tmp_path: Path) -> None:
 
 
 def test_missing_pid_file_is_reported_as_the_reference_does() -> None:
-    """The text is Go's for a file that is not there."""
+    """The text is Go's for a missing file."""
     with pytest.raises(Refused) as caught:
         read_pid_file("/no/init.pid")
 
@@ -32,7 +32,7 @@ def test_missing_pid_file_is_reported_as_the_reference_does() -> None:
 
 @pytest.mark.parametrize("text", ["", "0", "-1", "12x", "1 2", "\n", "٣", "\x00"])
 def test_pid_file_without_a_pid_is_refused(tmp_path: Path, text: str) -> None:
-    """Zero and negative numbers would be sent signals as process groups."""
+    """Signals to zero and negative numbers would go to process groups."""
     (tmp_path / "e1.pid").write_text(text)
     with pytest.raises(Refused, match=r"OCI runtime exec pid: strconv\.Atoi: "):
         read_pid_file(str(tmp_path / "e1.pid"), whose="exec")
@@ -42,7 +42,7 @@ def test_pid_file_without_a_pid_is_refused(tmp_path: Path, text: str) -> None:
 
 
 def test_program_is_found_as_go_finds_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """exec.LookPath: the first file with an x bit; folders and what cannot be run are passed by."""
+    """exec.LookPath: the first file with an x bit; folders and other files are skipped."""
     (tmp_path / "a" / "runc").mkdir(parents=True)
     for name, mode in {"b": 0o644, "c": 0o755}.items():
         (tmp_path / name).mkdir()
@@ -58,7 +58,7 @@ def test_program_is_found_as_go_finds_it(tmp_path: Path, monkeypatch: pytest.Mon
 def test_program_beside_the_working_directory_is_not_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The working directory is a bundle: nothing in it may pass for the runtime."""
+    """The working directory is a bundle: no file in it may be used as the runtime."""
     program = tmp_path / "runc"
     program.write_text("#!/bin/sh\n")
     program.chmod(0o755)
@@ -82,7 +82,7 @@ def test_memory_file_is_read_from_its_start() -> None:
 
 
 def test_output_without_end_is_bounded_in_memory() -> None:
-    """A runtime that writes for all of its time must not use up the machine."""
+    """A runtime that writes without end must not use up the memory."""
     fd = command.memory_file("x")
     writer = os.dup(fd)  # as a child's: the offset is shared
     try:

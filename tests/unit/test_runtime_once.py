@@ -1,4 +1,4 @@
-"""The one call of a runtime without a loop: what `delete` does after a crash."""
+"""Calls of a runtime without a loop, as in `delete`."""
 
 import os
 from pathlib import Path
@@ -16,7 +16,7 @@ def fake(tmp_path: Path) -> FakeRuntime:
 
 
 def delete(fake: FakeRuntime, *, binary: str | None = None, timeout_s: float = 20.0) -> None:
-    """Have container c1 deleted, of which the runtime has state."""
+    """Delete container c1, of which the runtime has state."""
     os.makedirs(f"{fake.root}/c1", exist_ok=True)
     delete_force_now(
         binary=fake.binary if binary is None else binary,
@@ -47,7 +47,7 @@ def test_empty_runtime_file_means_runc(fake: FakeRuntime, monkeypatch: pytest.Mo
 
 
 def test_failure_is_reported_with_its_output(fake: FakeRuntime) -> None:
-    """What `delete` puts into its warning."""
+    """`delete` has this text in its warning."""
     fake.script("echo container id cannot be empty >&2; exit 1")
     with pytest.raises(CommandFailed) as caught:
         delete(fake)
@@ -77,7 +77,7 @@ def test_hanging_runtime_is_killed_with_its_children(fake: FakeRuntime) -> None:
 
 
 def test_endless_output_blocks_no_writer(fake: FakeRuntime) -> None:
-    """The output is cut at a limit and the program goes on."""
+    """The output is cut at a limit, and the program continues."""
     fake.script('head -c 10485760 /dev/zero | tr "\\0" x; exit 1')
     with pytest.raises(CommandFailed) as caught:
         delete(fake)
@@ -86,7 +86,7 @@ def test_endless_output_blocks_no_writer(fake: FakeRuntime) -> None:
 
 
 def test_features_are_what_the_runtime_prints(fake: FakeRuntime) -> None:
-    """The JSON of `runc features`; one that does not know the question is an error."""
+    """The JSON of `runc features`; a runtime without that verb is an error."""
     fake.script("""[ "$1" = features ] && echo '{"ociVersionMin":"1.0.0"}' || exit 1""")
 
     assert features_now(fake.binary, timeout_s=20.0) == b'{"ociVersionMin":"1.0.0"}\n'

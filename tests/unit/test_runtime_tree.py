@@ -1,4 +1,4 @@
-"""Killing a process with all it started."""
+"""Killing a process with its descendants."""
 
 import os
 import signal
@@ -26,7 +26,7 @@ while :; do sleep 1000; done
 
 @pytest.fixture(autouse=True)
 def _subreaper() -> Iterator[None]:
-    """As in the shim: what a dead parent leaves becomes ours, and is reaped here."""
+    """As in the shim: orphans become children of this process, and are reaped here."""
     linux.set_child_subreaper(True)
     before = children_of(os.getpid())
     yield
@@ -69,7 +69,7 @@ def test_leaves_are_killed_and_what_started_them_is_reported(tmp_path: Path) -> 
 
 
 def test_child_without_children_is_not_killed_itself() -> None:
-    """There is nothing below it; its own parent has to kill it."""
+    """It has no children; its own parent has to kill it."""
     pid = spawn(["/bin/sleep", "1000"])
 
     kill_leaf_processes(pid)
@@ -80,7 +80,7 @@ def test_child_without_children_is_not_killed_itself() -> None:
 
 @pytest.mark.parametrize("kill", [kill_tree, kill_leaf_processes])
 def test_process_that_is_gone_is_no_error(kill: Callable[[int], None]) -> None:
-    """It may end by itself at any moment."""
+    """It may exit at any moment."""
     pid = spawn(["/bin/true"])
     os.waitpid(pid, 0)
 
@@ -88,7 +88,7 @@ def test_process_that_is_gone_is_no_error(kill: Callable[[int], None]) -> None:
 
 
 def test_zombie_is_no_error() -> None:
-    """Dead, not yet reaped: still ours, and nothing below it."""
+    """Dead and not reaped: still a child, without children."""
     pid = spawn(["/bin/true"])
     os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
 
@@ -98,7 +98,7 @@ def test_zombie_is_no_error() -> None:
 
 
 def test_process_beside_it_is_spared() -> None:
-    """Only what is below is killed: the shim's other children run on."""
+    """Only descendants are killed: the shim's other children continue."""
     victim = spawn(["/bin/sleep", "1000"])
     other = spawn(["/bin/sleep", "1000"])
 

@@ -1,4 +1,4 @@
-"""tools/script.sh: the console scripts of a tree, wherever it lies."""
+"""tools/script.sh: the console scripts of a tree at any path."""
 
 import os
 import subprocess
@@ -26,7 +26,7 @@ def python(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 
 def test_script_runs_with_its_interpreter_wherever_that_is(python: str, tmp_path: Path) -> None:
-    """The kernel ends the path at a blank, and takes so many bytes of the line."""
+    """The kernel ends the path at a blank, and reads a limited part of the line."""
     script = tmp_path / "script"
     subprocess.run([_TOOL, str(script), "json.tool"], env={**os.environ, "PY": python}, check=True)
 
@@ -36,7 +36,7 @@ def test_script_runs_with_its_interpreter_wherever_that_is(python: str, tmp_path
 
 
 def test_scripts_of_the_tests_run_too(python: str, tmp_path: Path) -> None:
-    """The shim that tests run is such a script."""
+    """The shim of the tests is such a script."""
     script = tmp_path / "script"
     script.write_text(f"{run_by(python)}\nimport sys\nprint(sys.argv[1:])\n")
     script.chmod(0o755)

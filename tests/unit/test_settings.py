@@ -100,7 +100,7 @@ def test_environment_names_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_file_that_was_asked_for_must_exist(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A typo in the variable must not silently mean the defaults."""
+    """A wrong path in the variable must not lead to the defaults."""
     monkeypatch.setenv(settings.ENVIRONMENT, str(tmp_path / "typo.toml"))
 
     with pytest.raises(SettingsError, match=r"open .*typo.toml: no such file or directory"):
@@ -188,13 +188,13 @@ def test_file_in_another_encoding_is_reported_with_its_line(tmp_path: Path) -> N
 
 
 def test_file_without_end_is_refused(tmp_path: Path) -> None:
-    """`start` must not read for ever from what it was pointed at."""
+    """`start` must not read an endless file."""
     with pytest.raises(SettingsError, match="/dev/zero: longer than"):
         settings.load("/dev/zero")
 
 
 def test_settings_are_plain_values() -> None:
-    """They are handed on to the server, in whatever form."""
+    """They are passed to the server."""
     assert json.loads(json.dumps(dataclasses.asdict(Settings())))["kill_s"] == 10.0
 
 
@@ -228,7 +228,7 @@ def test_policy_of_a_stalled_reader_is_read(text: str, stdio_policy: str, limit_
     "size", ["", ":", ":0", ":-1", ":1k", ":67108865", ":9999999999999", ":٣", ": 1", ":1:1"]
 )
 def test_bad_limit_of_a_policy_is_an_invalid_argument(name: str, size: str) -> None:
-    """What is kept is the shim's memory, so it is bounded."""
+    """The buffer is in the shim's memory, so it is bounded."""
     with pytest.raises(InvalidArgument, match="at most 67108864: invalid argument"):
         io_policy({POLICY_ANNOTATION: name + size}, Settings())
 
@@ -247,7 +247,7 @@ def test_grace_time_is_read() -> None:
 
 @pytest.mark.parametrize(("text", "hangup_s"), [("0", 0.0), ("30", 30.0), ("86400", 86400.0)])
 def test_hangup_time_is_read(text: str, hangup_s: float) -> None:
-    """Without the annotation input never ends by itself, as with the reference."""
+    """Without the annotation the input never ends by itself, as in the reference."""
     policy = io_policy({HANGUP_ANNOTATION: text}, Settings())
 
     assert policy.stdin_hangup_s == hangup_s

@@ -1,4 +1,4 @@
-"""The C parts are built where there is a compiler, and are not missed where there is none."""
+"""The C parts are built if there is a compiler; without one the build succeeds too."""
 
 import ctypes
 import os
@@ -20,7 +20,7 @@ PRODUCTS = ["launcher", "libmemory.so", "libspawn.so", "libstate.so"]
 
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
-    """Just what the build needs."""
+    """A tree with only the files that the build needs."""
     shutil.copy(PROJECT / "setup.py", tmp_path)
     for source in PROJECT.glob("shimv2/*/*.[ch]"):
         target = tmp_path / source.relative_to(PROJECT)
@@ -30,7 +30,7 @@ def tree(tmp_path: Path) -> Path:
 
 
 def build(tree: Path, **env: str) -> str:
-    """Run `setup.py build_native` and return what it says."""
+    """Run `setup.py build_native` and return its output."""
     with open(tree / "output", "w+", encoding="utf-8") as output:
         pid = spawn(
             [sys.executable, "setup.py", "-q", "build_native"],
@@ -47,7 +47,7 @@ def build(tree: Path, **env: str) -> str:
 
 @pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler")
 def test_native_parts_build_without_a_warning_and_load(tree: Path) -> None:
-    """-Wall -Wextra say nothing; the one function is there, under its versioned name."""
+    """-Wall -Wextra print no warning; the function exists under its versioned name."""
     assert "warning" not in build(tree, CC="cc", CFLAGS="-Werror")
 
     library = ctypes.PyDLL(str(tree / "shimv2/_bin/libspawn.so"))
@@ -79,12 +79,12 @@ def is_linked_at_its_start(program: Path) -> bool:
 
 
 def test_build_without_a_compiler_warns_and_succeeds(tree: Path) -> None:
-    """The shim then makes its children by os.fork: slower, otherwise the same."""
+    """Then the shim makes its children with os.fork, which is only slower."""
     assert "no C compiler" in build(tree, CC="no-such-compiler")
     assert not (tree / "shimv2/_bin").exists()
 
 
 def test_build_with_a_broken_compiler_warns_and_succeeds(tree: Path) -> None:
-    """No half-built file is left for the shim to load."""
+    """No partial file is left that the shim could load."""
     assert "does not compile" in build(tree, CC="false")
     assert os.listdir(tree / "shimv2/_bin") == []

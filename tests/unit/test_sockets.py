@@ -1,4 +1,4 @@
-"""The socket's name in the file system: who binds it, joins it, removes it."""
+"""The socket's name in the file system: bind, join, remove."""
 
 import fcntl
 import os
@@ -31,7 +31,7 @@ def short_limits(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def bound(path: Path) -> BoundSocket:
-    """Bind `path` and close the socket again: the name stays."""
+    """Bind `path` and close the socket: the file remains."""
     made = bind_or_join(str(path))
     assert made is not None
     made[0].close()
@@ -62,7 +62,7 @@ def test_modes_do_not_depend_on_the_umask(folder: Path, umask: int) -> None:
 
 
 def test_existing_folder_keeps_its_mode(folder: Path) -> None:
-    """CVE-2021-41103: a folder the daemon made is neither widened nor narrowed."""
+    """CVE-2021-41103: the mode of a folder that the daemon made is not changed."""
     folder.chmod(0o711)
 
     bound(folder / "sock")
@@ -83,7 +83,7 @@ def test_bound_socket_takes_connections_at_once(folder: Path) -> None:
 
 @pytest.mark.rule("cli.socket.6")
 def test_taken_name_is_joined(folder: Path) -> None:
-    """A name with a listening server is left alone."""
+    """A socket with a listening server is not replaced."""
     path = folder / "sock"
     with listening(str(path)):
         inode = path.stat().st_ino
@@ -93,7 +93,7 @@ def test_taken_name_is_joined(folder: Path) -> None:
 
 
 def test_full_backlog_counts_as_alive(folder: Path) -> None:
-    """A shim that is slow to accept must not lose its name, and with it its containers."""
+    """A shim that accepts slowly must not lose its socket, and so its containers."""
     path = str(folder / "sock")
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as busy:
         busy.bind(path)
@@ -132,7 +132,7 @@ def test_stale_name_that_cannot_be_removed_is_an_error(folder: Path) -> None:
 
 
 def test_too_long_path_is_refused_with_its_length(folder: Path) -> None:
-    """Go's text, and how long it is."""
+    """Go's text, with the length."""
     path = f"{folder}/{'x' * 60}/{'0' * 64}"
 
     with pytest.raises(Refused) as raised:
@@ -162,7 +162,7 @@ def test_folder_that_is_a_file_is_an_error(folder: Path) -> None:
 
 
 def test_socket_of_another_kind_is_not_taken_over(folder: Path) -> None:
-    """A socket that is not known to be dead is not removed."""
+    """A socket is removed only if it is known to be stale."""
     path = folder / "sock"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as other:
         other.bind(str(path))
@@ -177,7 +177,7 @@ def test_socket_of_another_kind_is_not_taken_over(folder: Path) -> None:
 
 
 def test_locked_folder_is_waited_for_up_to_a_limit(folder: Path, short_limits: None) -> None:
-    """house rule 8: every wait has a limit, and its error says what was waited for."""
+    """Every wait has a limit, and its error names what it waited for."""
     holder = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(holder, fcntl.LOCK_EX)
@@ -219,7 +219,7 @@ def test_own_name_is_removed_once(folder: Path) -> None:
 
 @pytest.mark.rule("cli.end.3")
 def test_name_that_another_took_over_is_left(folder: Path) -> None:
-    """The late unlink of an old shim must not hit the new one's socket."""
+    """The late unlink of an old shim must not remove the socket of a new one."""
     ours = bound(folder / "sock")
     theirs = bound(folder / "sock")
 
@@ -229,10 +229,10 @@ def test_name_that_another_took_over_is_left(folder: Path) -> None:
 
 
 def test_reused_inode_is_not_taken_for_our_own(folder: Path) -> None:
-    """File systems give the number of a removed inode to the next file."""
+    """File systems reuse the number of a removed inode."""
     ours = bound(folder / "sock")
     later = ours.made_at_ns + 1
-    os.utime(ours.path, ns=(later, later))  # the same number, made later
+    os.utime(ours.path, ns=(later, later))  # the same inode number, made later
 
     ours.unlink()
 
@@ -249,7 +249,7 @@ def test_missing_folder_is_fine_when_unlinking(folder: Path) -> None:
 
 
 def test_dead_socket_is_unlinked_and_a_live_one_is_not(folder: Path) -> None:
-    """`delete` removes only what refuses connections."""
+    """`delete` removes only sockets that refuse connections."""
     dead_socket(str(folder / "dead"))
     with listening(str(folder / "live")):
         unlink_if_dead(str(folder / "dead"))
@@ -260,7 +260,7 @@ def test_dead_socket_is_unlinked_and_a_live_one_is_not(folder: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["file", "folder", "link", "fifo"])
 def test_only_sockets_are_unlinked(folder: Path, kind: str) -> None:
-    """The path comes from a file in the bundle: whatever it says, nothing else is removed."""
+    """The path comes from a file in the bundle, so only sockets are removed."""
     path = folder / "thing"
     dead_socket(str(folder / "dead"))
     if kind == "file":
@@ -291,14 +291,14 @@ def test_given_path_is_bound_and_a_live_one_refused(folder: Path) -> None:
 
 @pytest.fixture
 def fd_3(monkeypatch: pytest.MonkeyPatch) -> Iterator[socket.socket]:
-    """A socket at the number where a server looks for it."""
+    """A socket at the fd number that a server inherits."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
         monkeypatch.setattr(sockets, "INHERITED_FD", sock.fileno())
         yield sock
 
 
 def test_inherited_socket_is_taken_with_its_name(folder: Path, fd_3: socket.socket) -> None:
-    """The path that is really bound is remembered and unlinked."""
+    """The path that is bound is unlinked later."""
     fd_3.bind(f"{folder}/sock")
     fd_3.listen()
 

@@ -1,4 +1,4 @@
-"""What a child of the shim inherits and what it must not, with and without the library."""
+"""What a child of the shim inherits, and what not, with and without the library."""
 
 import contextlib
 import ctypes
@@ -25,14 +25,14 @@ SHELL = "/bin/sh"
 
 @pytest.fixture(params=[spawn.with_library, spawn.with_fork], autouse=True)
 def method(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every test of this file runs over both ways to make a child."""
+    """Every test of this file runs with both ways to make a child."""
     if request.param is spawn.with_library and not spawn.HAS_LIBRARY:
         pytest.skip("the spawn library is not built: no C compiler")
     monkeypatch.setattr(spawn, "method", request.param)
 
 
 def output_of(*argv: str, **options: object) -> str:
-    """Run to the end with stdout in a pipe."""
+    """Run a program to its end and return its stdout."""
     source, sink = os.pipe2(os.O_CLOEXEC)
     with open(source, encoding="utf-8") as reader:
         pid = spawn.spawn(argv, fds={1: sink}, **options)  # type: ignore[arg-type] # handed through
@@ -47,7 +47,7 @@ def output_of(*argv: str, **options: object) -> str:
 
 @pytest.mark.rule("task.lines.10", "cli.signals.3")
 def test_signals_of_a_child_are_all_default_and_unblocked() -> None:
-    """Python ignores SIGPIPE, and a container would inherit that; so would a blocked signal."""
+    """Python ignores SIGPIPE, and a container would inherit that, and a blocked signal as well."""
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1, signal.SIGRTMAX})
     signal.signal(signal.SIGUSR2, lambda *_: None)
@@ -63,11 +63,11 @@ def test_signals_of_a_child_are_all_default_and_unblocked() -> None:
     assert int(status["SigIgn"], 16) == 0
     assert int(status["SigBlk"], 16) == 0
     assert int(status["SigCgt"], 16) == 0
-    assert {signal.SIGUSR1, signal.SIGRTMAX} <= kept  # ours are as before
+    assert {signal.SIGUSR1, signal.SIGRTMAX} <= kept  # those of this process are as before
 
 
 def test_signals_hidden_by_the_c_library_are_reset_too() -> None:
-    """Signals 32 and 33, ignored by who started us, must not reach a container ignored."""
+    """If the parent of the shim ignores signals 32 and 33, a container must not."""
     rt_sigaction = {"x86_64": 13, "aarch64": 134}[os.uname().machine]
     ignore = (1).to_bytes(ctypes.sizeof(ctypes.c_ulong), sys.byteorder)
     old = {}
@@ -88,7 +88,7 @@ def test_signals_hidden_by_the_c_library_are_reset_too() -> None:
 
 
 def test_signals_that_arrive_while_children_are_made_harm_no_child() -> None:
-    """A handler of ours must not run in the child: it would work on our memory."""
+    """A handler must not run in the child, where it would change the memory of the parent."""
     ticks = 0
 
     def tick(_number: int, _frame: object) -> None:
@@ -121,14 +121,14 @@ print(number.value)
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, None])
 def test_child_gets_the_death_signal_that_was_asked_for(number: int | None) -> None:
-    """Set between fork and exec; None for what must outlive us."""
+    """It is set between fork and exec; None for children that outlive the shim."""
     text = output_of(sys.executable, "-S", "-c", READ_DEATH_SIGNAL, death_signal=number)
 
     assert int(text) == (number or 0)
 
 
 def test_child_dies_with_its_parent() -> None:
-    """SIGKILL of a shim takes its running runc along; a child that is meant to outlive it does."""
+    """SIGKILL of a shim also kills its running runc, but not a child without a death signal."""
     script = (
         "import os, sys; from shimv2.kernel import spawn\n"
         f"spawn.method = spawn.{spawn.method.__name__}\n"
@@ -156,7 +156,7 @@ def test_child_dies_with_its_parent() -> None:
 
 
 def test_other_threads_may_not_spawn_what_dies_with_them() -> None:
-    """The death signal is sent when the *thread* ends that made the child."""
+    """The death signal is sent when the *thread* that made the child ends."""
     errors: list[Exception] = []
 
     def wrong() -> None:
@@ -177,7 +177,7 @@ def test_other_threads_may_not_spawn_what_dies_with_them() -> None:
 
 @pytest.mark.rule("task.lines.10")
 def test_child_without_fds_has_dev_null_three_times() -> None:
-    """Read-write, so that runc can reopen it; and nothing of ours leaks, inheritable or not."""
+    """Read-write, so that runc can reopen it; no other fd leaks, inheritable or not."""
     leaky, other = os.pipe()
     os.set_inheritable(leaky, True)
     try:
@@ -192,7 +192,7 @@ def test_child_without_fds_has_dev_null_three_times() -> None:
 
 
 def test_fds_of_ours_stay_open_and_closed_on_exec() -> None:
-    """They are copied into the child; ours keep their owner."""
+    """The child gets copies; the fds of this process keep their owner."""
     left, right = socket.socketpair()
     with left, right:
         with a_child(*SLEEP, fds={3: left.fileno(), 9: right.fileno()}) as pid:
@@ -206,7 +206,7 @@ POOL = range(40, 50)  # numbers that are free in a test process
 
 @contextlib.contextmanager
 def files_at(numbers: range) -> Iterator[dict[int, str]]:
-    """A file of its own at each of these numbers, and the name by which /proc shows it."""
+    """Open a file at each of these numbers; yield the names that /proc shows."""
     names = {}
     with contextlib.ExitStack() as stack:
         for number in numbers:
@@ -228,7 +228,7 @@ wanted = st.dictionaries(
 )
 @given(wanted)
 def test_fds_get_the_wanted_numbers_whatever_the_overlap(fds: dict[int, int]) -> None:
-    """Swaps, chains and copies: a source must not be overwritten before it is its turn."""
+    """Swaps, chains and copies: a source must not be overwritten before it is used."""
     with files_at(POOL) as names, a_child(*SLEEP, fds=fds) as pid:
         expected = dict.fromkeys(range(3), "/dev/null")
         expected |= {number: names[source] for number, source in fds.items()}
@@ -237,7 +237,7 @@ def test_fds_get_the_wanted_numbers_whatever_the_overlap(fds: dict[int, int]) ->
 
 
 def test_swapped_standard_fds_arrive_swapped() -> None:
-    """The hardest overlap: our 1 is the child's 2, our 2 the child's 1."""
+    """The hardest overlap: fd 1 becomes the child's 2, and fd 2 its 1."""
     kept = os.dup(1), os.dup(2)
     with files_at(POOL) as names:
         os.dup2(40, 1)
@@ -255,7 +255,7 @@ def test_swapped_standard_fds_arrive_swapped() -> None:
 
 
 def test_standard_fds_that_are_closed_here_are_no_trap() -> None:
-    """With 0 closed, /dev/null and pipes open as 0; the child's set is the same."""
+    """If 0 is closed, /dev/null and pipes are opened as 0; the child's fds are the same."""
     kept = os.dup(0)
     os.close(0)
     try:
@@ -272,7 +272,7 @@ def test_standard_fds_that_are_closed_here_are_no_trap() -> None:
 
 
 def test_umask_limits_group_and_session_stay_ours() -> None:
-    """Containers inherit them: runc stays in the shim's process group, limits unchanged."""
+    """Containers inherit them: runc is in the shim's process group, with unchanged limits."""
     before = os.umask(0o027)
     soft, hard = resource.getrlimit(resource.RLIMIT_CORE)
     resource.setrlimit(resource.RLIMIT_CORE, (min(soft, 4096) if soft >= 0 else 4096, hard))
@@ -292,7 +292,7 @@ def test_umask_limits_group_and_session_stay_ours() -> None:
 
 
 def test_process_group_is_new_when_asked_for() -> None:
-    """A logger must not get the signals that are meant for the shim's group."""
+    """A logger must not get signals for the shim's process group."""
     with a_child(*SLEEP, process_group=True) as pid:
         assert os.getpgid(pid) == pid
         assert os.getsid(pid) == os.getsid(0)
@@ -310,7 +310,7 @@ def test_program_name_and_arguments_are_separate_things() -> None:
 def test_environment_is_ours_as_it_is_now_or_exactly_the_given_one(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """None is os.environ at the time of the call; anything else is all the child gets."""
+    """None means os.environ at the time of the call; otherwise the child gets only `env`."""
     monkeypatch.setenv("SPAWN_TEST", "late")
 
     def environment(pid: int) -> list[bytes]:

@@ -17,7 +17,7 @@ SHELL = "/bin/sh"
 
 @pytest.fixture(params=[spawn.with_library, spawn.with_fork], autouse=True)
 def method(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every test of this file runs over both ways to make a child."""
+    """Every test of this file runs with both ways to make a child."""
     if request.param is spawn.with_library and not spawn.HAS_LIBRARY:
         pytest.skip("the spawn library is not built: no C compiler")
     monkeypatch.setattr(spawn, "method", request.param)
@@ -30,7 +30,7 @@ def assert_nothing_left(fds: set[str]) -> None:
 
 
 def test_failed_exec_is_an_error_with_its_file_and_leaves_nothing(tmp_path: Path) -> None:
-    """The caller makes Go's `fork/exec P: ...` of it; no child and no fd is left."""
+    """The caller turns it into Go's `fork/exec P: ...`; no child and no fd is left."""
     text = tmp_path / "no-shebang"
     text.write_text("just text")
     text.chmod(0o755)
@@ -53,7 +53,7 @@ def test_failed_exec_is_an_error_with_its_file_and_leaves_nothing(tmp_path: Path
 
 
 def test_failure_before_the_exec_names_what_failed(tmp_path: Path) -> None:
-    """A working directory that is gone, an fd that is closed, arguments that are too long."""
+    """A missing working directory, a closed fd, arguments that are too long."""
     before = set(os.listdir("/proc/self/fd"))
 
     with pytest.raises(FileNotFoundError) as caught:
@@ -67,7 +67,7 @@ def test_failure_before_the_exec_names_what_failed(tmp_path: Path) -> None:
 
 
 def test_fd_limit_is_an_answer_and_not_a_crash() -> None:
-    """Out of fds is an error to the caller; the next one, with fds, works."""
+    """Without free fds the caller gets an error; a later call works."""
     before = set(os.listdir("/proc/self/fd"))
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(map(int, before)), hard))
@@ -82,7 +82,7 @@ def test_fd_limit_is_an_answer_and_not_a_crash() -> None:
 
 
 def test_arguments_no_program_can_get_are_refused() -> None:
-    """A NUL would cut a string short without a word: an argument of a container's choosing."""
+    """A NUL would cut a string silently, and the container's configuration has such strings."""
     before = set(os.listdir("/proc/self/fd"))
     wrong: list[tuple[list[str], dict[str, Any]]] = [
         ([], {}),
@@ -107,6 +107,6 @@ def test_arguments_no_program_can_get_are_refused() -> None:
 
 
 def test_exit_status_of_a_program_is_its_own() -> None:
-    """127 after a successful exec is the program's word, not taken for a failed one."""
+    """127 after a successful exec is the program's own status, not a failure of exec."""
     assert wait_for(spawn.spawn([SHELL, "-c", "exit 127"])) == 127
     assert wait_for(spawn.spawn([SHELL, "-c", "kill -SEGV $$"])) == 128 + signal.SIGSEGV

@@ -1,4 +1,4 @@
-"""Which code and text a client gets for what is wrong."""
+"""The code and the text that a client gets for each error."""
 
 import errno
 import logging
@@ -30,7 +30,7 @@ from ttrpc.errors import StatusError
     ],
 )
 def test_domain_errors_have_the_reference_codes(exc: Exception, code: int, text: str) -> None:
-    """The class word stands at the end, once; plain errors are code 2."""
+    """The suffix of the class is at the end, once; plain errors have code 2."""
     status = to_status(exc)
 
     assert (status.code, status.message) == (code, text)
@@ -51,12 +51,12 @@ def test_domain_errors_have_the_reference_codes(exc: Exception, code: int, text:
     ],
 )
 def test_errors_of_the_system_have_go_codes(number: int, code: int) -> None:
-    """By the unwrapped errno; ETIMEDOUT is not the caller's deadline."""
+    """The errno decides; ETIMEDOUT is not the caller's deadline."""
     assert to_status(OSError(number, "text", "/p")).code == code
 
 
 def test_missing_bundle_is_reported_as_the_reference_does() -> None:
-    """Create with a bundle that does not exist."""
+    """Create with a missing bundle."""
     with pytest.raises(OSError, match="No such file") as caught:
         os.stat("/nobundle/options.json")
 
@@ -76,12 +76,12 @@ def test_timeout_without_a_text_has_the_text_of_go() -> None:
 
 
 def test_time_out_with_a_text_keeps_it() -> None:
-    """Waiting FIFO opens say what they waited for."""
+    """The open of a FIFO names what it waited for."""
     assert to_status(TimeoutError("x: context deadline exceeded")).message.startswith("x: ")
 
 
 def test_status_of_the_protocol_passes_as_it_is() -> None:
-    """A handler that speaks the protocol's language is not translated."""
+    """A StatusError of a handler is sent unchanged."""
     status = StatusError(10, "as it is")
 
     assert to_status(status) is status
@@ -97,7 +97,7 @@ def test_subclass_of_a_listed_error_has_its_code() -> None:
 
 
 def test_bug_is_logged_with_its_traceback(caplog: pytest.LogCaptureFixture) -> None:
-    """An unexpected error must be findable: the client only gets its name and text."""
+    """The log has the traceback: the client gets only the name and the text."""
     with caplog.at_level(logging.ERROR):
         status = to_status(ZeroDivisionError("division by zero"))
 

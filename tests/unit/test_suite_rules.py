@@ -1,4 +1,4 @@
-"""What holds for every file of the suite."""
+"""Rules for all files of the suite."""
 
 import ast
 import re
@@ -15,7 +15,7 @@ _SUITE: Final = sorted(
 _CODE: Final = sorted(
     path for folder in ("shimv2", "ttrpc", "bench") for path in _ROOT.glob(f"{folder}/**/*.py")
 )
-# Texts outside of the repository that were once cited.  CVE numbers, "CRI 1.6" and UTF-8 are none.
+# Citations of texts outside of the repository.  CVE numbers, "CRI 1.6" and UTF-8 are allowed.
 _DANGLING: Final = re.compile(
     r"""\b(?:O|T|CLI|IO|EV|E)-\d+\b
       | \b(?:CLI|IO|EV|[Tt]ask[ -]API|[Dd]esign|[Oo]ptions|[Pp]rotos|[Ee]vents)\ §?\d+\.\d
@@ -34,7 +34,7 @@ def _numbered(paths: list[Path]) -> list[tuple[str, str]]:
 
 
 def test_no_text_cites_a_document_that_is_not_in_the_repository() -> None:
-    """Rules have ids in tests/rules.toml; everything else is written in words."""
+    """Rules are cited by their ids in tests/rules.toml."""
     found = [
         f"{place}: {line}" for place, line in _numbered(_SUITE + _CODE) if _DANGLING.search(line)
     ]
@@ -45,7 +45,7 @@ def test_no_text_cites_a_document_that_is_not_in_the_repository() -> None:
 def test_every_sleep_has_its_reason_on_its_line() -> None:
     """A test waits for a condition (`until`, `eventually`, `stays`); a sleep needs a reason.
 
-    Sleeping for no time only gives others their turn.
+    A sleep of no time only lets other tasks run.
     """
     found = [f"{path.relative_to(_ROOT)}:{line}" for path in _SUITE for line in _bare_sleeps(path)]
 
@@ -56,7 +56,7 @@ def _bare_sleeps(path: Path) -> list[int]:
     text = path.read_text(encoding="utf-8")
     lines = text.splitlines()
     nodes = list(ast.walk(ast.parse(text)))
-    # The coroutine of a sleep that is handed on, as a slow task, delays nothing by itself.
+    # The coroutine of a sleep that is passed on, as a slow task, delays nothing itself.
     awaited: list[ast.AST] = [node.value for node in nodes if isinstance(node, ast.Await)]
     calls = [node for node in awaited if _is_call(node, "asyncio.sleep")]
     calls += [node for node in nodes if _is_call(node, "time.sleep")]
@@ -74,7 +74,7 @@ def _is_call(node: ast.AST, name: str) -> bool:
 
 
 def test_index_names_every_folder_helper_and_mark() -> None:
-    """And nothing that is gone."""
+    """And none that does not exist."""
     text = (_ROOT / "tests" / "README.md").read_text(encoding="utf-8")
     rows = {
         heading: set(re.findall(r"^\| `([^`…]+)` \|", section, re.MULTILINE))
@@ -94,7 +94,7 @@ def test_index_names_every_folder_helper_and_mark() -> None:
 
 
 def _folders(top: Path) -> list[Path]:
-    """Those with files of the repository: an interpreter's caches may lie in others."""
+    """List the folders with files of the repository; others may have an interpreter's caches."""
     return [
         path
         for path in top.rglob("*")

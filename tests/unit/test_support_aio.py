@@ -13,7 +13,7 @@ both_loops = pytest.mark.parametrize("loop", LOOPS)
 
 @both_loops
 def test_run_uses_the_loop_that_was_asked_for(loop: LoopName) -> None:
-    """Tests of both loops must not run twice over the same one."""
+    """Tests with both loops must not run twice with the same one."""
 
     async def main() -> bool:
         return isinstance(asyncio.get_running_loop(), ShimLoop)
@@ -23,7 +23,7 @@ def test_run_uses_the_loop_that_was_asked_for(loop: LoopName) -> None:
 
 @both_loops
 def test_run_that_takes_too_long_fails(loop: LoopName) -> None:
-    """A hanging test says so itself."""
+    """A hanging test fails by itself."""
 
     async def main() -> None:
         await asyncio.Event().wait()
@@ -34,7 +34,7 @@ def test_run_that_takes_too_long_fails(loop: LoopName) -> None:
 
 @both_loops
 def test_run_fails_for_an_error_that_was_not_awaited(loop: LoopName) -> None:
-    """It is the cause of the failure."""
+    """The error is the cause of the failure."""
 
     async def main() -> None:
         asyncio.get_running_loop().call_soon(lambda: 1 / 0)
@@ -47,7 +47,7 @@ def test_run_fails_for_an_error_that_was_not_awaited(loop: LoopName) -> None:
 
 @both_loops
 def test_run_fails_for_a_task_that_is_left(loop: LoopName) -> None:
-    """One that is on its way out gets the time it needs."""
+    """A task that is ending gets some time."""
 
     async def main(leave: float) -> None:
         task = asyncio.get_running_loop().create_task(asyncio.sleep(leave))
@@ -60,7 +60,7 @@ def test_run_fails_for_a_task_that_is_left(loop: LoopName) -> None:
 
 
 def test_run_fails_for_a_callback_that_blocks_where_that_is_asked_for() -> None:
-    """CPU time of one step; a step that waits outside of the loop's sight is not seen."""
+    """The CPU time of one step counts; a step that sleeps is not noticed."""
 
     async def main() -> None:
         end = time.thread_time() + 0.06

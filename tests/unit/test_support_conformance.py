@@ -1,4 +1,4 @@
-"""From markers to the page: what is recorded of a run, and what the page makes of it."""
+"""From markers to the page: the records of a run, and the page made from them."""
 
 import json
 import os
@@ -71,7 +71,8 @@ def test_proves_nothing():
 
 
 def suite(folder: Path, text: str) -> "subprocess.CompletedProcess[str]":
-    """Run a copy of our conftest over `text`, in a process of its own; results are recorded."""
+    """Run the tests in `text` with a copy of our conftest, in a process of its own; record the
+    results."""
     tests = folder / "tests"
     shutil.copytree(TESTS / "support", tests / "support")
     shutil.copy(TESTS / "conftest.py", tests)
@@ -103,7 +104,7 @@ def suite(folder: Path, text: str) -> "subprocess.CompletedProcess[str]":
 
 
 def test_run_leaves_the_outcomes_of_tests_that_name_rules(tmp_path: Path) -> None:
-    """Parameters count together; a test has a runtime only if it has a corner of the host."""
+    """Parameters are combined; a test has a runtime only if it uses the fixture `host`."""
     suite(tmp_path, MARKED)
 
     (path,) = (tmp_path / "results").glob("crun-*.json")
@@ -127,7 +128,7 @@ def test_run_leaves_the_outcomes_of_tests_that_name_rules(tmp_path: Path) -> Non
 def test_marker_that_names_no_rule_ends_the_run_before_any_test(
     tmp_path: Path, marker: str, error: str
 ) -> None:
-    """A test would else prove a rule that is not in the list."""
+    """Otherwise a test would prove a rule that is not in the list."""
     text = f"import pytest\n\n@pytest.mark.rule({marker})\ndef test_it():\n    print('ran')\n"
 
     done = suite(tmp_path, text)
@@ -137,7 +138,7 @@ def test_marker_that_names_no_rule_ends_the_run_before_any_test(
     assert "ran" not in done.stdout
 
 
-# --- what is made of it -------------------------------------------------------------------------
+# --- the page -------------------------------------------------------------------------
 
 RULE = Rule("task.delete.1", "It goes.", "OCI")
 
@@ -166,7 +167,7 @@ def result(outcome: str, runtime: str = "runc", *, rule: str = RULE.id) -> Resul
 def test_rule_is_proven_by_what_ran_with_each_runtime(
     results: list[Result], outcomes: tuple[str, ...]
 ) -> None:
-    """Results of several runs add up; a failure anywhere is one."""
+    """Results of several runs are combined; a failure in one run counts."""
     assert judge(RULE, results).outcomes == outcomes
 
 

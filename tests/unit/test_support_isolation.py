@@ -1,4 +1,4 @@
-"""What keeps a test from disturbing the next, tried with a small suite in its own process."""
+"""The isolation of tests, tried with a small suite in its own process."""
 
 import os
 import signal
@@ -52,7 +52,7 @@ def test_signals():
 
 
 def test_left_child_is_reported_and_ended_and_the_next_test_passes(tmp_path: Path) -> None:
-    """Whether it failed by itself or not; and whatever signals the caller of the run ignores."""
+    """Whether the test failed or not, and whatever signals the caller of the run ignores."""
     (tmp_path / "conftest.py").write_text(_CONFTEST)
     suite = tmp_path / "test_small.py"
     suite.write_text(_SUITE)
@@ -83,7 +83,7 @@ def test_left_child_is_reported_and_ended_and_the_next_test_passes(tmp_path: Pat
 
 
 def test_children_that_were_there_before_are_left() -> None:
-    """A fixture for many tests may have started them."""
+    """A fixture of several tests may have started them."""
     kept = os.spawnlp(os.P_NOWAIT, "sleep", "sleep", "1000")
     left = os.spawnlp(os.P_NOWAIT, "sleep", "sleep", "1000")
 
@@ -93,7 +93,7 @@ def test_children_that_were_there_before_are_left() -> None:
 
 
 def test_ignored_and_blocked_signals_are_the_default_again() -> None:
-    """All but the two that CPython itself ignores."""
+    """All except the two that CPython itself ignores."""
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
     try:

@@ -1,4 +1,4 @@
-"""The leak counters themselves: a counter that counts nothing would pass everything."""
+"""The leak counters themselves: a faulty counter would find no leak."""
 
 import os
 import socket
@@ -14,7 +14,7 @@ from tests.support.host import Host
 
 
 def test_open_fd_is_counted_until_it_is_closed() -> None:
-    """An fd opened after the snapshot is reported with what it leads to."""
+    """An fd that was opened after the snapshot is reported with its target."""
     before = OwnState.now()
     fd = os.open("/dev/null", os.O_RDONLY)
 
@@ -24,7 +24,7 @@ def test_open_fd_is_counted_until_it_is_closed() -> None:
 
 
 def test_reused_fd_number_is_counted() -> None:
-    """The same number leading elsewhere is another fd, not the old one."""
+    """The same number with another target is another fd."""
     first = os.open("/dev/null", os.O_RDONLY)
     before = OwnState.now()
     os.close(first)
@@ -36,7 +36,7 @@ def test_reused_fd_number_is_counted() -> None:
 
 
 def test_child_is_counted_until_it_is_reaped() -> None:
-    """A child process counts, running or not yet waited for."""
+    """A child process counts, whether it runs or is not reaped yet."""
     before = OwnState.now()
     with subprocess.Popen(["sleep", "100"]) as child:
         try:
@@ -51,7 +51,7 @@ def test_child_is_counted_until_it_is_reaped() -> None:
 
 
 def test_thread_that_ends_within_the_grace_is_no_leak() -> None:
-    """What is on its way out is given its time."""
+    """A thread that is ending gets some time."""
     before = OwnState.now()
     go = threading.Event()
     thread = threading.Thread(target=go.wait, name="late")
@@ -65,7 +65,7 @@ def test_thread_that_ends_within_the_grace_is_no_leak() -> None:
 
 
 def test_zombie_is_not_alive() -> None:
-    """A process that ended and waits for its parent does not run any more."""
+    """A process that has exited and is not reaped does not run any more."""
     child = subprocess.Popen(["true"])
     os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
 
@@ -74,12 +74,12 @@ def test_zombie_is_not_alive() -> None:
 
 
 def test_ancestors_hold_this_process_and_its_parent() -> None:
-    """The test run itself is never taken for a leak of a test."""
+    """The test run itself is never counted as a leak."""
     assert {os.getpid(), os.getppid()} - {1} <= ancestors()  # 1: its parent has ended
 
 
 def test_process_is_found_by_the_mark_wherever_it_carries_it() -> None:
-    """Arguments, environment and working directory give a process away."""
+    """A process is found by its arguments, environment and working directory."""
     host = Host.make()
     try:
         carriers = [
@@ -101,7 +101,7 @@ def test_process_is_found_by_the_mark_wherever_it_carries_it() -> None:
 
 @pytest.mark.root
 def test_mount_and_cgroup_are_found_and_removed() -> None:
-    """What carries the mark is reported, and is gone after `remove`."""
+    """Anything with the mark is reported, and `remove` removes it."""
     host = Host.make()
     try:
         mounted = os.path.join(host.folder, "mnt")
@@ -127,7 +127,7 @@ def test_mount_and_cgroup_are_found_and_removed() -> None:
 
 @pytest.mark.root
 def test_socket_counts_when_it_has_no_listener_any_more() -> None:
-    """A live shim's socket is the shim's business; a dead one was left behind."""
+    """The socket of a running shim is not counted; a stale one was left behind."""
     os.makedirs("/run/containerd/s", mode=0o700, exist_ok=True)
     host = Host.make()
     path = f"/run/containerd/s/{host.mark}"
@@ -144,7 +144,7 @@ def test_socket_counts_when_it_has_no_listener_any_more() -> None:
 
 @pytest.mark.root
 def test_fifo_folder_counts_when_no_process_has_it_open_any_more() -> None:
-    """A running ctr's FIFOs are its business; those of one that is gone were left behind."""
+    """The FIFOs of a running ctr are not counted; those of one that has ended were left behind."""
     os.makedirs("/run/containerd/fifo", mode=0o700, exist_ok=True)
     host = Host.make()
     folder = f"/run/containerd/fifo/{host.mark}"

@@ -1,4 +1,4 @@
-"""The file of rules: what is refused in it, and that the page in docs/ is made from it."""
+"""The file of rules: its checks, and the page in docs/ that is made from it."""
 
 import re
 from pathlib import Path
@@ -77,7 +77,7 @@ def test_rules_are_read_with_all_their_fields(tmp_path: Path) -> None:
     ],
 )
 def test_file_that_is_not_as_it_has_to_be_is_refused(tmp_path: Path, text: str, why: str) -> None:
-    """No test would prove a rule that is not read, or is read wrongly."""
+    """No test could prove a rule that is not read, or read wrongly."""
     with pytest.raises(BadRules, match=re.escape(why)):
         load(written(tmp_path, text))
 

@@ -1,4 +1,4 @@
-"""Strict mode: in CI a test that quietly skips itself is a failure."""
+"""Strict mode: in CI a test that skips itself is a failure."""
 
 import os
 import shutil
@@ -32,7 +32,7 @@ fact = "the kernel here has no such part"
 
 
 def run_pytest(folder: Path, *, strict: bool) -> "subprocess.CompletedProcess[str]":
-    """Run a copy of our conftest over skipping tests, in a process of its own."""
+    """Run tests that skip, with a copy of our conftest, in a process of its own."""
     tests = folder / "tests"
     shutil.copytree(TESTS / "support", tests / "support")
     shutil.copy(TESTS / "conftest.py", tests)
@@ -51,7 +51,7 @@ def run_pytest(folder: Path, *, strict: bool) -> "subprocess.CompletedProcess[st
 
 
 def test_skip_is_a_failure_in_strict_mode_unless_it_is_listed(tmp_path: Path) -> None:
-    """The reason of the skip is reported with the failure; an expected failure is none."""
+    """The failure has the reason of the skip; an expected failure is no skip."""
     done = run_pytest(tmp_path, strict=True)
 
     assert done.returncode == 1
@@ -61,7 +61,7 @@ def test_skip_is_a_failure_in_strict_mode_unless_it_is_listed(tmp_path: Path) ->
 
 
 def test_skip_is_a_skip_otherwise(tmp_path: Path) -> None:
-    """On a developer's machine nothing changes."""
+    """Without strict mode a skip is no failure."""
     done = run_pytest(tmp_path, strict=False)
 
     assert done.returncode == 0
@@ -79,5 +79,5 @@ def test_allowed_skip_without_its_fact_is_refused(tmp_path: Path, entry: str) ->
 
 
 def test_list_in_the_tree_is_well_formed() -> None:
-    """A broken list would only be seen when a test skips."""
+    """An invalid list would only be noticed when a test skips."""
     assert isinstance(allowed_skips(TESTS / "allowed_skips.toml"), list)

@@ -1,4 +1,4 @@
-"""What deals the tests out to the emulated machines, and puts their output together."""
+"""The division of the tests among the emulated machines, and the merging of their output."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ NAMES = [f"tests/e2e/test_{number}.py" for number in range(7)]
 
 @pytest.mark.parametrize("machines", [1, 2, 3, 8])
 def test_every_test_is_in_one_share_whatever_their_order(machines: int) -> None:
-    """And no machine is started for nothing."""
+    """And no machine is started without tests."""
     shares = deal.deal(NAMES, {}, machines)
 
     assert sorted(name for share in shares for name in share) == NAMES
@@ -21,7 +21,7 @@ def test_every_test_is_in_one_share_whatever_their_order(machines: int) -> None:
 
 
 def test_shares_take_about_the_same_time() -> None:
-    """One without a measurement counts as the mean."""
+    """A file without a measured duration counts as the mean."""
     durations_s = {"a": 60.0, "b": 30.0, "c": 20.0, "d": 10.0}
 
     assert deal.deal("abcd", durations_s, 2) == [["a"], ["b", "c", "d"]]
@@ -38,7 +38,7 @@ def test_durations_are_written_as_they_are_read(tmp_path: Path) -> None:
 
 
 def test_lines_of_two_machines_are_not_mixed() -> None:
-    """However the output comes in pieces, and without an end of the last line."""
+    """The output may be cut anywhere, and the last line may have no end."""
     written: list[bytes] = []
     lines = Lines(written.append)
     for machine, data in ((0, b"one t"), (1, b"other\nun"), (0, b"wo\n\nthree"), (1, b"")):

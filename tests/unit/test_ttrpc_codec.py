@@ -1,4 +1,4 @@
-"""Envelopes: golden bytes, round trips, what cannot be read."""
+"""Envelopes: golden bytes, round trips, and bytes that cannot be decoded."""
 
 import contextlib
 
@@ -96,7 +96,7 @@ def test_status_with_code_zero_is_no_error() -> None:
 
 
 def test_error_text_that_is_no_unicode_is_shown_escaped() -> None:
-    """A path of arbitrary bytes in an error text must not cost the answer."""
+    """A path of arbitrary bytes in an error text must not fail the answer."""
     text = "open /tmp/\udcff: no such file"
     _payload, error = codec.decode_response(codec.encode_error(StatusError(5, text)))
 
@@ -113,7 +113,7 @@ def test_error_text_beyond_the_limit_is_cut_between_characters() -> None:
 
 @pytest.mark.parametrize(("data", "text"), [CUT_SHORT, NO_UTF8])
 def test_request_that_is_none_is_a_remote_error(data: bytes, text: str) -> None:
-    """The words of the Go implementation."""
+    """The texts of the Go implementation."""
     with pytest.raises(RemoteProtocolError) as refused:
         codec.decode_request(data)
 
@@ -122,7 +122,7 @@ def test_request_that_is_none_is_a_remote_error(data: bytes, text: str) -> None:
 
 @given(st.binary(max_size=60))
 def test_any_bytes_are_an_envelope_or_a_remote_error(data: bytes) -> None:
-    """Nothing else may come out of a parser."""
+    """A parser may raise nothing else."""
     for decode in (codec.decode_request, codec.decode_response):
         with contextlib.suppress(RemoteProtocolError):
             decode(data)
@@ -139,7 +139,7 @@ def test_payload_that_is_none_is_an_internal_error(payload: bytes, text: str) ->
 
 
 def test_field_with_a_wrong_wire_type_is_an_unknown_field() -> None:
-    """Not an error since 1.7."""
+    """This is no error since 1.7."""
     assert parse(StringValue, b"\x08\x01") == StringValue.FromString(b"\x08\x01")
     assert parse(StringValue, b"\x08\x01").value == ""
 

@@ -61,7 +61,7 @@ def test_oversized_request_is_refused_and_its_id_is_not_consumed() -> None:
 
 
 def test_length_is_checked_before_the_id() -> None:
-    """The size is judged before the id."""
+    """The size is checked before the id."""
     header = wire.HEADER.pack(len(TOO_LONG), 4, wire.REQUEST, 0)
 
     assert only_refusal(server_events(ServerConnection(), header + TOO_LONG))[1] == 8
@@ -79,7 +79,7 @@ def test_even_id_is_refused_whatever_the_kind(stream_id: int, kind: int) -> None
 
 @pytest.mark.parametrize("flags", [0, 1, 2, 4, 5, 255])
 def test_data_without_a_stream_is_refused(flags: int) -> None:
-    """Unknown, unary in flight, finished."""
+    """For an unknown stream, a unary call in flight, and a finished stream."""
     server = ServerConnection()
     refusal = (1, 3, "StreamID is no longer active")
 
@@ -106,7 +106,7 @@ def test_data_of_a_stream_is_reported_empty_messages_too() -> None:
 
 
 def test_closing_frame_half_closes_the_stream() -> None:
-    """A pure close; saying it again changes nothing."""
+    """A frame without data; a second one has no effect."""
     server = open_stream()
     close = data_frame(1, flags=wire.REMOTE_CLOSED | wire.NO_DATA)
 
@@ -138,7 +138,7 @@ def test_closing_frame_with_data_delivers_closes_and_is_refused() -> None:
 
 @pytest.mark.rule("ttrpc.receive.5")
 def test_data_after_the_close_breaks_the_stream() -> None:
-    """Nothing can be delivered behind a close."""
+    """Nothing can be delivered after a close."""
     [event] = server_events(open_stream(half_closed=True), data_frame(1, b"x"))
 
     assert isinstance(event, ErrorReply)
@@ -147,7 +147,7 @@ def test_data_after_the_close_breaks_the_stream() -> None:
 
 
 def test_request_ids_must_increase_with_any_gaps() -> None:
-    """The call in flight under that id is left alone."""
+    """The call in flight with that id is not affected."""
     server = ServerConnection()
     server_events(server, request(101))
     text = "StreamID cannot be re-used and must increment"
@@ -178,7 +178,7 @@ def test_kinds_of_the_future_are_ignored(kind: int) -> None:
 
 
 def test_response_of_exactly_the_limit_is_sent() -> None:
-    """4 194 304 bytes of Response are the most."""
+    """A Response has at most 4 194 304 bytes."""
     server = open_stream()
     payload = bytes(wire.MAX_DATA_BYTES - 5)  # a tag and a length of four bytes
     frame = server.respond(1, payload)
@@ -203,7 +203,7 @@ def test_response_beyond_the_limit_becomes_an_error_of_its_stream() -> None:
 
 
 def test_error_with_details_beyond_the_limit_keeps_code_and_text() -> None:
-    """An error must always get through."""
+    """An error must always be sent."""
     server = open_stream()
     frame = server.fail(1, StatusError(9, "why", [Detail("t", TOO_LONG)]))
     _payload, error = codec.decode_response(frame[10:])
@@ -213,7 +213,7 @@ def test_error_with_details_beyond_the_limit_keeps_code_and_text() -> None:
 
 
 def test_call_is_answered_once() -> None:
-    """A second answer is a bug on our side, and never reaches the wire."""
+    """A second answer is a bug of ours, and is never sent."""
     server = open_stream()
     server.finish(1, None)
     steps: list[Callable[[], object]] = [
@@ -229,7 +229,7 @@ def test_call_is_answered_once() -> None:
 
 @pytest.mark.rule("ttrpc.stream.7")
 def test_server_cannot_send_on_what_is_no_open_stream() -> None:
-    """A unary call, an ended one."""
+    """For a unary call and for one that has ended."""
     server = ServerConnection()
     server_events(server, request(1))
     with pytest.raises(StreamClosed):

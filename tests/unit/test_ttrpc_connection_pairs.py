@@ -28,7 +28,7 @@ TOO_LONG = bytes(wire.MAX_DATA_BYTES + 1)
 
 
 def test_client_ids_are_odd_and_increase() -> None:
-    """1, 3, 5; flags say which sides stream."""
+    """1, 3, 5; the flags show which sides stream."""
     client = ClientConnection()
     seen = []
     for sends, receives in [(False, False), (True, False), (False, True), (True, True)]:
@@ -58,7 +58,7 @@ def test_client_has_ids_for_two_thousand_million_calls_only() -> None:
 
 
 def test_client_reports_what_it_does_not_wait_for_as_stray() -> None:
-    """An answer after the client gave up is no error."""
+    """An answer after the client forgot the call is no error."""
     client = ClientConnection()
     client.request("s", "m", b"")
     client.forget(1)
@@ -99,7 +99,7 @@ def test_client_ends_a_call_whose_answer_is_too_long_or_unreadable() -> None:
 
 @pytest.mark.parametrize("sends", [False, True])
 def test_data_from_a_server_that_does_not_stream_is_an_error(sends: bool) -> None:
-    """The call fails; the connection is used on."""
+    """The call fails; the connection stays open."""
     client = ClientConnection()
     client.request("s", "m", b"", sends_data=sends)
     [event] = client_events(client, data_frame(1, b"x"))
@@ -110,7 +110,7 @@ def test_data_from_a_server_that_does_not_stream_is_an_error(sends: bool) -> Non
 
 
 def test_client_stream_is_read_to_its_end() -> None:
-    """Messages, and a last frame with or without one."""
+    """Messages, and a last frame with or without a message."""
     for last, messages in [(b"", []), (b"z", [DataReceived(1, b"z")])]:
         client = ClientConnection()
         client.request("s", "m", b"", receives_data=True)
@@ -123,7 +123,7 @@ def test_client_stream_is_read_to_its_end() -> None:
 
 
 def test_client_sends_until_it_closed_its_side() -> None:
-    """Data, then a pure close; nothing after it."""
+    """Data, then a close without data, and nothing after it."""
     client = ClientConnection()
     client.request("s", "m", b"", sends_data=True)
 
@@ -141,7 +141,7 @@ def test_client_sends_until_it_closed_its_side() -> None:
 
 
 def test_unary_call_between_both_ends() -> None:
-    """One call, answered; both ends have forgotten it."""
+    """One call is answered; then both ends have forgotten it."""
     client, server = ClientConnection(), ServerConnection()
     stream_id, frame = client.request("s", "m", b"in", timeout_ns=7, metadata=[("k", "v")])
 
@@ -153,7 +153,7 @@ def test_unary_call_between_both_ends() -> None:
 
 
 def test_refused_data_ends_the_unary_call_at_the_client_only() -> None:
-    """The client gets an error; the call runs on, its own answer is a stray frame then."""
+    """The client gets an error; the call continues, and its answer is a stray frame."""
     client, server = ClientConnection(), ServerConnection()
     _id, frame = client.request("s", "m", b"")
     [_request, refusal] = server_events(server, frame + data_frame(1, b"x"))
@@ -209,7 +209,7 @@ frames_by_garbled_peers = st.builds(
 
 @given(st.lists(frames_by_garbled_peers, max_size=20), st.booleans())
 def test_any_frames_give_events_at_both_ends(frames: list[bytes], half_closed: bool) -> None:
-    """As above, with frames that are whole: these reach the deeper checks."""
+    """As above, with complete frames, which reach the later checks."""
     server, client = ServerConnection(), ClientConnection()
     for number in range(4):
         client.request("s", "m", b"", sends_data=number > 1, receives_data=bool(number % 2))

@@ -27,7 +27,7 @@ payloads = st.binary(max_size=12)
 
 
 class _Model:
-    """What the test knows of one call."""
+    """The expected state of one call."""
 
     def __init__(self, *, sends: bool, receives: bool) -> None:
         self.sends = sends
@@ -45,7 +45,7 @@ class _Model:
 
 
 class Wire(RuleBasedStateMachine):
-    """A client and a server; bytes travel in order, in pieces of any size, when the test says."""
+    """A client and a server; the test moves the bytes, in order and in pieces of any size."""
 
     calls = Bundle("calls")
 
@@ -174,7 +174,7 @@ class Wire(RuleBasedStateMachine):
         assert self.server.calls == len(open_calls)
 
     def teardown(self) -> None:
-        """Let everything arrive: each answered call has ended at the client as it was answered."""
+        """Deliver all bytes: each answered call has ended at the client with that answer."""
         self.bytes_reach_the_server(len(self.up) + 1)
         self.bytes_reach_the_client(len(self.down) + 1)
         for model in self.models.values():

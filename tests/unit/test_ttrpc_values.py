@@ -29,7 +29,7 @@ async def echo_async(request: StringValue, _call: Call) -> StringValue:
 
 
 def test_metadata_lookup_ignores_case_and_keeps_all_values() -> None:
-    """Repeated keys accumulate, in order."""
+    """Values of repeated keys are kept in order."""
     metadata = Metadata([("Trace", "1"), ("tracE", "2"), ("other", "")])
 
     assert metadata.get("TRACE") == ("1", "2")
@@ -76,7 +76,7 @@ def test_registry_knows_functions_from_coroutine_functions() -> None:
 
 
 def test_method_registered_twice_is_refused() -> None:
-    """A second handler would silently take the place of the first."""
+    """A second handler would silently replace the first."""
     registry = Registry()
     registry.unary("s", "m", StringValue, echo)
     with pytest.raises(ValueError, match="s/m is registered already"):
@@ -98,21 +98,21 @@ def test_method_registered_twice_is_refused() -> None:
 def test_error_of_a_handler_gets_the_code_of_its_kind(
     error: Exception, code: Code, text: str
 ) -> None:
-    """By identity; anything else is UNKNOWN with its text."""
+    """The class decides; any other error is UNKNOWN with its text."""
     status = to_status(error)
 
     assert (status.code, str(status)) == (code, text)
 
 
 def test_status_error_is_taken_as_it_is() -> None:
-    """A status is used verbatim."""
+    """A status is used unchanged."""
     status = StatusError(Code.ABORTED, "x", [Detail("t", b"v")])
 
     assert to_status(status) is status
 
 
 def test_status_error_survives_pickle_and_copy() -> None:
-    """Exceptions travel: through executors and test runners."""
+    """Exceptions pass through executors and test runners."""
     status = StatusError(9, "x", [Detail("t", b"v")])
     for twin in (pickle.loads(pickle.dumps(status)), copy.copy(status)):
         assert (twin.code, str(twin), twin.details) == (9, "x", status.details)
@@ -120,7 +120,7 @@ def test_status_error_survives_pickle_and_copy() -> None:
 
 
 def test_texts_clients_compare_are_those_of_the_go_library() -> None:
-    """2.4, 2.6, 2.7: others match these strings."""
+    """Clients match these strings."""
     assert str(ConnectionClosed()) == "ttrpc: closed"
     assert str(StreamClosed()) == "ttrpc: stream closed"
     assert (deadline_exceeded().code, str(deadline_exceeded())) == (4, "context deadline exceeded")

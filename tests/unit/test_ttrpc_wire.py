@@ -45,12 +45,12 @@ def cut(stream: bytes, places: list[int]) -> list[bytes]:
 
 @pytest.mark.rule("ttrpc.frame.1")
 def test_header_of_a_request_is_big_endian_length_id_kind_flags() -> None:
-    """2.1, 2.9: the header of the first test vector."""
+    """The header of the first test vector."""
     assert encode_frame(1, REQUEST, 0, bytes(40))[:10].hex() == "00000028000000010100"
 
 
 def test_empty_response_is_a_header_only() -> None:
-    """2.1, 2.9: success of a method that returns Empty has frame length 0."""
+    """Success of a method that returns Empty has frame length 0."""
     assert encode_frame(1, RESPONSE, 0, b"").hex() == "00000000000000010200"
 
 
@@ -71,7 +71,7 @@ def test_frame_at_the_limit_is_encoded_and_beyond_is_refused() -> None:
 def test_decoder_gives_the_same_frames_however_the_bytes_are_cut(
     sent: list[Frame], places: list[int]
 ) -> None:
-    """Framing must not depend on how the kernel slices the stream."""
+    """Framing must not depend on how the kernel cuts the stream."""
     chunks = cut(b"".join(map(encode, sent)), places)
 
     decoder = FrameDecoder()
@@ -86,7 +86,7 @@ def test_decoder_gives_the_same_frames_however_the_bytes_are_cut(
 def test_decoder_skips_oversized_frames_however_the_bytes_are_cut(
     sent: list[tuple[Frame, int]], places: list[int]
 ) -> None:
-    """Exactly the claimed bytes are dropped; every frame after them is whole."""
+    """Exactly the announced bytes are dropped; every later frame is complete."""
     limit_bytes = 20
     stream = b""
     expected: list[Frame | Oversized] = []
@@ -105,7 +105,7 @@ def test_decoder_skips_oversized_frames_however_the_bytes_are_cut(
 
 @given(st.lists(st.binary(max_size=300), max_size=10))
 def test_decoder_raises_nothing_for_any_garbage(chunks: list[bytes]) -> None:
-    """Any bytes are frames, or too long, or not whole yet."""
+    """Any bytes are frames, too long frames, or an incomplete frame."""
     for frame in decode(FrameDecoder(max_data_bytes=SMALL_LIMIT), chunks):
         if isinstance(frame, Frame):
             assert len(frame.data) <= SMALL_LIMIT
@@ -114,7 +114,7 @@ def test_decoder_raises_nothing_for_any_garbage(chunks: list[bytes]) -> None:
 
 
 def test_oversized_frame_is_reported_after_its_last_byte() -> None:
-    """First discard, then answer; nothing of it is kept."""
+    """It is discarded first, then answered; no byte is kept."""
     decoder = FrameDecoder()
     decoder.feed(HEADER.pack(MAX_DATA_BYTES + 2, 5, REQUEST, 0) + b"x")
     before = decoder.next_frame()
@@ -130,7 +130,7 @@ def test_oversized_frame_is_reported_after_its_last_byte() -> None:
 
 
 def test_decoder_knows_when_part_of_a_frame_is_missing() -> None:
-    """An end inside a header or a body is not a clean one."""
+    """An end inside a header or a body is an error."""
     whole = encode_frame(1, REQUEST, 0, b"abc")
     for length in range(len(whole) + 1):
         decoder = FrameDecoder()

@@ -1,4 +1,4 @@
-"""Unmounting all of a rootfs, whatever is stacked, nested, busy or oddly named in it."""
+"""Unmounting all of a rootfs: stacked, nested and busy mounts, and unusual names."""
 
 import errno
 import os
@@ -35,7 +35,7 @@ def mount_tmpfs(path: str) -> None:
 
 @pytest.mark.rule("mounts.unmount.1")
 def test_nested_and_stacked_mounts_all_come_off(rootfs: str) -> None:
-    """Deepest first, each until nothing is left on it; its neighbours stay."""
+    """The deepest first, and stacked mounts all; mounts beside the rootfs stay."""
     neighbour = f"{rootfs}-2"
     for path in (rootfs, rootfs, f"{rootfs}/a", f"{rootfs}/a/b", f"{rootfs}/a/b", neighbour):
         mount_tmpfs(path)
@@ -47,7 +47,7 @@ def test_nested_and_stacked_mounts_all_come_off(rootfs: str) -> None:
 
 
 def test_mounts_below_a_target_that_is_none_come_off(rootfs: str) -> None:
-    """`delete` calls it whether or not the rootfs itself is a mount."""
+    """`delete` calls it even if the rootfs itself is no mount."""
     mount_tmpfs(f"{rootfs}/proc")
     mount_tmpfs(f"{rootfs}/dev/shm")
 
@@ -71,7 +71,7 @@ def test_names_that_mountinfo_escapes_are_read_back(rootfs: str, name: str) -> N
 
 
 def test_target_is_made_canonical_first(tmp_path: Path, rootfs: str) -> None:
-    """mountinfo knows no symlinks."""
+    """mountinfo has no symlinks."""
     mount_tmpfs(f"{rootfs}/a")
     (tmp_path / "link").symlink_to(os.path.dirname(rootfs))
 
@@ -97,7 +97,8 @@ def test_target_that_is_missing_or_empty_is_nothing_to_do(tmp_path: Path) -> Non
 
 @pytest.mark.rule("mounts.unmount.3")
 def test_busy_mount_is_tried_again(rootfs: str) -> None:
-    """A file that is closed a moment later must not fail a Delete; it never detaches lazily."""
+    """A file that is closed a moment later must not fail a Delete; mounts are never detached
+    lazily."""
     mount_tmpfs(rootfs)
     fd = os.open(rootfs, os.O_RDONLY)
     timer = threading.Timer(0.02, os.close, (fd,))
@@ -146,7 +147,7 @@ def test_failure_below_the_outermost_is_only_logged(
 
 @pytest.mark.rule("mounts.unmount.5")
 def test_dead_fuse_mount_comes_off(rootfs: str) -> None:
-    """It answers every look with ENOTCONN: that is no reason to leave it there."""
+    """Other calls on it fail with ENOTCONN, but it can be unmounted."""
     fd = os.open("/dev/fuse", os.O_RDWR)
     linux.mount("x", rootfs, "fuse", 0, f"fd={fd},rootmode=40000,user_id=0,group_id=0")
     os.close(fd)
@@ -159,7 +160,7 @@ def test_dead_fuse_mount_comes_off(rootfs: str) -> None:
 
 
 def test_what_criu_leaves_is_found_in_the_folders_of_the_container(rootfs: str) -> None:
-    """The root for runc and for crun, and the hierarchies of cgroups; nothing of the client's."""
+    """The root for runc and for crun, and cgroup hierarchies, but no mounts of the client."""
     state, bundle = f"{rootfs}/state", f"{rootfs}/bundle"
     left = [f"{state}/criu-root", f"{bundle}/criu-root"]
     left += [f"{bundle}/work/.criu.cgyard.x", f"{bundle}/work/criu-work/.criu.mounts.y"]

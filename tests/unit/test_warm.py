@@ -1,4 +1,4 @@
-"""The calls of a warm-up are those of a shim's life: they are served, not refused."""
+"""The calls of a warm-up are those of a real lifecycle: they succeed."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ from tests.support.forks import in_fork
 
 
 def test_calls_of_a_warm_up_are_served(tmp_path: Path) -> None:
-    """All but Stats: what stands in for a container has no cgroup of its own."""
+    """All except Stats: the fake container has no cgroup of its own."""
 
     def work() -> bool:
         answers = warmup._run_lifecycles(str(tmp_path / "place"), 2).splitlines()
@@ -20,7 +20,7 @@ def test_calls_of_a_warm_up_are_served(tmp_path: Path) -> None:
 
 
 def test_two_warm_ups_give_the_same_answers(tmp_path: Path) -> None:
-    """Pids and times aside: this is what a canary is compared with."""
+    """Except pids and times, because the answers of a canary are compared with them."""
 
     def work() -> bool:
         return warmup._run_lifecycles(str(tmp_path / "place"), 1) == warmup._run_lifecycles(
