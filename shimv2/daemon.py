@@ -82,9 +82,8 @@ class _Daemon:
         self._server.listen(config.listener)
         if config.settings.self_exit_s:
             background.start(self._exit_when_idle(publisher), "self-exit")
-        idle_hook = None if config.idle_hook is None else config.idle_hook(running)
-        if idle_hook is not None and isinstance(running, loop.ShimLoop):
-            running.before_sleep = idle_hook.before_sleep
+        if config.idle_hook is not None and isinstance(running, loop.ShimLoop):
+            running.before_sleep = config.idle_hook(running).before_sleep
         if os.geteuid() == 0:
             linux.set_dumpable(False)  # last: afterwards root owns the files of /proc/self
         await self._stop.wait()
@@ -93,9 +92,9 @@ class _Daemon:
         await publisher.drain(LAST_EVENTS_LIMIT_S)
         await self._server.shutdown(LAST_REPLIES_LIMIT_S)
         await background.stop()
+        if config.exit is not None:
+            config.exit(0)  # a daemon waits for the end, and to close the loop takes 0.5 ms
         reaper.stop()
-        if idle_hook is not None:
-            idle_hook.at_exit()
         return 0
 
     async def _shut_down(self) -> None:

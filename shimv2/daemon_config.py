@@ -8,7 +8,7 @@ import contextlib
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NoReturn, Protocol
 
 from shimv2.values.model import Identity
 from shimv2.values.settings import Settings
@@ -18,13 +18,11 @@ if TYPE_CHECKING:
 
 
 class IdleHook(Protocol):
-    """A hook that runs before the event loop sleeps, and once before the shim exits."""
+    """A hook that runs before the event loop sleeps."""
 
     def before_sleep(self, turns: int) -> None:
         """The loop is about to sleep.  It ran `turns` iterations since the last call."""
         ...
-
-    def at_exit(self) -> None: ...
 
 
 class SocketName(Protocol):
@@ -45,6 +43,7 @@ class DaemonConfig:
 
     `listener` listens already and belongs to the server.  `bound` is its name in the file system,
     None when another process bound it.  `idle_hook` is called once, with the server's event loop.
+    `exit` ends the process with a status; without it the server also closes its loop, and returns.
     """
 
     identity: Identity
@@ -52,6 +51,7 @@ class DaemonConfig:
     bound: SocketName | None
     settings: Settings
     idle_hook: "Callable[[AbstractEventLoop], IdleHook] | None" = None
+    exit: Callable[[int], NoReturn] | None = None
 
     def unlink_socket(self) -> None:
         """Remove the socket's name if this shim bound it; an error is ignored."""

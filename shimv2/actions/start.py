@@ -106,7 +106,9 @@ def start(
             undo.callback(_forget, paths.address_file(""))
             _write_address(path)  # before the server exists: it may exit at once
             idle_hook = caller.idle_hook if caller else None
-            config = DaemonConfig(request.identity, listener, bound, settings, idle_hook)
+            config = DaemonConfig(
+                request.identity, listener, bound, settings, idle_hook, exit=os._exit
+            )
             _make_server(
                 config,
                 request.options.shim_cgroup,

@@ -18,7 +18,7 @@ _report: Final[list[Callable[[bytes], object]]] = []
 
 
 def report_used_pages_to(report: Callable[[bytes], object]) -> None:
-    """Make this process report its used pages once: when it is first idle, or when it ends."""
+    """Make this process report its used pages once, before it is idle for the first time."""
     _report.append(report)
 
 

@@ -52,14 +52,12 @@ class Reclaimer:
 
     def before_sleep(self, turns: int) -> None:
         """Count `turns` callbacks since the last call.  The loop has nothing left to run."""
+        prefault.report_used_pages()  # before the first sleep: those of a start
         self._turns += turns
         if self._turns > 0 and self._reclaimed_at is not None:
             self._learn(self._loop.time() - self._reclaimed_at)
         if self._turns >= _pace["turns"] and self._later is None:
             self._wait(self._turns, _MAX_WAITS - 1)
-
-    def at_exit(self) -> None:
-        prefault.report_used_pages()  # a short-lived shim was never idle
 
     def _learn(self, idle_s: float) -> None:
         self._reclaimed_at = None
@@ -79,6 +77,5 @@ class Reclaimer:
             return
         self._later = None
         self._turns = -1  # the loop will count this callback
-        prefault.report_used_pages()
         reclaim()
         self._reclaimed_at = self._loop.time()

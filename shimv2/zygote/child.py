@@ -93,8 +93,8 @@ def serve_once(
 ) -> NoReturn:
     """Wait for a launcher, do its work, and end.
 
-    `used_pages` are the pages that the zygote's first shim used before it was idle; empty until
-    that shim has reported them.
+    `used_pages` are the pages that the start of the zygote's first shim used; empty until that shim
+    has reported them.
     """
     _close_all_but(listener.fileno(), zygote.fileno())
     if used_pages:

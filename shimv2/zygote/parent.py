@@ -7,8 +7,8 @@ The zygote accepts no connection.  It keeps one waiting child, and that child ac
 `start` waits for a fork.  The parent of the waiting child is process 1 from the beginning.
 
 A socket pair connects each child and the zygote.  When the child has a request, it sends FORK_NEXT,
-and the zygote forks the next child.  End of file shows that the child has ended.  When the first
-shim is idle for the first time, it sends the pages that it has used.  Later children prefault them.
+and the zygote forks the next child.  End of file shows that the child has ended.  The first shim
+sends the pages that its start has used.  Later children prefault them.
 
 A zygote serves launchers that have the key (description.c) and the settings of the `start` that
 made it.  If it is stopped or killed, at any moment, a launcher makes a cold start after a short

@@ -116,8 +116,10 @@ def test_question_after_a_reclaim_counts_as_work_though_not_worth_another(
     assert rest_after(reclaimer, loop, 1) == 2
 
 
-def test_first_reclaim_reports_the_used_pages_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Before it gives up pages; later reclaims do not report."""
+def test_used_pages_are_reported_once_before_the_first_sleep(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What a start has used.  More would be private memory of each child that waits."""
     calls: list[str] = []
     monkeypatch.setattr(publish, "_published", [None])
     monkeypatch.setattr(prefault, "used_pages", lambda: b"runs")
@@ -135,10 +137,9 @@ def test_first_reclaim_reports_the_used_pages_once(monkeypatch: pytest.MonkeyPat
     assert calls == ["runs", "reclaimed", "reclaimed"]
 
 
-def test_shim_that_is_never_idle_reports_its_used_pages_when_it_exits(
+def test_used_pages_are_reported_only_if_memory_is_published(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Only once: a shim that was idle has reported.  Memory that was not published is left out."""
     calls: list[bytes] = []
     monkeypatch.setattr(prefault, "used_pages", lambda: b"runs")
     monkeypatch.setattr(publish, "_published", [])
