@@ -1,1 +1,1 @@
-"""The same calls to this shim and to Debian's Go shims, and every answer compared."""
+"""Makes the same calls to this shim and to Debian's Go shims, and compares every answer."""

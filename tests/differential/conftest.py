@@ -1,4 +1,4 @@
-"""The peers, the rules and the report of a run; what no test can check is reported at its end."""
+"""The peers, the rules and the report of a run; checks of the whole run are made at its end."""
 
 from pathlib import Path
 from typing import Final

@@ -12,7 +12,7 @@ _CHUNK_BYTES: Final = 64 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A frame that came back; its outcome is that of a call."""
+    """A frame of the shim, as the outcome of a call."""
 
     stream_id: int
     kind: int
@@ -24,7 +24,7 @@ class Answer:
 
 
 class Frames:
-    """Owns its connection, from entering to leaving."""
+    """A context manager that owns its connection."""
 
     def __init__(self, path: str) -> None:
         self._path = path
@@ -44,17 +44,17 @@ class Frames:
         try:
             await self._writer.wait_closed()
         except ConnectionError:
-            return  # the other side was faster
+            return  # the shim has closed already
 
     def send(self, stream_id: int, kind: int, flags: int, data: bytes) -> None:
         self.write(wire.HEADER.pack(len(data), stream_id, kind, flags) + data)
 
     def write(self, data: bytes) -> None:
-        """Send bytes, whatever they are."""
+        """Send any bytes."""
         self._writer.write(data)
 
     async def receive(self) -> Answer:
-        """Return the next frame; the end of the connection is an answer, too."""
+        """Return the next frame; the end of the connection is an answer too."""
         while (frame := self._decoder.next_frame()) is None:
             try:
                 chunk = await self._reader.read(_CHUNK_BYTES)
@@ -63,14 +63,14 @@ class Frames:
             if not chunk:
                 return Answer(0, 0, 0, "closed")
             self._decoder.feed(chunk)
-        assert isinstance(frame, wire.Frame)  # no shim answers with more than it may
+        assert isinstance(frame, wire.Frame)  # no shim sends an oversized frame
         _, error = codec.decode_response(frame.data)
         outcome = "OK" if error is None else f"{int(error.code)} `{error.message}`"
         return Answer(frame.stream_id, frame.kind, frame.flags, outcome)
 
 
 async def one_call(path: str, service: str, method: str, payload: bytes, deadline_s: float) -> str:
-    """Make a call whose deadline only the other side keeps; return its outcome."""
+    """Make a call whose deadline only the shim checks; return its outcome."""
     timeout_ns = int(deadline_s * 1_000_000_000)
     async with Frames(path) as frames:
         envelope = codec.encode_request(service, method, payload, timeout_ns=timeout_ns)

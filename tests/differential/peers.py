@@ -1,4 +1,4 @@
-"""The Go shims of three Debian releases, to compare with."""
+"""The Go shims of three Debian releases."""
 
 from dataclasses import dataclass
 
@@ -16,7 +16,7 @@ class Peer:
 
 
 def find_peers() -> list[Peer]:
-    """Return the peers, the oldest first; what is not there yet is downloaded once.
+    """Return the peers, the oldest first; missing ones are downloaded once.
 
     Raises:
         ReleaseMissing: with the release and the reason.

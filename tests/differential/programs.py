@@ -1,4 +1,4 @@
-"""Programs that stand in for runc or for a logging binary, each a few lines of shell."""
+"""Programs that replace runc or a logging binary, each a few lines of shell."""
 
 import os
 from typing import Final
@@ -8,7 +8,7 @@ from google.protobuf import any_pb2
 from protos import runc_pb2
 from shimv2.shimctl.reply import OPTIONS_URL, pack
 
-# What is left of runc's command line once its global arguments are gone: $VERB; $LOG is its log.
+# Removes the global arguments from runc's command line; $VERB is the verb, $LOG the log.
 _RUNTIME: Final = """#!/bin/sh
 ALL="$*"
 while [ $# -gt 0 ]; do
@@ -26,7 +26,7 @@ exec runc $ALL
 
 
 def runtime(folder: str, name: str, body: str) -> any_pb2.Any:
-    """Write a runtime that does `body` before it becomes runc; return the options that name it."""
+    """Write a runtime that runs `body` and then executes runc; return the options that name it."""
     path = program(folder, name, _RUNTIME.format(body=body))
     return pack(OPTIONS_URL, runc_pb2.Options(binary_name=path).SerializeToString())
 

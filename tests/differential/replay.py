@@ -1,4 +1,5 @@
-"""Runs one scenario with one shim in a corner of its own, and cleans up whatever that shim left."""
+"""Runs one scenario with one shim in folders of its own, and removes all that the shim leaves
+behind."""
 
 import os
 from collections.abc import Awaitable, Callable
@@ -12,7 +13,9 @@ from tests.differential.words import Words
 from tests.support.host import Host, install_shim
 
 Scenario = Callable[[Tour], Awaitable[None]]
-NAME: Final = "containerd-shim-runc-v2"  # ours is installed as what it replaces
+NAME: Final = (
+    "containerd-shim-runc-v2"  # ours is installed under the name of the one that it replaces
+)
 _LOG_LIMIT: Final = 4000
 
 
@@ -20,7 +23,7 @@ async def replay(scenario: Scenario, shim: str, rootfs: str) -> dict[str, str]:
     """Return the outcomes by the steps' labels; `shim` is a path, "" is ours.
 
     Raises:
-        Exception: whatever ended the scenario early; the log of the shim is in its notes.
+        Exception: the error that ended the scenario early, with the log of the shim in its notes.
     """
     host = Host.make()
     sockets: set[str] = set()
@@ -54,7 +57,7 @@ async def replay(scenario: Scenario, shim: str, rootfs: str) -> dict[str, str]:
 
 
 async def _look_at_host(tour: Tour, host: Host, sockets: set[str]) -> None:
-    """Note what is left on the machine, once it had time to go."""
+    """Record what is left on the machine, after some time for it to end."""
     tour.phase = ""
     await settled(lambda: not host.leaks.marked())
     left = [line.partition(": ")[2] or line for line in host.leaks.marked()]

@@ -37,7 +37,7 @@ class Report:
         return dict(zip(map(str, self.peers), judged, strict=True))
 
     def _allowed(self) -> list[str]:
-        """Return a difference of every row that allows some, and how many more there are."""
+        """Return one difference for every row that allows some, and the number of the others."""
         rows: dict[str, list[list[str]]] = {}
         for name, judged in sorted(self.scenarios.items()):
             allowed = {one.step: one.row for steps in judged for one in steps if one.row}
@@ -63,7 +63,7 @@ class Report:
 
 
 def differences(scenario: str, judged: Mapping[str, Sequence[Judged]], kind: Kind) -> list[str]:
-    """Return what differs in one way, equal answers of several peers together."""
+    """Return the differences of one kind; equal answers of several peers are combined."""
     together: dict[str, dict[str, list[str]]] = {}
     heads: dict[str, Judged] = {}
     for peer, steps in judged.items():

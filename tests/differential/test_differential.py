@@ -20,7 +20,7 @@ _SCENARIOS = scenarios()
 def test_scenario_gives_the_answers_of_the_go_shims(
     name: str, peers: list[Peer], rules: list[Rule], report: Report, rootfs: str
 ) -> None:
-    """All but what docs/differences.md has a row for."""
+    """All answers are equal, except those with a row in docs/differences.md."""
     ours, *theirs = run(
         _everywhere(_SCENARIOS[name], ["", *(peer.path for peer in peers)], rootfs),
         _LIMIT_S,

@@ -1,7 +1,7 @@
-"""One scenario with one shim: every step has a label and an outcome, both in plain words.
+"""One scenario with one shim: every step has a label and an outcome, both as text.
 
-A scenario is written once and never looks at what a call returned to decide what comes next, so
-that the steps are the same with every shim.
+The next step of a scenario never depends on the result of a call, so the steps are the same with
+every shim.
 """
 
 import asyncio
@@ -46,7 +46,8 @@ _TAIL: Final = "sleep 1000"
 
 
 class Tour:
-    """The scenario's hands: a harness with its own namespace, and the notes that are compared."""
+    """The interface of scenarios: a harness with its own namespace, and the records that are
+    compared."""
 
     def __init__(self, harness: Harness, words: Words, host: Host, sockets: set[str]) -> None:
         self.harness = harness
@@ -54,10 +55,10 @@ class Tour:
         self.host = host
         self.steps: dict[str, str] = {}
         self.phase = ""  # put before every label
-        self.over = False  # a daemon would be done with it: nothing may be left on the host
+        self.over = False  # all is removed as by a daemon: nothing may be left on the host
         self.shims: dict[str, Container] = {}  # by the container each was started for
-        self.sockets = sockets  # to be removed at the end, if they are left
-        self.streams: list[Capture] = []  # what `read` opened last
+        self.sockets = sockets  # removed at the end if they still exist
+        self.streams: list[Capture] = []  # those that `read` opened last
         self._calls: list[asyncio.Task[str]] = []
         self._shim_pids: dict[str, int] = {}
 
@@ -69,7 +70,7 @@ class Tour:
         self.steps[again] = self.words.text(outcome)
 
     async def close(self) -> None:
-        """Let go of streams, and of calls that are never answered."""
+        """Close the streams, and cancel calls that are never answered."""
         for stream in self.streams:
             stream.close()
         for call in self._calls:
@@ -90,7 +91,7 @@ class Tour:
     ) -> str:
         """Make a bundle for a program (a long sleep) and its FIFOs; return its path.
 
-        `process` replaces parts of what its configuration says of the process.
+        `process` replaces members of the process in its configuration.
         """
         asked = spec.Wanted(args or ("/bin/sh", "-c", f"exec {_TAIL}"), **wanted)
         made = self.harness.make_bundle(id, asked)
@@ -119,7 +120,7 @@ class Tour:
         return await self.shim(id)
 
     def read(self, id: str = "c1", exec_id: str = "", *, stdin: bool = False) -> Stdio:
-        """Open readers at a process's output FIFOs; return its stdio."""
+        """Open a process's output FIFOs for reading; return its stdio."""
         bundle = self.harness.bundle(id)
         if exec_id:
             bundle.make_fifos(exec_id=exec_id)
@@ -144,7 +145,7 @@ class Tour:
         deadline_s: float | None = None,
         **fields: Any,
     ) -> None:
-        """Make a call and note its answer."""
+        """Make a call and record its answer."""
         label = label or _label(method, exec_id, id, fields)
         if exec_id:
             fields["exec_id"] = exec_id
@@ -162,7 +163,7 @@ class Tour:
         limit_s: float = _LIMIT_S,
         deadline_s: float | None = None,
     ) -> str:
-        """Make a call; say what came back.  The deadline is the shim's business, not ours."""
+        """Make a call and describe its outcome.  Only the shim checks the deadline."""
         kind: type[Message] = Empty
         if method in _WITH_ANSWER:
             kind = getattr(task_v2_pb2, f"{_ANSWERS.get(method) or method}Response")
@@ -189,7 +190,7 @@ class Tour:
         return text
 
     def soon(self, method: str, exec_id: str = "", *, id: str = "c1") -> "asyncio.Task[str]":
-        """Begin a call that is to be answered later; `answer` notes it."""
+        """Begin a call that is answered later; `answer` records its outcome."""
         request = getattr(task_v2_pb2, f"{method}Request")(id=id)
         if exec_id:
             request.exec_id = exec_id
@@ -197,7 +198,7 @@ class Tour:
         return self._calls[-1]
 
     async def waiting(self, exec_id: str = "") -> "asyncio.Task[str]":
-        """Begin a Wait, and give it the time to get to its process, which nothing tells of."""
+        """Begin a Wait, and sleep until it has reached its process, which is not observable."""
         call = self.soon("Wait", exec_id)
         await asyncio.wait({call}, timeout=_ARRIVED_S)
         return call
@@ -246,10 +247,10 @@ class Tour:
         label = label or _label("Exec", exec_id, id, {})
         await self.do("Exec", exec_id, id=id, label=label, spec=packed, **_streams(stdio))
 
-    # --- what there is to see ---------------------------------------------------------------------
+    # --- observations ---------------------------------------------------------------------
 
     async def output(self, wanted: str, label: str = "stdout") -> None:
-        """Note what was written so far, once it holds `wanted` or nothing more is to come."""
+        """Record the output so far, once it contains `wanted` or has ended."""
         stdout = self.streams[0]
         try:
             await stdout.until(wanted.encode())
@@ -259,7 +260,7 @@ class Tour:
             self.note(label, repr(stdout.text))
 
     async def streams_end(self) -> None:
-        """Note the whole output and whether it ends."""
+        """Record the whole output, and whether it ends."""
         for name, stream in zip(("stdout", "stderr"), self.streams, strict=True):
             try:
                 async with asyncio.timeout(_SETTLED_S):
@@ -270,14 +271,14 @@ class Tour:
             self.note(name, f"{ended}: {stream.text!r}")
 
     async def wait_for_event(self, last: str, process_id: str = "c1") -> None:
-        """Wait until an event has come; if it does not, the list of all events will show it."""
+        """Wait until an event has arrived; if it does not, the list of all events shows that."""
         try:
             await self.harness.sink.wait_for(f"/tasks/{last}", process_id=process_id, timeout_s=5)
         except TimeoutError as error:
             self.note(f"event {last} {process_id}", str(error))
 
     def events(self, id: str = "c1", *, once: str = "", in_order: bool = True) -> None:
-        """Note the events of a container; of the topic `once` only the first."""
+        """Record the events of a container; of the topic `once` only the first."""
         lines: list[str] = []
         for event in self.harness.sink.events:
             if event.container_id != id:
@@ -290,7 +291,7 @@ class Tour:
         self.note(f"events {id}", "\n".join(lines if in_order else sorted(lines)) or "none")
 
     async def shim_ends(self, id: str = "c1") -> None:
-        """Note whether the shim is gone, and its socket."""
+        """Record whether the shim has exited, and its socket is removed."""
         gone = await settled(lambda: not alive(self._shim_pids[id]))
         self.note(f"shim {id}", "gone" if gone else "alive")
         self.note(f"socket {id}", self.socket(id))
@@ -310,7 +311,7 @@ class Tour:
         return self._shim_pids[id]
 
     def files(self, id: str = "c1") -> None:
-        """Note the files of a bundle with their modes; what shims add on their own, apart."""
+        """Record the files of a bundle with their modes; files that shims add are separate."""
         folder = self.harness.bundle(id).path
         own = {"address": "none", "exits": "none"}
         rest = []
@@ -338,24 +339,26 @@ class Tour:
     # --- the usual end ----------------------------------------------------------------------------
 
     async def end(self, id: str = "c1", *, on: str = "c1") -> None:
-        """Kill, wait, delete, shut down, and look at everything that is left."""
+        """Kill, wait, delete and shut down, and record what is left."""
         self.phase = "end"
         await self.do("Kill", id=id, on=on, signal=int(signal.SIGKILL))
         await self.do("Wait", id=id, on=on)
         await self.leave(id, on=on)
 
     async def leave(self, id: str = "c1", *, on: str = "c1") -> None:
-        """What a daemon does when a task has ended."""
+        """Make the calls of a daemon when a task has ended."""
         self.phase = "end"
         await self.do("Delete", id=id, on=on)
-        await self.wait_for_event("delete", id)  # Go's shim may end before it has sent everything
+        await self.wait_for_event(
+            "delete", id
+        )  # the Go shim may exit before it has sent all events
         await self.do("Shutdown", id=id, on=on)
         await self.shim_ends(on)
         self.files(id)
         await self.delete(id)
 
     async def delete(self, id: str = "c1") -> None:
-        """Run the `delete` action, as a daemon does last of all."""
+        """Run the `delete` action, the last step of a daemon."""
         self.over = True
         bundle = self.harness.bundle(id)
         flags = ["-id", id, "-bundle", bundle.path, "delete"]
@@ -364,14 +367,15 @@ class Tour:
         )
         answer = task_v2_pb2.DeleteResponse.FromString(stdout)
         self.note(f"delete {id}", f"rc={status} {self.words.message(answer, id)}")
-        # Go's reaper and its `Wait` fight for a runtime that ends at once; the loser says 255.
+        # In the Go shim the reaper and `Wait` race for a runtime that exits at once; the loser
+        # reports 255.
         lines = stderr.decode(errors="replace").splitlines()
         lines = [line for line in lines if 'successfully: exit status 255: "' not in line]
         self.note(f"delete {id}: stderr", "\n".join(lines))
 
 
 async def settled(met: Callable[[], object]) -> bool:
-    """Wait until it is so; say whether it is."""
+    """Wait until `met()` is true, for a limited time; return whether it is."""
     try:
         await eventually(met, "it", limit_s=_SETTLED_S)
     except AssertionError:

@@ -1,8 +1,8 @@
-"""What is equal, what may differ, and what must not.
+"""Decides which outcomes are equal, which may differ, and which must not.
 
-Ours is to do what the newest Go shim does that answers at all.  Where it does, another one that
-does something else is no difference of ours.  Every other difference needs a rule: which scenario
-and step, what our outcome is, and the row of docs/differences.md that says so.
+Our shim has to behave like the newest Go shim that answers.  If it does, an older one that behaves
+otherwise is no difference of ours.  Every other difference needs a rule with the scenario, the
+step, our outcome, and the row of docs/differences.md.
 """
 
 import re
@@ -19,7 +19,7 @@ _SILENT: Final = {"closed", "no reply", NO_STEP}  # outcomes that are no answer
 
 class Kind(Enum):
     EQUAL = "equal"
-    GO = "Go"  # a difference between Go shims: ours is as the newest that answers
+    GO = "Go"  # a difference between Go shims: ours equals the newest that answers
     ALLOWED = "allowed"
     DIFFERENT = "DIFFERENT"
 
@@ -32,7 +32,7 @@ class Rule:
     step: str
     ours: str
     row: str
-    tried: bool = field(default=False, compare=False)  # its scenario was played
+    tried: bool = field(default=False, compare=False)  # its scenario was run
     needed: bool = field(default=False, compare=False)
 
     def covers(self, scenario: str, step: str, ours: str) -> bool:
@@ -66,7 +66,8 @@ def judge(
     theirs: Sequence[Mapping[str, str]],
     rules: Sequence[Rule],
 ) -> list[list[Judged]]:
-    """Compare a replay of ours with one of each peer, the oldest first; per peer its steps."""
+    """Compare a replay of ours with that of each peer, the oldest first; return the steps by
+    peer."""
     for rule in rules:
         rule.tried = rule.tried or matches(rule.scenario, scenario)
     found: list[list[Judged]] = [[] for _ in theirs]
@@ -104,7 +105,7 @@ def load_rules(path: Path) -> list[Rule]:
     """Read the rules.
 
     Raises:
-        ValueError: one of them lacks a key, or has one too many.
+        ValueError: a rule lacks a key, or has an unknown one.
     """
     rules = []
     for entry in tomllib.loads(path.read_text(encoding="utf-8"))["allow"]:
@@ -127,9 +128,9 @@ def without_row(rules: Sequence[Rule], differences: str) -> list[Rule]:
 
 
 def idle(rules: Sequence[Rule], *, complete: bool) -> list[Rule]:
-    """Return the rules whose scenario was played and that no difference needed.
+    """Return the rules whose scenario was run and that no difference needed.
 
-    One of several scenarios is judged by a `complete` run only.
+    Rules for several scenarios are judged only in a `complete` run.
     """
     judged = [rule for rule in rules if rule.tried and (complete or "*" not in rule.scenario)]
     return [rule for rule in judged if not rule.needed]

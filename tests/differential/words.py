@@ -1,7 +1,7 @@
-"""What differs from run to run - pids, times, paths - in words that are the same in each.
+"""Replaces pids, times and paths, which differ from run to run, by constant names.
 
-A pid becomes the name of the process it belongs to, a time that of the process that ended then, so
-that two answers which must agree with each other are seen to.
+A pid becomes the name of its process, and a time the name of the process that exited then.  So it
+is visible whether two answers agree.
 """
 
 import re
@@ -28,7 +28,7 @@ _VARYING: Final = (
     (re.compile(r'time="[^"]*"'), "time=<time>"),
     (re.compile(r'(\\*)"time\1":\1"[^"\\]*\1"'), "<time>"),
     (re.compile(r"\bpid=\d+"), "pid=<pid>"),
-    (re.compile("\xa0"), " "),  # Go's protobuf takes one or the other blank, at random
+    (re.compile("\xa0"), " "),  # Go's protobuf uses one or the other blank at random
 )
 _IGNORED: Final = re.compile(r"(SigIgn:(?:\\t|\s))([0-9a-f]{16})")
 
@@ -36,8 +36,8 @@ _IGNORED: Final = re.compile(r"(SigIgn:(?:\\t|\s))([0-9a-f]{16})")
 def _inherited() -> int:
     """Return the signals that this run ignores, as make or a shell has set them.
 
-    Go's shims hand them down, ours does not; which there are is no matter of the shims.  The two
-    that Python ignores are given back to children.
+    The Go shims pass them on to children, ours does not; the set does not depend on the shim.  The
+    two that Python ignores are reset for children.
     """
     with open("/proc/self/status", encoding="utf-8") as file:
         found = _IGNORED.search(file.read())
@@ -47,7 +47,7 @@ def _inherited() -> int:
 
 
 class Words:
-    """Of one replay.  `places` are texts, as paths, and the names they get."""
+    """The names of one replay.  `places` maps texts, such as paths, to names."""
 
     def __init__(self, places: Mapping[str, str]) -> None:
         self._inherited = _inherited()
@@ -67,11 +67,11 @@ class Words:
         return f"{found[1]}{int(found[2], 16) & ~self._inherited:016x}"
 
     def name(self, pid: int, who: str) -> None:
-        """Say whose pid this is."""
+        """Give a pid the name of its process."""
         self._pids[pid] = who
 
     def forget(self, who: str) -> None:
-        """The name may be given again: another process, another pid, another end."""
+        """Allow the name to be given to another process, with another pid and exit."""
         self._pids = {pid: f"former {who}" if n == who else n for pid, n in self._pids.items()}
         self._times = {at: f"former {who}" if n == who else n for at, n in self._times.items()}
         self._ended.discard(who)
@@ -126,5 +126,5 @@ class Words:
         packed = kind.FromString(value.value)
         if kind is runc_pb2.ProcessDetails:
             return f"{value.type_url} {self.message(packed, who)}"
-        # Numbers differ from one moment to the next; which groups of them there are does not.
+        # Numbers change all the time; the set of groups does not.
         return f"{value.type_url} {' '.join(field.name for field, _ in packed.ListFields())}"

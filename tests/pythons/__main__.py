@@ -1,4 +1,4 @@
-"""`make test-pythons`: the tests with each CPython that this machine has or can fetch.
+"""`make test-pythons`: the tests with each CPython that this machine has or can download.
 
 The arguments are pytest's.  PYTHONS names the interpreters, PARTS what each of them runs.
 """
@@ -36,7 +36,7 @@ _USAGE: Final = 2
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """What one interpreter did with one part; without a count of tests when it could not begin."""
+    """The result of one part with one interpreter; without counts if it could not begin."""
 
     python: str
     part: str
@@ -61,7 +61,7 @@ def main(args: Sequence[str]) -> int:
 
 
 def has_failed(rows: Sequence[Row], *, all_wanted: bool) -> bool:
-    """Whether a test failed, nothing was tested, or one that was asked for by name is missing."""
+    """Whether a test failed, nothing was tested, or an interpreter in PYTHONS is missing."""
     tested = any(row.passed for row in rows)
     return not tested or any(row.failed or (row.missing and all_wanted) for row in rows)
 
@@ -113,8 +113,8 @@ def _test(
     command = [str(made.python), "-X", "dev", "-bb", "-m", "pytest", "-q", "-p", "no:cacheprovider"]
     command += ["-m", _CHOSEN, f"--junitxml={report}", *(a for a in args if a not in named), *tests]
     began = time.monotonic()
-    # Warnings are errors in what the tests start with this interpreter, too.  No strict mode: some
-    # tests are about one release of Python, and the table has a column for what was skipped.
+    # Warnings are errors also in programs that the tests start with this interpreter.  There is no
+    # strict mode: some tests are for one release of Python, and the table has a column for skips.
     env = {**os.environ, "PYTHONWARNINGS": "error", "SHIM_TEST_STRICT": "", **variables}
     status = subprocess.run(command, check=False, cwd=TREE, env=env).returncode
     return _count(made.release, label, report, status, time.monotonic() - began)
@@ -130,7 +130,7 @@ def _count(python: str, part: str, report: Path, status: int, seconds: float) ->
             counts[key] += int(suite.get(key, "0"))
     failed = counts["failures"] + counts["errors"]
     passed = counts["tests"] - failed - counts["skipped"]
-    # A run that was cut short has failed, whatever it counted.
+    # A run that did not finish has failed, whatever its counts.
     return Row(python, part, passed, failed or int(status != 0), counts["skipped"], seconds)
 
 

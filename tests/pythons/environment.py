@@ -1,4 +1,4 @@
-"""A virtual environment for one interpreter, with what the shim and its tests need."""
+"""Makes a virtual environment for one interpreter, with the packages of the shim and its tests."""
 
 import json
 import os
@@ -23,21 +23,21 @@ _PACKAGES: Final = "import sysconfig; print(sysconfig.get_path('purelib'))"
 
 
 class Missing(Exception):
-    """An interpreter or an environment cannot be had; the text says why."""
+    """An interpreter or an environment is not available; the text has the reason."""
 
 
 @dataclass(frozen=True, slots=True)
 class Environment:
     release: str  # as 3.13.5
     python: Path
-    folder: Path  # for what else is made for this interpreter
+    folder: Path  # for further files of this interpreter
 
 
 def find(name: str) -> str:
-    """Return the path of the interpreter of this version; it is fetched if the machine has none.
+    """Return the path of the interpreter of this version; a missing one is downloaded.
 
     Raises:
-        Missing: there is none; with what tools/python.sh says.
+        Missing: there is none; the text is that of tools/python.sh.
     """
     done = _run([str(TREE / "tools/python.sh"), name], capture=True)
     sys.stderr.write(done.stderr)
@@ -48,7 +48,8 @@ def find(name: str) -> str:
 
 
 def make(name: str, interpreter: str) -> Environment:
-    """Return the environment of an interpreter, made again if the interpreter or the needs changed.
+    """Return the environment of an interpreter; it is made again if the interpreter or the packages
+    changed.
 
     Raises:
         Missing: it cannot be made.
@@ -69,12 +70,12 @@ def make(name: str, interpreter: str) -> Environment:
 
 
 def pip_install(python: Path, *requirements: str, target: Path | None = None) -> None:
-    """Install into the environment of `python`, or for it into a folder.
+    """Install packages into the environment of `python`, or into the folder `target` for it.
 
     Raises:
         Missing: pip fails; the reason is on standard error.
     """
-    pip = CACHE / "pip" / "pip"  # one for all: Debian's interpreters come without
+    pip = CACHE / "pip" / "pip"  # one pip for all: Debian's interpreters have none
     if not pip.exists():
         own = [sys.executable, "-m", "pip", "install", *_QUIET]
         _do([*own, "--upgrade", "--target", str(pip.parent), "pip"])
@@ -96,7 +97,7 @@ def oldest(package: str, release: str) -> str:
 
 
 def _add_tree(python: Path) -> None:
-    """Do as `make venv`: the tree can be imported, and its commands are beside the interpreter."""
+    """As `make venv`: make the tree importable, and put its commands beside the interpreter."""
     packages = _output([str(python), "-Ic", _PACKAGES])
     Path(packages, "containerd-shim-pyrunc.pth").write_text(f"{TREE}\n")
     for script, module in _SCRIPTS.items():

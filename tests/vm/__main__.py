@@ -23,7 +23,7 @@ _HUNG: Final = 124  # as timeout(1)
 _DIED: Final = 125
 _CANNOT: Final = 2
 _NO_TESTS: Final = 5  # pytest's: one share may be empty, but not all
-_RESULTS: Final = TREE / ".cache" / "vm"  # which rules were proven; make conformance adds them
+_RESULTS: Final = TREE / ".cache" / "vm"  # the results of rules; make conformance adds them
 _MARKED: Final = re.compile(r"\bmark\.(vm|unified|criu)\b")
 _CHOSEN: Final = "(root or vm or unified or criu) and not soak"
 

@@ -146,7 +146,7 @@ def _debs(folder: Path, packages: Sequence[str]) -> None:
 
 
 def _build(unpacked: Path, made: Path) -> None:
-    """Make the image beside its place and move it there."""
+    """Make the image in a temporary folder and rename that."""
     with tempfile.TemporaryDirectory(prefix=f"{made.name}.", dir=made.parent) as folder:
         work, root = Path(folder, "image"), Path(folder, "root")
         work.mkdir()
@@ -163,7 +163,7 @@ def _build(unpacked: Path, made: Path) -> None:
 
 
 def _configure(root: Path, release: str) -> None:
-    """Do what the packages' scripts would have done, as far as tests need it."""
+    """Do the work of the packages' scripts that the tests need."""
     for name in _DROPPED:
         shutil.rmtree(root / name, ignore_errors=True)
     for name in ("passwd", "group"):
@@ -186,7 +186,8 @@ def _configure(root: Path, release: str) -> None:
 
 
 def _python(root: Path) -> None:
-    """Install what the tests import, and compile it: in the emulator imports are slow."""
+    """Install the packages that the tests import, and compile them: imports are slow in the
+    emulator."""
     site = f"usr/local/lib/python{PYTHON}/dist-packages"
     pip = ["pip", "-q", "--disable-pip-version-check", "install", "--root-user-action=ignore"]
     wheels = ["--only-binary=:all:", "--python-version", PYTHON, "--target", str(root / site)]
@@ -197,7 +198,7 @@ def _python(root: Path) -> None:
 
 
 def _initramfs(root: Path, release: str, folder: Path, target: Path) -> None:
-    """Pack the few things that mount the disk: busybox, the modules for it, a script."""
+    """Pack the files that mount the disk: busybox, kernel modules, a script."""
     for name in ("bin", "dev", "mnt", "modules", "proc"):
         (folder / name).mkdir(parents=True)
     shutil.copy(root / "usr/bin/busybox", folder / "bin/busybox")

@@ -1,4 +1,4 @@
-"""The output of several machines as one: a line at a time, with the machine's number before it."""
+"""Merges the output of several machines by lines, with the machine's number before each."""
 
 from collections.abc import Callable
 
@@ -13,7 +13,7 @@ class Lines:
         self._write(b"".join(b"%d| %b\n" % (machine + 1, line) for line in whole))
 
     def end(self) -> None:
-        """Write what has begun and was not ended."""
+        """Write the lines that have no end yet."""
         for machine, rest in self._begun.items():
             if rest:
                 self.write(machine, b"\n")

@@ -4,8 +4,8 @@
     stdout   ◄── virtio port "output"      status ◄── virtio port "status"      console ──► a file
     results  ◄── virtio port "results", a tar of the guest's /results
 
-Software emulation, named as such: a /dev/kvm that is there need not work.  Each run begins with the
-same disk, since what is written goes to a file that is gone with the emulator.
+The emulation is always in software, because an existing /dev/kvm may not work.  Each run begins
+with the same disk: writes go to a temporary file.
 """
 
 import contextlib
@@ -27,14 +27,14 @@ from shimv2.kernel import linux
 from tests.vm.image import Image, loaded
 from tests.vm.tree import pack
 
-# norandmaps: the emulator translates code by address, so programs had better be where they were
-# the last time (a tenth of its CPU time).  qemu64, not max: one more tenth.
+# norandmaps: the emulator caches translated code by address, so constant addresses of programs save
+# a tenth of its CPU time.  qemu64 instead of max saves another tenth.
 _KERNEL: Final = (
     "console=ttyS0 quiet panic=-1 reboot=t mitigations=off norandmaps cgroup_no_v1=all psi=1"
 )
 _CPU: Final = "qemu64"
-# 2 ns an instruction: a second of the machine is half a milliard of them, however slow the emulator
-# is and whatever else this computer runs.  So the time limits of tests mean the same as outside.
+# 2 ns for each instruction: a second of the machine is 500 million instructions, however slow the
+# emulator is.  So the time limits of tests are the same as outside.
 _CLOCK: Final = "shift=1"
 _READ_BYTES: Final = 1 << 16
 _LAST_LINES: Final = 60
@@ -42,11 +42,11 @@ _LAST_BYTES: Final = 4096
 _ENDING_LIMIT_S: Final = 1.0
 _STOP_LIMIT_S: Final = 10.0
 
-Output = Callable[[int, bytes], None]  # which machine's, what
+Output = Callable[[int, bytes], None]  # number of the machine, bytes
 
 
 class Hung(Exception):
-    """A machine printed nothing for too long, or was not done in time."""
+    """A machine printed nothing for too long, or did not finish in time."""
 
 
 class Died(Exception):
@@ -56,7 +56,7 @@ class Died(Exception):
 @dataclass(frozen=True, slots=True)
 class Hardware:
     memory_mib: int
-    limit_s: float  # for all of it
+    limit_s: float  # for the whole run
     silence_s: float  # without a byte of output
 
 
@@ -70,11 +70,11 @@ def run(
 ) -> list[int]:
     """Boot a machine for each command, which /bin/sh runs in a copy of this tree.
 
-    Returns their status; what they left in /results is then in the folder `results`.  Nothing else
-    is left, whichever way this ends.
+    Returns their status.  Their files of /results are in the folder `results` then.  Nothing else
+    is left, also after an error.
 
     Raises:
-        Hung, Died: with what is known of the machine in the text.
+        Hung, Died: the text has the state of the machine.
     """
     with contextlib.ExitStack() as machines, selectors.DefaultSelector() as selector:
         made = [
@@ -96,7 +96,7 @@ def run(
 def _relay(
     selector: selectors.BaseSelector, end: float, hardware: Hardware, output: Output
 ) -> None:
-    """Pass on what is there, or wait for it; a machine that has ended is let go.
+    """Wait for output and pass it on; remove machines that have ended.
 
     Raises:
         Hung: a limit has passed.
@@ -123,7 +123,7 @@ def _machine(key: selectors.SelectorKey) -> "_Machine":
 
 
 class _Machine:
-    """An emulator that runs and its files; a context, at whose end both are gone."""
+    """A running emulator and its files.  A context manager that ends and removes both."""
 
     def __init__(self, image: Image, hardware: Hardware, number: int, command: str) -> None:
         self._number = number
@@ -150,7 +150,7 @@ class _Machine:
         return self._process.stdout.fileno()
 
     def read(self) -> bytes:
-        """Return what there is of the output; nothing means its end."""
+        """Return the available output; empty at its end."""
         self.heard_at = time.monotonic()
         data = os.read(self.fileno(), _READ_BYTES)
         self._last_output = (self._last_output + data)[-_LAST_BYTES:]
@@ -168,7 +168,7 @@ class _Machine:
         return int(text)
 
     def take_results(self, target: Path) -> None:
-        """Put the files of the guest's /results into `target`, by their bare names."""
+        """Extract the files of the guest's /results into `target`, without folders."""
         target.mkdir(parents=True, exist_ok=True)
         with tarfile.open(self._folder / "results") as tar:
             for member in tar:
@@ -176,7 +176,7 @@ class _Machine:
                     (target / Path(member.name).name).write_bytes(file.read())
 
     def portrait(self) -> str:
-        """Say what is known of a machine that has failed."""
+        """Describe the state of a failed machine."""
         output = self._last_output.decode(errors="replace").splitlines()[-_LAST_LINES:]
         console = (self._folder / "console").read_text(errors="replace").splitlines()
         lines = [
@@ -187,8 +187,9 @@ class _Machine:
         return "\n".join(lines)
 
     def _emulator_state(self) -> str:
-        """Say whether the emulator runs, and how much it has done: one that is starved has not."""
-        try:  # its output ends a moment before it does
+        """Describe whether the emulator runs, and its CPU time, which shows whether it could
+        work."""
+        try:  # its output ends shortly before the process
             return f"whose emulator ended with {self._process.wait(timeout=_ENDING_LIMIT_S)}"
         except subprocess.TimeoutExpired:
             used = psutil.Process(self._process.pid).cpu_times()
@@ -197,7 +198,7 @@ class _Machine:
             return f"whose emulator runs: {cpu_s:.0f} s of CPU in {lived_s:.0f} s"
 
     def _end(self) -> None:
-        """Wait for an emulator on its way out, whose output has ended; kill one that is not."""
+        """Wait for the exit of an emulator whose output has ended; kill any other."""
         assert self._process.stdout is not None
         running = not (self._folder / "status").read_text()
         self._process.stdout.close()
@@ -247,6 +248,6 @@ def _drive(name: str, path: Path, how: str) -> Iterator[str]:
 
 
 def _port(name: str, path: str) -> Iterator[str]:
-    # append: the emulator must not truncate what may be a file of its caller
+    # append: the emulator must not truncate a file of its caller
     yield from ("-chardev", f"file,id={name},append=on,path={path}")
     yield from ("-device", f"virtserialport,chardev={name},name={name}")

@@ -1,4 +1,4 @@
-"""How long each stage of a run took: printed when it ends, and all together at the end."""
+"""Prints how long each stage of a run took, at its end, and all stages at the end of the run."""
 
 import contextlib
 import resource

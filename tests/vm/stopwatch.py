@@ -1,4 +1,4 @@
-"""A pytest plugin: how long the tests of each file took, left in the machine's /results."""
+"""A pytest plugin that writes how long the tests of each file took to the machine's /results."""
 
 import os
 from collections import Counter

@@ -1,8 +1,8 @@
-"""What the machines get of this tree: a tar file, with its modules compiled and the command to run.
+"""Packs this tree for the machines: a tar file with compiled modules and the command to run.
 
-An emulator compiles as slowly as it does everything, and some tests start the shim as a user who
-may not keep what was compiled: so it is done here, by a Python of the same version.  Not the tests
-themselves, which pytest compiles in a way of its own.
+Modules are compiled here, by a Python of the same version.  Reason: the emulator is slow, and some
+tests start the shim as a user that cannot write compiled files.  The tests are not compiled here,
+because pytest compiles them in its own way.
 """
 
 import io
@@ -36,12 +36,12 @@ def pack(target: Path, command: str) -> None:
 
 def _kept(member: tarfile.TarInfo) -> tarfile.TarInfo | None:
     if Path(member.name).name == "__pycache__":
-        return None  # of any interpreter, and it names its sources by where they are here
+        return None  # compiled files have the paths of their sources on this machine
     return _roots(member)
 
 
 def _roots(member: tarfile.TarInfo) -> tarfile.TarInfo:
-    member.uid = member.gid = 0  # some tests ask whose a program is
+    member.uid = member.gid = 0  # some tests check the owner of a program
     member.uname = member.gname = ""
     return member
 

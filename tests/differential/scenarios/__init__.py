@@ -1,4 +1,4 @@
-"""The scenarios, by the names they are reported and allowed under."""
+"""The scenarios, by their names in reports and rules."""
 
 from importlib import import_module
 from typing import Final

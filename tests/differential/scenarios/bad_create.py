@@ -1,4 +1,4 @@
-"""Creates that are refused, what is left of them, and odd ones that are not."""
+"""Creates that are refused, with their leftovers, and unusual ones that succeed."""
 
 import os
 
@@ -66,7 +66,7 @@ async def created_in_a_relative_bundle(t: Tour) -> None:
 
 
 async def options(t: Tour) -> None:
-    """What Create takes as the runtime's options, and what it writes down of them."""
+    """The runtime's options that Create accepts, and the file that it writes."""
     await t.begin()
     asked = runc_pb2.Options(
         binary_name="runc",
@@ -106,7 +106,7 @@ async def options(t: Tour) -> None:
 
 
 async def options_of_the_generic_kind(t: Tour) -> None:
-    """What a CRI plugin sends to a runtime it does not know."""
+    """The options that a CRI plugin sends to a runtime that it does not know."""
     await t.begin()
     value = runtimeoptions_pb2.Options(config_body=b"").SerializeToString()
     await t.create(options=pack("runtimeoptions.v1.Options", value), label="Create, empty")
@@ -141,7 +141,7 @@ async def bad_mounts(t: Tour) -> None:
 
 
 async def mounted_root(t: Tour) -> None:
-    """A mount that a container's root is, and where it is after Delete."""
+    """A mount as a container's root, and its state after Delete."""
     path = t.bundle()
     await t.shim()
     root = types_pb2.Mount(type="bind", source=t.harness.setup.rootfs, options=["rbind", "ro"])

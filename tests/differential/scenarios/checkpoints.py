@@ -1,4 +1,4 @@
-"""Checkpoint and restore as far as they go without CRIU: refusals, and how runc is called."""
+"""Checkpoint and restore without CRIU: refusals, and the command lines of runc."""
 
 from protos import runc_pb2
 from shimv2.shimctl.reply import OPTIONS_URL, pack
@@ -53,7 +53,7 @@ async def checkpoint_called(t: Tour) -> None:
 
 
 async def restore_refused(t: Tour) -> None:
-    """Of an image that is not there: nothing happens before Start."""
+    """With a missing image: nothing happens before Start."""
     await t.begin()
     await t.create(checkpoint=t.path("image"))
     for method in ("State", "Connect", "Pause", "Resume"):

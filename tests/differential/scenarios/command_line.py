@@ -1,4 +1,4 @@
-"""The binary's command line: flags, actions, what goes in and what comes out."""
+"""The binary's command line: flags, actions, input and output."""
 
 import asyncio
 import os
@@ -17,7 +17,7 @@ _LIMIT_S: Final = 15.0
 async def _invoke(
     t: Tour, label: str, *args: str, cwd: str, stdin: bytes = b"", env: dict[str, str] | None = None
 ) -> tuple[int, bytes]:
-    """Run the binary and note exit status and output, without what only its help says."""
+    """Run the binary and record exit status and output, without the text of the usage."""
     with tempfile.TemporaryFile() as given:  # a pipe would break if it is not read
         given.write(stdin)
         given.seek(0)
@@ -46,7 +46,7 @@ def _place(t: Tour) -> list[str]:
 
 
 async def bad_command_lines(t: Tour) -> None:
-    """Before any action is looked at."""
+    """Errors before the action is read."""
     cwd = t.path("tmp")
     for args in (
         (),
@@ -107,14 +107,14 @@ async def version_and_info(t: Tour) -> None:
 
 
 def _info(stdout: bytes) -> str:
-    """Say which members there are: versions and features are each release's own."""
+    """List the members: versions and features differ between releases."""
     info = types_pb2.RuntimeInfo.FromString(stdout)
     names = [field.name for field, _ in info.ListFields() if field.name != "version"]
     return f"{info.name} {' '.join(names)} {info.options.type_url} {info.features.type_url}"
 
 
 async def bad_starts(t: Tour) -> None:
-    """`start` in a folder that is no bundle, or with something on stdin that is nothing."""
+    """`start` in a folder that is no bundle, or with invalid input."""
     place = _place(t)
     empty = t.path("tmp")
     await _invoke(t, "no config.json", *place, "-id", "c1", "start", cwd=empty)
@@ -163,7 +163,7 @@ async def start_with_something_on_stdin(t: Tour) -> None:
 
 
 async def bad_deletes(t: Tour) -> None:
-    """`delete` in bundles that lack something."""
+    """`delete` with missing files in the bundle."""
     place = _place(t)
     whole = ("config.json", "log", "runtime", "options.json", "init.pid")
     for number, missing in enumerate(

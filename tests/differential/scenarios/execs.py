@@ -1,4 +1,4 @@
-"""Further processes: their states, what is refused, what fails."""
+"""Execs: their states, refusals and failures."""
 
 from protos import task_v2_pb2
 from shimv2.shimctl import spec
@@ -89,7 +89,7 @@ async def odd_exec_ids(t: Tour) -> None:
 
 
 async def exec_named_init(t: Tour) -> None:
-    """Its pid file would be the init's."""
+    """Its pid file would be that of the init."""
     await t.begin()
     await t.run()
     await t.exec("init", "sleep", "1000")
@@ -195,7 +195,7 @@ async def second_start_of_a_stopped_exec(t: Tour) -> None:
 
 
 async def init_dead_execs_left(t: Tour) -> None:
-    """What can be done with execs once their init is gone."""
+    """Calls for execs after the exit of the init."""
     await t.begin()
     await t.run()
     await t.exec("recorded", "true")
@@ -215,7 +215,8 @@ async def init_dead_execs_left(t: Tour) -> None:
 
 
 async def host_pid_namespace(t: Tour) -> None:
-    """What outlives an init in the host's pid namespace is killed; execs' exits come first."""
+    """Processes that outlive an init in the host's pid namespace are killed; exits of execs come
+    first."""
     await t.begin(
         "c1", "sh", "-c", "sleep 1000 & echo ready; exec sleep 1000", host_namespaces=["pid"]
     )

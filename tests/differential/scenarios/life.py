@@ -1,4 +1,4 @@
-"""The shim itself: its process, groups, signals, crashes, and what `delete` makes of them."""
+"""The shim itself: its process, groups, signals, crashes, and `delete` after them."""
 
 import os
 import shutil
@@ -16,7 +16,7 @@ _SANDBOX = "io.kubernetes.cri.sandbox-id"
 
 
 async def server_process(t: Tour) -> None:
-    """What the server looks like from outside."""
+    """The properties of the server process."""
     await t.begin()
     pid = t.shim_pid()
     with open(f"/proc/{pid}/cmdline", encoding="utf-8") as file:
@@ -191,7 +191,7 @@ async def pod(t: Tour) -> None:
 
 
 async def groups(t: Tour) -> None:
-    """Which annotation makes the group, and a group whose id no container has."""
+    """The annotations of a group, and a group whose id is no container."""
     kinds = {
         "c1": {_GROUP: "g"},
         "c2": {_GROUP: "g", _SANDBOX: "other"},
@@ -238,11 +238,11 @@ async def out_of_memory(t: Tour) -> None:
     await t.wait_for_event("exit")
     await t.do("Delete")
     await t.wait_for_event("delete")
-    t.events(once="oom", in_order=False)  # 1.7 and 2.1 tell it before or after the exit
+    t.events(once="oom", in_order=False)  # 1.7 and 2.1 publish it before or after the exit
 
 
 async def shim_cgroup(t: Tour) -> None:
-    """The shim goes where its options say."""
+    """The shim is moved to the cgroup in its options."""
     asked = runc_pb2.Options(shim_cgroup=f"/{t.host.mark}/shim")
     for controller in os.listdir("/sys/fs/cgroup"):
         _make_cgroup(f"/sys/fs/cgroup/{controller}", t.host.mark, "shim")
@@ -266,7 +266,7 @@ async def shim_cgroup(t: Tour) -> None:
 
 
 def _make_cgroup(top: str, *names: str) -> None:
-    """Make nested cgroups; a v1 cpuset takes no process before it has processors and memory."""
+    """Make nested cgroups; a v1 cpuset accepts no process before it has processors and memory."""
     for name in names if os.path.exists(f"{top}/cgroup.procs") else ():
         above, top = top, f"{top}/{name}"
         os.mkdir(top)
@@ -299,7 +299,7 @@ async def many_short_lives(t: Tour) -> None:
 
 
 async def env_for_the_runtime(t: Tour) -> None:
-    """What a service manager set for the daemon must not reach runc."""
+    """Variables of a service manager for the daemon must not reach runc."""
     env = {**t.harness.binary.env, "NOTIFY_SOCKET": "/x", "FOO": "bar baz"}
     t.harness.binary = replace(t.harness.binary, env=env)
     names = "NOTIFY_SOCKET|FOO|GOMAXPROCS|OTEL_SERVICE_NAME|TTRPC_ADDRESS|NAMESPACE"

@@ -1,4 +1,4 @@
-"""A runtime that is slow, fails or lies; and how runc itself is called."""
+"""A runtime that is slow, fails or gives wrong results; and the command lines of runc."""
 
 import asyncio
 import os
@@ -51,7 +51,7 @@ async def failing_create(t: Tour) -> None:
 
 
 async def failing_verbs(t: Tour) -> None:
-    """runc fails at one verb after the other; a file in the scripts' folder says at which."""
+    """runc fails at one verb after the other; a file in the scripts' folder names the verb."""
     body = (
         f"F={t.host.bin}/fail.$VERB; if [ -e $F ]; then cat $F; rm $F; exit 1; fi; "
         f"F={t.host.bin}/quiet.$VERB; if [ -e $F ]; then rm $F; exit 5; fi"
@@ -93,7 +93,7 @@ async def failing_verbs(t: Tour) -> None:
 
 
 async def _failing_end(t: Tour, fail: Callable[..., None]) -> None:
-    """The verbs that end a container: kill, whose texts mean something, and delete."""
+    """The verbs that end a container: kill, whose error texts have meanings, and delete."""
     for text in (
         "container not running\n",
         "os: process already finished\n",
@@ -144,7 +144,7 @@ async def killed_verbs(t: Tour) -> None:
 
 
 async def stale_log(t: Tour) -> None:
-    """An error that stands in the log already is not the cause of the next failure."""
+    """An earlier error in the log is not the cause of the next failure."""
     await t.begin()
     fail = f"[ $VERB = pause ] && [ -e {t.host.bin}/fail ] && exit 6"
     await t.run(options=runtime(t.host.bin, "rt", fail))
@@ -157,7 +157,7 @@ async def stale_log(t: Tour) -> None:
 
 
 async def slow_verbs(t: Tour) -> None:
-    """What other calls are answered while runc takes its time."""
+    """The answers to other calls while runc is slow."""
     body = f"[ -e {t.host.bin}/slow.$VERB ] && {{ touch {t.host.bin}/began; sleep 3; }}"
     await t.begin()
     await t.create(options=runtime(t.host.bin, "rt", body))
@@ -194,7 +194,7 @@ async def slow_verbs(t: Tour) -> None:
 
 
 async def create_with_a_deadline(t: Tour) -> None:
-    """runc hangs: it is killed when the call's time is over."""
+    """runc hangs: it is killed at the call's deadline."""
     await t.begin()
     hangs = runtime(t.host.bin, "rt", "[ $VERB = create ] && exec sleep 1000")
     await t.create(options=hangs, deadline_s=1.0)

@@ -27,7 +27,7 @@ def _resources(text: str, url: str = RESOURCES_URL) -> dict[str, Any]:
 
 
 async def empty_shim(t: Tour) -> None:
-    """Nothing was created."""
+    """Calls to a shim without a container."""
     await t.begin()
     for method in (*_EACH, "Connect"):
         await t.do(method)
@@ -180,7 +180,7 @@ async def stopped(t: Tour) -> None:
 
 
 async def kill_all(t: Tour) -> None:
-    """`all` reaches what an init with a pid namespace of its own started."""
+    """`all` reaches the children of an init with a pid namespace of its own."""
     await t.begin("c1", "sh", "-c", "trap '' TERM; sleep 1000 & echo ready; wait")
     await t.run(stdio=t.read())
     await t.output("ready")
@@ -195,7 +195,7 @@ async def several_waiters(t: Tour) -> None:
     await t.begin()
     await t.run()
     waits = [await t.waiting() for _ in range(3)]
-    await t.do("Kill", signal=15)  # the first process of a namespace does not die of it
+    await t.do("Kill", signal=15)  # it does not kill pid 1 of a namespace
     await t.do("State")
     await t.do("Kill", signal=9)
     for wait in waits:
@@ -208,7 +208,7 @@ async def several_waiters(t: Tour) -> None:
 
 
 async def waiting_when_deleted(t: Tour) -> None:
-    """A Wait on what is deleted before it was started."""
+    """A Wait for a process that is deleted before its Start."""
     await t.begin()
     await t.create()
     waiting = await t.waiting()

@@ -29,7 +29,7 @@ async def null_streams(t: Tour) -> None:
 
 
 async def fifo_streams(t: Tour) -> None:
-    """cat from one client and another, then CloseIO."""
+    """cat with two clients, then CloseIO."""
     await t.begin("c1", "sh", "-c", "cat; echo end; echo err >&2; exit 7")
     stdio = t.read(stdin=True)
     await t.create(stdio=stdio)
@@ -80,7 +80,7 @@ async def close_io_before_the_start_of_an_exec(t: Tour) -> None:
 
 
 async def file_streams(t: Tour) -> None:
-    """`file://` makes its file and folder; both streams go there."""
+    """`file://` creates the file and its folder; both streams are written there."""
     await t.begin("c1", "sh", "-c", "echo out; echo err >&2; sleep 0.5")
     target = t.path("tmp", "deep", "er", "log")
     await t.run(stdio=Stdio("", f"file://{target}", f"file://{target}"))
@@ -116,7 +116,7 @@ async def plain_files(t: Tour) -> None:
 
 
 async def _written(path: str) -> None:
-    """Wait for the last line: Go's shims may lose at the end what they have not written by then."""
+    """Wait for the last line: the Go shims may lose unwritten output at the end."""
 
     def complete() -> bool:
         with open(path, encoding="utf-8") as file:
@@ -132,7 +132,7 @@ async def fifo_urls(t: Tour) -> None:
 
 
 async def much_output(t: Tour) -> None:
-    """All of it comes, and then the end, before and after Delete."""
+    """All output and then the end arrive, before and after Delete."""
     await t.begin("c1", "sh", "-c", "seq 1 100000; seq 1 1000 >&2")
     await t.run(stdio=t.read())
     await t.do("Wait")
@@ -143,7 +143,7 @@ async def much_output(t: Tour) -> None:
 
 
 async def background_child(t: Tour) -> None:
-    """Of an exec: it holds the output open when the exec is deleted."""
+    """A child of an exec holds the output open when the exec is deleted."""
     await t.begin()
     await t.run()
     await t.exec("e1", "sh", "-c", "sleep 1000 & echo done", stdio=t.read("c1", "e1"))
@@ -207,7 +207,7 @@ async def logging_binary_of_an_exec(t: Tour) -> None:
 
 
 async def bad_logging_binaries(t: Tour) -> None:
-    """One that ends before it is ready; one that closes its signal without a byte."""
+    """One that exits before it is ready; one that closes fd 5 without a byte."""
     await t.begin()
     scripts = {
         "c2": "#!/bin/sh\nexit 3\n",
@@ -243,7 +243,7 @@ async def terminal(t: Tour) -> None:
 
 
 async def terminal_closed(t: Tour) -> None:
-    """CloseIO hangs the terminal up, which a program hears once it is more than the runtime."""
+    """CloseIO hangs the terminal up; the program gets SIGHUP once it has replaced the runtime."""
     script = "trap 'exit 6' HUP; echo ready; while :; do sleep 0.1; done"
     await t.begin("c1", "sh", "-c", script, terminal=True)
     given = t.read(stdin=True)

@@ -1,4 +1,4 @@
-"""Frames written by hand: what no client of ours sends."""
+"""Frames written by hand, which our clients never send."""
 
 import asyncio
 import contextlib
@@ -22,14 +22,14 @@ def _id(id: str = "c1") -> bytes:
 
 
 async def _one(t: Tour, label: str, stream_id: int, kind: int, flags: int, data: bytes) -> None:
-    """Send one frame and then an ordinary call on a fresh connection; note all that comes back."""
+    """Send one frame and then an ordinary call on a new connection; record all answers."""
     async with Frames(t.shims["c1"].reply.path) as frames:
         frames.send(stream_id, kind, flags, data)
         frames.send(101, wire.REQUEST, 0, _request(t, "Connect", _id()))
         answers: dict[int, str] = {}
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_PATIENCE_S):
-                while len(answers) < 2:  # they may come in any order, and the first not at all
+                while len(answers) < 2:  # they may come in any order, and the first may be missing
                     answer = await frames.receive()
                     answers[answer.stream_id] = str(answer)
         t.note(label, "\n".join(answers[number] for number in sorted(answers)))
@@ -86,7 +86,7 @@ def _longest(t: Tour) -> bytes:
 
 
 async def stream_ids(t: Tour) -> None:
-    """Used again, going back, leaving a gap."""
+    """Ids that are reused, lower, or have a gap."""
     await t.begin()
     good = _request(t, "Connect", _id())
     for label, ids in {"again": (1, 1), "back": (5, 3), "a gap": (1, 101)}.items():
@@ -97,7 +97,7 @@ async def stream_ids(t: Tour) -> None:
 
 
 async def broken_connections(t: Tour) -> None:
-    """Half a header, half a body; the shim serves on."""
+    """A partial header, a partial body; the shim continues to serve."""
     await t.begin()
     good = _request(t, "Connect", _id())
     for label, cut in {"half a header": 5, "half a body": 20}.items():
@@ -113,7 +113,7 @@ async def broken_connections(t: Tour) -> None:
 
 
 async def data_on_an_unknown_stream(t: Tour) -> None:
-    """Here and below, Go's shims may still answer before they die: what is compared is the end."""
+    """Here and below, the Go shims may still answer before they crash: only the end is compared."""
     await t.begin()
     async with Frames(t.shims["c1"].reply.path) as frames:
         frames.send(5, wire.DATA, 0, b"x")
