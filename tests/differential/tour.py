@@ -349,9 +349,7 @@ class Tour:
         """Make the calls of a daemon when a task has ended."""
         self.phase = "end"
         await self.do("Delete", id=id, on=on)
-        await self.wait_for_event(
-            "delete", id
-        )  # the Go shim may exit before it has sent all events
+        await self.wait_for_event("delete", id)  # Go shims may exit before it is sent
         await self.do("Shutdown", id=id, on=on)
         await self.shim_ends(on)
         self.files(id)
