@@ -183,7 +183,7 @@ static int is_read_at_start(const char *variable)
 	return 0;
 }
 
-/* A line with the identity of a file of the code; 0 if there is no such file. */
+/* A line with the identity of a file of the code; 0 if it cannot be read. */
 static int code(struct text *key, const char *path)
 {
 	struct stat found;
@@ -195,19 +195,30 @@ static int code(struct text *key, const char *path)
 	return 1;
 }
 
-/* A line for each file that the conf file names: interpreter, entry point, libraries. */
-static int all_code(struct text *key, const char *conf)
+static const char *cannot_read(const char *path)
+{
+	static char reason[PATH_MAX + 256];
+
+	snprintf(reason, sizeof reason, "%s: %s; this file belongs to the installation: install the shim again", path,
+	         strerror(errno));
+	return reason;
+}
+
+/* A line for the launcher and each file that the conf file names: interpreter, entry point, libraries. */
+static const char *all_code(struct text *key, const char *self, const char *conf)
 {
 	char path[PATH_MAX];
 	const char *end;
 
+	if (!code(key, self))
+		return cannot_read(self);
 	for (; *conf; conf = *end ? end + 1 : end) {
 		end = strchrnul(conf, '\n');
 		snprintf(path, sizeof path, "%.*s", (int)(end - conf), conf);
 		if (*path && !code(key, path))
-			return 0;
+			return cannot_read(path);
 	}
-	return 1;
+	return NULL;
 }
 
 const char *make_key(struct text *key, const char *self, const char *conf)
@@ -215,10 +226,10 @@ const char *make_key(struct text *key, const char *self, const char *conf)
 	const char *reason = describe_process(key, "/proc/self");
 	char **variable;
 
+	if (!reason)
+		reason = all_code(key, self, conf);
 	if (reason)
 		return reason;
-	if (!code(key, self) || !all_code(key, conf))
-		return "a file that is named beside the launcher is missing";
 	own_attributes(key);
 	for (variable = environ; *variable; variable++)
 		if (is_read_at_start(*variable)) {

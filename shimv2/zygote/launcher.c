@@ -67,13 +67,37 @@ static void words(struct text *body, char *const *from)
 	free(all.data);
 }
 
-/* Write the body of a request to a file in memory.  Returns its fd, or -1 on failure. */
+/* Write a text to a new file in memory, and free the text.  Returns the file's fd, or -1 with errno. */
+static int make_file(const char *name, unsigned int flags, struct text *body)
+{
+	int error = ENOMEM, fd = -1;
+	size_t sent = 0;
+
+	if (!body->failed) {
+		fd = memfd_create(name, flags);
+		error = errno;
+	}
+	while (fd >= 0 && sent < body->used) {
+		ssize_t done = write(fd, body->data + sent, body->used - sent);
+
+		if (done <= 0) {
+			error = errno;
+			close(fd);
+			fd = -1;
+		} else {
+			sent += done;
+		}
+	}
+	free(body->data);
+	errno = error;
+	return fd;
+}
+
+/* Write the body of a request to a file in memory.  Returns its fd, or -1 with errno. */
 static int make_request(const struct text *key, const struct text *state, char *const *argv)
 {
 	struct text body = {0};
 	char path[64], score[32];
-	size_t sent = 0;
-	int fd;
 
 	snprintf(path, sizeof path, "/proc/%d/oom_score_adj", getppid());
 	if (content(path, score, sizeof score) < 0)
@@ -83,19 +107,7 @@ static int make_request(const struct text *key, const struct text *state, char *
 	section(&body, score, strlen(score));
 	words(&body, argv);
 	words(&body, environ);
-	fd = body.failed ? -1 : memfd_create("request", MFD_CLOEXEC);
-	while (fd >= 0 && sent < body.used) {
-		ssize_t done = write(fd, body.data + sent, body.used - sent);
-
-		if (done <= 0) {
-			close(fd);
-			fd = -1;
-		} else {
-			sent += done;
-		}
-	}
-	free(body.data);
-	return fd;
+	return make_file("request", MFD_CLOEXEC, &body);
 }
 
 /* Send a word with fds.  Returns 0 on failure. */
@@ -232,14 +244,21 @@ static int outcome(int zygote)
 	return 1;
 }
 
-/* Returns the exit status, or -1 if a cold start has to do the work. */
-static int ask_zygote(const char *path, const struct text *key, int argc, char *const *argv)
+/* Returns the exit status, or -1 if a cold start has to do the work.  If the zygote cannot be asked, the
+ * reason is written to `reason`. */
+static int ask_zygote(const char *path, const struct text *key, int argc, char *const *argv, char *reason,
+                      size_t room)
 {
 	int zygote = connect_to_zygote(path), body = -1, status = -1;
 	struct text state = {0};
 
-	if (zygote >= 0 && make_state(&state))
+	if (zygote >= 0 && !make_state(&state)) {
+		snprintf(reason, room, "the state of the process cannot be read");
+	} else if (zygote >= 0) {
 		body = make_request(key, &state, argv);
+		if (body < 0)
+			snprintf(reason, room, "a file in memory: %s", strerror(errno));
+	}
 	if (body >= 0 && send_word(zygote, "request", &body, 1) && answers_ok(zygote)) {
 		int given[4] = {0, 1, 2, open(".", O_PATH | O_DIRECTORY | O_CLOEXEC)};
 
@@ -262,23 +281,15 @@ static int ask_zygote(const char *path, const struct text *key, int argc, char *
 /* --- the cold start ----------------------------------------------------------------------------- */
 
 /* Write the description of the zygote that a cold start makes to a file in memory.  Returns its fd, or -1
- * on failure. */
+ * with errno. */
 static int make_new_zygote(const char *path, const struct text *key, const char *self)
 {
 	struct text body = {0};
-	int fd = -1;
 
 	section(&body, path, strlen(path));
 	section(&body, key->data, key->used);
 	section(&body, self, strlen(self));
-	if (!body.failed)
-		fd = memfd_create("new-zygote", 0); /* inherited */
-	if (fd >= 0 && write(fd, body.data, body.used) != (ssize_t)body.used) {
-		close(fd);
-		fd = -1;
-	}
-	free(body.data);
-	return fd;
+	return make_file("new-zygote", 0 /* inherited */, &body);
 }
 
 /* Whether to ask a zygote: for `start` and `delete`, which come last on containerd's command lines.  Not
@@ -345,8 +356,9 @@ static int warm_start(const char *self, const char *conf, int argc, char *const 
 		snprintf(new_zygote, room, "%s", reason);
 		return -1;
 	}
-	status = ask_zygote(path, &key, argc, argv);
-	if (status < 0) {
+	*new_zygote = 0;
+	status = ask_zygote(path, &key, argc, argv, new_zygote, room);
+	if (status < 0 && !*new_zygote) {
 		fd = make_new_zygote(path, &key, self);
 		if (fd >= 0)
 			snprintf(new_zygote, room, "%d", fd);
@@ -358,7 +370,7 @@ static int warm_start(const char *self, const char *conf, int argc, char *const 
 
 int main(int argc, char **argv)
 {
-	char self[PATH_MAX], conf_path[PATH_MAX + 8], new_zygote[256] = "-";
+	char self[PATH_MAX], conf_path[PATH_MAX + 8], new_zygote[PATH_MAX + 512] = "-";
 	ssize_t size = readlink("/proc/self/exe", self, sizeof self - 1);
 	struct text conf = {0};
 	int status = -1;

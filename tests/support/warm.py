@@ -1,6 +1,8 @@
 """A Boot whose binary is a launcher of its own, with the zygote of its first start."""
 
 import contextlib
+import re
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -41,3 +43,25 @@ def started_at(boot: Boot, id_: str, **options: Any) -> tuple[int, str]:
     (pid,) = set(boot.servers()) - before
     until(lambda: answers(path), "the server to answer")
     return pid, path
+
+
+def no_zygote(boot: Boot, id_: str) -> float:
+    """Start a shim; return how long it took in seconds.  No zygote serves or is warming up."""
+    boot.bundle(id_)
+    began = time.monotonic()
+    path = path_of(boot.start(id_))
+    took_s = time.monotonic() - began
+    until(lambda: answers(path), "the server to answer")
+    return took_s
+
+
+def logged(boot: Boot, id_: str, pattern: str) -> str:
+    """Wait for a line in the log of a container; return it."""
+    lines: list[str] = []
+
+    def has_line() -> bool:
+        lines.extend(boot.log(boot.state / id_).splitlines())
+        return any(re.search(pattern, line) for line in lines)
+
+    until(has_line, f"{pattern} in the log", found=lambda: "\n".join(lines))
+    return next(line for line in lines if re.search(pattern, line))

@@ -2,11 +2,8 @@
 leftovers."""
 
 import contextlib
-import ctypes
 import os
-import re
 import signal
-import struct
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,9 +15,8 @@ from shimv2.shimctl.testbed import zygotes
 from shimv2.shimctl.testbed.leaks import alive
 from shimv2.shimctl.testbed.until import until
 from shimv2.values.sharing import sharing
-from tests.support.boot import Boot, answers, path_of
-from tests.support.inherited import prctl
-from tests.support.warm import booted, started, warmed
+from tests.support.boot import Boot, path_of
+from tests.support.warm import booted, logged, no_zygote, started, warmed
 
 # Several times the duration of a cold start.
 _PATIENCE_S: Final = 5.0
@@ -39,18 +35,6 @@ def settings(boot: Boot, text: str) -> dict[str, str]:
     return {"PYRUNC_CONFIG": str(path)}
 
 
-def logged(boot: Boot, id_: str, pattern: str) -> str:
-    """Wait for a line in the log of a container; return it."""
-    lines: list[str] = []
-
-    def has_line() -> bool:
-        lines.extend(boot.log(boot.state / id_).splitlines())
-        return any(re.search(pattern, line) for line in lines)
-
-    until(has_line, f"{pattern} in the log", found=lambda: "\n".join(lines))
-    return next(line for line in lines if re.search(pattern, line))
-
-
 def sleepers(mark: str) -> list[str]:
     """List the processes that a warm-up started and that have not ended."""
     words = [Path(f"/proc/{name}/cmdline") for name in os.listdir("/proc") if name.isdecimal()]
@@ -59,14 +43,6 @@ def sleepers(mark: str) -> list[str]:
         with contextlib.suppress(OSError):
             found.append(path.read_bytes().decode(errors="replace"))
     return [line for line in found if f"1000.{mark}" in line]
-
-
-def allow_all() -> None:
-    """Turn a seccomp filter on that allows every call."""
-    prctl(38, 1)  # PR_SET_NO_NEW_PRIVS
-    instruction = ctypes.create_string_buffer(struct.pack("=HBBI", 6, 0, 0, 0x7FFF0000))
-    program = ctypes.create_string_buffer(struct.pack("@HP", 1, ctypes.addressof(instruction)))
-    prctl(22, 2, ctypes.addressof(program))  # PR_SET_SECCOMP, SECCOMP_MODE_FILTER
 
 
 # --- a warm-up that fails -----------------------------------------------------------------------
@@ -96,16 +72,6 @@ def dead_folders() -> list[Path]:
     """List the folders of warm-ups whose process has ended."""
     folders = zygotes.sockets_folder().glob("warm-*")
     return [path for path in folders if not Path("/proc", path.name.removeprefix("warm-")).exists()]
-
-
-def no_zygote(boot: Boot, id_: str) -> float:
-    """Start a shim; return how long it took in seconds.  No zygote serves or is warming up."""
-    boot.bundle(id_)
-    began = time.monotonic()
-    path = path_of(boot.start(id_))
-    took_s = time.monotonic() - began
-    until(lambda: answers(path), "the server to answer")
-    return took_s
 
 
 # A warm-up that fails, as without memory for the image.
@@ -271,27 +237,6 @@ def test_start_does_not_wait_for_a_zygote_that_warms_up(boot: Boot) -> None:
 
     assert took_s < _PATIENCE_S
     assert zygotes.zygote(boot.shim)
-
-
-def test_seccomp_filter_is_a_cold_start_with_its_reason_in_the_log(boot: Boot) -> None:
-    """A filter belongs to one process."""
-    warmed(boot)
-    waiting = zygotes.spare(boot.shim)
-
-    pid = started(boot, "c1", setup=allow_all)
-
-    assert pid != waiting
-    assert "level=info" in logged(boot, "c1", "cold start: a seccomp filter is on")
-
-
-def test_missing_file_of_the_installation_is_a_cold_start(boot: Boot) -> None:
-    """A replacement of the file could not be noticed."""
-    conf = boot.shim.with_name(f"{boot.shim.name}.conf")
-    conf.write_text(f"{conf.read_text()}/no/such/library.so\n")
-
-    no_zygote(boot, "c1")
-
-    logged(boot, "c1", "cold start: a file that is named beside the launcher is missing")
 
 
 # --- a zygote that must not serve
