@@ -38,7 +38,7 @@ def compiler() -> list[str]:
 
 
 def build(folder: str) -> None:
-    """Compile all products into `folder`; print a missing or failing compiler, and go on."""
+    """Compile all products into `folder`; report a missing or failing compiler, and continue."""
     cc = compiler()
     if not cc:
         sys.stderr.write("no C compiler: built without the native parts\n")

@@ -108,7 +108,7 @@ class _Daemon:
         self._begin_to_stop()
 
     def _begin_to_stop(self) -> None:
-        """Refuse new containers, and let `main` go on to its end."""
+        """Refuse new containers, and let `main` finish."""
         self._containers.close()
         self._stop.set()
 

@@ -54,7 +54,7 @@ def load(path: str | None = None) -> Settings:
 
 
 def shares_memory(settings: Settings) -> bool:
-    """Whether shims may share memory: as the environment says, else as the settings say.
+    """Whether shims may share memory: the environment decides, or else the settings.
 
     A zygote serves only starts with the same environment variable, which is part of its key.
     """

@@ -178,7 +178,7 @@ class ServerConnection:
         inbound = self._calls.get(stream_id, _Inbound.NOTHING)
         if inbound is _Inbound.NOTHING:
             # Also for a unary call without an answer yet, where the Go implementation crashes.
-            # That call goes on and gets its own answer.
+            # That call continues and gets its own answer.
             return _invalid(stream_id, "StreamID is no longer active")
         if not frame.flags & wire.NO_DATA:
             if inbound is _Inbound.CLOSED:

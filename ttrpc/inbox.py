@@ -2,7 +2,7 @@
 
 The protocol has no flow control.  When a queue is full, the connection is not read for up to
 `PATIENCE_S`.  If the consumer takes no message in that time, its stream ends with an error; the
-connection and its other calls go on (as in the Go implementation since 1.2.8).
+connection and its other calls continue (as in the Go implementation since 1.2.8).
 """
 
 import asyncio

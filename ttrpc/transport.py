@@ -25,7 +25,7 @@ log = logging.getLogger("ttrpc")
 READ_BYTES: Final = 64 * 1024
 EVENTS_PER_STEP: Final = 64  # requests answered before other connections get a turn
 LIMIT_BYTES: Final = 1024 * 1024
-_LOW_PART: Final = 4  # reading goes on when a quarter of the limit is left
+_LOW_PART: Final = 4  # reading continues when a quarter of the limit is left
 
 E_co = TypeVar("E_co", covariant=True)
 E = TypeVar("E")

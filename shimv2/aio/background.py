@@ -15,7 +15,7 @@ class Background:
     """The shim's own tasks: watchers of exits, and verbs whose client has disconnected.
 
     An exception in a task is logged with its traceback and ends only that task.  If it ended the
-    shim, containerd would kill the container, because it kills containers whose shim is gone.
+    shim, containerd would kill the container, because it kills containers whose shim has exited.
     """
 
     def __init__(self) -> None:

@@ -40,7 +40,7 @@ class Relay:
     """One stream.  Owns source and sink, and closes both when the stream ends.
 
     With the policy `block` at most one chunk is kept in memory, between a read and a write that
-    found the sink full.  With the other policies the relay goes on reading into a backlog.
+    found the sink full.  With the other policies the relay continues to read into a backlog.
     """
 
     def __init__(self, name: str, source: Source, sink: Sink, policy: IoPolicy) -> None:
@@ -222,7 +222,8 @@ class Relay:
             self._sink_full = True  # the source has bytes, and no other process reads it
             return 0
         except OSError:
-            # A source that is no pipe (ENOTTY, EINVAL), or EPIPE: read and write tell which.
+            # A source that is no pipe (ENOTTY, EINVAL), or EPIPE: the next read or write shows
+            # which.
             self._can_splice = False
             return 0
         self._splicing = True

@@ -28,7 +28,7 @@ class RelayedIO(ProcessIO):
         self._relays: dict[int, Relay] = {}
         self._stdin: StdinFifo | None = None
         self._stdin_closed = False
-        self._read_by = 0.0  # loop time at which a client has had its time to read
+        self._read_by = 0.0  # loop time until which a client may read
         self._is_read: asyncio.Future[None] | None = None  # once the process has ended
 
     def _open_deadline(self, timeout_s: float | None) -> float:
@@ -65,7 +65,7 @@ class RelayedIO(ProcessIO):
             return
         loop = asyncio.get_running_loop()
         turns_left, pause_s = _TURNS, _FIRST_PAUSE_S
-        while not self._is_read.done():  # all callers go on when one of them has seen it
+        while not self._is_read.done():  # all callers continue when one of them has noticed it
             now = loop.time()
             if now >= self._read_by or not self._look_for_unread():
                 self._is_read.set_result(None)
@@ -106,7 +106,7 @@ class RelayedIO(ProcessIO):
             ends = [relay.ended for relay in live]
             await asyncio.wait(ends, timeout=min(pause_s, deadline - now))
         if any(relay.look_for_late_reader() for relay in self._relays.values()):
-            self.process_ended()  # it gets the time that one has who was there at the exit
+            self.process_ended()  # it gets as much time as a client that was connected at the exit
             await self.output_read()
         for relay in live:
             log.warning(

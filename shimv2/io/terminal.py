@@ -21,7 +21,7 @@ _AWAY_LOOK_S: Final = 0.1  # only where the slave cannot be held open
 
 
 class ConsoleIO(RelayedIO):
-    """The streams of a process with a terminal; stderr's name is not looked at.
+    """The streams of a process with a terminal; stderr's name is ignored.
 
     Input and output are two relays on one master.  If one of them ends, the shim closes the master.
     So processes of a terminal whose input has ended get SIGHUP, as with the Go shim.

@@ -1,4 +1,4 @@
-"""What /proc tells about a process (proc(5)).
+"""Reads the properties of a process from /proc (proc(5)).
 
 By hand and not by psutil: docs/adr/0005 has the figures.
 """
@@ -50,7 +50,7 @@ def start_time_of(pid: int) -> int | None:
 
 
 def is_namespace_init(pid: int) -> bool:
-    """Tell whether a process is number 1 of its innermost pid namespace; False once it is reaped.
+    """Whether a process is number 1 of its innermost pid namespace; False once it is reaped.
 
     The field NSpid is there since Linux 4.1.
     """

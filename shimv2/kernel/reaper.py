@@ -124,7 +124,7 @@ class Reaper:
 
     @staticmethod
     def _is_child(pid: int) -> bool:
-        """Tell whether `pid` is a child that has not been reaped, running or exited."""
+        """Whether `pid` is a child that has not been reaped, running or exited."""
         try:
             os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
         except ChildProcessError:

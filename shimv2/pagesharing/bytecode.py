@@ -8,8 +8,7 @@ instructions yet.
 
 There are two conditions:
 
-* An instruction goes back as a whole, with its caches.  So an instruction that lies across two
-  pages is left out.
+* An instruction is reset as a whole, with its caches.  So an instruction on two pages is left out.
 * A specialized form checks what it relies on before it is used.  It compares version numbers of
   types, dicts and functions, and CPython never uses such a number twice.
 """

@@ -10,7 +10,7 @@ from shimv2.gocompat.gotext import quote
 
 
 class CorruptLog(ValueError):
-    """A runtime's log cannot be parsed; the text says why."""
+    """A runtime's log cannot be parsed; the text has the reason."""
 
 
 def last_error(log: bytes) -> str:

@@ -14,8 +14,8 @@ A zygote serves launchers that have the key (description.c) and the settings of 
 made it.  If it is stopped or killed, at any moment, a launcher makes a cold start after a short
 time.
 
-The zygote is no subreaper, and it has no loop and no thread.  If it ends, its shims go on.  After
-the last shim has ended it lingers, then it removes its socket and ends.
+The zygote is no subreaper, and it has no loop and no thread.  If it ends, its shims continue.
+After the last shim has ended it lingers, then it removes its socket and ends.
 """
 
 import os

@@ -44,7 +44,7 @@ class _Stopped(Exception):
 
 
 def start_supervisor(new: NewZygote, work: "Work", settings: Settings, name: str) -> None:
-    """Start a zygote that lives on after this process.  Return at once.
+    """Start a zygote that outlives this process.  Return at once.
 
     The zygote serves until it was idle for `zygote_linger_s` of the settings.  The caller has
     answered already, and ends next.  `name` is the runtime's name, for the log.

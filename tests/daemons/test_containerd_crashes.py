@@ -66,7 +66,7 @@ def test_oom_is_published_before_the_exit(
     assert [topic for topic, _ in watch.seen()] == expected
 
 
-@pytest.mark.ours("Go's `delete` leaves the dead socket")
+@pytest.mark.ours("`delete` of the Go shim leaves the stale socket")
 def test_daemon_reports_the_exit_of_the_container_of_a_killed_shim(
     containerd: Containerd, run: Sequence[str], watch: Watch
 ) -> None:
@@ -82,7 +82,7 @@ def test_daemon_reports_the_exit_of_the_container_of_a_killed_shim(
     assert containerd.tasks() == {}
 
 
-@pytest.mark.ours("Go's tells 137 of every container of a dead shim")
+@pytest.mark.ours("the Go shim reports 137 for every container of a dead shim")
 def test_exit_status_outlives_the_shim(
     containerd: Containerd, run: Sequence[str], watch: Watch
 ) -> None:

@@ -36,7 +36,7 @@ def prefix(host: Host) -> Iterator[str]:
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.ours("it is not what is installed")
+@pytest.mark.ours("it is not the installed shim")
 @pytest.mark.parametrize("pair", pairs("containerd 1.6", runtimes=("runc",)), indirect=True)
 def test_installed_shim_runs_redis(
     prefix: str, containerd: Containerd, prompt: Prompt, redis: Redis

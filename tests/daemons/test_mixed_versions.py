@@ -91,7 +91,7 @@ def test_pod_of_ours_is_joined_by_the_go_shim(
 
 @every_daemon
 @every_version
-def test_container_of_an_older_version_lives_on_after_the_upgrade(
+def test_container_of_an_older_version_continues_after_the_upgrade(
     containerd: Containerd, install: Install, older: str, host: Host
 ) -> None:
     """It accepts execs, outlives the daemon and reports its status; the new `delete` removes it."""

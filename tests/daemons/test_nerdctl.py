@@ -130,7 +130,7 @@ def test_terminal_has_its_size_and_the_exit_status(nerdctl: Nerdctl) -> None:
 
 
 @every_daemon
-def test_terminal_is_left_and_taken_again(nerdctl: Nerdctl) -> None:
+def test_terminal_is_detached_and_attached_again(nerdctl: Nerdctl) -> None:
     """The detach keys do not affect the shell; attach finds it unchanged; Ctrl-C reaches it."""
     command = nerdctl.words("-it", "--name", "shell")
     with nerdctl.terminal("nerdctl", *command, IMAGE, "sh") as person:
@@ -169,7 +169,7 @@ def test_exec_in_a_terminal(nerdctl: Nerdctl) -> None:
 
 
 @every_daemon
-def test_container_is_looked_at_and_limited(nerdctl: Nerdctl) -> None:
+def test_container_is_inspected_and_limited(nerdctl: Nerdctl) -> None:
     """inspect, top and stats; update changes the cgroup."""
     limit = ("--memory", "64m", "--pids-limit", "20")
     nerdctl(*nerdctl.words("-d", "--name", "web", *limit), IMAGE, "sleep", "1000")
@@ -287,7 +287,7 @@ def test_failures_are_reported(nerdctl: Nerdctl) -> None:
 
 
 @every_daemon
-def test_daemon_is_killed_and_the_log_goes_on(nerdctl: Nerdctl, containerd: Containerd) -> None:
+def test_daemon_is_killed_and_the_log_continues(nerdctl: Nerdctl, containerd: Containerd) -> None:
     """The logging binary belongs to the shim: no line is lost while there is no daemon."""
     nerdctl(*nerdctl.words("-d", "--name", "web"), IMAGE, "sh", "-c", TICK)
     nerdctl.wait_logged("web", "tick 3\n")

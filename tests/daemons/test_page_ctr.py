@@ -45,7 +45,7 @@ def test_output_of_a_container_in_a_file(
 
 
 @with_crun
-@pytest.mark.ours("Go's does not read it")
+@pytest.mark.ours("the Go shim does not read it")
 def test_another_runtime_by_a_file_of_options(prompt: Prompt, host: Host, runtime: str) -> None:
     """`--runtime-config-path`: the runtime that the file names is called, and no other."""
     options = Path(host.folder, "crun.toml")

@@ -32,7 +32,7 @@ POD = {"io.containerd.runc.v2.group": "pod"}
 
 
 async def state_of(container: Container, exec_id: str = "") -> task_v2_pb2.StateResponse:
-    """Return State's answer as it is on the wire."""
+    """Return State's reply as the protobuf message."""
     request = task_v2_pb2.StateRequest(id=container.id, exec_id=exec_id)
     return await container.task.call("State", request, task_v2_pb2.StateResponse)
 
@@ -102,7 +102,7 @@ def test_state_has_all_fields_of_the_request(setup: Setup) -> None:
     in_harness(setup, scenario)
 
 
-@pytest.mark.ours("containerd 1.6's unmounts the root only")
+@pytest.mark.ours("the shim of containerd 1.6 unmounts the root only")
 @pytest.mark.rule("task.delete.2")
 def test_what_is_mounted_below_the_root_is_unmounted_too(setup: Setup) -> None:
     """Also mounts that another process made there meanwhile."""
@@ -145,7 +145,7 @@ def test_container_without_mounts_is_left_its_root(setup: Setup) -> None:
 
 
 @pytest.mark.rule("task.delete.6", "events.order.4", "task.wait.5")
-@pytest.mark.ours("Go's Wait never returns")
+@pytest.mark.ours("Wait of the Go shim never returns")
 def test_container_that_never_ran_has_no_exit_of_its_own(setup: Setup) -> None:
     """Status 0, the zero time, a killed init; its exit may be published after the Delete."""
 
@@ -209,7 +209,7 @@ def test_pids_name_the_execs(setup: Setup) -> None:
     in_harness(setup, scenario)
 
 
-@pytest.mark.ours("Go's ask the runtime for the processes")
+@pytest.mark.ours("Go shims run the runtime for the processes")
 @pytest.mark.rule("task.pids.4", "task.state.4", "task.kill.6")
 def test_reads_need_no_runtime(faulty: Setup, faults: Faults) -> None:
     """State, Pids, Stats, Connect, and the signal of an exec: from memory and the kernel."""
@@ -233,7 +233,7 @@ def test_reads_need_no_runtime(faulty: Setup, faults: Faults) -> None:
     in_harness(faulty, scenario)
 
 
-@pytest.mark.ours("Go's Kill waits for the verb")
+@pytest.mark.ours("Kill of the Go shim waits for the verb")
 @pytest.mark.rule("task.kill.8", "task.exits.9")
 def test_kill_does_not_wait_for_a_stuck_verb(faulty: Setup, faults: Faults) -> None:
     """A container can be killed while its Start hangs."""

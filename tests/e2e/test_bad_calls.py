@@ -40,7 +40,7 @@ async def exec_with(container: Container, exec_id: str, packed: any_pb2.Any | No
 
 
 @pytest.mark.rule("task.errors.2", "task.service.2")
-def test_exec_that_is_not_there_is_not_found_by_any_method(setup: Setup) -> None:
+def test_missing_exec_is_not_found_by_any_method(setup: Setup) -> None:
     """Also an id that looks like a path, or like the container's."""
 
     async def scenario(harness: Harness) -> None:
@@ -103,7 +103,7 @@ def test_exec_of_what_is_no_process_is_refused_and_its_id_is_free(setup: Setup) 
     in_harness(setup, scenario)
 
 
-@pytest.mark.ours("Go's shim dies of some")
+@pytest.mark.ours("the Go shim crashes on some")
 @pytest.mark.rule("task.create.2", "task.create.3", "task.create.21")
 def test_create_with_options_that_are_none_is_refused(setup: Setup) -> None:
     """Of an unknown type, of another known type, and bytes that cannot be decoded."""
@@ -170,7 +170,7 @@ def test_any_bytes_are_answered_and_harm_no_container(setup: Setup) -> None:
     in_harness(setup, scenario)
 
 
-@pytest.mark.ours("Go's shim dies of it")
+@pytest.mark.ours("the Go shim crashes")
 @pytest.mark.rule("task.exec.5")
 def test_exec_without_a_specification_is_an_error(setup: Setup) -> None:
     """Code 3, and the shim continues to run."""

@@ -27,7 +27,7 @@ class Outcome:
     stderr: str
 
 
-async def say(harness: Harness, *flags: str, cwd: str) -> Outcome:
+async def run_binary(harness: Harness, *flags: str, cwd: str) -> Outcome:
     """Run the binary with containerd's flags before `flags`; return both outputs separately."""
     status, out, err = await harness.binary.run(
         list(flags), cwd=cwd, stdin=b"", combined=False, limit_s=10
@@ -71,7 +71,7 @@ def test_unknown_flag_is_refused_with_the_usage(setup: Setup) -> None:
 
     async def scenario(harness: Harness) -> None:
         bundle = harness.make_bundle("c1", TRUE)
-        result = await say(harness, "-id", "c1", "-foo", "start", cwd=bundle.path)
+        result = await run_binary(harness, "-id", "c1", "-foo", "start", cwd=bundle.path)
 
         assert (result.status, result.stdout) == (2, "")
         first, second = result.stderr.splitlines()[:2]
@@ -89,7 +89,9 @@ def test_namespace_of_bad_characters_is_refused(setup: Setup, namespace: str) ->
     async def scenario(harness: Harness) -> None:
         bundle = harness.make_bundle("c1", TRUE)
         # The last flag counts: containerd's own comes before.
-        result = await say(harness, "-namespace", namespace, "-id", "c1", "start", cwd=bundle.path)
+        result = await run_binary(
+            harness, "-namespace", namespace, "-id", "c1", "start", cwd=bundle.path
+        )
 
         pattern = "^[A-Za-z0-9]+(?:[._-](?:[A-Za-z0-9]+))*$"
         words = f'namespace validation: identifier "{namespace}" must match {pattern}'
@@ -105,7 +107,7 @@ def test_empty_namespace_is_refused(setup: Setup) -> None:
 
     async def scenario(harness: Harness) -> None:
         bundle = harness.make_bundle("c1", TRUE)
-        result = await say(harness, "-namespace", "", "-id", "c1", "start", cwd=bundle.path)
+        result = await run_binary(harness, "-namespace", "", "-id", "c1", "start", cwd=bundle.path)
 
         assert result == Outcome(1, "", f"{NAME}: shim namespace cannot be empty")
         bundle.remove()
@@ -114,7 +116,7 @@ def test_empty_namespace_is_refused(setup: Setup) -> None:
 
 
 @pytest.mark.rule("cli.socket.7")
-@pytest.mark.ours("containerd 1.6's shim knows no socket_dir")
+@pytest.mark.ours("the shim of containerd 1.6 has no socket_dir")
 def test_socket_folder_that_cannot_be_written_fails_start(setup: Setup) -> None:
     """The reason is reported, and neither a server nor a socket remains."""
 

@@ -16,7 +16,7 @@ from tests.support.host import Host
 
 pytestmark = [
     pytest.mark.root,
-    pytest.mark.ours("it is ours that is compared"),
+    pytest.mark.ours("the test compares ours"),
 ]
 
 GO: Final = "/usr/bin/containerd-shim-runc-v2"

@@ -39,7 +39,7 @@ def test_root_is_made_where_there_is_none(setup: Setup) -> None:
     in_harness(setup, scenario)
 
 
-@pytest.mark.ours("Go leaves the dead socket")
+@pytest.mark.ours("the Go shim leaves the stale socket")
 @pytest.mark.rule("options.runc.1", "options.runc.2", "cli.spawn.10")
 def test_runtime_and_its_root_are_those_of_create(setup: Setup, host: Host) -> None:
     """For the container, its execs, its Delete, and `delete` after a crash."""
@@ -86,7 +86,7 @@ def test_runtime_and_its_root_are_those_of_create(setup: Setup, host: Host) -> N
 
 
 @pytest.mark.rule("task.words.8")
-@pytest.mark.ours("Go's leave the container to the daemon's `delete`")
+@pytest.mark.ours("Go shims leave the container to the daemon's `delete`")
 @pytest.mark.parametrize("act", ["rm $PIDFILE", ": >$PIDFILE", "echo x >$PIDFILE"])
 def test_runtime_that_leaves_no_pid_fails_create(faulty: Setup, faults: Faults, act: str) -> None:
     """The shim cannot know which exit to wait for, so it removes the container."""
@@ -108,7 +108,7 @@ def test_runtime_that_leaves_no_pid_fails_create(faulty: Setup, faults: Faults, 
 
 
 @pytest.mark.rule("task.exits.11")
-def test_container_whose_configuration_is_gone_has_its_leftovers_killed(setup: Setup) -> None:
+def test_leftovers_of_a_container_without_a_configuration_are_killed(setup: Setup) -> None:
     """Without config.json the shim cannot know whether the kernel kills them."""
 
     async def scenario(harness: Harness) -> None:

@@ -70,7 +70,7 @@ def test_options_of_a_checkpoint_are_of_exactly_one_type(setup: Setup) -> None:
 
 
 @pytest.mark.rule("task.checkpoint.1")
-@pytest.mark.ours("1.6's dies of it")
+@pytest.mark.ours("the shim of 1.6 crashes")
 def test_options_of_a_checkpoint_of_another_type_are_refused(setup: Setup) -> None:
     """With the text of 1.7 and later."""
 
@@ -157,7 +157,7 @@ def test_work_folder_of_the_client_is_kept(faulty: Setup, faults: Faults) -> Non
 
 
 @pytest.mark.rule("task.checkpoint.5")
-@pytest.mark.ours("Go's leave it frozen")
+@pytest.mark.ours("Go shims leave it frozen")
 def test_checkpoint_that_is_killed_does_not_leave_the_container_frozen(
     faulty: Setup, faults: Faults
 ) -> None:
@@ -177,7 +177,7 @@ def test_checkpoint_that_is_killed_does_not_leave_the_container_frozen(
 
 
 @pytest.mark.rule("task.checkpoint.5")
-@pytest.mark.ours("Go's let it run on, as paused")
+@pytest.mark.ours("Go shims let it run, and report it as paused")
 def test_checkpoint_that_is_killed_does_not_let_a_paused_container_run(
     faulty: Setup, faults: Faults
 ) -> None:
@@ -197,7 +197,7 @@ def test_checkpoint_that_is_killed_does_not_let_a_paused_container_run(
 
 
 @pytest.mark.rule("task.checkpoint.6")
-@pytest.mark.ours("Go's kill the runtime with the call")
+@pytest.mark.ours("Go shims kill the runtime with the call")
 def test_checkpoint_outlives_its_caller_and_is_joined_by_the_same_call(
     faulty: Setup, faults: Faults
 ) -> None:
@@ -228,7 +228,7 @@ def test_checkpoint_outlives_its_caller_and_is_joined_by_the_same_call(
     in_harness(faulty, scenario)
 
 
-@pytest.mark.ours("Go's have no limit but the caller's")
+@pytest.mark.ours("Go shims have no limit but the caller's")
 def test_time_limit_of_a_checkpoint_is_a_setting_of_its_own(
     faulty: Setup, faults: Faults, tmp_path: Path
 ) -> None:

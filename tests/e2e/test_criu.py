@@ -129,7 +129,7 @@ def test_input_of_a_pipe_is_connected_again(criu_setup: Setup, dump: str) -> Non
     in_harness(criu_setup, scenario)
 
 
-def test_criu_takes_every_option(criu_setup: Setup, dump: str, tmp_path: Path) -> None:
+def test_criu_accepts_every_option(criu_setup: Setup, dump: str, tmp_path: Path) -> None:
     """CRIU accepts all options together; its log is kept in the client's folder."""
 
     async def scenario(harness: Harness) -> None:
@@ -165,7 +165,7 @@ def test_paused_container_stays_paused(criu_setup: Setup, dump: str) -> None:
     in_harness(criu_setup, scenario)
 
 
-@pytest.mark.ours("2.x ignores criu_path, 1.6's passes it to every call")
+@pytest.mark.ours("2.x ignores criu_path, 1.6 passes it to every call")
 def test_criu_is_found_by_the_option(setup: Setup, criu: str, host: Host, dump: str) -> None:
     """`criu_path`, with a runc that still has `--criu`; nothing on PATH."""
     os.unlink(os.path.join(host.bin, "criu"))

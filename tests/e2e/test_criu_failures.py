@@ -75,7 +75,7 @@ def test_checkpoint_that_cannot_be_written_is_refused_and_the_container_runs_on(
         in_harness(criu_setup, scenario)
 
 
-@pytest.mark.ours("Go's has no limit of its own")
+@pytest.mark.ours("the Go shim has no limit of its own")
 def test_checkpoint_that_hangs_is_killed_and_the_container_runs_on(
     criu_setup: Setup, dump: str, tmp_path: Path
 ) -> None:
@@ -99,7 +99,7 @@ def test_checkpoint_that_hangs_is_killed_and_the_container_runs_on(
     in_harness(limited, scenario)
 
 
-@pytest.mark.ours("Go's kill it with the call")
+@pytest.mark.ours("Go shims kill it with the call")
 def test_checkpoint_outlives_its_caller(criu_setup: Setup, dump: str) -> None:
     """The image is complete although the client disconnected meanwhile; other calls are
     answered."""
@@ -131,7 +131,7 @@ def traced(pid: int) -> bool:
     return "TracerPid:\t0\n" not in Path(f"/proc/{pid}/status").read_text()
 
 
-@pytest.mark.ours("Go's has no limit of its own")
+@pytest.mark.ours("the Go shim has no limit of its own")
 @pytest.mark.parametrize("file", ["core-1.img", "pages-1.img"])
 def test_restore_that_hangs_is_killed_and_nothing_is_left(
     criu_setup: Setup, dump: str, tmp_path: Path, file: str
@@ -162,7 +162,7 @@ def test_restore_that_hangs_is_killed_and_nothing_is_left(
     in_harness(limited, scenario)
 
 
-@pytest.mark.ours("Go's remove what is mounted there")
+@pytest.mark.ours("Go shims remove the contents of mounts there")
 def test_shim_that_dies_in_a_restore_leaves_the_containers_files_alone(
     criu_setup: Setup, host: Host, dump: str
 ) -> None:

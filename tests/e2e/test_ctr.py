@@ -90,8 +90,8 @@ def test_installed_as_the_runc_shim_it_serves_runc_and_crun(
     assert (with_runc.stdout, with_crun.stdout) == (b"runc\n", b"crun\n")
 
 
-@pytest.mark.ours("Go's does not read it")
-def test_options_may_stand_in_a_file(containerd: Containerd, host: Host) -> None:
+@pytest.mark.ours("the Go shim does not read it")
+def test_options_may_be_in_a_file(containerd: Containerd, host: Host) -> None:
     """`--runtime-config-path`, for runtimes that ctr has no options for: crun, and its root."""
     config, binary = Path(host.folder, "options.toml"), crun(host.folder)
     config.write_text(f'BinaryName = "{binary}"\nRoot = "{host.folder}/crun-state"\n')
@@ -111,7 +111,7 @@ def test_options_may_stand_in_a_file(containerd: Containerd, host: Host) -> None
     assert os.listdir(f"{host.folder}/crun-state/{namespace}") == []
 
 
-@pytest.mark.ours("Go's does not read it")
+@pytest.mark.ours("the Go shim does not read it")
 def test_options_file_that_is_wrong_fails_the_create(containerd: Containerd, host: Host) -> None:
     """The error names the file and the line; nothing is left behind."""
     config = Path(host.folder, "options.toml")
@@ -239,8 +239,8 @@ def test_killed_containerd_finds_its_containers_again(containerd: Containerd, ho
 
 
 @pytest.mark.vm
-@pytest.mark.ours("Go's `delete` leaves the dead socket")
-def test_killed_shim_takes_its_container_along(containerd: Containerd) -> None:
+@pytest.mark.ours("`delete` of the Go shim leaves the stale socket")
+def test_container_of_a_killed_shim_is_killed_and_removed(containerd: Containerd) -> None:
     """After SIGKILL of the shim the daemon runs `delete`: container dead, everything removed."""
     containerd.ctr(*RUN, "-d", "--null-io", IMAGE, "c1", "sleep", "1000")
     init = containerd.tasks()["c1"].pid

@@ -24,7 +24,7 @@ def end(containerd: Containerd, name: str) -> None:
     containerd.remove_task(name)
 
 
-@pytest.mark.runc("crun does not thaw what it kills on cgroup v1")
+@pytest.mark.runc("crun does not thaw a frozen container that it kills on cgroup v1")
 def test_task_is_paused_and_resumed(containerd: Containerd, host: Host) -> None:
     """ctr shows the states, the refusals and the events of both verbs."""
     path = os.path.join(host.folder, "events")

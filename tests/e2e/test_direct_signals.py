@@ -19,7 +19,7 @@ from tests.support.host import Host
 
 pytestmark = [
     pytest.mark.root,
-    pytest.mark.ours("Go's asks the runtime each time"),
+    pytest.mark.ours("the Go shim runs the runtime each time"),
     pytest.mark.rule("task.kill.11"),
 ]
 

@@ -83,7 +83,9 @@ async def removed(container: Container, exec_id: str) -> None:
     await container.remove()
 
 
-def telling(harness: Harness, container: Container, exec_id: str) -> list[asyncio.Task[object]]:
+def exit_reports(
+    harness: Harness, container: Container, exec_id: str
+) -> list[asyncio.Task[object]]:
     """Wait for the exit by Wait and by the event."""
     event = harness.sink.wait_for("/tasks/exit", process_id=exec_id or "c1", timeout_s=LONG_S)
     ways: Sequence[Awaitable[object]] = (container.task.wait("c1", exec_id), event)
@@ -91,7 +93,7 @@ def telling(harness: Harness, container: Container, exec_id: str) -> list[asynci
 
 
 @pytest.mark.rule("task.wait.6")
-@pytest.mark.ours("what is in the FIFO then is lost")
+@pytest.mark.ours("unread output in the FIFO is lost")
 @TERMINAL
 @WHO
 def test_exit_is_published_when_a_slow_client_has_read_the_output(
@@ -105,7 +107,7 @@ def test_exit_is_published_when_a_slow_client_has_read_the_output(
         container = await started(harness, script, exec_id, terminal=terminal)
         client = container.stdout
         assert isinstance(client, Idle)
-        ends = telling(harness, container, exec_id)
+        ends = exit_reports(harness, container, exec_id)
         data = b""
         while not any(each.done() for each in ends):
             data += client.some()
@@ -157,7 +159,7 @@ def test_exit_waits_neither_for_a_disconnected_client_nor_for_an_empty_output(
                 assert output is not None
                 output.close()
         await container.task.start("c1")
-        ends = telling(harness, container, "")
+        ends = exit_reports(harness, container, "")
         async with asyncio.timeout(AT_ONCE_S):
             await asyncio.gather(*ends)
         await removed(container, "")
@@ -166,7 +168,7 @@ def test_exit_waits_neither_for_a_disconnected_client_nor_for_an_empty_output(
 
 
 @pytest.mark.rule("task.wait.6")
-@pytest.mark.ours("what is in the FIFO then is lost")
+@pytest.mark.ours("unread output in the FIFO is lost")
 def test_twelve_containers_at_a_time_lose_no_output_when_clients_close_at_the_exit_event(
     setup: Setup, tmp_path: Path
 ) -> None:

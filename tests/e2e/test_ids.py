@@ -17,7 +17,7 @@ SLEEP = spec.Wanted(["sleep", "1000"])
 @pytest.mark.rule("task.create.17", "task.create.19")
 @pytest.mark.parametrize(
     "id_",
-    ["", "a/b", "..", "../../etc", pytest.param("ü", marks=pytest.mark.runc("crun takes it"))],
+    ["", "a/b", "..", "../../etc", pytest.param("ü", marks=pytest.mark.runc("crun accepts it"))],
 )
 def test_id_that_the_runtime_does_not_take_leaves_nothing(setup: Setup, id_: str) -> None:
     """Refused with the runtime's text; the shim has no container."""
@@ -53,7 +53,7 @@ def test_id_of_200_characters_is_one_like_any_other(setup: Setup) -> None:
     in_harness(setup, scenario)
 
 
-@pytest.mark.ours("Go's writes the pid of an exec named init over the init's")
+@pytest.mark.ours("the Go shim overwrites the init's pid file with that of an exec named init")
 @pytest.mark.rule("task.exec.7", "task.exec.8", "task.start.2")
 def test_any_id_of_an_exec_is_accepted_and_leaves_no_folder(setup: Setup) -> None:
     """Empty, that of the container, a path, a long one, non-ASCII ones."""

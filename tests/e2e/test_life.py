@@ -94,7 +94,7 @@ def test_socket_address_and_modes_are_containerds(setup: Setup) -> None:
 
 
 @pytest.mark.rule("task.exits.8")
-def test_every_telling_of_an_exit_has_the_same_status_and_time(setup: Setup) -> None:
+def test_every_report_of_an_exit_has_the_same_status_and_time(setup: Setup) -> None:
     """Wait, State, TaskExit, TaskDelete and Delete agree to the nanosecond."""
 
     async def scenario(harness: Harness) -> None:
@@ -327,7 +327,7 @@ def test_sink_that_never_answers_holds_up_no_call(setup: Setup) -> None:
 
 
 @pytest.mark.rule("task.exits.10")
-@pytest.mark.ours("Go says 137, and leaves the dead socket")
+@pytest.mark.ours("the Go shim reports 137, and leaves the stale socket")
 def test_delete_after_a_crash_reports_the_recorded_status(setup: Setup) -> None:
     """The exit was recorded on disk when it was reaped: `delete` reports it."""
 
@@ -344,7 +344,7 @@ def test_delete_after_a_crash_reports_the_recorded_status(setup: Setup) -> None:
 
 @pytest.mark.rule("cli.delete.12", "cli.end.4")
 @pytest.mark.vm
-@pytest.mark.ours("Go leaves the dead socket")
+@pytest.mark.ours("the Go shim leaves the stale socket")
 def test_delete_after_a_crash_ends_the_running_container(setup: Setup) -> None:
     """With the shim gone, `delete` kills the container, unmounts and reports 137."""
 

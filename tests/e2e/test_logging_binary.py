@@ -190,7 +190,7 @@ def test_logger_that_ends_before_it_is_ready_depends_on_the_scheme(
 
 
 @pytest.mark.rule("io.logger.7", "io.logger.15")
-@pytest.mark.ours("runs any program, in several words")
+@pytest.mark.ours("runs any program, and has other texts")
 def test_logger_that_is_missing_or_not_safe_is_refused(setup: Setup, tmp_path: Path) -> None:
     """CVE-2026-53488: a program is run only if no other user than root could have written it."""
     path = program(tmp_path, READY)

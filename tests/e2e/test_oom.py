@@ -89,7 +89,7 @@ def test_oom_of_an_init_is_published_before_its_exit_every_time(setup: Setup, co
 
 @pytest.mark.rule("stats.oom.1")
 def test_oom_kill_of_an_exec_is_published_and_the_container_continues(setup: Setup) -> None:
-    """OOM before the exec's exit; the init lives."""
+    """OOM before the exec's exit; the init continues."""
 
     async def scenario(harness: Harness) -> None:
         container = await harness.run("c1", wanted=limited("sleep", "1000"))

@@ -127,7 +127,7 @@ def test_created_and_stopped_containers_are_neither_paused_nor_resumed(setup: Se
 
 
 @pytest.mark.rule("task.init.14")
-@pytest.mark.runc("crun does not thaw what it kills on cgroup v1")
+@pytest.mark.runc("crun does not thaw a frozen container that it kills on cgroup v1")
 def test_paused_container_that_is_killed_ends_without_being_resumed(setup: Setup) -> None:
     """SIGKILL ends it; its exit is published, and no Resumed event."""
 
@@ -177,7 +177,7 @@ def test_update_takes_any_url_and_checks_the_json(setup: Setup) -> None:
 
 
 @pytest.mark.rule("task.update.4")
-@pytest.mark.ours("Go's shim dies of it")
+@pytest.mark.ours("the Go shim crashes")
 def test_update_without_resources_is_an_error(setup: Setup) -> None:
     """Code 3, and the shim continues to run."""
 
@@ -192,7 +192,7 @@ def test_update_without_resources_is_an_error(setup: Setup) -> None:
 
 
 @pytest.mark.rule("task.init.13")
-@pytest.mark.ours("Go's State waits for the verb")
+@pytest.mark.ours("State of the Go shim waits for the verb")
 def test_state_during_a_slow_pause_is_pausing(faulty: Setup, faults: Faults) -> None:
     """State answers at once; a second Pause and an exec are refused, Update waits."""
 
@@ -246,7 +246,7 @@ def test_failed_pause_leaves_the_container_running(faulty: Setup, faults: Faults
 
 
 @pytest.mark.rule("task.pause.3")
-@pytest.mark.ours("Go's leave it frozen and refuse to resume it")
+@pytest.mark.ours("Go shims leave it frozen and refuse to resume it")
 def test_pause_that_is_killed_does_not_leave_the_container_frozen(
     faulty: Setup, faults: Faults
 ) -> None:
@@ -268,7 +268,7 @@ def test_pause_that_is_killed_does_not_leave_the_container_frozen(
 
 
 @pytest.mark.rule("task.init.15")
-@pytest.mark.runc("crun does not thaw what it kills on cgroup v1")
+@pytest.mark.runc("crun does not thaw a frozen container that it kills on cgroup v1")
 def test_exit_while_paused_is_published_after_the_runtime_resumed(
     faulty: Setup, faults: Faults
 ) -> None:
@@ -291,8 +291,8 @@ def test_exit_while_paused_is_published_after_the_runtime_resumed(
 
 
 @pytest.mark.rule("task.pause.4")
-@pytest.mark.ours("Go's verbs end with their caller")
-def test_pause_goes_on_without_its_client(faulty: Setup, faults: Faults) -> None:
+@pytest.mark.ours("verbs of Go shims end with their caller")
+def test_pause_continues_without_its_client(faulty: Setup, faults: Faults) -> None:
     """A Pause whose client disconnects continues, and a repeated call waits for the same result."""
 
     async def scenario(harness: Harness) -> None:

@@ -66,7 +66,7 @@ async def created_without_start(
     [{SANDBOX: "pod"}, {GROUP: "g", SANDBOX: "pod"}, {GROUP: "", SANDBOX: "pod"}],
     ids=["sandbox", "group", "empty"],
 )
-def test_members_share_a_shim_until_the_last_one_is_gone(
+def test_members_share_a_shim_until_the_last_one_is_deleted(
     setup: Setup, annotations: Mapping[str, str]
 ) -> None:
     """Shutdown works only for the last one; `delete` of one member does not affect the others."""
@@ -118,7 +118,7 @@ async def output_on_a_terminal(container: Container, exec_id: str, *args: str) -
 
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize("runtime", ["runc", "crun"])
-def test_pod_goes_on_after_its_first_container_has_gone(
+def test_pod_continues_after_its_first_container_is_deleted(
     setup: Setup, host: Host, tmp_path: Path, runtime: str
 ) -> None:
     """The shim's own folder and log are removed with the first bundle; all verbs still work."""

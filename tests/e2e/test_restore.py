@@ -163,7 +163,7 @@ def test_restored_container_has_its_terminal(faulty: Setup, faults: Faults, imag
     in_harness(faulty, scenario)
 
 
-@pytest.mark.ours("1.6's loses an exit during a restore")
+@pytest.mark.ours("the shim of 1.6 loses an exit during a restore")
 def test_restored_process_that_ends_at_once_is_started_before_it_exits(
     faulty: Setup, faults: Faults, image: str
 ) -> None:
@@ -184,7 +184,7 @@ def test_restored_process_that_ends_at_once_is_started_before_it_exits(
 
 
 @pytest.mark.rule("task.restore.4")
-@pytest.mark.ours("Go's leave a running container that no shim knows")
+@pytest.mark.ours("Go shims leave a running container that no shim knows")
 def test_restore_whose_output_no_client_opens_is_undone_and_can_be_repeated(
     faulty: Setup, faults: Faults, image: str, tmp_path: Path
 ) -> None:
@@ -247,7 +247,7 @@ def test_restored_containers_streams_belong_to_the_configured_user(
     in_harness(faulty, scenario)
 
 
-def test_unrestored_container_lets_go_of_its_streams(setup: Setup, image: str) -> None:
+def test_unrestored_container_closes_its_streams(setup: Setup, image: str) -> None:
     """Delete without a Start: the client reads the end of its streams."""
 
     async def scenario(harness: Harness) -> None:

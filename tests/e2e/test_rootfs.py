@@ -19,7 +19,7 @@ from shimv2.values.model import Mount
 from tests.support.harnessed import assert_alive_and_empty, created_on, in_harness, outcome, refused
 
 pytestmark = pytest.mark.root
-ours = pytest.mark.ours("Debian 12's has no idmapped mounts")
+ours = pytest.mark.ours("the Go shim of Debian 12 has no idmapped mounts")
 
 FIRST, COUNT = 100000, 65536  # the range of a container's ids on the host
 MAPS = (f"uidmap=0:{FIRST}:{COUNT}", f"gidmap=0:{FIRST}:{COUNT}")
@@ -120,7 +120,7 @@ async def outcome_of_rest(container: Container) -> str:
     return container.stdout.text
 
 
-@pytest.mark.ours("`delete` of Debian 12's prints more")
+@pytest.mark.ours("`delete` of Debian 12's Go shim prints more")
 def test_fuse_root_of_a_dead_shim_is_cleaned_by_delete(setup: Setup) -> None:
     """The server outlives the shim, as the container does; `delete` ends both."""
 
@@ -164,7 +164,7 @@ def test_root_of_hundreds_of_layers_runs(setup: Setup, count: int, spread: bool)
 
 
 @pytest.mark.rule("mounts.mount.1")
-@pytest.mark.ours("Debian 12's words are others")
+@pytest.mark.ours("the Go shim of Debian 12 has other texts")
 @pytest.mark.parametrize(
     ("mount", "error"),
     [

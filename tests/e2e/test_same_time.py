@@ -67,7 +67,7 @@ def test_one_of_two_starts_succeeds_and_all_waiters_get_the_exit(setup: Setup) -
     in_harness(setup, scenario)
 
 
-@pytest.mark.ours("Go's wait on")
+@pytest.mark.ours("Go shims wait for ever")
 @pytest.mark.rule("task.wait.4", "task.errors.5")
 def test_wait_ends_with_the_time_of_its_caller(setup: Setup) -> None:
     """Code 4; the process continues, and the next Wait works."""

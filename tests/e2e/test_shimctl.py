@@ -119,7 +119,7 @@ def test_kept_container_is_deleted_with_its_status(host: Host, shimctl: Shimctl)
     assert shimctl("delete", "c1").stderr.startswith("shimctl: no container c1")
 
 
-@pytest.mark.ours("Go leaves the dead socket")
+@pytest.mark.ours("the Go shim leaves the stale socket")
 def test_container_of_a_dead_shim_is_deleted_by_force(host: Host, shimctl: Shimctl) -> None:
     """A crash leaves a container without a shim: `list` shows that, and it can be removed."""
     shimctl("run", "--shim", host.shim, "-d", "--id", "c1", "--", "sleep", "1000")
@@ -132,7 +132,7 @@ def test_container_of_a_dead_shim_is_deleted_by_force(host: Host, shimctl: Shimc
     assert (forced.returncode, forced.stdout) == (0, "137\n")
 
 
-@pytest.mark.runc("make run knows no other")
+@pytest.mark.runc("make run uses runc only")
 def test_story_of_make_run_is_true(host: Host) -> None:
     """`make run`: output, status, a killed client, one that takes over, and no leftovers."""
     done = subprocess.run(

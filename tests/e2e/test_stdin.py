@@ -90,7 +90,7 @@ def test_close_io_ends_the_input_with_the_last_writer(setup: Setup) -> None:
 
 @pytest.mark.rule("io.closeio.6", "io.closeio.7")
 @pytest.mark.ours("a CloseIO before Start of an exec has no effect")
-def test_close_io_before_an_exec_runs_is_made_good(setup: Setup) -> None:
+def test_close_io_before_an_exec_runs_takes_effect_later(setup: Setup) -> None:
     """Otherwise clients that call it once would wait for ever."""
 
     async def scenario(harness: Harness) -> None:
@@ -109,7 +109,7 @@ def test_close_io_before_an_exec_runs_is_made_good(setup: Setup) -> None:
 
 @pytest.mark.rule("io.closeio.8")
 @pytest.mark.ours("a client's writer waits until Delete")
-def test_input_that_its_process_has_given_up_breaks_the_clients_pipe(setup: Setup) -> None:
+def test_input_that_its_process_has_closed_breaks_the_clients_pipe(setup: Setup) -> None:
     """If the process has closed stdin or exited, a client gets EPIPE instead of waiting for
     ever."""
 

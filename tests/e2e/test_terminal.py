@@ -177,7 +177,7 @@ def cpu_s(pid: int) -> float:
 
 
 @pytest.mark.rule("task.resize.4", "io.terminal.13")
-def test_exec_with_a_terminal_takes_its_first_size_from_the_request(setup: Setup) -> None:
+def test_exec_with_a_terminal_has_its_first_size_from_the_request(setup: Setup) -> None:
     """A resize before Start is lost, one after it is seen."""
 
     async def scenario(harness: Harness) -> None:

@@ -184,9 +184,9 @@ def test_stopped_container_can_only_be_read_or_deleted(setup: Setup) -> None:
     in_harness(setup, scenario)
 
 
-@pytest.mark.ours("Go's list is empty")
+@pytest.mark.ours("the list of Go shims is empty")
 @pytest.mark.rule("task.pids.3")
-def test_stopped_container_is_not_taken_for_leaked(setup: Setup) -> None:
+def test_stopped_container_does_not_look_leaked(setup: Setup) -> None:
     """Its init is listed until Delete, because daemons kill a shim with an empty list."""
 
     async def scenario(harness: Harness) -> None:
@@ -212,10 +212,10 @@ def test_kill_of_all_in_a_stopped_container_is_no_error(setup: Setup) -> None:
 
 
 @pytest.mark.parametrize(
-    "version", [2, pytest.param(3, marks=pytest.mark.ours("each of Go's serves one"))]
+    "version", [2, pytest.param(3, marks=pytest.mark.ours("each Go shim serves one"))]
 )
 @pytest.mark.rule("task.errors.1", "task.init.10", "task.connect.2", "task.service.1")
-def test_container_that_is_not_there_is_not_found_by_any_method(setup: Setup, version: int) -> None:
+def test_missing_container_is_not_found_by_any_method(setup: Setup, version: int) -> None:
     """Never created, of another shim, or deleted: the same error, in both services."""
 
     async def scenario(harness: Harness) -> None:
@@ -325,7 +325,7 @@ async def end_with_events(harness: Harness, container: Container) -> None:
     assert harness.sink.events_of("c1") == ["create c1", "start c1", *one, *one, *last]
 
 
-@pytest.mark.ours("containerd 1.6's asks the runtime")
+@pytest.mark.ours("the shim of containerd 1.6 runs the runtime")
 @pytest.mark.rule("task.start.4")
 def test_exec_of_an_ended_container_is_not_started(setup: Setup) -> None:
     """The exec was recorded before the init exited."""

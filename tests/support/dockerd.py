@@ -208,12 +208,12 @@ class Dockerd:
 
     def wait_logs(self, container: str, text: str, *, limit_s: float = 30.0) -> None:
         """Wait until a container has printed `text`, and nothing else."""
-        what = f"{container} to say {text!r}"
+        what = f"{container} to print {text!r}"
 
-        def said() -> str:
+        def output() -> str:
             return self.output("logs", container)
 
-        until(lambda: said() == text, what, limit_s=limit_s, found=lambda: repr(said()))
+        until(lambda: output() == text, what, limit_s=limit_s, found=lambda: repr(output()))
 
     def logged(self, text: str) -> bool:
         """Whether the daemon's own log has `text` in a line."""

@@ -127,7 +127,7 @@ def linux_version() -> tuple[int, ...]:
 
 
 def runs_as_root() -> bool:
-    """Tell whether containers can be made here at all."""
+    """Whether containers can be made on this machine."""
     if os.geteuid() != 0 or not shutil.which("runc"):
         return False
     return subprocess.run(["runc", "--version"], check=False, capture_output=True).returncode == 0

@@ -137,7 +137,7 @@ def _or_error(ask: Any, *words: int) -> Any:
 
 def inherited(path: str, bundle: Path) -> dict[str, Any]:
     """Let the server at `path` run a program instead of a runtime; return what that inherited."""
-    report, program = bundle / "inherited.json", bundle / "runtime-that-tells"
+    report, program = bundle / "inherited.json", bundle / "runtime-that-reports"
     root = Path(__file__).resolve().parents[2]
     program.write_text(
         _RUNTIME.format(first=run_by(sys.executable), root=str(root), path=str(report))

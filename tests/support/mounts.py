@@ -1,4 +1,4 @@
-"""Rootfs directories, overlay layers and a look at the mount table, for tests as root."""
+"""Rootfs directories, overlay layers and readers of the mount table, for tests as root."""
 
 import asyncio
 import contextlib

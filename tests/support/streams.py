@@ -53,12 +53,12 @@ class FifoReader:
         loop = asyncio.get_running_loop()
         readable = loop.create_future()
 
-        def tell() -> None:
+        def wake() -> None:
             loop.remove_reader(self.number)
             readable.set_result(None)
 
         # Read only after an event: before the first writer a read returns end of file too.
-        loop.add_reader(self.number, tell)
+        loop.add_reader(self.number, wake)
         try:
             await readable
         finally:

@@ -50,7 +50,7 @@ class Terminal:
     def resize(self, columns: int, rows: int) -> None:
         fcntl.ioctl(self._master, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
 
-    def tell_size(self) -> None:
+    def announce_size(self) -> None:
         """Send SIGWINCH, as a resize of the terminal does."""
         self._process.send_signal(signal.SIGWINCH)
 
@@ -125,7 +125,7 @@ def resized(terminal: Terminal, columns: int, rows: int) -> None:
     terminal.type(
         b'until [ "$(stty size)" = \'' + size + b"' ]; do sleep 0.05; done; echo si''zed\r"
     )
-    terminal.expect(rb"sized\r\n.*" + PROMPT, meanwhile=terminal.tell_size)
+    terminal.expect(rb"sized\r\n.*" + PROMPT, meanwhile=terminal.announce_size)
 
 
 def interrupt(terminal: Terminal) -> None:

@@ -70,7 +70,7 @@ def test_rollback_runs_to_its_end_though_the_caller_is_cancelled_twice() -> None
     run(main())
 
 
-def test_verb_goes_on_when_its_caller_leaves_and_a_repeated_call_joins() -> None:
+def test_verb_continues_when_its_caller_disconnects_and_a_repeated_call_joins() -> None:
     """A verb that has begun is neither interrupted nor done twice."""
 
     async def main() -> None:

@@ -46,7 +46,7 @@ def strangers(package: str, allowed: tuple[str, ...]) -> list[str]:
     ]
 
 
-def test_bench_takes_the_shim_from_outside() -> None:
+def test_bench_imports_only_the_loop_of_the_shim() -> None:
     """It measures the installed shim; of the shim itself only the loop is imported and measured."""
     allowed = ("bench", "ttrpc", "protos", "shimv2.values", "shimv2.shimctl", "shimv2.aio.loop")
 

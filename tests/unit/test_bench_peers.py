@@ -26,7 +26,7 @@ def peer(name: str) -> Peer:
     return Peer(name, name, f"/{name}", Generation.V2_0)
 
 
-def test_usual_peer_that_is_not_to_be_had_is_left_out_with_the_reason() -> None:
+def test_usual_peer_that_is_not_available_is_left_out_with_the_reason() -> None:
     """The bench works without cargo; its results name the missing peers."""
     left_out: list[str] = []
 
@@ -36,7 +36,7 @@ def test_usual_peer_that_is_not_to_be_had_is_left_out_with_the_reason() -> None:
     assert left_out == ["rust: cargo-tool: there is no cargo here"]
 
 
-def test_peer_that_was_asked_for_has_to_be_there() -> None:
+def test_peer_that_is_named_has_to_be_available() -> None:
     """The run was made for its figures."""
     with pytest.raises(NoPeer, match="there is no cargo here"):
         _found([GO_1_6], f"{GO_1_6},{RUST}", peer, [])
@@ -48,7 +48,7 @@ def test_unknown_peer_is_reported_with_those_there_are() -> None:
         find_peer("go-3")
 
 
-def test_interpreter_that_is_not_to_be_had_is_no_peer() -> None:
+def test_interpreter_that_is_not_available_is_no_peer() -> None:
     """The reason is that of the script that searches for it."""
     with pytest.raises(NoPeer, match="there is no /nowhere/python"):
         find_python("/nowhere/python")

@@ -16,7 +16,7 @@ def test_no_name_stands_for_all() -> None:
     assert [experiment for experiment, _ in suite.chosen(KNOWN, ())] == KNOWN
 
 
-def test_experiment_brings_all_its_figures_and_a_figure_only_itself() -> None:
+def test_experiment_selects_all_its_figures_and_a_figure_only_itself() -> None:
     """`--only delete` makes the container that it needs, and reports only the `delete`."""
     [(state, both), (steps, one)] = sorted(
         suite.chosen(KNOWN, {"state", "delete"}), key=lambda pair: pair[0].name

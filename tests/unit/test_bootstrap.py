@@ -73,7 +73,7 @@ def test_anything_else_is_an_old_generation(stdin: bytes) -> None:
 
 
 @pytest.mark.rule("cli.reply.1")
-def test_any_that_equals_id_and_namespace_is_taken_for_the_new_generation() -> None:
+def test_any_that_equals_id_and_namespace_counts_as_the_new_generation() -> None:
     """The rule is exact: nothing else distinguishes these bytes."""
     assert read_request(ME, Packed(type_url="c1", value=b"ns").SerializeToString()).new
 

@@ -32,7 +32,7 @@ def test_memberships_of_a_unified_machine_have_one_path() -> None:
     assert parse.memberships("0::/kubepods/pod1/c1\n") == {"": "/kubepods/pod1/c1"}
 
 
-def test_mountpoints_pass_over_partial_mounts() -> None:
+def test_mountpoints_ignore_partial_mounts() -> None:
     """Paths are relative to a hierarchy's root, so a bind mount of a part would be wrong."""
     found = parse.mountpoints(MOUNTINFO)
 

@@ -331,7 +331,7 @@ def test_id_that_is_a_path_is_refused(boot: Boot, id_: str) -> None:
 
 
 @pytest.mark.rule("cli.delete.9")
-def test_dead_shims_socket_is_unlinked_and_a_live_ones_is_not(boot: Boot) -> None:
+def test_socket_of_a_dead_shim_is_unlinked_and_that_of_a_running_one_is_not(boot: Boot) -> None:
     """`delete` removes a stale socket, never that of a running group."""
     dead, live = created(boot, "dead"), created(boot, "live")
     paths = {name: str(boot.folder / f"{name}.sock") for name in ("dead", "live")}

@@ -58,7 +58,7 @@ def test_environment_names_other_mirrors(tmp_path: Path) -> None:
     assert "file:/given/safe trixie-security" in text
 
 
-def test_machine_without_a_debian_source_is_an_error_that_says_what_to_set(
+def test_machine_without_a_debian_source_is_an_error_with_the_variables_to_set(
     tmp_path: Path,
 ) -> None:
     """Other distributions have other suites and other packages."""

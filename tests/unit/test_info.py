@@ -71,7 +71,7 @@ def test_options_are_echoed_with_a_bare_type(boot: Boot, url: str) -> None:
 
 
 @pytest.mark.rule("options.generic.3")
-def test_runtime_may_be_named_in_a_configuration_file(boot: Boot) -> None:
+def test_runtime_can_be_named_in_a_configuration_file(boot: Boot) -> None:
     """Options for a runtime that the daemon does not know are returned unchanged."""
     other = program(boot, "other", "echo '{\"other\": 1}'")
     config = boot.folder / "options.toml"

@@ -305,7 +305,7 @@ loop.run(main())
 
 
 @pytest.mark.rule("mounts.mount.3")
-def test_read_only_bind_keeps_what_a_user_namespace_may_not_take_off(rootfs: str) -> None:
+def test_read_only_bind_keeps_flags_that_a_user_namespace_may_not_clear(rootfs: str) -> None:
     """Rootless: the kernel refuses a remount that drops nosuid and nodev of the host's mount."""
     source, sink = os.pipe2(os.O_CLOEXEC)
     flags = ("nosuid", "nodev", "noexec", "noatime")

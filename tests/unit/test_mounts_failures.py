@@ -86,7 +86,7 @@ def test_refused_mount_has_the_error_text_of_the_reference(rootfs: str) -> None:
         ),
     ],
 )
-def test_mount_that_cannot_be_made_takes_the_others_with_it(
+def test_other_mounts_are_undone_if_one_cannot_be_made(
     rootfs: str, mount: Mount, error: type[Exception], text: str
 ) -> None:
     """All or nothing: the two mounts before it are undone."""
@@ -152,7 +152,7 @@ def test_options_that_fit_in_no_way_are_refused(tmp_path: Path, rootfs: str) -> 
     run(main())
 
 
-def test_directory_of_the_layers_that_is_gone_is_reported(rootfs: str) -> None:
+def test_missing_directory_of_the_layers_is_reported(rootfs: str) -> None:
     """It is entered before the mount, so the error is not that of the mount."""
     lower = ":".join(f"/gone/{number:060}" for number in range(60))
 

@@ -90,7 +90,7 @@ def test_batch_of_both_kinds_is_mounted_in_order(tmp_path: Path, rootfs: str) ->
     reaping(scenario)
 
 
-def test_later_mount_that_fails_takes_the_filesystem_with_it(source: str, rootfs: str) -> None:
+def test_filesystem_is_unmounted_if_a_later_mount_fails(source: str, rootfs: str) -> None:
     """All or nothing; the server of the filesystem ends."""
 
     async def scenario(reaper: Reaper) -> None:

@@ -59,9 +59,9 @@ class V1Memory:
         self.folder.rmdir()
 
     def watch(self) -> OomWatch:
-        return OomWatch(self.cgroup, self._tell, container_id="c1")
+        return OomWatch(self.cgroup, self._publish, container_id="c1")
 
-    def _tell(self) -> None:
+    def _publish(self) -> None:
         self.published += 1
 
 

@@ -232,7 +232,7 @@ def test_unknown_generic_option_is_logged_and_ignored(
 
 
 @pytest.mark.rule("options.generic.1")
-def test_generic_options_body_wins_over_the_file() -> None:
+def test_body_of_generic_options_takes_precedence_over_the_file() -> None:
     assert requests.runtime_options(generic(b'Root = "/r"', "/no/such")).root == "/r"
 
 

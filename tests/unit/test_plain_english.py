@@ -1,5 +1,6 @@
 """Comments, docstrings and pages name things, not people: see CONTRIBUTING.md, Code."""
 
+import ast
 import io
 import re
 import tokenize
@@ -22,6 +23,10 @@ PAGES: Final = (
 )
 PEOPLE: Final = re.compile(
     r"\b(whoever|whom|nobody|somebody|anybody|told|said|anew|come what may)\b", re.IGNORECASE
+)
+
+IN_NAMES: Final = re.compile(
+    r"(?:^|_)(whoever|whom|nobody|somebody|anybody|told|tells?|telling|said|says?|anew)(?:_|$)"
 )
 
 
@@ -60,6 +65,19 @@ def test_pages_name_no_people() -> None:
         for page in PAGES
         for number, line in enumerate(ROOT.joinpath(page).read_text("utf-8").splitlines(), start=1)
         for match in PEOPLE.finditer(line)
+    ]
+
+    assert found == []
+
+
+def test_names_of_the_code_name_no_people() -> None:
+    """Functions and classes are named for what they do to what: `publish_exit`, not `tell_exit`."""
+    found = [
+        f"{path.relative_to(ROOT)}:{node.lineno}: {node.name}"
+        for path in python_files()
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)
+        if IN_NAMES.search(node.name)
     ]
 
     assert found == []

@@ -173,7 +173,7 @@ def test_criu_path_of_an_old_daemon_is_read() -> None:
     assert options.criu_path == "criu"
 
 
-def test_field_of_a_newer_daemon_is_passed_over() -> None:
+def test_field_of_a_newer_daemon_is_ignored() -> None:
     """Unknown fields of every wire type are skipped."""
     newer = bytes.fromhex("0a026331 fa0101 78 f80101 fd0100000000 f9010000000000000000 1001")
     request = task_v2_pb2.ShutdownRequest.FromString(newer)

@@ -58,7 +58,7 @@ def test_interpreter_is_found_by_its_path() -> None:
     assert (done.returncode, done.stdout) == (0, f"{sys.executable}\n")
 
 
-def test_interpreter_is_looked_for_on_path_and_in_a_pyenv(tmp_path: Path) -> None:
+def test_interpreter_is_searched_on_path_and_in_a_pyenv(tmp_path: Path) -> None:
     """An interpreter of another version is skipped; without any the reason is reported."""
     wrong = tmp_path / "bin" / "python3.99"
     wrong.parent.mkdir()

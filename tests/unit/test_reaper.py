@@ -217,7 +217,7 @@ def test_everyone_who_claims_gets_the_same_exit(loop: LoopName) -> None:
     run(main(), loop=loop)
 
 
-def test_claims_that_are_given_up_leave_nothing_behind() -> None:
+def test_cancelled_claims_leave_nothing_behind() -> None:
     """1,000 waits with a timeout on one process do not use memory."""
 
     async def main() -> None:

@@ -94,7 +94,7 @@ def test_counts_of_immortal_objects_are_not_written() -> None:
 
 @needs_layout
 @needs_library
-def test_looking_at_things_keeps_no_page() -> None:
+def test_reading_of_objects_keeps_no_page() -> None:
     """3.11 writes to each object, and the reclaim resets that; later versions do not write."""
 
     def work(things: list[str]) -> bool:

@@ -48,7 +48,7 @@ def test_verb_has_the_command_line_of_the_reference(
 
 
 @pytest.mark.rule("task.lines.2", "options.runc.3", "options.runc.4")
-def test_options_of_create_stand_in_the_order_of_the_reference(fake: FakeRuntime) -> None:
+def test_options_of_create_are_in_the_order_of_the_reference(fake: FakeRuntime) -> None:
     """The options of a Create reach the command line at their place."""
     fake.script('for ARG; do echo "$ARG"; done >$HERE/argv')
     options = {"console_socket": "/s", "no_pivot": True, "no_new_keyring": True}
@@ -140,7 +140,7 @@ def test_update_hands_the_resources_over_as_one_line(fake: FakeRuntime) -> None:
 
 @pytest.mark.rule("task.lines.7")
 @pytest.mark.parametrize("outcome", ["exit 0", "exit 1", "kill -9 $$"])
-def test_process_file_is_private_and_gone_afterwards(
+def test_process_file_is_private_and_removed_afterwards(
     fake: FakeRuntime, monkeypatch: pytest.MonkeyPatch, outcome: str
 ) -> None:
     """`runc-process*`, 0600 (it has the environment), always removed."""
@@ -164,7 +164,7 @@ def test_process_file_is_private_and_gone_afterwards(
 
 
 @pytest.mark.rule("task.lines.11")
-def test_process_file_lies_in_the_runtime_folder_of_the_user(
+def test_process_file_is_in_the_runtime_folder_of_the_user(
     fake: FakeRuntime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """XDG_RUNTIME_DIR takes precedence over TMPDIR."""

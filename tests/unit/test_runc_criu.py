@@ -39,7 +39,7 @@ def calls(fake: FakeRuntime) -> list[str]:
 
 
 @pytest.mark.rule("task.checkpoint.2")
-def test_options_of_a_checkpoint_stand_in_the_order_of_the_reference(fake: FakeRuntime) -> None:
+def test_options_of_a_checkpoint_are_in_the_order_of_the_reference(fake: FakeRuntime) -> None:
     """--leave-running is given unless the container has to end."""
     fake.script(RECORD)
     fake.run(lambda runc: checkpoint(runc, spec=ALL))
@@ -53,7 +53,7 @@ def test_options_of_a_checkpoint_stand_in_the_order_of_the_reference(fake: FakeR
 
 
 @pytest.mark.rule("task.restore.2")
-def test_options_of_a_restore_stand_in_the_order_of_the_reference(fake: FakeRuntime) -> None:
+def test_options_of_a_restore_are_in_the_order_of_the_reference(fake: FakeRuntime) -> None:
     """The single dash of an option is the reference's."""
     fake.script(RECORD)
     fake.run(lambda runc: restore(runc, console_socket="/s", no_pivot=True), systemd_cgroup=True)

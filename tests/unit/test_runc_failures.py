@@ -279,7 +279,7 @@ def test_kill_without_a_runtime_is_reported_raw(fake: FakeRuntime) -> None:
 
 @pytest.mark.rule("task.delete.4")
 @pytest.mark.parametrize("verb", ["delete", "delete-force"])
-def test_delete_of_what_is_gone_is_a_success(fake: FakeRuntime, verb: str) -> None:
+def test_delete_of_a_missing_container_is_a_success(fake: FakeRuntime, verb: str) -> None:
     """A container that the runtime does not know any more is deleted all the same."""
     fake.script("echo container does not exist >&2; exit 1")
 

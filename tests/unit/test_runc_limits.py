@@ -219,7 +219,7 @@ def test_fast_runtimes_are_reported_by_their_own_status(fake: FakeRuntime) -> No
     fake.run(crowd)
 
 
-def test_process_file_of_a_cancelled_exec_is_gone(
+def test_process_file_of_a_cancelled_exec_is_removed(
     fake: FakeRuntime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It has the environment of a process that will never run."""

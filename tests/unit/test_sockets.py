@@ -71,7 +71,7 @@ def test_existing_folder_keeps_its_mode(folder: Path) -> None:
 
 
 @pytest.mark.rule("cli.reply.7")
-def test_bound_socket_takes_connections_at_once(folder: Path) -> None:
+def test_bound_socket_accepts_connections_at_once(folder: Path) -> None:
     """Connectable before a server accepts; not inherited by children."""
     made = bind_or_join(str(folder / "sock"))
     assert made is not None
@@ -109,7 +109,7 @@ def test_full_backlog_counts_as_alive(folder: Path) -> None:
 
 
 @pytest.mark.rule("cli.socket.6")
-def test_stale_name_is_taken_over(folder: Path) -> None:
+def test_stale_name_is_replaced(folder: Path) -> None:
     """EADDRINUSE and a refused connection: unlinked and bound again."""
     path = folder / "sock"
     dead_socket(str(path))
@@ -161,7 +161,7 @@ def test_folder_that_is_a_file_is_an_error(folder: Path) -> None:
     assert str(raised.value) == expected
 
 
-def test_socket_of_another_kind_is_not_taken_over(folder: Path) -> None:
+def test_socket_of_another_kind_is_not_replaced(folder: Path) -> None:
     """A socket is removed only if it is known to be stale."""
     path = folder / "sock"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as other:
@@ -228,7 +228,7 @@ def test_name_that_another_took_over_is_left(folder: Path) -> None:
     assert BoundSocket.at(theirs.path) == theirs
 
 
-def test_reused_inode_is_not_taken_for_our_own(folder: Path) -> None:
+def test_reused_inode_does_not_count_as_our_own(folder: Path) -> None:
     """File systems reuse the number of a removed inode."""
     ours = bound(folder / "sock")
     later = ours.made_at_ns + 1
@@ -248,7 +248,7 @@ def test_missing_folder_is_fine_when_unlinking(folder: Path) -> None:
     unlink_if_dead(f"{folder}/none")
 
 
-def test_dead_socket_is_unlinked_and_a_live_one_is_not(folder: Path) -> None:
+def test_stale_socket_is_unlinked_and_a_used_one_is_not(folder: Path) -> None:
     """`delete` removes only sockets that refuse connections."""
     dead_socket(str(folder / "dead"))
     with listening(str(folder / "live")):
@@ -297,7 +297,7 @@ def fd_3(monkeypatch: pytest.MonkeyPatch) -> Iterator[socket.socket]:
         yield sock
 
 
-def test_inherited_socket_is_taken_with_its_name(folder: Path, fd_3: socket.socket) -> None:
+def test_inherited_socket_is_used_with_its_name(folder: Path, fd_3: socket.socket) -> None:
     """The path that is bound is unlinked later."""
     fd_3.bind(f"{folder}/sock")
     fd_3.listen()

@@ -104,7 +104,7 @@ def test_error_of_a_handler_gets_the_code_of_its_kind(
     assert (status.code, str(status)) == (code, text)
 
 
-def test_status_error_is_taken_as_it_is() -> None:
+def test_status_error_is_used_unchanged() -> None:
     """A status is used unchanged."""
     status = StatusError(Code.ABORTED, "x", [Detail("t", b"v")])
 

@@ -34,7 +34,7 @@ def mount_tmpfs(path: str) -> None:
 
 
 @pytest.mark.rule("mounts.unmount.1")
-def test_nested_and_stacked_mounts_all_come_off(rootfs: str) -> None:
+def test_nested_and_stacked_mounts_are_all_unmounted(rootfs: str) -> None:
     """The deepest first, and stacked mounts all; mounts beside the rootfs stay."""
     neighbour = f"{rootfs}-2"
     for path in (rootfs, rootfs, f"{rootfs}/a", f"{rootfs}/a/b", f"{rootfs}/a/b", neighbour):
@@ -46,7 +46,7 @@ def test_nested_and_stacked_mounts_all_come_off(rootfs: str) -> None:
     unmount_recursive_now(neighbour)
 
 
-def test_mounts_below_a_target_that_is_none_come_off(rootfs: str) -> None:
+def test_mounts_below_a_target_that_is_no_mount_are_unmounted(rootfs: str) -> None:
     """`delete` calls it even if the rootfs itself is no mount."""
     mount_tmpfs(f"{rootfs}/proc")
     mount_tmpfs(f"{rootfs}/dev/shm")
@@ -146,7 +146,7 @@ def test_failure_below_the_outermost_is_only_logged(
 
 
 @pytest.mark.rule("mounts.unmount.5")
-def test_dead_fuse_mount_comes_off(rootfs: str) -> None:
+def test_dead_fuse_mount_is_unmounted(rootfs: str) -> None:
     """Other calls on it fail with ENOTCONN, but it can be unmounted."""
     fd = os.open("/dev/fuse", os.O_RDWR)
     linux.mount("x", rootfs, "fuse", 0, f"fd={fd},rootmode=40000,user_id=0,group_id=0")

@@ -43,13 +43,13 @@ def main(args: list[str]) -> int:
                 return run(made, hardware, [command], lambda _, data: _write(data))[0]
             return _test(made, hardware, args)
     except CannotBuild as error:
-        return _say(f"cannot make the machine: {error}", _CANNOT)
+        return _exit_with(f"cannot make the machine: {error}", _CANNOT)
     except Hung as error:
-        return _say(f"HUNG: {error}", _HUNG)
+        return _exit_with(f"HUNG: {error}", _HUNG)
     except Died as error:
-        return _say(str(error), _DIED)
+        return _exit_with(str(error), _DIED)
     finally:
-        stages.tell()
+        stages.print_all()
 
 
 def _test(made: Image, hardware: Hardware, args: list[str]) -> int:
@@ -101,7 +101,7 @@ def _write(data: bytes) -> None:
     sys.stdout.flush()
 
 
-def _say(text: str, status: int) -> int:
+def _exit_with(text: str, status: int) -> int:
     print(f"vm: {text}", file=sys.stderr, flush=True)
     return status
 

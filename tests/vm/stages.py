@@ -21,7 +21,7 @@ class Stages:
             took_s, cpu_s = time.monotonic() - began_s, _children_s() - used_s
             self._done.append(f"{name} {took_s:.0f} s ({cpu_s:.0f} s of CPU)")
 
-    def tell(self) -> None:
+    def print_all(self) -> None:
         if self._done:
             print(f"vm: {', '.join(self._done)}", file=sys.stderr, flush=True)
 

@@ -151,7 +151,7 @@ def test_end_of_input_hangs_up_after_what_was_written(tmp_path: Path) -> None:
     run_clean(scenario())
 
 
-def test_close_io_before_there_is_a_terminal_is_made_good(tmp_path: Path) -> None:
+def test_close_io_before_there_is_a_terminal_takes_effect_later(tmp_path: Path) -> None:
     """A CloseIO from before the terminal hangs it up once it exists."""
     stdin, out = fifos(tmp_path, ["in", "out"])
 

@@ -92,7 +92,7 @@ def test_message_that_is_no_terminal_is_refused_and_all_its_fds_are_closed(
 
 
 @pytest.mark.rule("io.terminal.3")
-def test_name_of_the_longest_length_is_taken(tmp_path: Path) -> None:
+def test_name_of_the_longest_length_is_accepted(tmp_path: Path) -> None:
     """Up to 4095 bytes."""
 
     async def scenario() -> None:
@@ -144,7 +144,7 @@ def test_runtime_folder_of_the_user_is_used_with_a_sticky_socket(
 
 
 @pytest.mark.rule("io.terminal.1")
-def test_folder_whose_path_is_too_long_for_a_socket_is_passed_over(
+def test_folder_whose_path_is_too_long_for_a_socket_is_skipped(
     tmp_path: Path, place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A socket's path has at most 107 bytes: the longest path that fits is used, a longer one is

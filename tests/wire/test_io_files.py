@@ -85,7 +85,7 @@ def test_stderr_to_dev_null_beside_a_fifo(tmp_path: Path) -> None:
 
 @pytest.mark.rule("io.file.1", "io.file.2")
 @pytest.mark.parametrize("stderr", ["", "/no/such/place"])
-def test_file_uri_takes_both_streams(tmp_path: Path, stderr: str) -> None:
+def test_file_uri_is_used_for_both_streams(tmp_path: Path, stderr: str) -> None:
     """The file is created with its folders and appended to; stderr's name is ignored."""
     path = tmp_path / "a" / "b" / "log"
     before = os.umask(0)

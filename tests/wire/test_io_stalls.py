@@ -149,7 +149,7 @@ def test_sink_that_recovers_in_time_loses_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.rule("io.pipes.9")
-def test_sink_that_recovers_late_goes_on_from_there(tmp_path: Path) -> None:
+def test_sink_that_recovers_late_continues_from_there(tmp_path: Path) -> None:
     """Bytes that arrive while it fails are dropped and counted; later bytes are written."""
     path = tmp_path / "log"
     path.touch()
@@ -221,7 +221,7 @@ def test_client_that_comes_after_the_end_reads_before_the_drain_is_over(tmp_path
     run_clean(scenario())
 
 
-def test_output_unread_at_the_end_is_given_up_at_close(tmp_path: Path) -> None:
+def test_output_unread_at_the_end_is_dropped_at_close(tmp_path: Path) -> None:
     """Delete drops it."""
     (out,) = fifos(tmp_path, ["out"])
 

@@ -44,7 +44,7 @@ def waits(io: ProcessIO) -> bool:
 @pytest.mark.rule("task.wait.6")
 @pytest.mark.parametrize("loop", LOOPS)
 @pytest.mark.parametrize("count", [1, 60_000, 500_000])
-def test_output_is_taken_once_the_client_has_read_it(
+def test_output_counts_as_read_once_the_client_has_read_it(
     tmp_path: Path, count: int, loop: LoopName
 ) -> None:
     """The output is in the FIFO, or not yet relayed; all waiters are woken."""
@@ -190,7 +190,7 @@ def test_nothing_is_waited_for_with_a_file_or_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.rule("task.wait.6")
-def test_output_of_a_terminal_is_taken_once_the_client_has_read_it(tmp_path: Path) -> None:
+def test_output_of_a_terminal_counts_as_read_once_the_client_has_read_it(tmp_path: Path) -> None:
     """Also output that is still in the terminal, because the FIFO is full."""
     (out,) = fifos(tmp_path, ["out"])
 

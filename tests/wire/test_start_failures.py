@@ -187,7 +187,7 @@ def test_server_joins_the_cgroup_of_the_shim(boot: Boot) -> None:
 
 @pytest.mark.root
 @pytest.mark.unified
-def test_cgroup_of_the_shim_that_takes_no_process_is_rolled_back(boot: Boot) -> None:
+def test_cgroup_of_the_shim_that_refuses_processes_is_rolled_back(boot: Boot) -> None:
     """A cgroup that enables controllers for its children cannot have processes of its own."""
     bundle = boot.bundle("c1")
     (folder,) = map(Path, tree.folders(f"/{boot.namespace}"))

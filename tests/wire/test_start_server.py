@@ -54,7 +54,7 @@ def test_server_is_a_daemon_of_its_own(boot: Boot) -> None:
 
 @pytest.mark.rule("cli.spawn.1", "cli.reply.9")
 def test_debug_level_is_shown_in_the_command_line(boot: Boot) -> None:
-    """Its command line shows namespace, id and address, and `-debug` if asked for."""
+    """Its command line shows namespace, id and address, and `-debug` if debug output is on."""
     boot.bundle("c1")
     boot.new_start("c1", params={"log_level": -4})
 

@@ -163,7 +163,7 @@ def test_data_for_a_unary_call_in_flight_is_refused(loop: LoopName, request_flag
 
 @pytest.mark.rule("ttrpc.receive.13")
 def test_unary_method_ignores_the_flags_of_its_request(loop: LoopName) -> None:
-    """A unary method does not look at the flags of its request."""
+    """A unary method ignores the flags of its request."""
 
     async def scenario() -> None:
         async with serving(Things().registry) as (_server, path):

@@ -213,7 +213,7 @@ def test_cancelled_receiver_loses_no_message(loop: LoopName) -> None:
     run(scenario(), loop=loop)
 
 
-def test_message_beyond_the_limit_is_refused_and_the_stream_goes_on(loop: LoopName) -> None:
+def test_message_beyond_the_limit_is_refused_and_the_stream_continues(loop: LoopName) -> None:
     """The sender refuses it, and sends no byte of it."""
 
     async def scenario() -> None:

@@ -220,7 +220,7 @@ def command(pid: int) -> str:
 
 
 def alive(pid: int) -> bool:
-    """Tell whether a process runs; a zombie, which its parent has not reaped, does not."""
+    """Whether a process runs; a zombie, which its parent has not reaped, does not."""
     try:
         with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
             return file.read().rpartition(")")[2].split()[0] not in {"Z", "X"}

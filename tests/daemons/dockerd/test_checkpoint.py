@@ -15,7 +15,7 @@ COUNTING = "i=0; while :; do i=$((i+1)); echo tick $i; sleep 0.1; done"
 
 
 @docker_20
-def test_container_goes_on_from_its_checkpoint(own_docker: Dockerd) -> None:
+def test_container_is_restored_from_its_checkpoint(own_docker: Dockerd) -> None:
     """It continues to count where it stopped, in its logs too; before, a checkpoint leaves it
     running.
 

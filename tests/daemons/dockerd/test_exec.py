@@ -83,7 +83,7 @@ def test_limits_of_a_running_container_are_changed(docker: Dockerd, sleeper: str
     docker.docker("rm", "--force", sleeper)
 
 
-def test_container_is_paused_and_goes_on(docker: Dockerd, sleeper: str) -> None:
+def test_container_is_paused_and_resumed(docker: Dockerd, sleeper: str) -> None:
     """Its state is shown; no exec is possible meanwhile."""
     docker.docker("pause", sleeper)
     paused = docker.state(sleeper)["Status"]

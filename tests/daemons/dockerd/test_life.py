@@ -161,7 +161,9 @@ def test_container_whose_shim_is_killed_is_dead_and_can_be_started_again(docker:
     docker.docker("rm", "c1")
 
 
-def test_container_in_the_hosts_pid_namespace_dies_as_a_whole(docker: Dockerd) -> None:
+def test_all_processes_of_a_container_in_the_hosts_pid_namespace_are_killed(
+    docker: Dockerd,
+) -> None:
     """--pid=host: when the init exits, the shim kills the other processes, because the kernel does
     not."""
     script = "sleep 1000 & sleep 1000 & wait"

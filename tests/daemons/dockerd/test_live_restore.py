@@ -32,7 +32,7 @@ crashes = pytest.mark.parametrize(
 
 
 @crashes
-def test_containers_live_through_a_crash_of_their_daemons(
+def test_containers_survive_a_crash_of_their_daemons(
     own_docker: Dockerd, crash: Sequence[str]
 ) -> None:
     """The same process, each line once; exec, stop and exit status work."""
@@ -54,7 +54,9 @@ def test_containers_live_through_a_crash_of_their_daemons(
     docker.docker("rm", "c1")
 
 
-@pytest.mark.ours("Go's has no pids for a stopped task: newer containerd forgets its status, 255")
+@pytest.mark.ours(
+    "the Go shim lists no pids for a stopped task: newer containerd forgets its status, 255"
+)
 @crashes
 def test_status_of_a_time_without_daemons_is_reported(
     own_docker: Dockerd, crash: Sequence[str]
@@ -147,7 +149,7 @@ def _folder(docker: Dockerd) -> Path:
 
 
 def _sleeps_in_a_write(pid: int) -> bool:
-    """Tell whether the last process that was started in a container has a full pipe."""
+    """Whether the last process that was started in a container has a full pipe."""
     children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     return bool(children) and "pipe_write" in Path(f"/proc/{children[-1]}/wchan").read_text()
 

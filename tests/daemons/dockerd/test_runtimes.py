@@ -20,7 +20,7 @@ pytestmark = pytest.mark.root
 
 
 @docker_28
-@pytest.mark.ours("Go's does not read a file of options")
+@pytest.mark.ours("the Go shim does not read a file of options")
 def test_shim_is_configured_by_name_by_path_and_with_options(own_docker: Dockerd) -> None:
     """dockerd 28: the default runtime, a named one, another OCI runtime, and the full name without
     an entry."""
@@ -87,7 +87,7 @@ def test_runtime_that_cannot_be_called_fails_the_run(own_docker: Dockerd) -> Non
 
 
 @docker_28
-@pytest.mark.ours("Go's does not read a file of options")
+@pytest.mark.ours("the Go shim does not read a file of options")
 def test_options_that_are_not_there_fail_the_run(own_docker: Dockerd) -> None:
     """A file of options that is missing is named; nothing runs with a default instead."""
     docker = own_docker
