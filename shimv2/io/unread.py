@@ -64,9 +64,8 @@ class Unread:
             os.read(self._events.number, _EVENTS_BYTES)  # which events they are does not matter
         if self._is_wanted():
             return
-        with contextlib.suppress(
-            OSError
-        ):  # out of descriptors: Delete does not wait for the client
+        # Out of descriptors, Delete does not wait.
+        with contextlib.suppress(OSError):
             path = f"/proc/self/fd/{self._writer.number}"
             self._on_client(Fd(os.open(path, os.O_RDONLY | NO_SURPRISES)))
         self.close()
