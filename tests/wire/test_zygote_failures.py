@@ -199,6 +199,7 @@ def test_supervisor_that_gets_sigterm_ends_the_warmup_which_is_no_failure(boot: 
     broken(boot, _WAITS.format(gate=gate))
     no_zygote(boot, "c1")
     with gate.open("w"):  # the warm-up has begun
+        until(lambda: zygotes.supervisors(boot.shim), "the supervisor to have its title")
         (supervisor,) = zygotes.supervisors(boot.shim)
         os.kill(supervisor, signal.SIGTERM)
         assert "SIGTERM ended the warm-up" in logged(boot, "c1", "no zygote")
