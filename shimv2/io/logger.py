@@ -179,7 +179,7 @@ def _check_program(path: str, allowed: tuple[str, ...] | None) -> None:
     if found.st_uid not in (0, os.geteuid()):
         raise _untrusted(path, "it does not belong to root")
     if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        raise _untrusted(path, "others than its owner may write it")
+        raise _untrusted(path, "other users than its owner can write to it")
 
 
 def _untrusted(path: str, why: str) -> Refused:

@@ -266,7 +266,7 @@ class Relay:
         if not self._failure_logged:
             self._failure_logged = True
             log.warning(
-                "%s: writing failed, what comes is dropped until it works again: %s",
+                "%s: writing failed, output is dropped until a write succeeds: %s",
                 self.name,
                 exc,
                 extra={"stream": self.name},

@@ -113,7 +113,7 @@ def test_sink_without_space_does_not_hold_the_writer(
     texts = [r.getMessage() for r in caplog.records]
     why = "[Errno 28] No space left on device"
     assert texts == [
-        f"stdout: writing failed, what comes is dropped until it works again: {why}",
+        f"stdout: writing failed, output is dropped until a write succeeds: {why}",
         "stdout: 300005 bytes were not delivered",
     ]
 
