@@ -200,7 +200,9 @@ def test_logger_that_is_missing_or_not_safe_is_refused(setup: Setup, tmp_path: P
         text = await failing(harness, "binary:///no/such/prog")
         assert text == f"{start}fork/exec /no/such/prog: no such file or directory"
         os.chmod(path, 0o775)
-        assert "other users than its owner can write to it" in await failing(harness, f"binary://{path}")
+        assert "other users than its owner can write to it" in await failing(
+            harness, f"binary://{path}"
+        )
         os.chmod(path, 0o644)
         text = await failing(harness, f"binary://{path}")
         assert text == f"{start}fork/exec {path}: permission denied"
