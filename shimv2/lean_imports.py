@@ -1,14 +1,14 @@
 """Keep out of a shim what the standard library imports and a shim never uses.
 
-`asyncio`, `hashlib` and `shutil` import OpenSSL, bzip2 and LZMA if they can, and do without
-otherwise (CPython, Lib/asyncio/selector_events.py, Lib/hashlib.py, Lib/shutil.py).
+`asyncio`, `hashlib` and `shutil` import OpenSSL, bzip2, LZMA and Zstandard if they can, and do
+without otherwise (CPython, Lib/asyncio/selector_events.py, Lib/hashlib.py, Lib/shutil.py).
 """
 
 import importlib
 import sys
 from typing import Final
 
-_UNUSED: Final = ("ssl", "_bz2", "_lzma")
+_UNUSED: Final = ("ssl", "_bz2", "_lzma", "_zstd")
 _OWN_HASHES: Final = ("_sha2", "_sha256")  # CPython 3.12 and newer; 3.11
 
 

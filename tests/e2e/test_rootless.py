@@ -27,7 +27,7 @@ from tests.support.harnessed import (
     refused,
 )
 from tests.support.host import RUNTIME, Host
-from tests.support.rootless import User, available
+from tests.support.rootless import User, available, python_is_readable
 from ttrpc import StatusError
 
 pytestmark = [pytest.mark.root, pytest.mark.ours("the tests make a user's copy of ours")]
@@ -39,6 +39,8 @@ RUNTIMES = ["runc", "crun"]
 def user(host: Host) -> Iterator[User]:
     if not available():
         pytest.skip("ordinary users may not make user namespaces")
+    if not python_is_readable():
+        pytest.skip("ordinary users may not run this interpreter")
     made = User.make(host)
     yield made
     assert made.left() == []

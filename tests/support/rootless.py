@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import stat
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,6 +17,12 @@ from tests.support.users import USER, as_user
 _TREE: Final = Path(__file__).resolve().parents[2]
 _UNIFIED: Final = "/sys/fs/cgroup/unified"
 _PRIVATE: Final = linux.MS_REC | linux.MS_PRIVATE
+
+
+def python_is_readable() -> bool:
+    """Whether other users can run this interpreter; one of pyenv is in its user's home."""
+    prefix = Path(sys.base_prefix).resolve()
+    return all(folder.stat().st_mode & stat.S_IXOTH for folder in (prefix, *prefix.parents))
 
 
 @dataclass(frozen=True, slots=True)

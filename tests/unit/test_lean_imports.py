@@ -20,7 +20,7 @@ def test_no_library_of_tls_or_compression_is_loaded() -> None:
     maps = _run("print(open('/proc/self/maps').read())")
 
     assert "libc.so" in maps or "musl" in maps
-    assert not any(name in maps for name in ("libssl", "libcrypto", "libbz2", "liblzma"))
+    assert not any(name in maps for name in ("libssl", "libcrypto", "libbz2", "liblzma", "libzstd"))
 
 
 def test_what_imports_them_works_without() -> None:
