@@ -12,8 +12,8 @@ _HEAD: Final = """# Performance
 
 `make bench` measures this shim and containerd's shims in turns on the same machine. A ratio is the
 median of this shim divided by the median of the other one. Its 95 % interval comes from a bootstrap
-over the pairs. A bar is met if the whole interval is below it. The memory of a shim includes
-its share of the zygote: the zygote's memory divided by the number of shims.
+over the pairs. A bar, such as ≤ 0.7 or ≥ 1.3, is met if the whole interval meets it. The memory of
+a shim includes its share of the zygote: the zygote's memory divided by the number of shims.
 """
 
 

@@ -21,10 +21,9 @@ REASONS: Final[Mapping[str, str]] = {
 _NAME: Final = re.compile(r"\[It\] (?:\[k8s\.io\] )?(.*)")
 _HEAD: Final = """# critest
 
-Kubernetes' own tests of implementations of its container runtime interface (cri-tools 1.36), run
-against containerd with this shim and, with the same daemon, with the shim of that containerd.
-`make critest` makes this page; it fails if a spec passes with containerd's shim and not with this
-one.
+The results of critest (cri-tools 1.36), Kubernetes' own tests of container runtimes.  Each
+containerd is tested twice: with this shim, and with its own shim.  `make critest` makes this page;
+it fails if a spec passes with containerd's shim and not with this one.
 
 The tests pull no images from the network.  A registry on loopback has images made of busybox, with
 the names that critest pulls.  critest pulls one image by its digest: in a copy of the program that

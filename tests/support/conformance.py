@@ -26,8 +26,8 @@ _BAD: Final = (FAIL, NOT_RUN, HOLE)
 _HEAD: Final = """# Conformance
 
 What a containerd shim has to do, rule by rule, and the tests that prove it for this shim.  Made by
-`make conformance` from `tests/rules.toml` and the results of the suite: do not edit.  A rule that
-calls no OCI runtime has one result, and a dot in the other column.
+`make conformance` from `tests/rules.toml` and the results of the suite: do not edit.  If a rule
+needs no OCI runtime, it has one result, and the other column has a dot.
 """
 
 
