@@ -77,7 +77,7 @@ def run(
     if errors:
         first = errors[0].get("exception")
         cause = first if isinstance(first, BaseException) else None
-        raise AssertionError(f"{len(errors)} error(s) nobody awaited: {errors}") from cause
+        raise AssertionError(f"{len(errors)} unhandled error(s): {errors}") from cause
     if slow and slow_callbacks_fail:
         raise AssertionError(f"the loop was blocked: {slow}")
     return result
@@ -90,5 +90,5 @@ async def _limited(main: Coroutine[Any, Any, T], timeout_s: float) -> T:
     if left:
         _, left = await asyncio.wait(left, timeout=_LAST_TASKS_S)
     if left:
-        raise AssertionError(f"{len(left)} task(s) nobody awaited: {left}")
+        raise AssertionError(f"{len(left)} unfinished task(s): {left}")
     return result

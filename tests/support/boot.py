@@ -50,7 +50,7 @@ def install(path: Path, flags: str = "-I") -> Path:
 class Boot:
     """A shim binary, bundles with a log, and a namespace by which its servers are found.
 
-    At the end all that is left is killed and removed; a test that checks it has to do so before.
+    At the end all that is left is killed and removed.  A test for leftovers has to check before.
     """
 
     def __init__(self) -> None:

@@ -11,7 +11,7 @@ BEFORE: Final = {
     "before the zygote": "shimv2/zygote.py",
     "before checkpoints": "shimv2/runtime/criu.py",
 }
-"""A version, and the file that the commit after it was the first to have."""
+"""The name of a version -> a file that the next commit added."""
 
 
 class NoHistory(Exception):

@@ -1,5 +1,4 @@
-"""What programs inherit from a server and /proc does not show, as one of these programs reads
-it."""
+"""Reads what a server's children inherit and /proc does not show: it runs as one of them."""
 
 import contextlib
 import ctypes

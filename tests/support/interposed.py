@@ -29,7 +29,7 @@ def compile_launcher(program: Path, code: str) -> None:
 
 
 def compiled(folder: Path, source: str, code: str) -> str:
-    """Compile the library into a folder, with `code` at the beginning of one source; its path."""
+    """Compile the library with `code` at the beginning of one source; return its path."""
     header = folder / "interposed.h"
     header.write_text(f"#define _GNU_SOURCE\n{_INCLUDES}{code}\n", encoding="ascii")
     objects = []

@@ -7,7 +7,7 @@ from typing import Final
 import pytest
 
 FAILED: Final = pytest.StashKey[bool]()
-"""Set on a test's item once one of its phases failed: then what it left behind is no news."""
+"""Set on a test's item once one of its phases failed: its leftovers are then no failure."""
 
 
 def allowed_skips(path: Path) -> list[str]:

@@ -111,11 +111,11 @@ def _rule(section: str, table: Any) -> Rule:
     elif "\n" in table["says"] or table["says"] != table["says"].strip():
         problem = "it says more than one line"
     elif not all(reason.startswith(_NOT_APPLICABLE) for reason in reasons.values()):
-        problem = f"a runtime has nothing but a reason: `{_NOT_APPLICABLE}why`"
+        problem = f"the value of a runtime is a reason: `{_NOT_APPLICABLE}why`"
     elif reasons and not takes_part:
-        problem = "no runtime takes part, so none needs a reason"
+        problem = "it calls no runtime, so it needs no reason for one"
     elif len(reasons) == len(RUNTIMES):
-        problem = "a rule that applies to no runtime is none"
+        problem = "it applies to no runtime"
     if problem:
         msg = f"{where}: {problem}"
         raise BadRules(msg)

@@ -17,7 +17,7 @@ from tests.support.aio import LoopName, run
 
 T = TypeVar("T")
 
-_LOOKS: Final = 20  # for rest
+_LOOKS: Final = 20  # checks, until a thread sleeps
 _LOOK_S: Final = 0.005
 REST_S: Final = 0.1  # how long a test checks that nothing happens
 REST_WAKEUPS: Final = 3  # of the check itself: its timer, and the call of epoll_wait

@@ -248,7 +248,7 @@ async def connected(path: str) -> AsyncIterator[Client]:
 
 
 async def echo(client: Client, value: str = "x", method: str = "Echo", **options: Any) -> str:
-    """Call a unary method of the service with one text for another."""
+    """Call a unary method of the service with a text; return the text of the answer."""
     request = StringValue(value=value)
     answer = await client.call(SERVICE, method, request, StringValue, **options)
     return answer.value

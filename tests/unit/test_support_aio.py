@@ -55,7 +55,7 @@ def test_run_fails_for_a_task_that_is_left(loop: LoopName) -> None:
         assert not task.done()
 
     run(main(0.01), loop=loop)
-    with pytest.raises(AssertionError, match="nobody awaited"):
+    with pytest.raises(AssertionError, match="unfinished task"):
         run(main(60), loop=loop)
 
 

@@ -70,9 +70,9 @@ def test_rules_are_read_with_all_their_fields(tmp_path: Path) -> None:
         (PARTS + SECTION + RULE.replace("delete.1", "delete.01"), "its id is not"),
         (PARTS + SECTION + RULE + RULE, "ids rise within their section"),
         (PARTS + SECTION + SECOND + RULE, "ids rise within their section"),
-        (PARTS + SECTION + RULE + 'crun = "later"\n', "nothing but a reason"),
+        (PARTS + SECTION + RULE + 'crun = "later"\n', "the value of a runtime is a reason"),
         (PARTS + SECTION + RULE + 'crun = ""\n', "`crun` is empty"),
-        (PARTS + SECTION + RULE + 'runtime = false\ncrun = "n/a: x"\n', "none needs a reason"),
+        (PARTS + SECTION + RULE + 'runtime = false\ncrun = "n/a: x"\n', "needs no reason for one"),
         (PARTS + SECTION + RULE + 'runc = "n/a: x"\ncrun = "n/a: x"\n', "to no runtime"),
     ],
 )
