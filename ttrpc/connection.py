@@ -6,8 +6,8 @@ The driver (`session`, `client`, `blocking`) does the I/O and keeps the deadline
 2. It calls `next_event` until that returns None, and acts on each event.
 3. It writes the bytes that the other methods return, in the order they were returned.
 
-Events are pulled one by one because the reaction to one (the method is a streaming one) decides how
-the next frame is read.
+Events are taken one by one, because the driver's reaction decides how the next frame is read.  For
+example, the driver calls `open_stream` for a streaming method.
 
 The order of the checks, and the texts, are those of the Go implementation (v1.2.9).
 """
@@ -108,7 +108,7 @@ class ServerConnection:
     def refuse(self, reply: ErrorReply) -> bytes:
         """Build the frame of an `ErrorReply`; no call changes its state."""
         data = codec.encode_error(reply.error)
-        if len(data) > wire.MAX_DATA_BYTES:  # because of its details: the text is cut already
+        if len(data) > wire.MAX_DATA_BYTES:  # the details are too long: leave them out
             data = codec.encode_error(StatusError(reply.error.code, reply.error.message))
         return wire.encode_frame(reply.stream_id, wire.RESPONSE, 0, data)
 

@@ -96,7 +96,7 @@ class Inbox:
             self._waiter.set_result(None)
 
     def _release(self) -> None:
-        assert self._timer is not None  # it came with the late message
+        assert self._timer is not None  # `put` set it with the late message
         self._timer.cancel()
         self._timer = None  # a TimerHandle refers to its callback: break the cycle
         self._transport.release()

@@ -26,7 +26,8 @@ UNREADABLE: Final = (DecodeError, UnicodeDecodeError)  # the second: protobuf wi
 def reason(exc: Exception) -> str:
     """Return the Go implementation's text for bytes that are not a message.
 
-    Before 7.35 the C core of protobuf has one error for both; then it is the wire format.
+    Before 7.35 the C core of protobuf has one error for all invalid bytes, also for invalid UTF-8.
+    The text is then that of an invalid wire format.
     """
     if isinstance(exc, UnicodeDecodeError) or "UTF-8" in str(exc):
         return "string field contains invalid UTF-8"

@@ -26,7 +26,7 @@ class Method:
 
 
 class Registry:
-    """Finds handlers by the service's full proto name and the method's bare name, with case."""
+    """Finds handlers by a service's full name and a method's bare name; both are case-sensitive."""
 
     def __init__(self) -> None:
         self._services: dict[str, dict[str, Method]] = {}

@@ -20,7 +20,7 @@ from protos import task_v2_pb2
 from shimv2.values.model import Stdio
 
 _PER_ROUND: Final = 24
-_IDLE_ROUNDS: Final = 12  # a round
+_IDLE_ROUNDS: Final = 12  # execs of each shim in a round
 _IDLE_S: Final = 3.0  # our shim reclaims memory after 0.5 s
 _AT_ONCE: Final = 50
 _STEPS: Final = ("add", "start", "wait", "delete")

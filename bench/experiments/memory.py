@@ -16,7 +16,7 @@ from bench.place import Place
 from bench.running import Running
 from shimv2.values.model import Stdio
 
-_ONE_ROUND: Final = 1 << 30  # as the pairs of a round: a count over a minute needs no more
+_ONE_ROUND: Final = 1 << 30  # samples of a round: one count over a minute is enough
 _FEWEST: Final = 5  # samples in a round, if the shim is alone
 _ACKNOWLEDGE_S: Final = 3.0  # until the last events are acknowledged
 _SETTLE_S: Final = 1.0  # until a Go runtime has released the memory of its start
@@ -44,7 +44,7 @@ def _groups(count: int) -> int:
 
 
 def _end_all_but(place: Place, peer: Peer, peers: Sequence[Peer]) -> None:
-    """End other peers' zygotes, which share an interpreter's pages; start that of `peer`."""
+    """End other peers' zygotes, whose interpreter shares its pages; start that of `peer`."""
     others = [other for other in peers if other is not peer and other.helpers()]
     for other in others:
         other.end_zygotes()
