@@ -44,7 +44,7 @@ $(RUN_STAMP): pyproject.toml | $(PY)
 	@echo "venv: what the shim needs"
 	@$(call requirements,p["dependencies"] + p["optional-dependencies"]["shimctl"]) > $(VENV)/run.txt
 	@$(PIP) -r $(VENV)/run.txt
-	@# A path file and no import hook: modules are imported from the tree, and a start makes one more stat(2).
+	@# A path file, not an import hook: modules are imported from the tree, with one more stat(2) in each start.
 	@echo "$(CURDIR)" > "$$($(PY) -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/containerd-shim-pyrunc.pth"
 	@touch $@
 
@@ -165,7 +165,7 @@ N ?= 100
 bench: setup venv ## measure this shim, the Go shims and the Rust shim in turns: make bench ARGS='--only start,delete --pairs 10'
 	@$(BENCH) run $(ARGS)
 
-bench-guard: setup venv ## one minute of bench against Debian's Go shim: fails if a speed-up does not work any more
+bench-guard: setup venv ## a short bench against Debian's Go shim, 90 s: fails if a speed-up does not work any more
 	@$(BENCH) guard $(ARGS)
 
 density: setup venv ## many containers at the same time: make density N=500
