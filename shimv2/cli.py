@@ -280,9 +280,9 @@ def _print_version(program: str) -> None:
 
 
 def _memory_sharing() -> str:
-    """Say whether shims share memory by the settings and on this machine, and why not.
+    """Say whether the settings and this machine let shims share memory, and why not.
 
-    What a running shim does is seen in its memory map: `shimctl list`.
+    The memory map of a running shim shows whether it shares memory: see `shimctl list`.
     """
     from shimv2.pagesharing import support
     from shimv2.settings import SettingsError, load, shares_memory

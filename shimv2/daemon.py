@@ -93,7 +93,7 @@ class _Daemon:
         await self._server.shutdown(LAST_REPLIES_LIMIT_S)
         await background.stop()
         if config.exit is not None:
-            config.exit(0)  # a daemon waits for the end, and to close the loop takes 0.5 ms
+            config.exit(0)  # containerd waits for it; to close the loop would take 0.5 ms
         reaper.stop()
         return 0
 

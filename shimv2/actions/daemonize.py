@@ -82,7 +82,7 @@ def become_server(
     answer()
     status = 1
     try:
-        _close_streams()  # the daemon reads the output of `start` until end of file
+        _close_streams()  # containerd reads the output of `start` until end of file
         release()
         signal.signal(signal.SIGIO, signal.SIG_DFL)
         _detach([config.listener, *kept], forking=False)
@@ -145,8 +145,8 @@ def _run_server(config: DaemonConfig, place: Place, start: socket.socket) -> NoR
 
 
 def _serve(config: DaemonConfig) -> int:
-    # A waiting child has it already.  After a cold start this import takes the most time.  So it is
-    # after the answer of `start`, but before the first call.
+    # A waiting child has imported it already.  After a cold start this import takes the most time.
+    # So it comes after the answer of `start`, but before the first call.
     from shimv2.daemon import serve  # noqa: PLC0415
 
     return serve(config)

@@ -196,7 +196,7 @@ def _json(path: str, shape: gojson.Struct) -> Mapping[str, object]:
 
     Raises:
         OSError: the file cannot be read.
-        ValueError: it is not such JSON; Go's text.
+        ValueError: it is no JSON object of this shape; Go's text.
     """
     data = _data(path)
     if data is None:

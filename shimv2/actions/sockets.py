@@ -23,7 +23,7 @@ MAX_PATH_BYTES: Final = 107
 """The limit of sun_path without its NUL (unix(7)): 42 for the directory, a slash, 64 hex digits."""
 
 MAX_SERVED_PATH_BYTES: Final = 106  # the Go shim's limit for `-socket`
-INHERITED_FD: Final = 3  # the listening socket of a server that was executed
+INHERITED_FD: Final = 3  # the listening socket that server mode inherits
 BACKLOG: Final = 4096  # as in Go; the kernel caps it at net.core.somaxconn
 
 LOCK_LIMIT_S: Final = 5.0
@@ -103,7 +103,7 @@ def unlink_if_dead(path: str) -> None:
 
 
 def listener_of_server(path: str) -> tuple[socket.socket, BoundSocket | None]:
-    """Return the listening socket of an executed server: at `path` (`-socket`), else fd 3.
+    """Return the listening socket of server mode: at `path` (`-socket`), else fd 3.
 
     Raises:
         Refused: the path is too long or taken, or fd 3 is no listening socket.

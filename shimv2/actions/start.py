@@ -104,7 +104,7 @@ def start(
             listener, bound = made
             undo.callback(_withdraw, listener, bound)
             undo.callback(_forget, paths.address_file(""))
-            _write_address(path)  # before the server exists: it may exit at once
+            _write_address(path)  # before the server, which may exit at once
             idle_hook = caller.idle_hook if caller else None
             config = DaemonConfig(
                 request.identity, listener, bound, settings, idle_hook, exit=os._exit
@@ -170,7 +170,7 @@ def _annotations() -> Mapping[str, str]:
 
     Raises:
         OSError: `config.json` cannot be read.
-        ValueError: it is not such JSON; Go's text.
+        ValueError: it is no JSON object with annotations; Go's text.
     """
     with open(paths.config_file(""), "rb") as file:
         text = file.read()
@@ -189,8 +189,9 @@ def _annotations() -> Mapping[str, str]:
 def _reply(request: Request, path: str, settings: Settings, *, joined: bool) -> bytes:
     """Build the reply in a form containerd understands, with a version the shim at `path` serves.
 
-    All releases before 2.3 understand the plain address, which means version 2.  Only a Go shim of
-    2.x, joined by this binary, does not serve version 2; its containerd understands JSON.
+    All releases before 2.3 understand the plain address, which means version 2.  If this
+    binary joins a Go shim of 2.x, that shim does not serve version 2, but its containerd
+    understands JSON.
     """
     address = paths.address_of(path)
     if request.new:
@@ -221,7 +222,7 @@ def _write_address(path: str) -> None:
     """Write the file `address`, where containerd up to 1.7 finds the shim after its restart.
 
     A container that joins a shim gets one too.  The file is written under another name and renamed,
-    but not synced: it must survive a process, not the machine.
+    but not synced: it has to outlive this process, not a crash of the machine.
     """
     target = paths.address_file("")
     temporary = f".{target}.{os.getpid()}"

@@ -20,7 +20,7 @@ from typing import Any, Final, TypeVar, TypeVarTuple
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
-# EPOLLHUP and EPOLLERR wake both: each gets the reason from its own system call.
+# EPOLLHUP and EPOLLERR wake reader and writer: the next system call of each has the reason.
 _FOR_READER: Final = ~select.EPOLLOUT
 _FOR_WRITER: Final = ~select.EPOLLIN
 _EVENTS_PER_ITERATION: Final = 64  # epoll reports further ones in the next iterations, in turn
@@ -108,9 +108,10 @@ class _Selector(selectors.EpollSelector):
         return []
 
     def _shortened(self, timeout: float | None) -> float | None:
-        """Return the timeout of the sleep, after the hook may have scheduled something.
+        """Return the timeout of the sleep.
 
-        asyncio's loop (BaseEventLoop._run_once) has computed `timeout` before.
+        asyncio's loop (BaseEventLoop._run_once) has computed `timeout` before the hook ran, and the
+        hook may have scheduled callbacks or timers.
         """
         if self._loop._ready:
             return 0.0

@@ -37,7 +37,7 @@ class Folder:
 
 def read(path: str) -> str | None:
     try:
-        with open(path, "rb", buffering=0) as file:  # unbuffered: at each exit one is read
+        with open(path, "rb", buffering=0) as file:  # unbuffered: each exit reads one
             return file.readall().decode("ascii")
     except OSError as error:
         if error.errno in _MISSING:

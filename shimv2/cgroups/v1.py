@@ -14,7 +14,7 @@ _MEMORY_ENTRIES: Final = {
     "kernel": ".kmem",
     "kernel_tcp": ".kmem.tcp",
 }
-# Field of the metrics -> its file with an I/O scheduler that counts: CFQ (up to 4.20), BFQ.
+# Field of the metrics -> its file, which I/O schedulers with counters have: CFQ (up to 4.20), BFQ.
 _SCHEDULED: Final = {
     "sectors_recursive": "sectors_recursive",
     "io_service_bytes_recursive": "io_service_bytes_recursive",

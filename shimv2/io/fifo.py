@@ -104,10 +104,10 @@ class Pinned:
 class StdinFifo:
     """Both ends of a stdin FIFO: the shim reads one, and the other prevents end of file.
 
-    While the shim itself is a writer, a client that detaches does not end the input.  But the
-    kernel does not report that the client has left, either.  So with `hangup_s` (the input ends
-    after this time without a client) the shim becomes a writer only after the last client left.
-    The kernel does not report that there was no writer yet.
+    While the shim itself is a writer, a client that detaches does not end the input.  But then the
+    kernel does not report that the client has left.  So with `hangup_s` (the input ends after this
+    time without a client) the shim becomes a writer only after the last client has left.  Before
+    the first client comes, the kernel reports no hang-up.
     """
 
     def __init__(self, path: str, hangup_s: float | None = None) -> None:

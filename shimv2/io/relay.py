@@ -63,7 +63,7 @@ class Relay:
         self._reading = False  # what is registered with the loop
         self._writing = False
         self._timer: asyncio.Handle | None = None  # in place of a registration
-        self._failures = 0  # in a row, the retries at most
+        self._failures = 0  # in a row, at most as many as retries
         self._failure_logged = False
 
     # --- life ----------------------------------------------------------------------------------
@@ -213,13 +213,13 @@ class Relay:
         try:
             waiting_bytes = bytes_waiting(self._source.number)
             if waiting_bytes < PAGE_BYTES:
-                self._source_dry = self._splicing and not waiting_bytes  # not read again for it
+                self._source_dry = self._splicing and not waiting_bytes  # empty: no read is needed
                 return 0
             if not self._splicing and not self._sink.look_for_progress():
                 return 0
             moved = splice(self._source.number, self._sink.number, limit_bytes)
         except BlockingIOError:
-            self._sink_full = True  # the source has bytes, and no other process reads it
+            self._sink_full = True  # not the source: its bytes are still there
             return 0
         except OSError:
             # A source that is no pipe (ENOTTY, EINVAL), or EPIPE: the next read or write shows

@@ -119,7 +119,8 @@ class FifoSink(Sink):
             else:  # all slots are free: the kernel begins a new page
                 self._page_filled_bytes = 0
                 data = data[:PAGE_BYTES]
-        # Up to a page is written whole or not at all, and what fits the last slot is merged.
+        # The kernel writes up to a page whole or not at all.  If it fits the last slot, it is added
+        # to that slot.
         written = os.write(self.number, data)
         self._page_filled_bytes = (self._page_filled_bytes + written) % PAGE_BYTES
         self._written_bytes += written

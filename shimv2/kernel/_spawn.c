@@ -2,7 +2,7 @@
  *
  * vfork and not fork: the page tables are not copied (0.6 ms against 1.2-2.1 ms), and the child
  * shares the parent's memory, so that the parent can read the reason of a failure after vfork.
- * Not posix_spawn: it has no parent death signal, and glibc's leaves signal 32 ignored.
+ * Not posix_spawn: it cannot set a parent death signal, and that of glibc leaves signal 32 ignored.
  *
  * The child runs on the parent's stack while the parent is suspended.  It may only make system
  * calls: no malloc, no stdio, no return.  All signals are blocked meanwhile: a signal handler in

@@ -1,6 +1,6 @@
 """Reaps the shim's children, and the orphans re-parented to it; gives their exits as futures.
 
-One SIGCHLD may stand for many exits, so that waitpid is called until it finds none.  An exit
+One SIGCHLD may stand for many exits.  So waitpid is called until it finds none.  An exit
 resolves the futures that were claimed for its pid.  That only schedules callbacks: a slow waiter
 delays no other one.  An exit without a claim is dropped; this is how orphans are reaped.
 

@@ -71,7 +71,7 @@ def compact_lowerdirs(words: Sequence[str]) -> tuple[str, tuple[str, ...]]:
     """Name an overlay's layers relative to the directory they share; return it and the options.
 
     The options are returned unchanged, with an empty directory, if there is only one layer, if the
-    layers share only `/`, or if a name is relative, not canonical or escaped.
+    layers share only `/`, or if a name is relative, is not canonical or has an escape.
     """
     for index, word in enumerate(words):
         if word.startswith(_WORD):

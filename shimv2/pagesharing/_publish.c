@@ -71,8 +71,8 @@ static int is_libpython(const char *path)
 }
 
 /* Whether a mapping can be shared: the heap, anonymous memory and the interpreter's data can; the stack
- * and the data of other libraries cannot.  Nor can memory with rules of its own for forks: since 2.41
- * glibc keeps the state of its random numbers there, and each fork must get other random numbers. */
+ * and the data of other libraries cannot.  Memory that forks do not get unchanged cannot either: since
+ * 2.41 glibc keeps the state of its random numbers there, and each fork must get other random numbers. */
 static int is_shareable(const struct mapping *found, const char *program)
 {
 	if (strcmp(found->perms, "rw-p") || found->end > (uintptr_t)FILE_BYTES)
@@ -89,7 +89,7 @@ static int has_content(uint64_t entry, int of_file)
 }
 
 /* Call `act` for each run of pages with content in a region.  Returns 0 if a call fails, or if there is a
- * guard page: it cannot be read, and would not be one in the image. */
+ * guard page: it cannot be read, and the same page of the image would not be a guard page. */
 static int each_run(int pagemap, const struct region *region, int of_file,
 		    int (*act)(uintptr_t start, uintptr_t end, void *with), void *with)
 {
@@ -313,7 +313,7 @@ static int add_seals(int fd)
 	do
 		result = fcntl(fd, F_ADD_SEALS, F_SEAL_WRITE | F_SEAL_GROW | F_SEAL_SHRINK | F_SEAL_SEAL);
 	while (result && errno == EBUSY && --tries);
-	errno = before; /* it lies in memory that is in the image */
+	errno = before; /* errno lies in memory that was written to the image: keep the two equal */
 	return result;
 }
 
@@ -326,8 +326,8 @@ static int seal(int fd)
 	return add_seals(fd) ? -1 : open(path, O_RDONLY | O_CLOEXEC);
 }
 
-/* Write the image and map it.  This function may write to the stack only: the image would not have other
- * changes. */
+/* Write the image and map it.  This function may write to the stack only: other changes would be missing
+ * in the image, and so would be lost. */
 static const char *move(int fd, int pagemap, const unsigned char *of_file)
 {
 	const uint64_t *originals[MAX_REGIONS];

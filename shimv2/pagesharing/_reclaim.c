@@ -24,8 +24,8 @@ static int is_biased(uint64_t word)
 	return word >= BIAS / 2 && word < BIAS * 2;
 }
 
-/* Whether only co_warmup differs, the lower 16 bits of the upper half, and the function has not been
- * specialized: 0 means that it has.  bytecode.py gives the addresses. */
+/* Whether two words differ only in co_warmup (the lower 16 bits of the upper half), and it is 0 in neither:
+ * 0 means that the function has been specialized.  bytecode.py gives the addresses. */
 static int is_warmup(uint64_t now, uint64_t then)
 {
 	const uint64_t warmup = (uint64_t)0xffff << 32;

@@ -56,7 +56,7 @@ def find_warmups(objects: Iterable[object]) -> "array[int]":
 
     The interpreter adds 1 at each call of a function until the counter is 0, and specializes the
     function then.  A fork that forgets some calls specializes it later; nothing else depends on the
-    counter.  A reclaim ignores it while it is not 0, neither in the fork nor in the image.
+    counter.  A reclaim ignores a difference if the counter is 0 in neither of the two.
     """
     if not _has_warmup():
         return array("Q")

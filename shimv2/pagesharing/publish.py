@@ -89,7 +89,7 @@ def settle() -> Meaningless:
 
 
 def publish(meaningless: Meaningless | None = None) -> None:
-    """Move this process's memory into an image.  The last step: the image has no later changes.
+    """Move this process's memory into an image.  Call it last: the image has no later changes.
 
     Raises:
         CannotShare: there are several threads, too much memory, or the kernel refuses.

@@ -9,9 +9,10 @@ __all__ = ["Reclaimer", "reclaim", "reclaim_before_every_sleep"]
 
 _WORTH_TURNS: Final = 8  # callbacks of the loop: a few State calls, or the shortest verb
 _IDLE_S: Final = 0.5  # idle time before a reclaim
-_MAX_WAITS: Final = 5  # for such an idle time; then reclaim in any case
-# After a reclaim an exec copies 4 MB again, in some 8 ms of CPU time.  A node has a few GB for each
-# CPU.  So a reclaim pays if the memory stays free for this long.
+_MAX_WAITS: Final = 5  # for an idle time, at most; then a reclaim comes in any case
+# After a reclaim an exec copies 4 MB again, in some 8 ms of CPU time.  If a node has 8 GB for each
+# CPU, 4 MB are 1/2000 of the memory, and 8 ms are 1/2000 of 16 s.  So a reclaim pays if the memory
+# stays free for longer than that.
 _PAYS_AFTER_S: Final = 16.0
 _MAX_STEPS: Final = 3  # from _IDLE_S to _PAYS_AFTER_S, by a factor of 4 each
 
@@ -47,7 +48,7 @@ class Reclaimer:
         self._loop = loop
         self._turns = _pace["turns"]  # the start itself is enough work
         self._later: asyncio.TimerHandle | None = None
-        self._reclaimed_at: float | None = None  # loop time, until there is work again
+        self._reclaimed_at: float | None = None  # loop time; None once there is work
         self._too_soon = 0  # how often in a row
 
     def before_sleep(self, turns: int) -> None:

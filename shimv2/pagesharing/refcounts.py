@@ -26,10 +26,10 @@ __all__ = ["BIAS", "HAS_IMMORTALS", "IMMORTAL", "is_layout_known", "make_immorta
 BIAS: Final = 1 << 40  # the same as in _image.h
 HAS_IMMORTALS: Final = sys.version_info >= (3, 12)
 _HAS_FLAGS: Final = sys.version_info >= (3, 14)
-# The lower 32 bits of ob_refcnt; from 2**31 on the interpreter does not change them.  3.12 and
-# 3.13: _Py_IMMORTAL_INITIAL_REFCNT.  3.14 (Include/refcount.h): that is 3 << 30, and Py_INCREF adds
-# to a lower count.  The value here is higher, because CPython may still subtract references that
-# its stack holds now.
+# The lower 32 bits of ob_refcnt; from 2**31 on the interpreter does not change them.  In 3.12 and
+# 3.13 it is _Py_IMMORTAL_INITIAL_REFCNT.  In 3.14 (Include/refcount.h) that constant is 3 << 30,
+# and Py_INCREF changes a count below it.  So the value here is higher: CPython may still subtract
+# the references that its stack holds now.
 IMMORTAL: Final = 7 << 29 if _HAS_FLAGS else 2**32 - 1
 _IMMORTAL_FLAG: Final = 1 << 48  # 3.14: _Py_IMMORTAL_FLAGS in ob_flags, the upper 16 bits
 _LOWEST_IMMORTAL: Final = 1 << 31

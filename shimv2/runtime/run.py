@@ -85,7 +85,7 @@ async def run(
 def _result(name: str, exited: "asyncio.Future[Exit]", caught: int | None, *, late: bool) -> str:
     """Return the captured output of a runtime that ended, or raise CommandFailed."""
     status = exited.result().status if exited.done() else _KILLED
-    if late and status:  # counts as killed, even if it exited after its children's death
+    if late and status:  # it was killed, or it failed after its children were killed
         status = _KILLED
     printed = output(caught) if caught is not None else ""
     if status:

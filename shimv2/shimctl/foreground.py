@@ -86,7 +86,7 @@ async def _wait(container: Container, calls: Calls, *, exec_id: str = "", stdin:
 
 @contextlib.asynccontextmanager
 async def _signals_passed_on(container: Container, exec_id: str = "") -> AsyncIterator[Calls]:
-    """Turn received signals into calls of Kill, in order, and make the calls that are added."""
+    """Make calls in order: a Kill for each received signal, and those that the block adds."""
     loop, calls = asyncio.get_running_loop(), Calls()
 
     def send(number: int) -> None:

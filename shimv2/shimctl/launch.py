@@ -117,7 +117,7 @@ class Binary:
         """Return this process's environment with the variables that this generation adds."""
         env = {**os.environ, "GOMAXPROCS": "2", "TTRPC_ADDRESS": self.ttrpc_address}
         if self.generation is not Generation.V1_6:
-            env["MAX_SHIM_VERSION"] = "2"  # 2 in every version: it was never raised
+            env["MAX_SHIM_VERSION"] = "2"  # 2 in every release of containerd
             env["GRPC_ADDRESS"] = self.grpc_address
             env["NAMESPACE"] = self.namespace
         return {**env, **self.env}

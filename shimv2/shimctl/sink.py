@@ -108,7 +108,7 @@ class EventsSink:
                 await self._arrived.wait_for(lambda: first() is not None)
         except TimeoutError:
             came = ", ".join(map(str, self.events)) or "nothing"
-            msg = f"no {topic} of {process_id or 'anyone'} within {timeout_s} s; came: {came}"
+            msg = f"no {topic} of {process_id or 'any process'} within {timeout_s} s; came: {came}"
             raise TimeoutError(msg) from None
         found = first()
         assert found is not None  # the list only grows

@@ -61,7 +61,7 @@ class Container:
         self._scope = scope
         self._own_pid_namespace = own_pid_namespace
         self._oom: OomWatch | None = None
-        self._running_execs = 0  # execs from the begin of their Start until their exit is published
+        self._running_execs = 0  # execs from their Start until their exit is published
         self._execs_idle = asyncio.Event()
         self._execs_idle.set()
 

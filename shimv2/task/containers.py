@@ -104,10 +104,10 @@ class Containers:
             await asyncio.wait([task for task in given_up if task is not None])
 
     def call_if_given_up(self, end: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        """Call `end` later, if all creates that run now are undone because their caller leaves.
+        """Call `end` after the roll-back of the Creates that run now, if their callers leave.
 
-        Reason: the caller's deadline may expire, and it may ask for the end, before the shim
-        notices that it left.
+        Reason: a caller whose deadline has expired leaves its Create and asks for Shutdown.  The
+        shim may get the Shutdown before it notices that the caller has left the Create.
         """
         self._end = end
 

@@ -275,9 +275,9 @@ class InitProcess(Process):
         return True
 
     async def kill_leftovers(self) -> None:
-        """Kill the processes that remain after the init, unless the init was pid 1 in a namespace.
+        """Kill the processes that remain after the init.
 
-        In that case the kernel kills them.
+        If the init was pid 1 of a namespace, the kernel kills them, and this call is not needed.
         """
         scope = self._scope
         try:

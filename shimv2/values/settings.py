@@ -78,7 +78,7 @@ class IoPolicy:
 
     stdio_policy: str = BLOCK  # BLOCK, BUFFER or DROP_OLDEST
     limit_bytes: int = 0  # kept in memory per stream, beside pipe and FIFO; 0 with BLOCK
-    drain_grace_s: float = 0.5  # without a byte, while a process still holds the writing end
+    drain_grace_s: float = 0.5  # how long Delete waits for a byte while a writer is left
     drain_limit_s: float = 10.0
     stdin_hangup_s: float | None = None  # from the last client's disconnect to EOF; None: no EOF
     exit_output_s: float = 0.25  # how long an exit event waits for a client to drain the output
@@ -128,4 +128,4 @@ def _number(annotations: Mapping[str, str], name: str, most: int) -> int:
 
 
 def _is_number(text: str) -> bool:
-    return text.isascii() and text.isdecimal() and len(text) <= 12  # int() takes time for thousands
+    return text.isascii() and text.isdecimal() and len(text) <= 12  # int() is slow if it is long

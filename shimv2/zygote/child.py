@@ -225,9 +225,10 @@ def _take_over(environ: Sequence[bytes], handover: Handover) -> None:
 
 
 def _end_with(connection: socket.socket, *, on: bool) -> None:
-    """Switch on or off that SIGIO, whose default action ends the process, comes with end of file.
+    """Let this process end, or not any more, when the launcher closes the connection.
 
-    The launcher's end of the socket closes when its caller kills the launcher.
+    End of file then sends SIGIO, whose default action ends a process.  The launcher's end of the
+    socket closes when the launcher is killed.
     """
     fd = connection.fileno()
     flags = fcntl.fcntl(fd, fcntl.F_GETFL)

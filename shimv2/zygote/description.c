@@ -59,7 +59,7 @@ static const char *credentials(struct text *key, const char *proc)
 		next = strchr(at, '\n');
 		next = next ? next + 1 : at + strlen(at);
 		if (!strncmp(at, "Seccomp:", 8) && atoi(at + 8) != 0)
-			reason = "a seccomp filter is on: it is for one process alone";
+			reason = "a seccomp filter is on, and a fork of the zygote would not have it";
 		if (is_key_field(at))
 			append(key, at, next - at);
 	}

@@ -45,8 +45,8 @@
 #include <sys/un.h>
 #include <unistd.h>
 
-/* The waiting child answers in 1 ms, or after the launchers before this one.  While the zygote forks for
- * those, this launcher goes on waiting, because a cold start takes as long. */
+/* The waiting child answers in 1 ms.  If other launchers came first, they are served first, and the zygote
+ * forks for each of them.  While it does, this launcher waits, because a cold start takes as long. */
 #define LOOK_MS 50
 #define LOOKS 10
 #define IDLE_LOOKS 2 /* without a fork of the zygote: then the waiting child is stuck */

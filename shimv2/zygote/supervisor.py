@@ -215,7 +215,7 @@ def _be_zygote(
 ) -> None:
     """Warm up, listen, and serve as the zygote; then end the process.
 
-    `mask` is the mask of blocked signals for afterwards.
+    `mask` is the signal mask to restore after the warm-up.
     """
     try:
         _become_zygote(new, work, settings, report, claim_fd, mask)
@@ -262,7 +262,7 @@ def _become_zygote(
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)  # a signal that has come ends this process
     if unshared:
         publish.note_unshared(unshared)
-    set_title([_TITLE, new.program])  # /proc showed memory that has moved to the image
+    set_title([_TITLE, new.program])  # again: the image has moved the words that /proc showed
     bound = folder.listen(new.path)
     try:
         logged = "" if unshared == warmup.SWITCHED_OFF else unshared
