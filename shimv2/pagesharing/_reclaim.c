@@ -1,8 +1,9 @@
 /* Copy-on-write sharing: a fork gives up its copies of pages that are equal to the image.
  *
  * MADV_DONTNEED removes a copy, and the kernel maps the image's page again.  The zygote's objects are
- * never freed (refcounts.py), so that their reference counts have no meaning.  If a page differs from
- * the image in such counts only, it is given up as well.
+ * never freed (refcounts.py), so their reference counts have no meaning.  Nor have the words that the
+ * interpreter writes into bytecode (bytecode.py).  A page that differs from the image only in such words
+ * is given up as well.
  *
  * An address may have got other memory since the image was made: free() unmaps, realloc() moves.  So
  * each reclaim asks the kernel which mappings belong to the image, and at which offset.
